@@ -1,0 +1,221 @@
+//! The program: from arguments to a node that serves until it is told to stop.
+
+use std::future::Future;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use clap::{Parser, Subcommand};
+use rand::RngExt;
+use tokio::net::TcpListener;
+use tracing::{error, info};
+
+use crate::config::{Followers, LogFormat, Role, Settings};
+use crate::http::{self, Admitted, Bounded, Site};
+use crate::protocol::types::FollowerId;
+use crate::replication::coordinator::Coordinator;
+use crate::replication::discovery::{follow_dns, follow_url};
+use crate::replication::replica::Replica;
+use crate::replication::session::Dialer;
+use crate::shutdown::{self, Shutdown};
+use crate::store::Store;
+
+/// How often a leader shows its followers that it is there.
+const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
+
+/// A node of kvcluster: the leader, or one of its followers
+#[derive(Parser)]
+#[command(name = "kv-node", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Asks a node whether it is ready; ends with 0 or 1. For health checks where there is no shell
+    Healthcheck {
+        /// What to ask [default: /readyz of this machine at PORT]
+        #[arg(long)]
+        url: Option<String>,
+        /// Port of the node on this machine
+        #[arg(long, env = "PORT", default_value_t = 8000)]
+        port: u16,
+    },
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs the node that the arguments and the environment of this process describe.
+pub fn main() -> ExitCode {
+    main_from(std::env::args_os())
+}
+
+/// The same with given arguments, the first of them the program's name.
+pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return refuse(&first_line(&error.to_string())),
+        Err(help) => {
+            let _ = help.print();
+            return ExitCode::SUCCESS;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&format!("failed to start the runtime: {error}")),
+    };
+    let ended = match cli.command {
+        Some(Command::Healthcheck { url, port }) => {
+            runtime.block_on(healthcheck(url.unwrap_or_else(|| format!("http://127.0.0.1:{port}/readyz"))))
+        }
+        None => runtime.block_on(run(cli.settings)),
+    };
+    // A connection that is still open must not hold up the end.
+    runtime.shutdown_background();
+    match ended {
+        Ok(code) => code,
+        Err(error) => refuse(&error.to_string()),
+    }
+}
+
+fn refuse(message: &str) -> ExitCode {
+    eprintln!("kv-node: {message}");
+    ExitCode::from(2)
+}
+
+/// The sentence that says what is wrong, without the advice around it.
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+}
+
+async fn healthcheck(url: String) -> Result<ExitCode, Failure> {
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
+    let response = client.get(&url).send().await.map_err(|error| format!("failed to reach {url}: {error}"))?;
+    let ok = response.status().is_success();
+    println!("{}", response.text().await.unwrap_or_default());
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn run(settings: Settings) -> Result<ExitCode, Failure> {
+    // What cannot be is said before anything is started.
+    let leader = if settings.role == Role::Leader { Some(settings.leader()?) } else { None };
+    start_log(&settings)?;
+    let address = SocketAddr::new(settings.bind_address, settings.port);
+    let listener =
+        TcpListener::bind(address).await.map_err(|error| format!("failed to listen on {address}: {error}"))?;
+    let address = listener.local_addr()?;
+    let listener = Bounded::new(listener, settings.connections_max);
+    let site = Site {
+        name: settings.name(),
+        token: settings.token().map(Into::into),
+        key_bytes_max: settings.key_bytes_max,
+        value_bytes_max: settings.value_bytes_max,
+        draining: Arc::new(AtomicBool::new(false)),
+    };
+    let shutdown = Shutdown::start(settings.exit_with_stdin)?;
+    match leader {
+        Some((followers, live)) => {
+            info!(%address, name = %site.name, quorum = live.write_quorum, followers = live.followers, "leader starts");
+            let seed = settings.delay_seed.unwrap_or_else(|| rand::rng().random());
+            let leader = Coordinator::start(live, settings.limits()?, seed)?;
+            let resizable = matches!(followers, Followers::Dns { .. });
+            find(&leader, followers, &settings, address.port())?;
+            let router = http::leader(site.clone(), leader.clone(), resizable);
+            let drain = async move {
+                let mut changes = tokio::time::interval(Duration::from_millis(5));
+                while leader.look(|state| state.core.is_open() && state.core.in_flight() > 0) {
+                    changes.tick().await;
+                }
+            };
+            serve(listener, router, &site, shutdown, drain, &settings).await
+        }
+        None => {
+            let id = FollowerId(rand::rng().random());
+            info!(%address, name = %site.name, %id, "follower starts blank");
+            let replica = Replica::new(id, site.name.clone(), Store::Memory);
+            let router = http::follower(site.clone(), replica);
+            serve(listener, router, &site, shutdown, std::future::ready(()), &settings).await
+        }
+    }
+}
+
+/// Starts to look for followers.
+fn find(leader: &Arc<Coordinator>, followers: Followers, settings: &Settings, port: u16) -> Result<(), Failure> {
+    let advertised = settings.advertise_url.clone().filter(|url| !url.is_empty());
+    let advertised = advertised.unwrap_or_else(|| format!("http://{}:{port}", settings.name()));
+    let dialer = Dialer::new(advertised, settings.token().map(str::to_owned))?;
+    tokio::spawn(Coordinator::beat(Arc::downgrade(leader), HEARTBEAT_EVERY));
+    match followers {
+        Followers::Urls(urls) => {
+            for url in urls {
+                let slot = leader.step(|state| state.core.declare(&url)).ok_or("too many followers")?;
+                tokio::spawn(follow_url(leader.clone(), dialer.clone(), slot, url));
+            }
+        }
+        Followers::Dns { host, port } => {
+            tokio::spawn(follow_dns(leader.clone(), dialer, host, port));
+        }
+    }
+    Ok(())
+}
+
+/// Serves until the first signal, finishes what is under way, and ends; a second signal ends at once.
+async fn serve(
+    listener: Bounded,
+    router: Router,
+    site: &Site,
+    mut shutdown: Shutdown,
+    drain: impl Future<Output = ()>,
+    settings: &Settings,
+) -> Result<ExitCode, Failure> {
+    let (close, closed) = tokio::sync::oneshot::channel::<()>();
+    let service = router.into_make_service_with_connect_info::<Admitted>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
+        let _ = closed.await;
+    });
+    let mut server = tokio::spawn(server.into_future());
+    tokio::select! {
+        ended = &mut server => {
+            ended??;
+            return Err("the server ended by itself".into());
+        }
+        reason = shutdown.next() => info!(reason, "shutting down: finishing what is under way"),
+    }
+    site.draining.store(true, Ordering::Relaxed);
+    let limit = Duration::from_millis(settings.drain_timeout_ms.into());
+    let finish = async {
+        drain.await;
+        let _ = close.send(());
+        let _ = tokio::time::timeout(shutdown::LINGER_MAX, &mut server).await;
+    };
+    tokio::select! {
+        finished = tokio::time::timeout(limit, finish) => match finished {
+            Ok(()) => info!("ended"),
+            Err(_) => error!(limit_ms = settings.drain_timeout_ms, "ended with writes under way: their outcome is unknown"),
+        },
+        reason = shutdown.next() => {
+            error!(reason, "told again: ended at once");
+            return Ok(ExitCode::from(130));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_log(settings: &Settings) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log_level)
+        .map_err(|error| format!("LOG_LEVEL={} is no filter: {error}", settings.log_level))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second node in one process (a test) keeps the log of the first.
+    let _ = match settings.log_format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}

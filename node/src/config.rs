@@ -1,0 +1,354 @@
+//! What can be set, from the environment or as flags, and what contradicts what.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::protocol::leader::{DelayRange, FOLLOWERS_MAX, Limits};
+
+/// Longest delay and timeout that make sense, in milliseconds: an hour.
+pub const MILLISECONDS_MAX: u32 = 3_600_000;
+
+/// A setting that cannot be, in one line that names the values.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+/// Leader or follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Takes writes and replicates them.
+    Leader,
+    /// Stores what the leader sends, and serves reads.
+    Follower,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for machines.
+    Json,
+}
+
+/// Where a follower's state lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// In memory: a follower that restarts is blank and is installed anew.
+    Memory,
+}
+
+/// Every setting of a node. Each is an environment variable and a flag of the same name.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// What this node is
+    #[arg(long, env = "ROLE", value_enum, default_value = "follower", ignore_case = true)]
+    pub role: Role,
+    /// Port of the HTTP interface; 0 takes a free one
+    #[arg(long, env = "PORT", default_value_t = 8000)]
+    pub port: u16,
+    /// Address to listen on
+    #[arg(long, env = "BIND_ADDRESS", default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// Name of this node; under DNS discovery it is a follower's identity, and its trailing number its place
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// URL under which others reach this leader, shown by followers [default: http://NODE_NAME:PORT]
+    #[arg(long, env = "ADVERTISE_URL")]
+    pub advertise_url: Option<String>,
+    /// Leader: comma-separated URLs of its followers, or dns://SERVICE:PORT for every address behind a headless service
+    #[arg(long, env = "FOLLOWERS", default_value = "")]
+    pub followers: String,
+    /// Leader with dns://: how many followers are declared, whatever DNS answers
+    #[arg(long, env = "FOLLOWER_COUNT", default_value_t = 5)]
+    pub follower_count: u16,
+    /// Leader: how many followers confirm a write before it is acknowledged
+    #[arg(long, env = "WRITE_QUORUM", default_value_t = 1)]
+    pub write_quorum: u16,
+    /// Leader: shortest random wait before a write is sent to a follower, in milliseconds
+    #[arg(long, env = "MIN_DELAY_MS", default_value_t = 0)]
+    pub min_delay_ms: u32,
+    /// Leader: longest random wait, in milliseconds
+    #[arg(long, env = "MAX_DELAY_MS", default_value_t = 200)]
+    pub max_delay_ms: u32,
+    /// Leader: after how long a write without its quorum is answered as indeterminate, in milliseconds
+    #[arg(long, env = "REPLICATION_TIMEOUT_MS", default_value_t = 5000)]
+    pub replication_timeout_ms: u32,
+    /// Leader: seed of the random waits [default: random]
+    #[arg(long, env = "DELAY_SEED")]
+    pub delay_seed: Option<u64>,
+    /// Follower: where its state lives
+    #[arg(long, env = "DURABILITY", value_enum, default_value = "memory", ignore_case = true)]
+    pub durability: Durability,
+    /// Bearer token that guards replication and administration; without it they are open
+    #[arg(long, env = "AUTH_TOKEN", hide_env_values = true)]
+    pub auth_token: Option<String>,
+    /// Longest key, in bytes
+    #[arg(long, env = "KEY_BYTES_MAX", default_value_t = 4096)]
+    pub key_bytes_max: usize,
+    /// Longest value, in bytes
+    #[arg(long, env = "VALUE_BYTES_MAX", default_value_t = 1 << 20)]
+    pub value_bytes_max: usize,
+    /// Leader: writes that may wait for their quorum at once; more are answered with 503
+    #[arg(long, env = "WRITES_IN_FLIGHT_MAX", default_value_t = Limits::default().writes_in_flight)]
+    pub writes_in_flight_max: usize,
+    /// Leader: writes kept for a follower that is behind; one further behind is caught up by difference
+    #[arg(long, env = "BACKLOG_WRITES_MAX", default_value_t = Limits::default().backlog_writes)]
+    pub backlog_writes_max: usize,
+    /// Leader: the same in bytes of keys and values
+    #[arg(long, env = "BACKLOG_BYTES_MAX", default_value_t = Limits::default().backlog_bytes)]
+    pub backlog_bytes_max: usize,
+    /// Connections that are served at once; more are answered with 503
+    #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 16_384)]
+    pub connections_max: usize,
+    /// After a first signal: how long to wait for writes under way, in milliseconds
+    #[arg(long, env = "DRAIN_TIMEOUT_MS", default_value_t = 10_000)]
+    pub drain_timeout_ms: u32,
+    /// Ends the node when its standard input ends: a child of another program does not outlive it
+    #[arg(long, env = "EXIT_WITH_STDIN", default_value_t = false, hide = true)]
+    pub exit_with_stdin: bool,
+    /// Form of log lines
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text", ignore_case = true)]
+    pub log_format: LogFormat,
+    /// Which log lines: error, warn, info, debug, trace, or a filter such as kv_node=debug
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// How a leader finds its followers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Followers {
+    /// By URL; the URL is the identity of the place.
+    Urls(Vec<String>),
+    /// By every address that a name has; the name that a follower reports is the identity of its place.
+    Dns {
+        /// The name.
+        host: String,
+        /// The port of every follower.
+        port: u16,
+    },
+}
+
+/// What can change while the leader runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveConfig {
+    /// Orders the configurations that were asked for.
+    pub generation: u64,
+    /// W.
+    pub write_quorum: u16,
+    /// N, declared.
+    pub followers: u16,
+    /// Shortest wait.
+    pub min_delay_ms: u32,
+    /// Longest wait.
+    pub max_delay_ms: u32,
+    /// After how long a write is answered as indeterminate.
+    pub replication_timeout_ms: u32,
+}
+
+impl LiveConfig {
+    /// Refuses what contradicts itself, naming both values.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the sentence to show.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let Self { write_quorum, followers, min_delay_ms, max_delay_ms, replication_timeout_ms, .. } = self;
+        if *followers == 0 || usize::from(*followers) > FOLLOWERS_MAX {
+            return fail(format!("the number of followers ({followers}) must be from 1 to {FOLLOWERS_MAX}"));
+        }
+        if *write_quorum == 0 {
+            return fail(format!(
+                "the write quorum (0) must be at least 1 and at most the number of followers ({followers})"
+            ));
+        }
+        if write_quorum > followers {
+            return fail(format!("the write quorum ({write_quorum}) is above the number of followers ({followers})"));
+        }
+        if min_delay_ms > max_delay_ms {
+            return fail(format!(
+                "the minimum delay ({min_delay_ms} ms) is above the maximum delay ({max_delay_ms} ms)"
+            ));
+        }
+        if *max_delay_ms > MILLISECONDS_MAX {
+            return fail(format!("the maximum delay ({max_delay_ms} ms) is above {MILLISECONDS_MAX} ms"));
+        }
+        if *replication_timeout_ms == 0 || *replication_timeout_ms > MILLISECONDS_MAX {
+            return fail(format!(
+                "the replication timeout ({replication_timeout_ms} ms) must be from 1 to {MILLISECONDS_MAX} ms"
+            ));
+        }
+        Ok(())
+    }
+
+    /// The random wait.
+    pub fn delay(&self) -> DelayRange {
+        DelayRange { min_us: self.min_delay_ms * 1000, max_us: self.max_delay_ms * 1000 }
+    }
+
+    /// After how long a write is answered as indeterminate.
+    pub fn replication_timeout(&self) -> Duration {
+        Duration::from_millis(self.replication_timeout_ms.into())
+    }
+}
+
+impl Settings {
+    /// What a leader starts with, checked.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the one line that ends the start.
+    pub fn leader(&self) -> Result<(Followers, LiveConfig), ConfigError> {
+        let followers = parse_followers(&self.followers)?;
+        let count = match &followers {
+            Followers::Urls(urls) => u16::try_from(urls.len()).unwrap_or(u16::MAX),
+            Followers::Dns { .. } => self.follower_count,
+        };
+        let live = LiveConfig {
+            generation: 1,
+            write_quorum: self.write_quorum,
+            followers: count,
+            min_delay_ms: self.min_delay_ms,
+            max_delay_ms: self.max_delay_ms,
+            replication_timeout_ms: self.replication_timeout_ms,
+        };
+        live.check()?;
+        self.limits()?;
+        Ok((followers, live))
+    }
+
+    /// The bounds of a leader's memory.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where one contradicts another.
+    pub fn limits(&self) -> Result<Limits, ConfigError> {
+        let limits = Limits {
+            writes_in_flight: self.writes_in_flight_max,
+            backlog_writes: self.backlog_writes_max,
+            backlog_bytes: self.backlog_bytes_max,
+        };
+        if limits.writes_in_flight == 0 || limits.backlog_writes < limits.writes_in_flight {
+            return fail(format!(
+                "the limit of writes in flight ({}) must be at least 1 and at most the limit of the backlog ({} writes)",
+                limits.writes_in_flight, limits.backlog_writes
+            ));
+        }
+        Ok(limits)
+    }
+
+    /// The name of this node: as set, else the machine's.
+    pub fn name(&self) -> Arc<str> {
+        let set = self.node_name.clone().filter(|name| !name.is_empty());
+        let name = set.or_else(|| std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()));
+        let name = name.or_else(|| std::fs::read_to_string("/etc/hostname").ok().map(|name| name.trim().to_owned()));
+        name.unwrap_or_else(|| "localhost".to_owned()).into()
+    }
+
+    /// The token, unless it is empty.
+    pub fn token(&self) -> Option<&str> {
+        self.auth_token.as_deref().filter(|token| !token.is_empty())
+    }
+}
+
+/// Reads `FOLLOWERS`.
+///
+/// # Errors
+/// [`ConfigError`] naming the part that cannot be read.
+pub fn parse_followers(text: &str) -> Result<Followers, ConfigError> {
+    if let Some(service) = text.trim().strip_prefix("dns://") {
+        let Some((host, port)) = service.trim_end_matches('/').rsplit_once(':') else {
+            return fail(format!("FOLLOWERS={text} has no port: expected dns://SERVICE:PORT"));
+        };
+        return match port.parse() {
+            Ok(port) if port > 0 && !host.is_empty() => Ok(Followers::Dns { host: host.to_owned(), port }),
+            _ => fail(format!("FOLLOWERS={text} is not dns://SERVICE:PORT (port {port:?}, service {host:?})")),
+        };
+    }
+    let mut urls: Vec<String> = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let url = part.trim_end_matches('/');
+        let parsed = reqwest::Url::parse(url).ok().filter(|url| url.scheme() == "http" && url.host_str().is_some());
+        if parsed.is_none() {
+            return fail(format!("FOLLOWERS names {part:?}, which is not an http:// URL"));
+        }
+        if urls.iter().any(|known| known == url) {
+            return fail(format!("FOLLOWERS names {url} twice: one follower cannot confirm a write twice"));
+        }
+        urls.push(url.to_owned());
+    }
+    if urls.is_empty() {
+        return fail(
+            "FOLLOWERS is empty: a leader needs at least one follower (URLs, or dns://SERVICE:PORT)".to_owned(),
+        );
+    }
+    Ok(Followers::Urls(urls))
+}
+
+fn fail<T>(message: String) -> Result<T, ConfigError> {
+    Err(ConfigError(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn leader(arguments: &[&str]) -> Result<(Followers, LiveConfig), ConfigError> {
+        let line = ["kv-node", "--role=leader"].iter().chain(arguments);
+        Cli::try_parse_from(line).expect("arguments are well-formed").settings.leader()
+    }
+
+    const THREE: &str = "--followers=http://a:1,http://b:2,http://c:3";
+
+    /// Every contradiction is one line that names both values.
+    #[test]
+    fn contradictions_are_named() {
+        let table: &[(&[&str], &str)] = &[
+            (&[THREE, "--write-quorum=4"], "the write quorum (4) is above the number of followers (3)"),
+            (
+                &[THREE, "--write-quorum=0"],
+                "the write quorum (0) must be at least 1 and at most the number of followers (3)",
+            ),
+            (
+                &[THREE, "--min-delay-ms=300", "--max-delay-ms=200"],
+                "the minimum delay (300 ms) is above the maximum delay (200 ms)",
+            ),
+            (&[THREE, "--replication-timeout-ms=0"], "the replication timeout (0 ms) must be from 1 to 3600000 ms"),
+            (&[], "FOLLOWERS is empty: a leader needs at least one follower (URLs, or dns://SERVICE:PORT)"),
+            (&["--followers=a:1"], "FOLLOWERS names \"a:1\", which is not an http:// URL"),
+            (
+                &["--followers=http://a:1,http://a:1/"],
+                "FOLLOWERS names http://a:1 twice: one follower cannot confirm a write twice",
+            ),
+            (&["--followers=dns://demo"], "FOLLOWERS=dns://demo has no port: expected dns://SERVICE:PORT"),
+            (
+                &["--followers=dns://demo:8000", "--follower-count=65"],
+                "the number of followers (65) must be from 1 to 64",
+            ),
+            (
+                &[THREE, "--writes-in-flight-max=10", "--backlog-writes-max=9"],
+                "the limit of writes in flight (10) must be at least 1 and at most the limit of the backlog (9 writes)",
+            ),
+        ];
+        for (arguments, expected) in table {
+            let error = leader(arguments).expect_err(expected);
+            assert_eq!(error.0, *expected);
+            assert!(!error.0.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_service_is_found_by_dns() {
+        let (followers, live) = leader(&["--followers=dns://demo-followers:8000", "--write-quorum=3"]).expect("valid");
+        assert_eq!(followers, Followers::Dns { host: "demo-followers".to_owned(), port: 8000 });
+        assert_eq!((live.followers, live.write_quorum), (5, 3));
+    }
+}

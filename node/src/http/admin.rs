@@ -1,0 +1,318 @@
+//! The routes for operators, probes and machines.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+
+use super::error::ApiError;
+use super::kv::parse;
+use super::{FollowerSite, LeaderSite};
+use crate::config::LiveConfig;
+use crate::metrics;
+use crate::protocol::leader::{FollowerView, RecoveryView};
+use crate::protocol::types::Epoch;
+use crate::replication::coordinator::State as Leader;
+
+/// A follower that has not heard from a leader for this long is not ready.
+const CONTACT_MAX: Duration = Duration::from_secs(5);
+
+/// Longest `wait_ms`.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// What may be changed; what is absent stays.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigPatch {
+    generation: Option<u64>,
+    write_quorum: Option<u16>,
+    followers: Option<u16>,
+    min_delay_ms: Option<u32>,
+    max_delay_ms: Option<u32>,
+    replication_timeout_ms: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct WaitQuery {
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecoverBody {
+    accept_data_loss: bool,
+}
+
+/// `GET /config`.
+pub(super) async fn config(State(state): State<LeaderSite>) -> Json<Value> {
+    Json(show_config(&state))
+}
+
+/// `PATCH /config`.
+pub(super) async fn configure(
+    State(state): State<LeaderSite>,
+    query: Result<Query<WaitQuery>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let Query(WaitQuery { wait_ms }) = query.map_err(|rejection| ApiError::bad(rejection.body_text()))?;
+    let patch: ConfigPatch = parse(&body)?;
+    let leader = &state.leader;
+    let known = leader.look(|state| state.wanted.clone());
+    if let Some(followers) = patch.followers
+        && followers != known.followers
+        && !state.resizable
+    {
+        let message = format!(
+            "the followers are listed by URL ({}): their number changes with the list, not to {followers}",
+            known.followers
+        );
+        return Err(ApiError::bad(message));
+    }
+    let wanted = LiveConfig {
+        generation: patch.generation.unwrap_or(known.generation + 1),
+        write_quorum: patch.write_quorum.unwrap_or(known.write_quorum),
+        followers: patch.followers.unwrap_or(known.followers),
+        min_delay_ms: patch.min_delay_ms.unwrap_or(known.min_delay_ms),
+        max_delay_ms: patch.max_delay_ms.unwrap_or(known.max_delay_ms),
+        replication_timeout_ms: patch.replication_timeout_ms.unwrap_or(known.replication_timeout_ms),
+    };
+    if wanted.generation < known.generation || (wanted.generation == known.generation && wanted != known) {
+        let message =
+            format!("generation {} is not above the newest known generation {}", wanted.generation, known.generation);
+        return Err(ApiError::plain(StatusCode::CONFLICT, message));
+    }
+    let generation = wanted.generation;
+    leader.configure(wanted).map_err(|error| ApiError::bad(error.to_string()))?;
+
+    let mut changes = leader.changes();
+    let until = Instant::now() + Duration::from_millis(wait_ms).min(WAIT_MAX);
+    let in_force = || leader.look(|state| state.in_force.generation >= generation);
+    while !in_force() && matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {}
+    let status = if in_force() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(show_config(&state))).into_response())
+}
+
+/// `POST /recover`.
+pub(super) async fn recover(
+    State(state): State<LeaderSite>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let RecoverBody { accept_data_loss } = parse(&body)?;
+    if !accept_data_loss {
+        return Err(ApiError::bad("nothing to do: accept_data_loss is false"));
+    }
+    if !state.leader.step(|state| state.core.accept_loss()) {
+        return Err(ApiError::plain(StatusCode::CONFLICT, "the leader is not recovering"));
+    }
+    warn!("data loss accepted: opening with what the followers that answered hold");
+    Ok(Json(json!({"ok": true})).into_response())
+}
+
+/// `GET /status` at a leader.
+pub(super) async fn leader_status(State(state): State<LeaderSite>) -> Json<Value> {
+    let now_us = state.leader.now_us();
+    let draining = state.site.is_draining();
+    let config = show_config(&state);
+    let status = state.leader.look(|leader| {
+        let core = &leader.core;
+        let (accepted, committed) = core.counters();
+        let (n, w) = (u32::from(leader.in_force.followers), u32::from(leader.in_force.write_quorum));
+        let (name, message) = describe(leader, draining);
+        json!({
+            "role": "leader",
+            "name": &*state.site.name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "state": name,
+            "message": message,
+            "epoch": show_epoch(core.epoch()),
+            "keys": core.keys(),
+            "writes": {
+                "accepted": accepted, "committed": committed,
+                "in_flight": core.in_flight(), "backlog": core.backlog(),
+            },
+            "tolerates": {
+                "followers_down": n - w, "disks_lost": w - 1, "followers_needed_to_restart": (n - w + 1).max(w),
+            },
+            "recovery": core.recovery().map(|recovery| show_recovery(&recovery)),
+            "followers": show_followers(leader, now_us),
+        })
+    });
+    let mut status = status;
+    status["config"] = config;
+    Json(status)
+}
+
+/// The state of a leader, and in one sentence what it waits for.
+fn describe(leader: &Leader, draining: bool) -> (&'static str, String) {
+    let core = &leader.core;
+    if let Some(by) = core.fenced_by() {
+        return ("fenced", format!("replaced by the leader of epoch {by}"));
+    }
+    if let Some(recovery) = core.recovery() {
+        return ("recovering", recovery_message(&recovery));
+    }
+    if core.is_opening() {
+        let message = match core.change_progress() {
+            Some((stored, needed)) => {
+                format!("installing the recovered state: {stored} followers have it, {needed} are needed")
+            }
+            None => "installing the recovered state".to_owned(),
+        };
+        return ("recovering", message);
+    }
+    if draining { ("draining", "shutting down: no new writes".to_owned()) } else { ("open", String::new()) }
+}
+
+fn recovery_message(view: &RecoveryView) -> String {
+    let RecoveryView { needed, answered, counting, blank, size } = view;
+    match needed {
+        None if answered == blank => format!(
+            "waits for all {size} followers: {answered} answered and are blank, and only all of them prove a new cluster"
+        ),
+        None => format!("waits for followers: {answered} of {size} answered"),
+        Some(needed) if counting < needed => format!(
+            "waits for {needed} followers that hold state: {counting} of {size} answered ({blank} more are blank); any \
+             acknowledged write could be on the missing ones. If they are lost for good, \
+             POST /recover {{\"accept_data_loss\":true}} opens without them"
+        ),
+        Some(_) => format!("merges the state of {counting} followers"),
+    }
+}
+
+fn show_recovery(view: &RecoveryView) -> Value {
+    json!({
+        "needed": view.needed, "answered": view.answered, "non_blank": view.counting, "blank": view.blank,
+        "message": recovery_message(view),
+    })
+}
+
+fn show_followers(leader: &Leader, now_us: u64) -> Vec<Value> {
+    let show = |view: FollowerView| {
+        let path = leader.paths.get(view.slot.index());
+        json!({
+            "name": view.name,
+            "url": path.map(|path| path.url.as_str()).filter(|url| !url.is_empty()),
+            "id": view.id.map(|id| id.to_string()),
+            "state": view.state,
+            "member": view.member,
+            "retiring": view.retired,
+            "lag_writes": view.lag_writes,
+            "lag_ms": view.lag_us as f64 / 1e3,
+            "config_generation": view.generation,
+            "last_error": path.and_then(|path| path.last_error.as_deref()),
+        })
+    };
+    leader.core.followers(now_us).into_iter().map(show).collect()
+}
+
+fn show_epoch(epoch: Epoch) -> Value {
+    json!({"term": epoch.term, "leader": format!("{:016x}", epoch.leader)})
+}
+
+fn show_config(state: &LeaderSite) -> Value {
+    let seed = state.leader.seed();
+    state.leader.look(|state| {
+        let LiveConfig { generation, write_quorum, followers, min_delay_ms, max_delay_ms, replication_timeout_ms } =
+            &state.in_force;
+        let pending = (state.wanted.generation != *generation).then(|| {
+            let message = match state.core.change_progress() {
+                Some((stored, needed)) => format!("stored on {stored} followers, {needed} are needed"),
+                None if !state.core.is_open() => "the leader is not open".to_owned(),
+                None => format!("waits until {} followers can take it", state.wanted.write_quorum),
+            };
+            let LiveConfig { generation, write_quorum, followers, .. } = &state.wanted;
+            json!({"generation": generation, "write_quorum": write_quorum, "followers": followers, "message": message})
+        });
+        json!({
+            "generation": generation, "write_quorum": write_quorum, "followers": followers,
+            "min_delay_ms": min_delay_ms, "max_delay_ms": max_delay_ms,
+            "replication_timeout_ms": replication_timeout_ms, "delay_seed": seed, "pending": pending,
+        })
+    })
+}
+
+/// `GET /readyz` at a leader: open.
+pub(super) async fn leader_ready(State(state): State<LeaderSite>) -> Response {
+    let (name, message) = state.leader.look(|leader| describe(leader, state.site.is_draining()));
+    let message = if message.is_empty() { name.to_owned() } else { message };
+    ready(name == "open", &message)
+}
+
+/// `GET /healthz` at a leader: a replaced one has to be restarted, so it is not well.
+pub(super) async fn leader_health(State(state): State<LeaderSite>) -> Response {
+    match state.leader.look(|leader| leader.core.fenced_by()) {
+        Some(by) => ready(false, &format!("replaced by the leader of epoch {by}")),
+        None => Json(json!({"ok": true})).into_response(),
+    }
+}
+
+/// `GET /metrics` at a leader.
+pub(super) async fn leader_metrics(State(state): State<LeaderSite>) -> Response {
+    metrics_page(metrics::of_leader(&state.leader))
+}
+
+/// `GET /status` at a follower.
+pub(super) async fn follower_status(State(state): State<FollowerSite>) -> Json<Value> {
+    let view = state.replica.view();
+    let hello = &view.hello;
+    let synced = hello.synced.as_ref();
+    let promised = Some(hello.promised).filter(|promised| *promised > Epoch::default());
+    let name = match synced {
+        None if promised.is_none() => "blank",
+        Some(synced) if synced.epoch == hello.promised => "synced",
+        _ => "installing",
+    };
+    Json(json!({
+        "role": "follower",
+        "name": &*state.site.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "id": hello.id.to_string(),
+        "state": name,
+        "epoch": synced.map(|synced| show_epoch(synced.epoch)),
+        "promised": promised.map(show_epoch),
+        "write_quorum": synced.map(|synced| synced.config.quorum),
+        "keys": view.keys,
+        "leader": view.leader,
+        "staleness_ms": view.staleness.map(|staleness| staleness.as_secs_f64() * 1e3),
+    }))
+}
+
+/// `GET /readyz` at a follower: it has a leader's whole state, and heard from that leader a moment ago.
+pub(super) async fn follower_ready(State(state): State<FollowerSite>) -> Response {
+    let view = state.replica.view();
+    let synced = view.hello.synced.as_ref().is_some_and(|synced| synced.epoch == view.hello.promised);
+    match view.staleness {
+        _ if state.site.is_draining() => ready(false, "shutting down"),
+        _ if !synced => ready(false, "waits for a leader to install its state"),
+        Some(staleness) if staleness <= CONTACT_MAX => ready(true, "synced"),
+        _ => ready(false, "nothing was heard from the leader for a while"),
+    }
+}
+
+/// `GET /healthz` at a follower.
+pub(super) async fn follower_health() -> Json<Value> {
+    Json(json!({"ok": true}))
+}
+
+/// `GET /metrics` at a follower.
+pub(super) async fn follower_metrics(State(state): State<FollowerSite>) -> Response {
+    metrics_page(metrics::of_follower(&state.replica))
+}
+
+fn ready(ok: bool, message: &str) -> Response {
+    let status = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({"ok": ok, "message": message}))).into_response()
+}
+
+fn metrics_page(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+}

@@ -1,0 +1,95 @@
+//! From what went wrong to what a client sees: a status, a JSON body, and where a retry helps, when.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use crate::protocol::leader::Refusal;
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    body: Value,
+}
+
+impl ApiError {
+    /// `{"ok":false,"message":…}`.
+    pub fn plain(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, body: json!({"ok": false, "message": message.into()}) }
+    }
+
+    /// `{"error":…}`, as reads answer.
+    pub fn read(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, body: json!({"error": error.into()}) }
+    }
+
+    /// 400.
+    pub fn bad(message: impl Into<String>) -> Self {
+        Self::plain(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 404 for a path that is no route.
+    pub fn no_route(path: &str) -> Self {
+        let error = format!("no such route: {path}");
+        Self { status: StatusCode::NOT_FOUND, body: json!({"ok": false, "message": error, "error": error}) }
+    }
+
+    /// 405.
+    pub fn wrong_method(method: &str) -> Self {
+        let error = format!("the method {method} is not allowed here");
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, body: json!({"ok": false, "message": error, "error": error}) }
+    }
+
+    /// Nothing was assigned: a retry is safe.
+    pub fn not_applied(message: impl Into<String>) -> Self {
+        let body = json!({"ok": false, "message": message.into(), "outcome": "not_applied"});
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, body }
+    }
+
+    /// The quorum was missed: the write may commit later.
+    pub fn indeterminate(seq: u64, epoch: &str) -> Self {
+        let body = json!({
+            "ok": false, "message": "quorum not reached", "outcome": "indeterminate", "seq": seq, "epoch": epoch,
+        });
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, body }
+    }
+
+    /// A refused write.
+    pub fn refused_write(refusal: &Refusal) -> Self {
+        match refusal {
+            Refusal::TokenReused { .. } => Self::plain(StatusCode::UNPROCESSABLE_ENTITY, refusal.to_string()),
+            _ => Self::not_applied(refusal.to_string()),
+        }
+    }
+
+    /// A refused read.
+    pub fn refused_read(refusal: &Refusal) -> Self {
+        Self::read(StatusCode::SERVICE_UNAVAILABLE, refusal.to_string())
+    }
+
+    /// Whether this is the answer to a write whose outcome is unknown.
+    pub(super) fn is_indeterminate(&self) -> bool {
+        self.status == StatusCode::INTERNAL_SERVER_ERROR
+    }
+
+    /// Adds a field to the body.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        if let Value::Object(fields) = &mut self.body {
+            fields.insert(name.to_owned(), value.into());
+        }
+        self
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

@@ -1,0 +1,132 @@
+//! How the world reaches a node: JSON over HTTP, errors included.
+
+mod admin;
+mod connections;
+pub mod error;
+mod kv;
+mod replica;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+pub use self::connections::{Admitted, Bounded};
+use self::error::ApiError;
+use crate::replication::coordinator::Coordinator;
+use crate::replication::replica::Replica;
+
+/// What every handler needs besides the node itself.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Name of this node.
+    pub name: Arc<str>,
+    /// Guards replication and administration.
+    pub token: Option<Arc<str>>,
+    /// Longest key, in bytes.
+    pub key_bytes_max: usize,
+    /// Longest value, in bytes.
+    pub value_bytes_max: usize,
+    /// Set once this node is shutting down.
+    pub draining: Arc<AtomicBool>,
+}
+
+impl Site {
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// JSON may escape every byte of a string to six.
+    fn body_bytes_max(&self) -> usize {
+        (self.key_bytes_max + self.value_bytes_max) * 6 + 1024
+    }
+}
+
+/// The state of a leader's handlers.
+#[derive(Clone)]
+pub struct LeaderSite {
+    pub(crate) site: Site,
+    pub(crate) leader: Arc<Coordinator>,
+    /// Whether the number of followers can change: it cannot where they are listed by URL.
+    pub(crate) resizable: bool,
+}
+
+/// The state of a follower's handlers.
+#[derive(Clone)]
+pub struct FollowerSite {
+    pub(crate) site: Site,
+    pub(crate) replica: Arc<Replica>,
+}
+
+/// Everything that a leader answers.
+pub fn leader(site: Site, leader: Arc<Coordinator>, resizable: bool) -> Router {
+    let limit = site.body_bytes_max();
+    let guard = middleware::from_fn_with_state(site.clone(), authorize);
+    let state = LeaderSite { site, leader, resizable };
+    let guarded = Router::new()
+        .route("/recover", post(admin::recover))
+        .route("/config", axum::routing::patch(admin::configure))
+        .route_layer(guard);
+    let open = Router::new()
+        .route("/put", post(kv::put))
+        .route("/delete", post(kv::delete))
+        .route("/get", get(kv::get))
+        .route("/dump", get(kv::dump))
+        .route("/config", get(admin::config))
+        .route("/status", get(admin::leader_status))
+        .route("/readyz", get(admin::leader_ready))
+        .route("/healthz", get(admin::leader_health))
+        .route("/metrics", get(admin::leader_metrics));
+    finish(open.merge(guarded), limit).with_state(state)
+}
+
+/// Everything that a follower answers.
+pub fn follower(site: Site, replica: Arc<Replica>) -> Router {
+    let limit = site.body_bytes_max();
+    let guard = middleware::from_fn_with_state(site.clone(), authorize);
+    let state = FollowerSite { site, replica };
+    let guarded = Router::new()
+        .route("/replicate", post(replica::replicate))
+        .route("/replication", get(replica::replication))
+        .route_layer(guard);
+    let open = Router::new()
+        .route("/put", axum::routing::any(replica::not_the_leader))
+        .route("/get", get(replica::get))
+        .route("/dump", get(replica::dump))
+        .route("/status", get(admin::follower_status))
+        .route("/readyz", get(admin::follower_ready))
+        .route("/healthz", get(admin::follower_health))
+        .route("/metrics", get(admin::follower_metrics));
+    finish(open.merge(guarded), limit).with_state(state)
+}
+
+fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, body_bytes_max: usize) -> Router<S> {
+    router
+        .fallback(async |request: Request| ApiError::no_route(request.uri().path()))
+        .method_not_allowed_fallback(async |request: Request| ApiError::wrong_method(request.method().as_str()))
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .layer(middleware::from_fn(connections::refuse_surplus))
+}
+
+/// Lets nobody past without the token, where one is set.
+async fn authorize(axum::extract::State(site): axum::extract::State<Site>, request: Request, next: Next) -> Response {
+    let Some(token) = &site.token else {
+        return next.run(request).await;
+    };
+    let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    if given.is_some_and(|given| equal(given.as_bytes(), token.as_bytes())) {
+        return next.run(request).await;
+    }
+    ApiError::plain(StatusCode::UNAUTHORIZED, "this route needs the bearer token of the cluster").into_response()
+}
+
+/// Compares in a time that does not tell how much of a guess was right.
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+}

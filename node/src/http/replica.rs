@@ -1,0 +1,120 @@
+//! The follower's routes.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::{debug, info};
+
+use super::FollowerSite;
+use super::error::ApiError;
+use super::kv::{DUMP_PART, Dumped, Field, GetQuery, Got, parse, push_entry, stream_dump, the_key};
+use crate::replication::session::LEADER_HEADER;
+use crate::replication::wire::PROTOCOL;
+
+#[derive(Deserialize)]
+struct ReplicateBody<'a> {
+    #[serde(borrow, default)]
+    key: Field<'a>,
+    #[serde(borrow, default)]
+    value: Field<'a>,
+    #[serde(default)]
+    seq: Option<Value>,
+}
+
+/// `POST /replicate`, as the seed's leader sends it.
+pub(super) async fn replicate(
+    State(state): State<FollowerSite>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let ReplicateBody { key, value, seq } = parse(&body)?;
+    let (key, value, seq) = match (key, value, seq) {
+        (Field::Absent, ..) | (_, Field::Absent, _) | (.., None) => {
+            return Err(ApiError::bad("Missing key, value or seq"));
+        }
+        (Field::Text(key), ..) if key.is_empty() => {
+            return Err(ApiError::bad("Missing key, value or seq"));
+        }
+        (Field::Text(key), Field::Text(value), Some(seq)) => (key, value, seq),
+        _ => return Err(ApiError::bad("key and value must be strings")),
+    };
+    let Some(seq) = seq.as_u64() else {
+        return Err(ApiError::bad(format!("seq must be a whole number of 0 or more, not {seq}")));
+    };
+    if key.len() > state.site.key_bytes_max || value.len() > state.site.value_bytes_max {
+        return Err(ApiError::plain(StatusCode::PAYLOAD_TOO_LARGE, "the key or the value is too long"));
+    }
+    let taken = state.replica.replicate(&key, &value, seq);
+    taken.map_err(|full| ApiError::not_applied(full.to_string()))?;
+    Ok(Json(json!({"ok": true})).into_response())
+}
+
+/// `GET /replication`: a leader asks to speak the replication protocol on this connection.
+pub(super) async fn replication(State(state): State<FollowerSite>, headers: HeaderMap, request: Request) -> Response {
+    let asked = headers.get(header::UPGRADE).and_then(|value| value.to_str().ok());
+    if asked != Some(PROTOCOL) {
+        let message = format!("this follower speaks {PROTOCOL}, not {}", asked.unwrap_or("plain HTTP"));
+        let mut response = ApiError::plain(StatusCode::UPGRADE_REQUIRED, message).into_response();
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
+        return response;
+    }
+    let leader = headers.get(LEADER_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("unknown").to_owned();
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let upgraded = match upgrade.await {
+            Ok(upgraded) => upgraded,
+            Err(error) => return debug!(leader, %error, "failed to take over a connection"),
+        };
+        info!(leader, "leader connected");
+        match state.replica.serve(TokioIo::new(upgraded), leader.clone()).await {
+            Ok(()) => info!(leader, "leader disconnected"),
+            Err(error) => info!(leader, %error, "leader disconnected"),
+        }
+    });
+    let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+/// `POST /put` at a follower: not here.
+pub(super) async fn not_the_leader(State(state): State<FollowerSite>) -> ApiError {
+    let leader = state.replica.leader();
+    let message = match &leader {
+        Some(leader) => format!("this node is a follower: writes go to the leader at {leader}"),
+        None => "this node is a follower: writes go to the leader".to_owned(),
+    };
+    ApiError::plain(StatusCode::NOT_FOUND, message.clone()).with("error", message).with("leader", leader)
+}
+
+/// `GET /get`: what this follower has, and how old that may be.
+pub(super) async fn get(
+    State(state): State<FollowerSite>,
+    query: Result<Query<GetQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let GetQuery { key, .. } = the_key(query)?;
+    let (shown, staleness) = state.replica.get(&key);
+    let staleness_ms = Some(staleness.map(|staleness| staleness.as_secs_f64() * 1e3));
+    let Some(shown) = shown else {
+        let error = ApiError::read(StatusCode::NOT_FOUND, "Key not found");
+        return Err(error.with("staleness_ms", staleness_ms.flatten()));
+    };
+    let epoch = shown.epoch.map(|epoch| epoch.to_string());
+    let got = Got { key: &key, value: &shown.value, seq: shown.seq, epoch, committed: None, staleness_ms };
+    Ok(Json(got).into_response())
+}
+
+/// `GET /dump`.
+pub(super) async fn dump(State(state): State<FollowerSite>) -> Response {
+    let replica = state.replica;
+    stream_dump("follower", move |position, text| {
+        let (part, next) = replica.dump_part(position, DUMP_PART);
+        for (key, shown) in part {
+            push_entry(text, &key, &Dumped { value: &shown.value, seq: shown.seq, uncommitted: false });
+        }
+        next
+    })
+}

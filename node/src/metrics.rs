@@ -1,0 +1,123 @@
+//! What a leader counts, in Prometheus' text form. No key, and nothing else without bound, is ever a label.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::protocol::leader::FollowerView;
+use crate::replication::coordinator::Coordinator;
+use crate::replication::replica::Replica;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfFollower {
+    follower: String,
+}
+
+/// Counters that live as long as the leader. Gauges are read when somebody asks.
+#[derive(Debug)]
+pub struct LeaderMetrics {
+    writes: Family<Outcome, Counter>,
+    seconds: Histogram,
+}
+
+impl Default for LeaderMetrics {
+    fn default() -> Self {
+        // 0.1 ms to 13 s.
+        Self { writes: Family::default(), seconds: Histogram::new(exponential_buckets(1e-4, 2.0, 18)) }
+    }
+}
+
+impl LeaderMetrics {
+    /// A write was answered: `committed`, `indeterminate` or `refused`.
+    pub(crate) fn write(&self, outcome: &'static str, seconds: f64) {
+        self.writes.get_or_create(&Outcome { outcome }).inc();
+        if outcome == "committed" {
+            self.seconds.observe(seconds);
+        }
+    }
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: f64) {
+    let gauge = Gauge::<f64, AtomicU64>::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
+}
+
+/// The leader's page.
+pub fn of_leader(leader: &Coordinator) -> String {
+    let mut registry = Registry::with_prefix("kvcluster");
+    let metrics = &leader.metrics;
+    registry.register("writes", "Writes answered, by outcome", metrics.writes.clone());
+    registry.register("write_seconds", "Time to commit a write", metrics.seconds.clone());
+    let now_us = leader.now_us();
+    let (open, keys, in_flight, backlog, term, quorum, generation, followers) = leader.look(|state| {
+        let core = &state.core;
+        let followers = core.followers(now_us);
+        let (in_force, term) = (&state.in_force, core.epoch().term);
+        (
+            core.is_open(),
+            core.keys(),
+            core.in_flight(),
+            core.backlog(),
+            term,
+            in_force.write_quorum,
+            in_force.generation,
+            followers,
+        )
+    });
+    let registry_ = &mut registry;
+    gauge(registry_, "leader_open", "1 while writes and reads are served", f64::from(u8::from(open)));
+    gauge(registry_, "keys", "Keys, deleted ones included", keys as f64);
+    gauge(registry_, "writes_in_flight", "Writes without their quorum", in_flight as f64);
+    gauge(registry_, "backlog_writes", "Writes that some follower has not confirmed", backlog as f64);
+    gauge(registry_, "epoch_term", "Term of the epoch", term as f64);
+    gauge(registry_, "write_quorum", "Write quorum in force", f64::from(quorum));
+    gauge(registry_, "config_generation", "Generation of the configuration in force", generation as f64);
+    let (up, lag, age) = (
+        Family::<OfFollower, Gauge>::default(),
+        Family::<OfFollower, Gauge>::default(),
+        Family::<OfFollower, Gauge<f64, AtomicU64>>::default(),
+    );
+    registry.register("follower_streaming", "1 while the follower takes single writes", up.clone());
+    registry.register("follower_lag_writes", "Writes that the follower has not confirmed", lag.clone());
+    registry.register("follower_lag_seconds", "Age of the oldest of them", age.clone());
+    for FollowerView { name, state, lag_writes, lag_us, .. } in followers {
+        let label = OfFollower { follower: name };
+        up.get_or_create(&label).set(i64::from(state == "streaming"));
+        lag.get_or_create(&label).set(i64::try_from(lag_writes).unwrap_or(i64::MAX));
+        age.get_or_create(&label).set(lag_us as f64 / 1e6);
+    }
+    text(&registry)
+}
+
+/// A follower's page.
+pub fn of_follower(replica: &Replica) -> String {
+    let mut registry = Registry::with_prefix("kvcluster");
+    let view = replica.view();
+    gauge(&mut registry, "keys", "Keys, deleted ones included", view.keys as f64);
+    let synced = f64::from(u8::from(view.hello.synced.is_some()));
+    gauge(&mut registry, "follower_synced", "0 while blank", synced);
+    gauge(&mut registry, "epoch_term", "Term of the promised epoch", view.hello.promised.term as f64);
+    if let Some(staleness) = view.staleness {
+        gauge(&mut registry, "staleness_seconds", "Upper bound of the age of the state", staleness.as_secs_f64());
+    }
+    text(&registry)
+}
+
+fn text(registry: &Registry) -> String {
+    let mut text = String::new();
+    // Writing into a string cannot fail.
+    let _ = encode(&mut text, registry);
+    text
+}

@@ -1,0 +1,232 @@
+//! What a follower decides. It holds the truth; a leader only proposes.
+//!
+//! Pure: no clock, no socket, no disk. [`Follower::step`] changes the state and says what has to be stored, in order,
+//! before the replies may leave.
+
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use super::types::{Config, Epoch, FollowerId, Hello, Key, Record, Synced, ToFollower, ToLeader, Write};
+
+/// About how many bytes of keys and values one [`ToLeader::Records`] carries.
+pub const FETCH_BYTES: usize = 256 * 1024;
+
+/// One durable change. Stored in the order in which they are given, they rebuild the follower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A promise.
+    Promised(Epoch),
+    /// The newest record of a key.
+    Put(Key, Record),
+    /// The state of this epoch is complete. With `drop_older`, records of older epochs are gone.
+    Synced {
+        /// The epoch and its rule.
+        synced: Synced,
+        /// Whether records of older epochs go.
+        drop_older: bool,
+    },
+}
+
+/// What follows from a message: first store, then reply.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// To be stored before any reply leaves, in this order.
+    pub changes: Vec<Change>,
+    /// To be sent to where the message came from, in this order.
+    pub replies: Vec<ToLeader>,
+}
+
+/// The state of one follower.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    id: FollowerId,
+    name: Arc<str>,
+    promised: Epoch,
+    synced: Option<Synced>,
+    // Records never leave their position except when a full install drops what is older, so that a position is a cursor.
+    records: IndexMap<Key, Record>,
+}
+
+impl Follower {
+    /// A follower whose disk is new: it promised nothing and has nothing.
+    pub fn blank(id: FollowerId, name: Arc<str>) -> Self {
+        Self { id, name, promised: Epoch::default(), synced: None, records: IndexMap::new() }
+    }
+
+    /// Brings back a change that was stored before a restart.
+    pub fn restore(&mut self, change: Change) {
+        match change {
+            Change::Promised(epoch) => self.promised = epoch,
+            Change::Put(key, record) => {
+                self.records.insert(key, record);
+            }
+            Change::Synced { synced, drop_older } => self.complete(synced, drop_older),
+        }
+    }
+
+    /// What this follower says first on a connection.
+    pub fn hello(&self) -> Hello {
+        Hello { id: self.id, name: self.name.clone(), promised: self.promised, synced: self.synced.clone() }
+    }
+
+    /// The disk's id.
+    pub fn id(&self) -> FollowerId {
+        self.id
+    }
+
+    /// The highest promised epoch.
+    pub fn promised(&self) -> Epoch {
+        self.promised
+    }
+
+    /// The last epoch whose whole state is here; nothing makes it blank.
+    pub fn synced(&self) -> Option<&Synced> {
+        self.synced.as_ref()
+    }
+
+    /// The newest record of a key.
+    pub fn get(&self, key: &str) -> Option<&Record> {
+        self.records.get(key)
+    }
+
+    /// All records, deleted keys included. Positions are stable within an epoch.
+    pub fn records(&self) -> &IndexMap<Key, Record> {
+        &self.records
+    }
+
+    /// Takes one message of a leader.
+    pub fn step(&mut self, message: ToFollower, effects: &mut Effects) {
+        match message {
+            ToFollower::Prepare { epoch } => self.prepare(epoch, effects),
+            ToFollower::Fetch { epoch, cursor } => {
+                if self.keeps(epoch, effects) {
+                    effects.replies.push(self.fetch(epoch, cursor));
+                }
+            }
+            ToFollower::Writes { epoch, writes } => {
+                if self.keeps(epoch, effects) && self.serves(epoch, effects) {
+                    self.write(epoch, writes, effects);
+                }
+            }
+            ToFollower::Install { epoch, records } => {
+                if self.keeps(epoch, effects) {
+                    for (key, record) in records {
+                        self.take(key, record, effects);
+                    }
+                }
+            }
+            ToFollower::InstallEnd { epoch, config, full, token } => {
+                // A difference is complete only on top of the state that it was taken against.
+                if self.keeps(epoch, effects) && (full || self.serves(epoch, effects)) {
+                    let generation = self.install_end(epoch, config, full, effects);
+                    effects.replies.push(ToLeader::Installed { epoch, token, generation });
+                }
+            }
+            ToFollower::Configure { epoch, config } => {
+                if self.keeps(epoch, effects) && self.serves(epoch, effects) {
+                    let generation = self.install_end(epoch, config, false, effects);
+                    effects.replies.push(ToLeader::Configured { epoch, generation });
+                }
+            }
+            ToFollower::Probe { epoch, round, .. } => {
+                if self.keeps(epoch, effects) {
+                    effects.replies.push(ToLeader::Probed { epoch, round });
+                }
+            }
+        }
+    }
+
+    fn prepare(&mut self, epoch: Epoch, effects: &mut Effects) {
+        if epoch < self.promised {
+            effects.replies.push(ToLeader::Refused { promised: self.promised });
+            return;
+        }
+        if epoch > self.promised {
+            self.promised = epoch;
+            effects.changes.push(Change::Promised(epoch));
+        }
+        effects.replies.push(ToLeader::Promised { epoch, synced: self.synced.clone() });
+    }
+
+    /// The fence: nothing is taken, and nothing confirmed, but under the promised epoch.
+    fn keeps(&self, epoch: Epoch, effects: &mut Effects) -> bool {
+        let keeps = epoch == self.promised;
+        if !keeps {
+            effects.replies.push(ToLeader::Refused { promised: self.promised });
+        }
+        keeps
+    }
+
+    /// Only a follower that has the whole state of the epoch may confirm single writes on top of it.
+    fn serves(&self, epoch: Epoch, effects: &mut Effects) -> bool {
+        let serves = self.synced.as_ref().is_some_and(|synced| synced.epoch == epoch);
+        if !serves {
+            effects.replies.push(ToLeader::Refused { promised: self.promised });
+        }
+        serves
+    }
+
+    fn write(&mut self, epoch: Epoch, writes: Vec<Write>, effects: &mut Effects) {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for Write { index, key, record } in writes {
+            self.take(key, record, effects);
+            match ranges.last_mut() {
+                Some((_, last)) if *last + 1 == index => *last = index,
+                _ => ranges.push((index, index)),
+            }
+        }
+        effects.replies.push(ToLeader::Confirmed { epoch, ranges });
+    }
+
+    /// Keeps the higher version. That one comparison is also the install's rule: a record of the new epoch wins over any
+    /// older one, even where its sequence number is lower, and an install that comes late loses to newer writes.
+    fn take(&mut self, key: Key, record: Record, effects: &mut Effects) {
+        if self.records.get(&key).is_some_and(|known| known.version >= record.version) {
+            return;
+        }
+        effects.changes.push(Change::Put(key.clone(), record.clone()));
+        self.records.insert(key, record);
+    }
+
+    /// Stores the rule; returns the generation of the one that holds now. A rule that comes late loses.
+    fn install_end(&mut self, epoch: Epoch, config: Config, full: bool, effects: &mut Effects) -> u64 {
+        let newest = match &self.synced {
+            Some(known) if known.epoch == epoch && known.config.generation >= config.generation => known.config.clone(),
+            _ => config,
+        };
+        let generation = newest.generation;
+        let synced = Synced { epoch, config: newest };
+        if full || self.synced.as_ref() != Some(&synced) {
+            effects.changes.push(Change::Synced { synced: synced.clone(), drop_older: full });
+            self.complete(synced, full);
+        }
+        generation
+    }
+
+    fn complete(&mut self, synced: Synced, drop_older: bool) {
+        if drop_older {
+            self.records.retain(|_, record| record.version.epoch >= synced.epoch);
+        }
+        self.synced = Some(synced);
+    }
+
+    fn fetch(&self, epoch: Epoch, cursor: u64) -> ToLeader {
+        let start = usize::try_from(cursor).unwrap_or(usize::MAX).min(self.records.len());
+        let mut end = start;
+        let mut bytes = 0;
+        while end < self.records.len() && bytes < FETCH_BYTES {
+            bytes += self.records.get_index(end).map_or(0, |(key, record)| approximate_bytes(key, record));
+            end += 1;
+        }
+        let part = self.records.get_range(start..end);
+        let records = part.into_iter().flatten().map(|(key, record)| (key.clone(), record.clone())).collect();
+        ToLeader::Records { epoch, records, next: (end < self.records.len()).then_some(end as u64) }
+    }
+}
+
+/// About how long a record is on the wire, in bytes: enough to cut a state into messages.
+pub(crate) fn approximate_bytes(key: &str, record: &Record) -> usize {
+    let marks = record.marks.as_ref().map_or(0, |marks| marks.iter().map(|mark| mark.token.len() + 16).sum());
+    key.len() + record.value.as_ref().map_or(0, |value| value.len()) + marks + 32
+}

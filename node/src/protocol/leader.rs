@@ -1,0 +1,472 @@
+//! What a leader decides. It is soft state: everything here can be rebuilt from the followers.
+//!
+//! Pure: no clock, no socket, no disk; time and randomness are passed in. A caller feeds events in ([`Leader::hello`],
+//! [`Leader::receive`], [`Leader::put`], [`Leader::due`], …) and carries out what [`Leader::take_outputs`] returns, in order.
+//!
+//! `W` and `R` are the caller's handles for a waiting write and a waiting read; they come back in the outputs.
+
+mod mask;
+mod membership;
+mod reads;
+mod recovery;
+mod view;
+mod window;
+mod writes;
+
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use self::mask::Mask;
+use self::membership::Rules;
+use self::reads::Reads;
+use self::recovery::Recovery;
+use self::window::Window;
+use super::types::{Epoch, FollowerId, Hello, Key, Record, ToFollower, ToLeader, Write};
+
+pub use self::mask::{FOLLOWERS_MAX, SlotId};
+pub use self::recovery::RecoveryView;
+pub use self::view::FollowerView;
+pub use self::writes::{Accepted, NewWrite, Refusal};
+
+/// The random wait before each send of a write, in microseconds, uniform over both ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DelayRange {
+    /// Shortest wait.
+    pub min_us: u32,
+    /// Longest wait.
+    pub max_us: u32,
+}
+
+/// What is bounded, so that memory is.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Writes without their quorum; more are refused.
+    pub writes_in_flight: usize,
+    /// Writes kept for followers that have not confirmed them; a follower further behind is installed anew.
+    pub backlog_writes: usize,
+    /// The same in bytes of keys and values.
+    pub backlog_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { writes_in_flight: 65_536, backlog_writes: 131_072, backlog_bytes: 256 << 20 }
+    }
+}
+
+/// What the leader is asked to keep to.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// W.
+    pub quorum: u16,
+    /// N, declared.
+    pub size: u16,
+    /// The random wait.
+    pub delay: DelayRange,
+    /// The bounds.
+    pub limits: Limits,
+    /// Seed of the random waits.
+    pub seed: u64,
+}
+
+/// What the caller has to do next.
+#[derive(Debug)]
+pub enum Output<W, R> {
+    /// Send this message on the follower's present connection.
+    Send(SlotId, ToFollower),
+    /// Call [`Leader::due`] with the same slot and index after this wait.
+    Schedule {
+        /// Whose wait it is.
+        slot: SlotId,
+        /// Which write.
+        index: u64,
+        /// How long, in microseconds.
+        delay_us: u32,
+    },
+    /// Send this write now, on the follower's present connection.
+    Transmit(SlotId, Arc<Write>),
+    /// Stream the parts of [`Leader::install_part`] on the follower's present connection until it returns nothing.
+    Install(SlotId, InstallJob),
+    /// W followers confirmed.
+    Committed {
+        /// Whom to tell.
+        waiter: W,
+        /// What to tell.
+        receipt: Receipt,
+    },
+    /// The write can no longer be confirmed by this leader; another one may have taken it over.
+    Indeterminate {
+        /// Whom to tell.
+        waiter: W,
+        /// The sequence number that it had.
+        seq: u64,
+    },
+    /// This leader led when the read arrived: [`Leader::committed`] may be shown.
+    ReadConfirmed(R),
+    /// This leader leads no longer.
+    ReadRefused(R),
+    /// Close the connection to this follower and connect again.
+    Reset(SlotId),
+    /// The follower was released and its slot is free.
+    Released(SlotId),
+    /// Another leader is starting as well: call [`Leader::elect`] after a short random wait.
+    Backoff,
+    /// The state is complete; writes and reads are served.
+    Opened,
+    /// This leader is over: a follower promised the other epoch.
+    Fenced(Epoch),
+    /// A rule came into force.
+    InForce,
+}
+
+/// What is known of a committed write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its sequence number.
+    pub seq: u64,
+    /// The epoch that committed it.
+    pub epoch: Epoch,
+    /// The write quorum that it satisfied.
+    pub quorum: u16,
+    /// The delays drawn for it, in microseconds, if that was asked for.
+    pub delays_us: Option<Vec<u32>>,
+}
+
+/// How many keys one call of [`Leader::install_part`] looks at, so that no call takes long.
+const INSTALL_SCAN_KEYS: usize = 16_384;
+
+/// A state transfer under way; hand it to [`Leader::install_part`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallJob {
+    epoch: Epoch,
+    full: bool,
+    from: u64,
+    token: u64,
+    cursor: usize,
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Waits before it asks for promises again.
+    Waiting,
+    /// Collects promises and merges.
+    Recovering(Recovery),
+    /// Installs the merged state; opens once enough followers have it.
+    Opening,
+    Open,
+    Fenced(Epoch),
+}
+
+/// The newest state of one key, as accepted, and as far as it is committed.
+#[derive(Debug)]
+struct Entry {
+    latest: Record,
+    /// Index of the write that made it; 0 for what recovery found.
+    index: u64,
+    latest_committed: bool,
+    /// The newest committed record while a newer one is under way.
+    committed: Option<Box<Record>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down,
+    /// Connected; not yet promised.
+    Greeted,
+    /// Promised; not yet given anything.
+    Promised,
+    /// Is being given the state up to (not including) the write with this index.
+    Installing {
+        upto: u64,
+    },
+    /// Has the whole state and takes single writes.
+    Streaming,
+}
+
+/// One follower, as the leader knows it.
+#[derive(Debug)]
+struct Slot {
+    name: Arc<str>,
+    /// Declared to be a follower; one that is not leaves as soon as those that stay have everything.
+    wanted: bool,
+    /// Tells this connection from earlier ones.
+    session: u64,
+    link: Link,
+    hello: Option<Hello>,
+    promised: bool,
+    fetching: bool,
+    fetched: bool,
+    /// The disk behind this slot.
+    bound: Option<FollowerId>,
+    /// It took over the whole state from this leader at least once: a difference is enough from here on.
+    complete: bool,
+    /// From which write on the window waits for it; nothing when it fell behind the window or never was in it.
+    tracked_from: Option<u64>,
+    /// Every write with a lower index is confirmed.
+    watermark: u64,
+    /// Generation of the newest rule that it stored in this epoch.
+    generation: u64,
+    /// Highest round of probes that it answered.
+    probed: u64,
+}
+
+impl Slot {
+    fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            wanted: true,
+            session: 0,
+            link: Link::Down,
+            hello: None,
+            promised: false,
+            fetching: false,
+            fetched: false,
+            bound: None,
+            complete: false,
+            tracked_from: None,
+            watermark: 0,
+            generation: 0,
+            probed: 0,
+        }
+    }
+
+    fn synced_epoch(&self) -> Option<Epoch> {
+        self.hello.as_ref()?.synced.as_ref().map(|synced| synced.epoch)
+    }
+}
+
+/// The leader of one epoch.
+#[derive(Debug)]
+pub struct Leader<W, R> {
+    epoch: Epoch,
+    phase: Phase,
+    settings: Settings,
+    rng: SmallRng,
+    slots: Vec<Option<Slot>>,
+    rules: Rules,
+    entries: IndexMap<Key, Entry>,
+    window: Window<W>,
+    reads: Reads<R>,
+    accepted: u64,
+    committed: u64,
+    out: Vec<Output<W, R>>,
+}
+
+impl<W, R> Leader<W, R> {
+    /// A leader that knows nothing yet. `id` is random and new at every start.
+    pub fn new(id: u64, settings: Settings) -> Self {
+        Self {
+            epoch: Epoch { term: 1, leader: id },
+            phase: Phase::Recovering(Recovery::default()),
+            settings,
+            rng: SmallRng::seed_from_u64(settings.seed),
+            slots: Vec::new(),
+            rules: Rules::default(),
+            entries: IndexMap::new(),
+            window: Window::new(1),
+            reads: Reads::default(),
+            accepted: 0,
+            committed: 0,
+            out: Vec::new(),
+        }
+    }
+
+    /// What has to be done since the last call, in this order.
+    pub fn take_outputs(&mut self) -> Vec<Output<W, R>> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Declares a follower by its name and returns its slot; the same name gives the same slot. `None` when all
+    /// [`FOLLOWERS_MAX`] slots are taken.
+    pub fn declare(&mut self, name: &str) -> Option<SlotId> {
+        let known = self.each_slot().find(|(_, slot)| &*slot.name == name).map(|(id, _)| id);
+        if let Some(id) = known {
+            self.slot_mut(id)?.wanted = true;
+            return Some(id);
+        }
+        let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
+        if free >= FOLLOWERS_MAX {
+            return None;
+        }
+        if free == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.slots[free] = Some(Slot::new(name.into()));
+        Some(SlotId(free as u8))
+    }
+
+    /// Takes back a declaration. The follower counts until a rule without it is in force, then [`Output::Released`].
+    pub fn retire(&mut self, slot: SlotId) {
+        if let Some(slot) = self.slot_mut(slot) {
+            slot.wanted = false;
+        }
+        self.plan();
+    }
+
+    /// Sets what is wanted. The delay holds for the next write; quorum and size once enough followers stored them,
+    /// which [`Output::InForce`] and [`Leader::settled`] tell.
+    pub fn set(&mut self, quorum: u16, size: u16, delay: DelayRange) {
+        self.settings.quorum = quorum;
+        self.settings.size = size;
+        self.settings.delay = delay;
+        match self.phase {
+            Phase::Recovering(_) => self.recover(),
+            _ => self.plan(),
+        }
+    }
+
+    /// A follower connected and said who it is. `session` tells this connection from earlier ones of the slot.
+    pub fn hello(&mut self, id: SlotId, session: u64, hello: Hello) {
+        let epoch = self.epoch;
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        let same_disk = slot.hello.as_ref().is_some_and(|known| known.id == hello.id);
+        let promised = hello.promised;
+        slot.session = session;
+        slot.link = Link::Greeted;
+        slot.promised = promised == epoch;
+        slot.fetching = false;
+        slot.fetched &= slot.promised && same_disk;
+        slot.hello = Some(hello);
+        if promised > epoch {
+            self.meet(promised, false);
+        } else if promised == epoch {
+            self.on_promised(id);
+        } else if !matches!(self.phase, Phase::Waiting | Phase::Fenced(_)) {
+            self.out.push(Output::Send(id, ToFollower::Prepare { epoch }));
+        }
+    }
+
+    /// The connection of this session is gone.
+    pub fn closed(&mut self, id: SlotId, session: u64) {
+        let untracked = self.slot_mut(id).filter(|slot| slot.session == session).is_some_and(|slot| {
+            slot.link = Link::Down;
+            slot.fetching = false;
+            !slot.wanted
+        });
+        if untracked {
+            self.plan();
+        }
+    }
+
+    /// Takes one message of a follower. Messages of an earlier connection are ignored.
+    pub fn receive(&mut self, id: SlotId, session: u64, message: ToLeader) {
+        let ours = self.epoch;
+        let Some(slot) = self.slot_mut(id).filter(|slot| slot.session == session) else {
+            return;
+        };
+        match message {
+            ToLeader::Hello(hello) => self.hello(id, session, hello),
+            ToLeader::Promised { epoch, synced } if epoch == ours => {
+                if let Some(hello) = slot.hello.as_mut() {
+                    hello.promised = epoch;
+                    hello.synced = synced;
+                }
+                slot.promised = true;
+                self.on_promised(id);
+            }
+            ToLeader::Records { epoch, records, next } if epoch == ours => self.on_records(id, records, next),
+            ToLeader::Confirmed { epoch, ranges } if epoch == ours => self.on_confirmed(id, &ranges),
+            ToLeader::Installed { epoch, token, generation } if epoch == ours => {
+                self.on_installed(id, token, generation);
+            }
+            ToLeader::Configured { epoch, generation } if epoch == ours => {
+                slot.generation = slot.generation.max(generation);
+                self.advance();
+            }
+            ToLeader::Probed { epoch, round } if epoch == ours => self.on_probed(id, round),
+            ToLeader::Refused { promised } if promised > ours => self.meet(promised, true),
+            ToLeader::Refused { .. } => self.out.push(Output::Reset(id)),
+            // An answer to an earlier epoch of this process says nothing about this one.
+            _ => {}
+        }
+    }
+
+    /// Asks for promises under a higher term than any seen. Called after [`Output::Backoff`].
+    pub fn elect(&mut self) {
+        if !matches!(self.phase, Phase::Waiting) {
+            return;
+        }
+        self.phase = Phase::Recovering(Recovery::default());
+        let epoch = self.epoch;
+        for index in 0..self.slots.len() {
+            let id = SlotId(index as u8);
+            let Some(slot) = self.slot_mut(id) else {
+                continue;
+            };
+            slot.promised = false;
+            slot.fetching = false;
+            slot.fetched = false;
+            slot.complete = false;
+            slot.tracked_from = None;
+            slot.watermark = 0;
+            slot.generation = 0;
+            if slot.link != Link::Down {
+                slot.link = Link::Greeted;
+                self.out.push(Output::Send(id, ToFollower::Prepare { epoch }));
+            }
+        }
+    }
+
+    /// A follower promised another, higher epoch. Before opening that only means to ask again with a higher term; an
+    /// open leader is over, since the other one may already acknowledge writes.
+    fn meet(&mut self, promised: Epoch, contended: bool) {
+        match self.phase {
+            Phase::Fenced(_) => {}
+            Phase::Open => self.fence(promised),
+            _ => {
+                self.epoch.term = self.epoch.term.max(promised.term + 1);
+                let waiting = matches!(self.phase, Phase::Waiting);
+                self.phase = Phase::Waiting;
+                if !contended {
+                    self.elect();
+                } else if !waiting {
+                    self.out.push(Output::Backoff);
+                }
+            }
+        }
+    }
+
+    fn fence(&mut self, by: Epoch) {
+        self.phase = Phase::Fenced(by);
+        for pending in self.window.iter_mut().filter(|pending| !pending.committed) {
+            let seq = pending.write.record.version.seq;
+            let waiters = pending.waiter.take().into_iter().chain(std::mem::take(&mut pending.more_waiters));
+            self.out.extend(waiters.map(|waiter| Output::Indeterminate { waiter, seq }));
+        }
+        self.refuse_reads();
+        self.out.push(Output::Fenced(by));
+    }
+
+    fn on_promised(&mut self, id: SlotId) {
+        if let Some(slot) = self.slot_mut(id) {
+            slot.link = Link::Promised;
+        }
+        match self.phase {
+            Phase::Recovering(_) => self.recover(),
+            Phase::Opening | Phase::Open => self.admit(id),
+            Phase::Waiting | Phase::Fenced(_) => {}
+        }
+    }
+
+    fn slot(&self, id: SlotId) -> Option<&Slot> {
+        self.slots.get(id.index())?.as_ref()
+    }
+
+    fn slot_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
+        self.slots.get_mut(id.index())?.as_mut()
+    }
+
+    fn each_slot(&self) -> impl Iterator<Item = (SlotId, &Slot)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| Some((SlotId(index as u8), slot.as_ref()?)))
+    }
+
+    fn mask_of(&self, condition: impl Fn(&Slot) -> bool) -> Mask {
+        self.each_slot().filter(|(_, slot)| condition(slot)).map(|(id, _)| id).collect()
+    }
+}

@@ -1,0 +1,61 @@
+//! A set of followers as bits, so that counting a quorum is one instruction.
+
+use std::ops::{BitAnd, BitOr};
+
+/// Where a follower stands in the leader's table, and which bit it has in a [`Mask`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId(pub(crate) u8);
+
+impl SlotId {
+    /// Position in the table.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// How many followers a leader can have: the bits of a [`Mask`].
+pub const FOLLOWERS_MAX: usize = 64;
+
+/// A set of slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mask(u64);
+
+impl Mask {
+    pub(super) fn insert(&mut self, slot: SlotId) {
+        self.0 |= 1 << slot.0;
+    }
+
+    pub(super) fn remove(&mut self, slot: SlotId) {
+        self.0 &= !(1 << slot.0);
+    }
+
+    pub(super) fn contains(self, slot: SlotId) -> bool {
+        self.0 & (1 << slot.0) != 0
+    }
+
+    pub(super) fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+}
+
+impl BitAnd for Mask {
+    type Output = Self;
+    fn bitand(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+}
+
+impl BitOr for Mask {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl FromIterator<SlotId> for Mask {
+    fn from_iter<I: IntoIterator<Item = SlotId>>(slots: I) -> Self {
+        let mut mask = Self::default();
+        slots.into_iter().for_each(|slot| mask.insert(slot));
+        mask
+    }
+}

@@ -1,0 +1,109 @@
+//! Linearizable reads: a leader shows nothing before W followers confirmed, after the read arrived, that they promised
+//! nobody else. Reads share rounds of that question; at most one round is under way.
+
+use super::mask::Mask;
+use super::writes::Refusal;
+use super::{Leader, Link, Output, Phase, SlotId};
+use crate::protocol::types::{Record, ToFollower};
+
+#[derive(Debug)]
+pub(super) struct Reads<R> {
+    /// Number of the last question sent.
+    round: u64,
+    /// The reads under way, and the first question that was sent after all of them arrived.
+    asking: Option<(u64, Vec<R>)>,
+    /// They arrived while a question was under way: the next one is theirs.
+    waiting: Vec<R>,
+}
+
+impl<R> Default for Reads<R> {
+    fn default() -> Self {
+        Self { round: 0, asking: None, waiting: Vec::new() }
+    }
+}
+
+impl<W, R> Leader<W, R> {
+    /// Asks whether this leader still leads; [`Output::ReadConfirmed`] or [`Output::ReadRefused`] answers.
+    ///
+    /// # Errors
+    /// [`Refusal`] when this leader is not open.
+    pub fn read(&mut self, waiter: R) -> Result<(), Refusal> {
+        self.refusal()?;
+        self.reads.waiting.push(waiter);
+        if self.reads.asking.is_none() {
+            self.ask_next();
+        }
+        Ok(())
+    }
+
+    /// The newest committed record of a key. After [`Output::ReadConfirmed`] this is the linearizable answer.
+    pub fn committed(&self, key: &str) -> Option<&Record> {
+        let entry = self.entries.get(key)?;
+        if entry.latest_committed { Some(&entry.latest) } else { entry.committed.as_deref() }
+    }
+
+    /// Heartbeat: tells every connected follower how far behind it is, and asks again whatever was lost.
+    pub fn tick(&mut self, now_us: u64) {
+        if !matches!(self.phase, Phase::Opening | Phase::Open) {
+            return;
+        }
+        self.reads.round += 1;
+        self.probe(now_us);
+    }
+
+    fn ask_next(&mut self) {
+        if self.reads.waiting.is_empty() {
+            self.reads.asking = None;
+            return;
+        }
+        self.reads.round += 1;
+        self.reads.asking = Some((self.reads.round, std::mem::take(&mut self.reads.waiting)));
+        let (epoch, round) = (self.epoch, self.reads.round);
+        let streaming: Vec<SlotId> = self.streaming().collect();
+        // No clock here: the lag that heartbeats carry is good enough until the next of them.
+        self.out.extend(
+            streaming.into_iter().map(|id| Output::Send(id, ToFollower::Probe { epoch, round, lag_us: u64::MAX })),
+        );
+    }
+
+    fn probe(&mut self, now_us: u64) {
+        let (epoch, round) = (self.epoch, self.reads.round);
+        let streaming: Vec<SlotId> = self.streaming().collect();
+        for id in streaming {
+            let lag_us = self.lag_us(id, now_us);
+            self.out.push(Output::Send(id, ToFollower::Probe { epoch, round, lag_us }));
+        }
+    }
+
+    fn streaming(&self) -> impl Iterator<Item = SlotId> {
+        self.each_slot().filter(|(_, slot)| slot.link == Link::Streaming).map(|(id, _)| id)
+    }
+
+    /// Age of the oldest write that a follower has not confirmed, in microseconds.
+    pub(super) fn lag_us(&self, id: SlotId, now_us: u64) -> u64 {
+        let oldest = self.slot(id).and_then(|slot| self.window.get(slot.watermark));
+        oldest.map_or(0, |pending| now_us.saturating_sub(pending.accepted_us))
+    }
+
+    pub(super) fn on_probed(&mut self, id: SlotId, round: u64) {
+        if let Some(slot) = self.slot_mut(id) {
+            slot.probed = slot.probed.max(round);
+        }
+        let Some((asked, _)) = &self.reads.asking else {
+            return;
+        };
+        let confirmed: Mask = self.mask_of(|slot| slot.link == Link::Streaming && slot.probed >= *asked);
+        if self.rules.satisfied(confirmed) {
+            if let Some((_, readers)) = self.reads.asking.take() {
+                self.out.extend(readers.into_iter().map(Output::ReadConfirmed));
+            }
+            self.ask_next();
+        }
+    }
+
+    pub(super) fn refuse_reads(&mut self) {
+        let asking = self.reads.asking.take().map(|(_, readers)| readers).unwrap_or_default();
+        let waiting = std::mem::take(&mut self.reads.waiting);
+        self.out.extend(asking.into_iter().chain(waiting).map(Output::ReadRefused));
+    }
+}

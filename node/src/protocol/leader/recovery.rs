@@ -1,0 +1,331 @@
+//! From a leader that knows nothing to one that is open: promises, merge, install.
+
+use indexmap::{IndexMap, map};
+
+use super::mask::Mask;
+use super::membership::Stage;
+use super::{Entry, INSTALL_SCAN_KEYS, InstallJob, Leader, Link, Output, Phase, Settings, SlotId};
+use crate::protocol::follower::{FETCH_BYTES, approximate_bytes};
+use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced, ToFollower, Version};
+
+/// What recovery has gathered so far.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    /// The epoch whose records are being merged.
+    source: Option<Epoch>,
+    merged: IndexMap<Key, Record>,
+    loss_accepted: bool,
+}
+
+/// What a closed leader has and what it waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecoveryView {
+    /// How many non-blank members must promise; unknown until one of them answered.
+    pub needed: Option<usize>,
+    /// How many followers promised.
+    pub answered: usize,
+    /// How many of those count: members that are not blank.
+    pub counting: usize,
+    /// How many promised but are blank.
+    pub blank: usize,
+    /// N, declared.
+    pub size: usize,
+}
+
+impl<W, R> Leader<W, R> {
+    /// Opens with whatever the followers that answered hold, though acknowledged writes may be missing. An act of a
+    /// person who knows that the others will not come back. Returns false when there is nothing to recover.
+    pub fn accept_loss(&mut self) -> bool {
+        let Phase::Recovering(recovery) = &mut self.phase else {
+            return false;
+        };
+        recovery.loss_accepted = true;
+        self.recover();
+        true
+    }
+
+    /// How far recovery is; nothing once it is over.
+    pub fn recovery(&self) -> Option<RecoveryView> {
+        matches!(self.phase, Phase::Recovering(_) | Phase::Waiting).then(|| {
+            let rule = self.highest_synced().map(|synced| synced.config);
+            let counts = |config: &Config| self.counting(config).count();
+            let promised = self.mask_of(|slot| slot.promised);
+            let blank = self.mask_of(|slot| slot.promised && slot.synced_epoch().is_none());
+            RecoveryView {
+                needed: rule.as_ref().map(Config::recovery_size),
+                answered: promised.count(),
+                counting: rule.as_ref().map_or(0, counts),
+                blank: blank.count(),
+                size: usize::from(self.settings.size),
+            }
+        })
+    }
+
+    /// The highest epoch, and its newest rule, that any follower which promised has in full.
+    fn highest_synced(&self) -> Option<Synced> {
+        self.each_slot()
+            .filter(|(_, slot)| slot.promised)
+            .filter_map(|(_, slot)| slot.hello.as_ref()?.synced.as_ref())
+            .max_by_key(|synced| (synced.epoch, synced.config.generation))
+            .cloned()
+    }
+
+    /// The promises that count: of members that are not blank.
+    fn counting(&self, config: &Config) -> Mask {
+        self.mask_of(|slot| {
+            let hello = slot.hello.as_ref().filter(|hello| hello.synced.is_some());
+            slot.promised && hello.is_some_and(|hello| config.contains(hello.id))
+        })
+    }
+
+    /// Goes on as far as the promises so far allow.
+    pub(super) fn recover(&mut self) {
+        let Phase::Recovering(recovery) = &self.phase else {
+            return;
+        };
+        let loss_accepted = recovery.loss_accepted;
+        let Some(Synced { epoch: source, config }) = self.highest_synced() else {
+            // Nobody has anything. That proves a new cluster only if everybody said so.
+            let answered = self.mask_of(|slot| slot.promised && slot.wanted).count();
+            if answered >= usize::from(self.settings.size) || (loss_accepted && answered > 0) {
+                self.begin_opening(None);
+            }
+            return;
+        };
+        let needed = if loss_accepted { 1 } else { config.recovery_size() };
+        let counting = self.counting(&config);
+        if counting.count() < needed && !loss_accepted {
+            return;
+        }
+        self.fetch_from(source);
+        // A follower of an older epoch has nothing that was acknowledged in the newest one: its promise is all it gives.
+        let done = self.mask_of(|slot| slot.fetched || slot.synced_epoch() != Some(source));
+        let fetched = self.mask_of(|slot| slot.promised && slot.fetched);
+        if (loss_accepted && fetched.count() > 0 && !self.fetching())
+            || (!loss_accepted && (counting & done).count() >= needed)
+        {
+            self.begin_opening((!loss_accepted).then_some(config));
+        }
+    }
+
+    fn fetching(&self) -> bool {
+        self.each_slot().any(|(_, slot)| slot.fetching)
+    }
+
+    fn fetch_from(&mut self, source: Epoch) {
+        let Phase::Recovering(recovery) = &mut self.phase else {
+            return;
+        };
+        if recovery.source != Some(source) {
+            // What was merged belongs to an epoch that a newer one replaced.
+            recovery.source = Some(source);
+            recovery.merged.clear();
+        }
+        let epoch = self.epoch;
+        for index in 0..self.slots.len() {
+            let id = SlotId(index as u8);
+            let Some(slot) = self.slot_mut(id) else {
+                continue;
+            };
+            let wanted = slot.promised && slot.synced_epoch() == Some(source) && slot.link == Link::Promised;
+            if wanted && !slot.fetched && !slot.fetching {
+                slot.fetching = true;
+                self.out.push(Output::Send(id, ToFollower::Fetch { epoch, cursor: 0 }));
+            }
+        }
+    }
+
+    pub(super) fn on_records(&mut self, id: SlotId, records: Vec<(Key, Record)>, next: Option<u64>) {
+        let epoch = self.epoch;
+        let Some(slot) = self.slots.get_mut(id.index()).and_then(Option::as_mut) else {
+            return;
+        };
+        let Phase::Recovering(recovery) = &mut self.phase else {
+            return;
+        };
+        if !slot.fetching || slot.synced_epoch() != recovery.source {
+            return;
+        }
+        for (key, record) in records {
+            match recovery.merged.entry(key) {
+                map::Entry::Occupied(mut known) => {
+                    if known.get().version < record.version {
+                        known.insert(record);
+                    }
+                }
+                map::Entry::Vacant(free) => {
+                    free.insert(record);
+                }
+            }
+        }
+        match next {
+            Some(cursor) => self.out.push(Output::Send(id, ToFollower::Fetch { epoch, cursor })),
+            None => {
+                slot.fetching = false;
+                slot.fetched = true;
+                self.recover();
+            }
+        }
+    }
+
+    /// The merged state is the state: stamps it with this epoch and gives it to everybody.
+    fn begin_opening(&mut self, old: Option<Config>) {
+        let Phase::Recovering(recovery) = std::mem::replace(&mut self.phase, Phase::Opening) else {
+            return;
+        };
+        let epoch = self.epoch;
+        self.entries = recovery
+            .merged
+            .into_iter()
+            .map(|(key, record)| {
+                let latest = Record { version: Version { epoch, seq: record.version.seq }, ..record };
+                (key, Entry { latest, index: 0, latest_committed: true, committed: None })
+            })
+            .collect::<IndexMap<_, _>>();
+
+        let members = self.opening_members(old.as_ref());
+        let generation = self.each_slot().filter_map(|(_, slot)| slot.hello.as_ref()?.synced.as_ref());
+        let generation = generation.map(|synced| synced.config.generation).max().unwrap_or(0) + 1;
+        let Settings { quorum, size, .. } = self.settings;
+        // A quorum that cannot be had now must not be stored anywhere yet: the smaller recovery that it allows would be
+        // wrong until enough followers have everything. It follows as a change once it can be had.
+        let present = self.mask_of(|slot| slot.promised && slot.wanted).count();
+        let quorum = match &old {
+            Some(old) if present < usize::from(quorum) => old.quorum.min(size),
+            _ => quorum,
+        };
+        self.rules.clear();
+        if let Some(old) = old {
+            self.rules.push(old, Stage::InForce);
+        }
+        self.rules.push(Config { generation, quorum, size, members, earlier: Vec::new() }, Stage::Installing);
+
+        let promised: Vec<SlotId> =
+            self.each_slot().filter(|(_, slot)| slot.link == Link::Promised).map(|(id, _)| id).collect();
+        promised.into_iter().for_each(|id| self.admit(id));
+    }
+
+    /// Those that answered by the disk that answered, the others by the disk that they had.
+    fn opening_members(&self, old: Option<&Config>) -> Vec<Member> {
+        let known = |name: &str| old.and_then(|old| old.members.iter().find(|member| &*member.name == name));
+        let mut members: Vec<Member> = self
+            .each_slot()
+            .filter(|(_, slot)| slot.wanted)
+            .filter_map(|(_, slot)| {
+                let id = match &slot.hello {
+                    Some(hello) if slot.promised => hello.id,
+                    _ => known(&slot.name)?.id,
+                };
+                Some(Member { name: slot.name.clone(), id })
+            })
+            .collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        members.truncate(usize::from(self.settings.size));
+        members
+    }
+
+    /// Brings a follower that promised up to date: by resending, by difference, or by everything.
+    pub(super) fn admit(&mut self, id: SlotId) {
+        let epoch = self.epoch;
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        let Some(hello) = slot.hello.clone() else {
+            return;
+        };
+        if slot.bound != Some(hello.id) {
+            // Another disk answers here: what the earlier one confirmed is not on it.
+            slot.bound = Some(hello.id);
+            slot.complete = false;
+            slot.tracked_from = None;
+            slot.watermark = 0;
+            slot.generation = 0;
+            self.window.iter_mut().for_each(|pending| pending.confirmed.remove(id));
+            self.refresh_rules();
+        }
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        let has_state = slot.complete && hello.synced.as_ref().is_some_and(|synced| synced.epoch == epoch);
+        if !has_state {
+            self.install(id, true);
+        } else if slot.tracked_from.is_none() {
+            self.install(id, false);
+        } else {
+            slot.generation = hello.synced.map_or(0, |synced| synced.config.generation);
+            self.stream(id);
+        }
+    }
+
+    /// Starts a state transfer; what is accepted from now on follows as single writes.
+    pub(super) fn install(&mut self, id: SlotId, full: bool) {
+        let (epoch, token) = (self.epoch, self.window.next_index());
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        slot.link = Link::Installing { upto: token };
+        slot.tracked_from = Some(token);
+        let from = if full { 0 } else { slot.watermark };
+        self.out.push(Output::Install(id, InstallJob { epoch, full, from, token, cursor: 0, ended: false }));
+    }
+
+    /// The next message of a state transfer; nothing once it is complete or void.
+    pub fn install_part(&self, job: &mut InstallJob) -> Option<ToFollower> {
+        if job.ended || job.epoch != self.epoch || !matches!(self.phase, Phase::Opening | Phase::Open) {
+            return None;
+        }
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        let end = self.entries.len().min(job.cursor + INSTALL_SCAN_KEYS);
+        while bytes < FETCH_BYTES && job.cursor < end {
+            if let Some((key, entry)) = self.entries.get_index(job.cursor)
+                && entry.index >= job.from
+            {
+                bytes += approximate_bytes(key, &entry.latest);
+                records.push((key.clone(), entry.latest.clone()));
+            }
+            job.cursor += 1;
+        }
+        if !records.is_empty() || job.cursor < self.entries.len() {
+            return Some(ToFollower::Install { epoch: job.epoch, records });
+        }
+        job.ended = true;
+        let config = self.rules.stored_config()?.clone();
+        Some(ToFollower::InstallEnd { epoch: job.epoch, config, full: job.full, token: job.token })
+    }
+
+    pub(super) fn on_installed(&mut self, id: SlotId, token: u64, generation: u64) {
+        let synced = self.rules.stored_config().map(|config| Synced { epoch: self.epoch, config: config.clone() });
+        let Some(slot) = self.slot_mut(id).filter(|slot| slot.link == Link::Installing { upto: token }) else {
+            return;
+        };
+        slot.complete = true;
+        slot.generation = generation;
+        slot.watermark = token;
+        let behind = slot.tracked_from.is_none();
+        if let Some(hello) = slot.hello.as_mut() {
+            hello.synced = synced;
+        }
+        self.confirm_below(id, token);
+        if behind {
+            // More was written meanwhile than the window holds: the rest again by difference.
+            self.install(id, false);
+        } else {
+            self.stream(id);
+        }
+    }
+
+    /// From here on the follower takes single writes, beginning with those whose wait ended before.
+    fn stream(&mut self, id: SlotId) {
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        slot.link = Link::Streaming;
+        let from = slot.tracked_from.unwrap_or(u64::MAX);
+        let due =
+            self.window.iter_from(from).filter(|pending| pending.due.contains(id) && !pending.confirmed.contains(id));
+        self.out.extend(due.map(|pending| Output::Transmit(id, pending.write.clone())));
+        self.configure(id);
+        self.plan();
+        self.advance();
+    }
+}

@@ -1,0 +1,123 @@
+//! What people and machines may see of a leader.
+
+use super::{Entry, Leader, Link, Phase, SlotId};
+use crate::protocol::types::{Config, Epoch, FollowerId, Record};
+
+/// One follower, as the leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FollowerView {
+    /// Its slot.
+    pub slot: SlotId,
+    /// The name it was declared by.
+    pub name: String,
+    /// Its disk, once it said so.
+    pub id: Option<FollowerId>,
+    /// `unreachable`, `connecting`, `installing`, `lagging` or `streaming`.
+    pub state: &'static str,
+    /// Whether its confirmations count under the rule in force.
+    pub member: bool,
+    /// Whether it was taken back.
+    pub retired: bool,
+    /// Writes that it has not confirmed.
+    pub lag_writes: u64,
+    /// Age of the oldest of them, in microseconds.
+    pub lag_us: u64,
+    /// Generation of the newest rule that it stores.
+    pub generation: Option<u64>,
+}
+
+impl<W, R> Leader<W, R> {
+    /// The epoch that this leader leads, or asks to.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Whether requests are taken.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// By whom this leader was replaced, if it was.
+    pub fn fenced_by(&self) -> Option<Epoch> {
+        if let Phase::Fenced(by) = self.phase { Some(by) } else { None }
+    }
+
+    /// Whether the merged state is being installed.
+    pub fn is_opening(&self) -> bool {
+        matches!(self.phase, Phase::Opening)
+    }
+
+    /// The rule in force; nothing before the leader is open.
+    pub fn config(&self) -> Option<&Config> {
+        self.rules.in_force()
+    }
+
+    /// Whether the rule in force is the wanted one, and nothing is on its way.
+    pub fn settled(&self) -> bool {
+        let settings = &self.settings;
+        !self.rules.changing()
+            && self.config().is_some_and(|config| config.quorum == settings.quorum && config.size == settings.size)
+            && self.each_slot().all(|(_, slot)| slot.wanted)
+    }
+
+    /// How many followers store the newest rule, and how many have to: (stored, needed). Nothing when none is on its way.
+    pub fn change_progress(&self) -> Option<(usize, usize)> {
+        let newest = self.rules.newest().filter(|_| self.rules.changing())?;
+        let stored = self.mask_of(|slot| slot.complete && slot.generation >= newest.generation);
+        Some((stored.count(), usize::from(self.rules.quorum())))
+    }
+
+    /// How many keys there are, deleted ones included.
+    pub fn keys(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Writes accepted and committed by this leader.
+    pub fn counters(&self) -> (u64, u64) {
+        (self.accepted, self.committed)
+    }
+
+    /// Writes without their quorum.
+    pub fn in_flight(&self) -> usize {
+        self.window.uncommitted()
+    }
+
+    /// Writes that some follower which is waited for has not confirmed, or that have no quorum.
+    pub fn backlog(&self) -> usize {
+        self.window.len()
+    }
+
+    /// The newest accepted record of a key, and whether it is committed.
+    pub fn latest(&self, key: &str) -> Option<(&Record, bool)> {
+        self.entries.get(key).map(|entry| (&entry.latest, entry.latest_committed))
+    }
+
+    /// The newest accepted record at a position of the map, and whether it is committed. Positions are stable.
+    pub fn entry_at(&self, position: usize) -> Option<(&str, &Record, bool)> {
+        let (key, Entry { latest, latest_committed, .. }) = self.entries.get_index(position)?;
+        Some((key, latest, *latest_committed))
+    }
+
+    /// Every follower. `now_us` is on the clock of [`super::NewWrite::now_us`].
+    pub fn followers(&self, now_us: u64) -> Vec<FollowerView> {
+        self.each_slot()
+            .map(|(id, slot)| FollowerView {
+                slot: id,
+                name: slot.name.to_string(),
+                id: slot.hello.as_ref().map(|hello| hello.id),
+                state: match slot.link {
+                    Link::Down if slot.complete && slot.tracked_from.is_none() => "lagging",
+                    Link::Down => "unreachable",
+                    Link::Greeted | Link::Promised => "connecting",
+                    Link::Installing { .. } => "installing",
+                    Link::Streaming => "streaming",
+                },
+                member: slot.bound.is_some_and(|bound| self.config().is_some_and(|config| config.contains(bound))),
+                retired: !slot.wanted,
+                lag_writes: if slot.complete { self.window.next_index().saturating_sub(slot.watermark) } else { 0 },
+                lag_us: self.lag_us(id, now_us),
+                generation: (slot.generation > 0).then_some(slot.generation),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,324 @@
+//! From an accepted write to an acknowledged one.
+
+use std::sync::Arc;
+
+use rand::RngExt;
+
+use super::mask::Mask;
+use super::window::Pending;
+use super::{Entry, Leader, Link, Output, Phase, Receipt, SlotId};
+use crate::protocol::types::{Epoch, Key, RETRY_MARKS_PER_KEY, Record, RetryMark, Version, Write, fingerprint};
+
+/// What a client wants to be stored.
+#[derive(Clone, Debug)]
+pub struct NewWrite {
+    /// The key.
+    pub key: Key,
+    /// The value; nothing deletes the key.
+    pub value: Option<Arc<str>>,
+    /// The client's `Idempotency-Key`.
+    pub retry_token: Option<Arc<str>>,
+    /// Whether the receipt should carry the drawn delays.
+    pub explain: bool,
+    /// When it arrived, on any clock that only goes forward, in microseconds.
+    pub now_us: u64,
+}
+
+/// What became of a write that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// [`Output::Committed`] or [`Output::Indeterminate`] will answer.
+    Pending {
+        /// Its sequence number.
+        seq: u64,
+    },
+    /// It is the retry of a write that is committed.
+    AlreadyCommitted {
+        /// The sequence number of that write.
+        seq: u64,
+    },
+}
+
+/// Why a request was not taken. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The leader is still recovering.
+    #[error("the leader is recovering")]
+    Recovering,
+    /// Another leader took over.
+    #[error("this leader was replaced by the leader of epoch {0}")]
+    Fenced(Epoch),
+    /// Too many writes wait for their quorum.
+    #[error("{writes} writes wait for their quorum already (limit {limit})")]
+    Overloaded {
+        /// How many wait.
+        writes: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// The idempotency key was used before, with another value.
+    #[error("the idempotency key was used for another value of this key (seq {seq})")]
+    TokenReused {
+        /// The write that used it.
+        seq: u64,
+    },
+}
+
+impl<W, R> Leader<W, R> {
+    /// Whether requests are taken.
+    pub(super) fn refusal(&self) -> Result<(), Refusal> {
+        match self.phase {
+            Phase::Open => Ok(()),
+            Phase::Fenced(by) => Err(Refusal::Fenced(by)),
+            _ => Err(Refusal::Recovering),
+        }
+    }
+
+    /// Accepts a write: gives it the next sequence number of its key and hands it to every follower's random wait.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub fn put(&mut self, new: NewWrite, waiter: W) -> Result<Accepted, Refusal> {
+        self.refusal()?;
+        let NewWrite { key, value, retry_token, explain, now_us } = new;
+        let known = self.entries.get_full(&*key).map(|(position, _, entry)| (position, entry.latest.clone()));
+        if let (Some(token), Some((_, latest))) = (&retry_token, &known)
+            && let Some(mark) = latest.marks.iter().flat_map(|marks| marks.iter()).find(|mark| mark.token == *token)
+        {
+            let (seq, print) = (mark.seq, mark.fingerprint);
+            return self.retry(&key, seq, print == fingerprint(value.as_deref()), waiter);
+        }
+        let (writes, limit) = (self.window.uncommitted(), self.settings.limits.writes_in_flight);
+        if writes >= limit {
+            return Err(Refusal::Overloaded { writes, limit });
+        }
+
+        let seq = known.as_ref().map_or(0, |(_, latest)| latest.version.seq) + 1;
+        let earlier = known.as_ref().and_then(|(_, latest)| latest.marks.clone());
+        let marks = match retry_token {
+            Some(token) => {
+                Some(with_mark(earlier, RetryMark { token, seq, fingerprint: fingerprint(value.as_deref()) }))
+            }
+            None => earlier,
+        };
+        let record = Record { version: Version { epoch: self.epoch, seq }, value, marks };
+        let index = self.window.next_index();
+        let entry = self.replace(known.map(|(position, _)| position), key.clone(), record.clone(), index);
+
+        let write = Arc::new(Write { index, key, record });
+        let (due, delays_us) = self.draw(&write, explain);
+        self.window.push(Pending {
+            write,
+            entry,
+            confirmed: Mask::default(),
+            due,
+            committed: false,
+            accepted_us: now_us,
+            waiter: Some(waiter),
+            more_waiters: Vec::new(),
+            delays_us,
+        });
+        self.accepted += 1;
+        self.bound_backlog();
+        Ok(Accepted::Pending { seq })
+    }
+
+    /// A write that was accepted before: waits for the same commit, or is committed already.
+    fn retry(&mut self, key: &str, seq: u64, same_value: bool, waiter: W) -> Result<Accepted, Refusal> {
+        if !same_value {
+            return Err(Refusal::TokenReused { seq });
+        }
+        let pending = self.window.iter_mut().find(|pending| {
+            !pending.committed && pending.write.record.version.seq == seq && &*pending.write.key == key
+        });
+        match pending {
+            Some(pending) => {
+                pending.more_waiters.push(waiter);
+                Ok(Accepted::Pending { seq })
+            }
+            None => Ok(Accepted::AlreadyCommitted { seq }),
+        }
+    }
+
+    /// Makes a record the latest of its key and returns the position of the key.
+    fn replace(&mut self, position: Option<usize>, key: Key, record: Record, index: u64) -> usize {
+        let Some(position) = position else {
+            let entry = Entry { latest: record, index, latest_committed: false, committed: None };
+            return self.entries.insert_full(key, entry).0;
+        };
+        if let Some((_, entry)) = self.entries.get_index_mut(position) {
+            let before = std::mem::replace(&mut entry.latest, record);
+            if std::mem::replace(&mut entry.latest_committed, false) {
+                entry.committed = Some(Box::new(before));
+            }
+            entry.index = index;
+        }
+        position
+    }
+
+    /// Draws the wait of every follower, each for itself. Returns those who wait for nothing.
+    fn draw(&mut self, write: &Arc<Write>, explain: bool) -> (Mask, Option<Vec<u32>>) {
+        let range = self.settings.delay;
+        let mut due = Mask::default();
+        let mut drawn = explain.then(Vec::new);
+        for (index, slot) in self.slots.iter().enumerate() {
+            let (id, Some(slot)) = (SlotId(index as u8), slot.as_ref()) else {
+                continue;
+            };
+            let delay_us = if range.max_us == 0 { 0 } else { self.rng.random_range(range.min_us..=range.max_us) };
+            if slot.wanted
+                && let Some(drawn) = &mut drawn
+            {
+                drawn.push(delay_us);
+            }
+            if delay_us > 0 {
+                self.out.push(Output::Schedule { slot: id, index: write.index, delay_us });
+                continue;
+            }
+            due.insert(id);
+            if slot.link == Link::Streaming {
+                self.out.push(Output::Transmit(id, write.clone()));
+            }
+        }
+        (due, drawn)
+    }
+
+    /// The wait of a follower for a write is over.
+    pub fn due(&mut self, id: SlotId, index: u64) {
+        let Some(slot) = self.slots.get(id.index()).and_then(Option::as_ref) else {
+            return;
+        };
+        let Some(pending) = self.window.get_mut(index) else {
+            return;
+        };
+        pending.due.insert(id);
+        let tracked = slot.tracked_from.is_some_and(|from| from <= index);
+        if slot.link == Link::Streaming && tracked && !pending.confirmed.contains(id) {
+            self.out.push(Output::Transmit(id, pending.write.clone()));
+        }
+    }
+
+    pub(super) fn on_confirmed(&mut self, id: SlotId, ranges: &[(u64, u64)]) {
+        for &(first, last) in ranges {
+            let known = first.max(self.window.base())..=last.min(self.window.next_index().saturating_sub(1));
+            known.for_each(|index| self.confirm(id, index));
+        }
+        self.raise_watermark(id);
+        self.trim();
+        if self.rules.changing() {
+            self.advance();
+        }
+    }
+
+    /// A state transfer brought everything below this index.
+    pub(super) fn confirm_below(&mut self, id: SlotId, end: u64) {
+        (self.window.base()..end.min(self.window.next_index())).for_each(|index| self.confirm(id, index));
+        self.raise_watermark(id);
+        self.trim();
+    }
+
+    fn confirm(&mut self, id: SlotId, index: u64) {
+        let Some(pending) = self.window.get_mut(index) else {
+            return;
+        };
+        pending.confirmed.insert(id);
+        if !pending.committed && self.rules.satisfied(pending.confirmed) {
+            self.commit(index);
+        }
+    }
+
+    fn commit(&mut self, index: u64) {
+        let (epoch, quorum) = (self.epoch, self.rules.quorum());
+        let Some(pending) = self.window.commit(index) else {
+            return;
+        };
+        let seq = pending.write.record.version.seq;
+        if let Some((_, entry)) = self.entries.get_index_mut(pending.entry) {
+            if entry.latest.version == pending.write.record.version {
+                entry.latest_committed = true;
+                entry.committed = None;
+            } else if !entry.latest_committed
+                && entry.committed.as_ref().is_none_or(|known| known.version < pending.write.record.version)
+            {
+                entry.committed = Some(Box::new(pending.write.record.clone()));
+            }
+        }
+        let receipt = Receipt { seq, epoch, quorum, delays_us: pending.delays_us.take() };
+        let others = std::mem::take(&mut pending.more_waiters);
+        if let Some(waiter) = pending.waiter.take() {
+            self.out.push(Output::Committed { waiter, receipt: receipt.clone() });
+        }
+        self.out.extend(others.into_iter().map(|waiter| Output::Committed { waiter, receipt: receipt.clone() }));
+        self.committed += 1;
+    }
+
+    /// After the rules changed: what was short of a quorum may have one now.
+    pub(super) fn commit_satisfied(&mut self) {
+        let satisfied: Vec<u64> = self
+            .window
+            .iter_from(0)
+            .filter(|pending| !pending.committed && self.rules.satisfied(pending.confirmed))
+            .map(|pending| pending.write.index)
+            .collect();
+        satisfied.into_iter().for_each(|index| self.commit(index));
+    }
+
+    fn raise_watermark(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get_mut(id.index()).and_then(Option::as_mut) else {
+            return;
+        };
+        // A follower that fell behind the window keeps its mark: the difference is taken from there.
+        if slot.tracked_from.is_some_and(|from| from <= slot.watermark.max(self.window.base())) {
+            slot.watermark = slot.watermark.max(self.window.base());
+            while self.window.get(slot.watermark).is_some_and(|pending| pending.confirmed.contains(id)) {
+                slot.watermark += 1;
+            }
+        }
+    }
+
+    /// Forgets the oldest writes once they are committed and everybody who is waited for confirmed them.
+    pub(super) fn trim(&mut self) {
+        while let Some(pending) = self.window.front() {
+            let index = pending.write.index;
+            let waits = |slot: &super::Slot| slot.tracked_from.is_some_and(|from| from <= index);
+            if !pending.committed || self.each_slot().any(|(id, slot)| waits(slot) && !pending.confirmed.contains(id)) {
+                return;
+            }
+            self.window.pop_front();
+        }
+    }
+
+    /// Stops waiting for the follower that is furthest behind when too much is kept for it.
+    fn bound_backlog(&mut self) {
+        let limits = self.settings.limits;
+        while self.window.len() > limits.backlog_writes || self.window.bytes() > limits.backlog_bytes {
+            let front = self.window.base();
+            let Some(pending) = self.window.front().filter(|pending| pending.committed) else {
+                return;
+            };
+            let behind = self.each_slot().find(|(id, slot)| {
+                slot.tracked_from.is_some_and(|from| from <= front) && !pending.confirmed.contains(*id)
+            });
+            let Some((id, _)) = behind else { return };
+            self.fall_behind(id);
+            self.trim();
+        }
+    }
+
+    fn fall_behind(&mut self, id: SlotId) {
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        slot.tracked_from = None;
+        // One that is connected is given the difference at once; one that is not, when it is back.
+        if slot.link == Link::Streaming {
+            self.install(id, false);
+        }
+    }
+}
+
+fn with_mark(earlier: Option<Arc<[RetryMark]>>, mark: RetryMark) -> Arc<[RetryMark]> {
+    let earlier = earlier.as_deref().unwrap_or_default();
+    let kept = earlier.len().saturating_sub(RETRY_MARKS_PER_KEY - 1);
+    earlier[kept..].iter().cloned().chain([mark]).collect()
+}

@@ -1,0 +1,9 @@
+//! How what was decided reaches the followers, and how it is taken there.
+
+pub mod coordinator;
+pub(crate) mod discovery;
+pub(crate) mod outbox;
+pub mod replica;
+pub(crate) mod session;
+pub mod timer;
+pub mod wire;

@@ -1,0 +1,165 @@
+//! How leader and follower speak: frames on one long-lived connection each, which an HTTP upgrade opens.
+//!
+//! A frame is its length (four bytes, little endian) and a message in [postcard](https://postcard.jamesmunns.com) form. An
+//! empty frame only shows that the other side is alive.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, BytesMut};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::protocol::types::{Epoch, ToFollower, Write};
+
+/// What the upgrade is called; the number changes with the messages.
+pub const PROTOCOL: &str = "kvcluster-replication/1";
+
+/// Longest frame that is read, in bytes.
+pub const FRAME_BYTES_MAX: usize = 64 << 20;
+
+/// About how long a frame of writes gets, in bytes, before the next one is begun.
+pub const FRAME_BYTES_TARGET: usize = 256 << 10;
+
+const LENGTH_BYTES: usize = 4;
+
+/// What arrived is not a frame.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// Longer than [`FRAME_BYTES_MAX`].
+    #[error("a frame of {0} bytes is above the limit of {FRAME_BYTES_MAX}")]
+    TooLong(usize),
+    /// Not a message of this protocol.
+    #[error("failed to decode a message: {0}")]
+    Malformed(#[from] postcard::Error),
+}
+
+/// Takes the next message out of what was read. `Ok(None)`: more has to be read.
+///
+/// # Errors
+/// [`WireError`]; the connection is of no use afterwards.
+pub fn decode<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, WireError> {
+    loop {
+        let Some(length) = buffer.get(..LENGTH_BYTES) else {
+            return Ok(None);
+        };
+        let length = length.iter().rev().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        if length > FRAME_BYTES_MAX {
+            return Err(WireError::TooLong(length));
+        }
+        if buffer.len() < LENGTH_BYTES + length {
+            buffer.reserve(LENGTH_BYTES + length - buffer.len());
+            return Ok(None);
+        }
+        buffer.advance(LENGTH_BYTES);
+        let frame = buffer.split_to(length);
+        if length > 0 {
+            return Ok(Some(postcard::from_bytes(&frame)?));
+        }
+    }
+}
+
+/// Appends a message.
+pub fn encode<T: Serialize>(message: &T, buffer: &mut BytesMut) {
+    frame(buffer, |buffer| append(message, buffer));
+}
+
+/// Appends the sign of life.
+pub fn encode_alive(buffer: &mut BytesMut) {
+    frame(buffer, |_| {});
+}
+
+/// Appends [`ToFollower::Writes`], without copying the writes together first.
+pub fn encode_writes(epoch: Epoch, writes: &[Arc<Write>], buffer: &mut BytesMut) {
+    frame(buffer, |buffer| {
+        append(&ToFollower::Writes { epoch, writes: Vec::new() }, buffer);
+        // The empty list ends in its length, one byte: the real length and the writes take its place.
+        buffer.truncate(buffer.len() - 1);
+        append(&writes.len(), buffer);
+        writes.iter().for_each(|write| append(&**write, buffer));
+    });
+}
+
+fn append<T: Serialize + ?Sized>(value: &T, buffer: &mut BytesMut) {
+    struct Sink<'a>(&'a mut BytesMut);
+    impl postcard::ser_flavors::Flavor for Sink<'_> {
+        type Output = ();
+        fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+            self.0.put_u8(byte);
+            Ok(())
+        }
+        fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+        fn finalize(self) -> postcard::Result<()> {
+            Ok(())
+        }
+    }
+    postcard::serialize_with_flavor(value, Sink(buffer)).expect("messages serialise into memory without fail");
+}
+
+fn frame(buffer: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
+    let start = buffer.len();
+    buffer.put_u32_le(0);
+    body(buffer);
+    let length = u32::try_from(buffer.len() - start - LENGTH_BYTES).unwrap_or(u32::MAX);
+    buffer[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::{Record, Version};
+
+    fn write(index: u64) -> Arc<Write> {
+        let version = Version { epoch: Epoch { term: 3, leader: u64::MAX - index }, seq: 200 + index };
+        let value = Some(format!("value {index} \u{1f511}").into());
+        Arc::new(Write { index, key: format!("key{index}").into(), record: Record { version, value, marks: None } })
+    }
+
+    /// The short cut for writes is the same on the wire as the message that it stands for.
+    #[test]
+    fn writes_encode_as_their_message() {
+        let epoch = Epoch { term: 3, leader: 77 };
+        for count in [0, 1, 2, 127, 128, 300] {
+            let writes: Vec<_> = (0..count).map(write).collect();
+            let mut short = BytesMut::new();
+            encode_writes(epoch, &writes, &mut short);
+            let mut long = BytesMut::new();
+            let owned = writes.iter().map(|write| (**write).clone()).collect();
+            encode(&ToFollower::Writes { epoch, writes: owned }, &mut long);
+            assert_eq!(short, long, "{count} writes");
+        }
+    }
+
+    /// However the bytes are cut, the same messages come out, and signs of life between them are passed over.
+    #[test]
+    fn frames_survive_any_cut() {
+        let epoch = Epoch { term: 1, leader: 2 };
+        let messages = [ToFollower::Prepare { epoch }, ToFollower::Fetch { epoch, cursor: 300 }];
+        let mut bytes = BytesMut::new();
+        encode(&messages[0], &mut bytes);
+        encode_alive(&mut bytes);
+        encode(&messages[1], &mut bytes);
+        for cut in 0..bytes.len() {
+            let mut buffer = BytesMut::from(&bytes[..cut]);
+            let mut seen = Vec::new();
+            while let Some(message) = decode::<ToFollower>(&mut buffer).expect("well-formed") {
+                seen.push(message);
+            }
+            buffer.extend_from_slice(&bytes[cut..]);
+            while let Some(message) = decode::<ToFollower>(&mut buffer).expect("well-formed") {
+                seen.push(message);
+            }
+            assert_eq!(seen, messages, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let mut long = BytesMut::from(&u32::MAX.to_le_bytes()[..]);
+        assert!(matches!(decode::<ToFollower>(&mut long), Err(WireError::TooLong(_))));
+        let mut unknown = BytesMut::from(&[1, 0, 0, 0, 99][..]);
+        assert!(matches!(decode::<ToFollower>(&mut unknown), Err(WireError::Malformed(_))));
+    }
+}
