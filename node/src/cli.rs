@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use clap::{Parser, Subcommand};
@@ -16,13 +17,15 @@ use tracing::{error, info};
 
 use crate::config::{Followers, LogFormat, Role, Settings};
 use crate::http::{self, Admitted, Bounded, Site};
+use crate::protocol::follower::Follower;
 use crate::protocol::types::FollowerId;
 use crate::replication::coordinator::Coordinator;
 use crate::replication::discovery::{follow_dns, follow_url};
 use crate::replication::replica::Replica;
 use crate::replication::session::Dialer;
 use crate::shutdown::{self, Shutdown};
-use crate::store::Store;
+use crate::store::disk::{self, Found, Opened};
+use crate::store::{Store, StoreError};
 
 /// How often a leader shows its followers that it is there.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
@@ -97,16 +100,22 @@ fn first_line(message: &str) -> String {
 
 async fn healthcheck(url: String) -> Result<ExitCode, Failure> {
     let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
-    let response = client.get(&url).send().await.map_err(|error| format!("failed to reach {url}: {error}"))?;
-    let ok = response.status().is_success();
-    println!("{}", response.text().await.unwrap_or_default());
+    let (ok, answer) = match client.get(&url).send().await {
+        Ok(response) => (response.status().is_success(), response.text().await.unwrap_or_default()),
+        Err(error) => (false, format!("failed to reach {url}: {error}")),
+    };
+    println!("{answer}");
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     // What cannot be is said before anything is started.
     let leader = if settings.role == Role::Leader { Some(settings.leader()?) } else { None };
+    let data_dir = if leader.is_none() { settings.data_dir()?.map(Path::to_owned) } else { None };
     start_log(&settings)?;
+    if let Some(path) = settings.data_dir.as_deref().filter(|path| !path.is_empty() && data_dir.is_none()) {
+        info!(path, "DATA_DIR is not used: only followers keep their state, and only with durability disk");
+    }
     let address = SocketAddr::new(settings.bind_address, settings.port);
     let listener =
         TcpListener::bind(address).await.map_err(|error| format!("failed to listen on {address}: {error}"))?;
@@ -119,12 +128,15 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
         value_bytes_max: settings.value_bytes_max,
         draining: Arc::new(AtomicBool::new(false)),
     };
-    let shutdown = Shutdown::start(settings.exit_with_stdin)?;
+    let shutdown = Shutdown::start()?;
     match leader {
         Some((followers, live)) => {
             info!(%address, name = %site.name, quorum = live.write_quorum, followers = live.followers, "leader starts");
             let seed = settings.delay_seed.unwrap_or_else(|| rand::rng().random());
             let leader = Coordinator::start(live, settings.limits()?, seed)?;
+            if settings.cluster_opened {
+                leader.step(|state| state.core.expect_state());
+            }
             let resizable = matches!(followers, Followers::Dns { .. });
             find(&leader, followers, &settings, address.port())?;
             let router = http::leader(site.clone(), leader.clone(), resizable);
@@ -137,13 +149,44 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             serve(listener, router, &site, shutdown, drain, &settings).await
         }
         None => {
-            let id = FollowerId(rand::rng().random());
-            info!(%address, name = %site.name, %id, "follower starts blank");
-            let replica = Replica::new(id, site.name.clone(), Store::Memory);
+            let replica = match data_dir {
+                Some(path) => {
+                    let (name, cluster) = (site.name.clone(), settings.cluster().map(str::to_owned));
+                    tokio::task::spawn_blocking(move || restore(&path, cluster.as_deref(), name)).await??
+                }
+                None => {
+                    let blank = Follower::blank(FollowerId(rand::rng().random()), site.name.clone());
+                    Replica::new(blank, Store::Memory, None)
+                }
+            };
+            let view = replica.view();
+            info!(%address, name = %site.name, id = %view.hello.id, keys = view.keys, "follower starts");
+            let failure = replica.store_failure();
             let router = http::follower(site.clone(), replica);
-            serve(listener, router, &site, shutdown, std::future::ready(()), &settings).await
+            tokio::select! {
+                ended = serve(listener, router, &site, shutdown, std::future::ready(()), &settings) => ended,
+                // Nothing more can be confirmed, and whether a later sync tells the truth nobody knows.
+                failure = failure.wait() => {
+                    error!("ended at once: {failure}. nothing was confirmed that is not stored");
+                    Ok(ExitCode::FAILURE)
+                }
+            }
         }
     }
+}
+
+/// A follower as its data directory has it.
+fn restore(path: &Path, cluster: Option<&str>, name: Arc<str>) -> Result<Arc<Replica>, StoreError> {
+    let begun = Instant::now();
+    let Opened { store, id, changes, found } = disk::open(path, cluster)?;
+    let mut follower = Follower::blank(id, name);
+    changes.into_iter().for_each(|change| follower.restore(change));
+    let (keys, elapsed_ms) = (follower.records().len(), begun.elapsed().as_millis());
+    match &found {
+        Found::Damage { .. } => error!(directory = %path.display(), elapsed_ms, "{found}"),
+        _ => info!(directory = %path.display(), keys, elapsed_ms, "{found}"),
+    }
+    Ok(Replica::new(follower, store, Some(found)))
 }
 
 /// Starts to look for followers.
@@ -209,7 +252,8 @@ async fn serve(
 }
 
 fn start_log(settings: &Settings) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log_level)
+    // The database tells at length what it does when it is opened; whoever wants that asks for it by name.
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("fjall=warn,lsm_tree=warn,{}", settings.log_level))
         .map_err(|error| format!("LOG_LEVEL={} is no filter: {error}", settings.log_level))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second node in one process (a test) keeps the log of the first.

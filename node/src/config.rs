@@ -1,6 +1,7 @@
 //! What can be set, from the environment or as flags, and what contradicts what.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub enum LogFormat {
 pub enum Durability {
     /// In memory: a follower that restarts is blank and is installed anew.
     Memory,
+    /// In the data directory: what a follower confirmed is synced, and a restart keeps it.
+    Disk,
 }
 
 /// Every setting of a node. Each is an environment variable and a flag of the same name.
@@ -65,6 +68,9 @@ pub struct Settings {
     /// Leader with dns://: how many followers are declared, whatever DNS answers
     #[arg(long, env = "FOLLOWER_COUNT", default_value_t = 5)]
     pub follower_count: u16,
+    /// Leader: this cluster was open before; if all its followers are blank, wait for a person instead of opening empty
+    #[arg(long, env = "CLUSTER_OPENED", default_value_t = false, action = clap::ArgAction::Set)]
+    pub cluster_opened: bool,
     /// Leader: how many followers confirm a write before it is acknowledged
     #[arg(long, env = "WRITE_QUORUM", default_value_t = 1)]
     pub write_quorum: u16,
@@ -80,9 +86,15 @@ pub struct Settings {
     /// Leader: seed of the random waits [default: random]
     #[arg(long, env = "DELAY_SEED")]
     pub delay_seed: Option<u64>,
-    /// Follower: where its state lives
-    #[arg(long, env = "DURABILITY", value_enum, default_value = "memory", ignore_case = true)]
-    pub durability: Durability,
+    /// Follower: where its state lives [default: disk where DATA_DIR is set, else memory]
+    #[arg(long, env = "DURABILITY", value_enum, ignore_case = true)]
+    pub durability: Option<Durability>,
+    /// Follower: directory that its state lives in, of its own; made where it is missing
+    #[arg(long, env = "DATA_DIR")]
+    pub data_dir: Option<String>,
+    /// Follower: name of its cluster; a data directory that was made for another cluster is refused
+    #[arg(long, env = "CLUSTER_NAME")]
+    pub cluster_name: Option<String>,
     /// Bearer token that guards replication and administration; without it they are open
     #[arg(long, env = "AUTH_TOKEN", hide_env_values = true)]
     pub auth_token: Option<String>,
@@ -107,9 +119,6 @@ pub struct Settings {
     /// After a first signal: how long to wait for writes under way, in milliseconds
     #[arg(long, env = "DRAIN_TIMEOUT_MS", default_value_t = 10_000)]
     pub drain_timeout_ms: u32,
-    /// Ends the node when its standard input ends: a child of another program does not outlive it
-    #[arg(long, env = "EXIT_WITH_STDIN", default_value_t = false, hide = true)]
-    pub exit_with_stdin: bool,
     /// Form of log lines
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text", ignore_case = true)]
     pub log_format: LogFormat,
@@ -237,6 +246,26 @@ impl Settings {
         Ok(limits)
     }
 
+    /// Where a follower's state lives: in this directory, or nowhere.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for durability disk without a directory.
+    pub fn data_dir(&self) -> Result<Option<&Path>, ConfigError> {
+        let path = self.data_dir.as_deref().filter(|path| !path.is_empty()).map(Path::new);
+        match (self.durability, path) {
+            (Some(Durability::Memory), _) => Ok(None),
+            (Some(Durability::Disk), None) => {
+                fail("DURABILITY=disk needs a directory, and DATA_DIR is not set".to_owned())
+            }
+            (Some(Durability::Disk) | None, path) => Ok(path),
+        }
+    }
+
+    /// The name of the cluster, unless it is empty or would not fit a line.
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster_name.as_deref().map(str::trim).filter(|name| !name.is_empty() && !name.contains('\n'))
+    }
+
     /// The name of this node: as set, else the machine's.
     pub fn name(&self) -> Arc<str> {
         let set = self.node_name.clone().filter(|name| !name.is_empty());
@@ -343,6 +372,20 @@ mod tests {
             assert_eq!(error.0, *expected);
             assert!(!error.0.contains('\n'));
         }
+    }
+
+    #[test]
+    fn durability_follows_the_data_directory() {
+        let settings = |arguments: &[&str]| {
+            Cli::try_parse_from(["kv-node"].iter().chain(arguments)).expect("arguments are well-formed").settings
+        };
+        let data = Some(Path::new("/data"));
+        assert_eq!(settings(&["--data-dir=/data"]).data_dir(), Ok(data));
+        assert_eq!(settings(&["--data-dir=/data", "--durability=Disk"]).data_dir(), Ok(data));
+        assert_eq!(settings(&["--data-dir=/data", "--durability=memory"]).data_dir(), Ok(None));
+        assert_eq!(settings(&["--data-dir="]).data_dir(), Ok(None));
+        let error = settings(&["--durability=disk"]).data_dir().expect_err("no directory");
+        assert_eq!(error.0, "DURABILITY=disk needs a directory, and DATA_DIR is not set");
     }
 
     #[test]

@@ -173,8 +173,12 @@ fn describe(leader: &Leader, draining: bool) -> (&'static str, String) {
 }
 
 fn recovery_message(view: &RecoveryView) -> String {
-    let RecoveryView { needed, answered, counting, blank, size } = view;
+    let RecoveryView { needed, answered, counting, blank, size, opened_before } = view;
     match needed {
+        None if *opened_before && answered == blank => format!(
+            "this cluster had been open, but {answered} of {size} followers answered and all are blank: its writes are \
+             lost, or on followers that are missing. POST /recover {{\"accept_data_loss\":true}} opens it empty"
+        ),
         None if answered == blank => format!(
             "waits for all {size} followers: {answered} answered and are blank, and only all of them prove a new cluster"
         ),
@@ -264,6 +268,7 @@ pub(super) async fn leader_metrics(State(state): State<LeaderSite>) -> Response 
 pub(super) async fn follower_status(State(state): State<FollowerSite>) -> Json<Value> {
     let view = state.replica.view();
     let hello = &view.hello;
+    let found = state.replica.found();
     let synced = hello.synced.as_ref();
     let promised = Some(hello.promised).filter(|promised| *promised > Epoch::default());
     let name = match synced {
@@ -281,6 +286,8 @@ pub(super) async fn follower_status(State(state): State<FollowerSite>) -> Json<V
         "promised": promised.map(show_epoch),
         "write_quorum": synced.map(|synced| synced.config.quorum),
         "keys": view.keys,
+        "durability": if found.is_some() { "disk" } else { "memory" },
+        "disk": found.map(|found| json!({"found": found.word(), "message": found.to_string()})),
         "leader": view.leader,
         "staleness_ms": view.staleness.map(|staleness| staleness.as_secs_f64() * 1e3),
     }))

@@ -253,6 +253,12 @@ pub struct Leader<W, R> {
     reads: Reads<R>,
     accepted: u64,
     committed: u64,
+    /// The highest epoch and generation that the promises named with which this leader opens.
+    basis: (Epoch, u64),
+    /// Generation of the last rule that was told to stand alone.
+    told_alone: u64,
+    /// Somebody remembers that this cluster was open: then blank followers alone do not prove a new one.
+    opened_before: bool,
     out: Vec<Output<W, R>>,
 }
 
@@ -271,8 +277,17 @@ impl<W, R> Leader<W, R> {
             reads: Reads::default(),
             accepted: 0,
             committed: 0,
+            basis: (Epoch::default(), 0),
+            told_alone: 0,
+            opened_before: false,
             out: Vec::new(),
         }
+    }
+
+    /// Says that this cluster was open before, as whoever runs it remembers: if every follower is blank now, then
+    /// everything was lost, and this leader waits instead of opening empty.
+    pub fn expect_state(&mut self) {
+        self.opened_before = true;
     }
 
     /// What has to be done since the last call, in this order.
@@ -322,6 +337,9 @@ impl<W, R> Leader<W, R> {
     /// A follower connected and said who it is. `session` tells this connection from earlier ones of the slot.
     pub fn hello(&mut self, id: SlotId, session: u64, hello: Hello) {
         let epoch = self.epoch;
+        if !self.is_only_name_of(id, hello.id) {
+            return self.out.push(Output::Reset(id));
+        }
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
@@ -333,13 +351,31 @@ impl<W, R> Leader<W, R> {
         slot.fetching = false;
         slot.fetched &= slot.promised && same_disk;
         slot.hello = Some(hello);
-        if promised > epoch {
+        // Of two leaders in one term the ids decide, but a leader that is only starting takes a term of its own.
+        let same_term = promised.term == epoch.term && promised.leader != epoch.leader;
+        if promised > epoch || (same_term && matches!(self.phase, Phase::Recovering(_))) {
             self.meet(promised, false);
         } else if promised == epoch {
             self.on_promised(id);
         } else if !matches!(self.phase, Phase::Waiting | Phase::Fenced(_)) {
             self.out.push(Output::Send(id, ToFollower::Prepare { epoch }));
         }
+    }
+
+    /// One disk under two names would be counted twice. The name it answers by now keeps it; another one lets go of it.
+    fn is_only_name_of(&mut self, id: SlotId, disk: FollowerId) -> bool {
+        let known = |slot: &Slot| slot.hello.as_ref().is_some_and(|hello| hello.id == disk) || slot.bound == Some(disk);
+        let Some((other, slot)) = self.each_slot().find(|(other, slot)| *other != id && known(slot)) else {
+            return true;
+        };
+        if slot.link != Link::Down {
+            return false;
+        }
+        let (name, wanted) = (slot.name.clone(), slot.wanted);
+        self.slots[other.index()] = Some(Slot { wanted, ..Slot::new(name) });
+        self.window.iter_mut().for_each(|pending| pending.confirmed.remove(other));
+        self.refresh_rules();
+        true
     }
 
     /// The connection of this session is gone.
@@ -362,6 +398,8 @@ impl<W, R> Leader<W, R> {
         };
         match message {
             ToLeader::Hello(hello) => self.hello(id, session, hello),
+            // Asked twice, it says so twice; it has been given more to do since.
+            ToLeader::Promised { .. } if matches!(slot.link, Link::Installing { .. } | Link::Streaming) => {}
             ToLeader::Promised { epoch, synced } if epoch == ours => {
                 if let Some(hello) = slot.hello.as_mut() {
                     hello.promised = epoch;
@@ -378,6 +416,7 @@ impl<W, R> Leader<W, R> {
             ToLeader::Configured { epoch, generation } if epoch == ours => {
                 slot.generation = slot.generation.max(generation);
                 self.advance();
+                self.release();
             }
             ToLeader::Probed { epoch, round } if epoch == ours => self.on_probed(id, round),
             ToLeader::Refused { promised } if promised > ours => self.meet(promised, true),
@@ -449,6 +488,11 @@ impl<W, R> Leader<W, R> {
         }
         match self.phase {
             Phase::Recovering(_) => self.recover(),
+            Phase::Opening if self.is_outdated_by(id) => {
+                self.epoch.term += 1;
+                self.phase = Phase::Waiting;
+                self.elect();
+            }
             Phase::Opening | Phase::Open => self.admit(id),
             Phase::Waiting | Phase::Fenced(_) => {}
         }

@@ -98,9 +98,10 @@ pub struct Config {
 }
 
 impl Config {
-    /// How many non-blank members must promise before a leader can know every acknowledged write: N − W + 1.
+    /// How many members must promise before a leader can know every acknowledged write: N − W + 1. Of the N declared
+    /// those count that are members by now: nobody else can have confirmed anything, nor could answer.
     pub fn recovery_size(&self) -> usize {
-        usize::from(self.size) + 1 - usize::from(self.quorum.min(self.size))
+        (self.members.len() + 1).saturating_sub(usize::from(self.quorum)).max(1)
     }
 
     /// Every rule that a recovery from this configuration has to satisfy, the newest last.

@@ -13,8 +13,9 @@ use tracing::info;
 use super::session::{ALIVE_EVERY, SILENCE_MAX};
 use super::wire;
 use crate::protocol::follower::{Effects, Follower};
-use crate::protocol::types::{Epoch, FollowerId, Hello, Key, Synced, ToFollower, ToLeader};
-use crate::store::Store;
+use crate::protocol::types::{Epoch, Hello, Key, Synced, ToFollower, ToLeader};
+use crate::store::disk::Found;
+use crate::store::{Store, StoreFailure, Stored};
 
 /// How many keys `POST /replicate` may hold beside the leader's.
 const FOREIGN_KEYS_MAX: usize = 100_000;
@@ -68,13 +69,24 @@ pub struct ForeignFull;
 /// A follower.
 pub struct Replica {
     state: Mutex<State>,
+    found: Option<Found>,
 }
 
 impl Replica {
-    /// A blank follower.
-    pub fn new(id: FollowerId, name: Arc<str>, store: Store) -> Arc<Self> {
-        let core = Follower::blank(id, name);
-        Arc::new(Self { state: Mutex::new(State { core, foreign: HashMap::new(), contact: None, store }) })
+    /// A follower as its store has it.
+    pub fn new(core: Follower, store: Store, found: Option<Found>) -> Arc<Self> {
+        let state = Mutex::new(State { core, foreign: HashMap::new(), contact: None, store });
+        Arc::new(Self { state, found })
+    }
+
+    /// What its data directory held at start, where it has one.
+    pub fn found(&self) -> Option<&Found> {
+        self.found.as_ref()
+    }
+
+    /// What to watch beside everything else: a follower whose store failed has to end.
+    pub fn store_failure(&self) -> StoreFailure {
+        self.state.lock().store.failure()
     }
 
     /// The value of a key, however old, with the staleness of this follower.
@@ -140,37 +152,52 @@ impl Replica {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let (mut reader, mut writer) = tokio::io::split(io);
         let (mut input, mut output) = (BytesMut::with_capacity(64 << 10), BytesMut::new());
-        let hello = self.state.lock().core.hello();
+        let (hello, mut stored) = {
+            let state = self.state.lock();
+            (state.core.hello(), state.store.append(Vec::new()))
+        };
+        // The greeting tells of promises too: those that another connection is just storing included.
+        stored.wait().await?;
         wire::encode(&ToLeader::Hello(hello), &mut output);
         writer.write_all_buf(&mut output).await?;
         let mut messages = Vec::new();
-        let mut heard = Instant::now();
+        let (mut heard, mut spoke) = (Instant::now(), Instant::now());
         loop {
             match timeout(ALIVE_EVERY, reader.read_buf(&mut input)).await {
                 Ok(read) => match read? {
                     0 => return Ok(()),
                     _ => heard = Instant::now(),
                 },
-                Err(_) if heard.elapsed() > SILENCE_MAX => {
-                    return Err("nothing was heard from the leader".into());
-                }
-                Err(_) => wire::encode_alive(&mut output),
+                Err(_) if heard.elapsed() > SILENCE_MAX => return Err("nothing was heard from the leader".into()),
+                Err(_) => {}
             }
             while let Some(message) = wire::decode::<ToFollower>(&mut input)? {
                 messages.push(message);
             }
             if !messages.is_empty() {
-                let (replies, stored) = self.state.lock().step(&mut messages, &leader);
-                stored.wait().await;
+                let (replies, mut stored) = self.state.lock().step(&mut messages, &leader);
+                // A slow disk is no reason for the leader to take this follower for dead.
+                while timeout(ALIVE_EVERY, stored.wait()).await.map_or(Ok(true), |wait| wait.map(|()| false))? {
+                    wire::encode_alive(&mut output);
+                    writer.write_all_buf(&mut output).await?;
+                }
+                // The leader's own signs of life waited in the meantime.
+                heard = Instant::now();
                 replies.iter().for_each(|reply| wire::encode(reply, &mut output));
             }
-            writer.write_all_buf(&mut output).await?;
+            if output.is_empty() && spoke.elapsed() >= ALIVE_EVERY {
+                wire::encode_alive(&mut output);
+            }
+            if !output.is_empty() {
+                spoke = Instant::now();
+                writer.write_all_buf(&mut output).await?;
+            }
         }
     }
 }
 
 impl State {
-    fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &str) -> (Vec<ToLeader>, crate::store::Stored) {
+    fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &str) -> (Vec<ToLeader>, Stored) {
         let mut effects = Effects::default();
         for message in messages.drain(..) {
             let heartbeat = match message {
@@ -191,7 +218,7 @@ impl State {
                 self.contact = Some(Contact { leader: leader.to_owned(), at: Instant::now(), lag: Duration::ZERO });
             }
         }
-        let stored = self.store.append(&effects.changes);
+        let stored = self.store.append(effects.changes);
         (effects.replies, stored)
     }
 

@@ -2,31 +2,136 @@
 //!
 //! The seam between the pure [`Follower`](crate::protocol::follower::Follower) and a disk: changes go in, in the order in
 //! which they were decided, and come back as [`Stored`] once they cannot be lost. No reply may leave before.
+//!
+//! From the outside in: [`disk`] opens a data directory and says what it found; `committer` is the one thread that
+//! stores, everything queued with one sync; `ledger` keeps the count and the digest that prove a state complete; `engine`
+//! wraps the embedded database; `directory` holds the files around it. `docs/storage.md` tells why it is so.
 
+mod committer;
+mod directory;
+pub mod disk;
+mod engine;
+mod ledger;
+
+use std::path::PathBuf;
+
+use tokio::sync::watch;
+
+use self::committer::{Committer, Progress};
 use crate::protocol::follower::Change;
+
+/// The store cannot be opened, or cannot go on. One line, for people.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has it.
+    #[error("the data directory {0} is in use by another process")]
+    InUse(PathBuf),
+    /// A later release wrote it.
+    #[error("the data directory {path} has format {found}, and this release reads format {known}: run a newer release")]
+    NewerFormat {
+        /// Where.
+        path: PathBuf,
+        /// As the directory says.
+        found: u32,
+        /// What can be read.
+        known: u32,
+    },
+    /// It holds something else.
+    #[error("the data directory {path} holds {entry:?}, which is not of a follower: give it an empty directory")]
+    Foreign {
+        /// Where.
+        path: PathBuf,
+        /// A name found there.
+        entry: String,
+    },
+    /// It belongs to followers of another cluster.
+    #[error("the data directory {path} belongs to the cluster {found:?}, and this follower is of {wanted:?}")]
+    OtherCluster {
+        /// Where.
+        path: PathBuf,
+        /// As the directory says.
+        found: String,
+        /// As the settings say.
+        wanted: String,
+    },
+    /// The operating system refused.
+    #[error("failed to {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Changes could not be stored. Nothing is stored after it: what a sync that is tried again says cannot be trusted.
+    #[error("failed to store: {0}")]
+    Failed(String),
+}
 
 /// Where changes go.
 #[derive(Debug)]
 pub enum Store {
     /// Nowhere: the follower's memory is all there is, and a restart makes it blank.
     Memory,
+    /// A data directory.
+    Disk(Committer),
 }
 
-/// Resolves once the changes of one [`Store::append`] are as durable as the store makes them.
+/// Resolves once the changes of one [`Store::append`], and all before them, are as durable as the store makes them.
 #[derive(Debug)]
 #[must_use = "a reply must not leave before its changes are stored"]
-pub struct Stored(());
+pub struct Stored(Option<(u64, watch::Receiver<Progress>)>);
+
+/// Resolves when the store can no longer keep anything.
+#[derive(Debug)]
+pub struct StoreFailure(Option<watch::Receiver<Progress>>);
 
 impl Store {
-    /// Takes changes in their order. Cheap: whoever needs them to be durable waits for the result.
-    pub fn append(&self, _changes: &[Change]) -> Stored {
+    /// Takes changes in their order. Cheap: whoever needs them to be durable waits for the result. Without changes, the
+    /// result waits for what others gave before: a reply may rest on that.
+    pub fn append(&self, changes: Vec<Change>) -> Stored {
         match self {
-            Self::Memory => Stored(()),
+            Self::Memory => Stored(None),
+            Self::Disk(committer) => Stored(Some(committer.append(changes))),
+        }
+    }
+
+    /// What to watch beside everything else: a follower whose store failed has to end.
+    pub fn failure(&self) -> StoreFailure {
+        match self {
+            Self::Memory => StoreFailure(None),
+            Self::Disk(committer) => StoreFailure(Some(committer.progress())),
         }
     }
 }
 
 impl Stored {
     /// Waits.
-    pub async fn wait(self) {}
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`]: the changes may be lost, and no reply may leave any more.
+    pub async fn wait(&mut self) -> Result<(), StoreError> {
+        let Some((position, progress)) = &mut self.0 else {
+            return Ok(());
+        };
+        let position = *position;
+        match progress.wait_for(|progress| progress.failed.is_some() || progress.stored >= position).await {
+            Ok(progress) if progress.stored >= position => Ok(()),
+            Ok(progress) => Err(StoreError::Failed(progress.failed.as_deref().unwrap_or_default().to_owned())),
+            Err(_) => Err(StoreError::Failed("the store was closed".to_owned())),
+        }
+    }
+}
+
+impl StoreFailure {
+    /// Waits, for ever where nothing fails.
+    pub async fn wait(mut self) -> StoreError {
+        if let Some(progress) = &mut self.0
+            && let Ok(progress) = progress.wait_for(|progress| progress.failed.is_some()).await
+        {
+            return StoreError::Failed(progress.failed.as_deref().unwrap_or_default().to_owned());
+        }
+        std::future::pending().await
+    }
 }

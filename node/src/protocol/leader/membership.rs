@@ -2,15 +2,19 @@
 //!
 //! The safe order. From the moment a new rule is proposed, a write is acknowledged only if the old and the new rule are
 //! both satisfied. Once enough of the new rule's members have everything accepted before that moment, the new rule is
-//! stored on them; once every recovery under the old rule must meet a follower that stores it, it replaces the old one.
-//! Epochs need not change for this: all followers of one epoch were installed by the same leader, so that merging any of
-//! them is right, and a recovery takes the newest rule it finds.
+//! stored on them, together with the old one; once every recovery under the old rule must meet a follower that stores it,
+//! it replaces the old one and is stored alone. Epochs need not change for this: all followers of one epoch were installed
+//! by the same leader, so that merging any of them is right, and a recovery takes the newest rules it finds.
+//!
+//! Why together: as long as the new rule may be on one follower only, another leader may have recovered, opened and
+//! acknowledged by the old rule without meeting that follower. A recovery that starts there must not do with the new
+//! rule's number of promises, which may be smaller.
 
 use std::collections::VecDeque;
 
 use super::mask::Mask;
 use super::{Leader, Link, Output, Phase, SlotId};
-use crate::protocol::types::{Config, Member, ToFollower};
+use crate::protocol::types::{Config, FollowerId, Member, ToFollower};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -30,8 +34,9 @@ pub(super) struct Rule {
     stage: Stage,
     /// Slots whose disk is a member.
     members: Mask,
-    /// How many members must store a successor so that no recovery under this rule can miss it. That is W, but a place
-    /// that another disk fills now has lost its own, which can take part in no recovery.
+    /// How many members must store a successor so that no recovery under this rule can miss it: W. Where so many lost
+    /// their disks (other ones fill their places) that fewer are left, all that are left, and at least one: a leader
+    /// that was replaced long ago and finds nothing but new disks must not take them for its own.
     cover: usize,
 }
 
@@ -81,6 +86,18 @@ impl Rules {
         self.0.iter().any(|rule| rule.stage != Stage::InForce)
     }
 
+    /// Writes into the newest rule which others bind beside it.
+    pub(super) fn name_earlier(&mut self) {
+        let Some((newest, before)) = self.0.make_contiguous().split_last_mut() else { return };
+        let mut earlier: Vec<Config> = Vec::new();
+        for Rule { config, .. } in before {
+            if !config.same_rule(&newest.config) && !earlier.iter().any(|known| known.same_rule(config)) {
+                earlier.push(Config { earlier: Vec::new(), ..config.clone() });
+            }
+        }
+        newest.config.earlier = earlier;
+    }
+
     pub(super) fn involves(&self, slot: SlotId) -> bool {
         self.0.iter().any(|rule| rule.members.contains(slot))
     }
@@ -91,13 +108,13 @@ impl<W, R> Leader<W, R> {
     pub(super) fn refresh_rules(&mut self) {
         let mut rules = std::mem::take(&mut self.rules);
         for rule in &mut rules.0 {
-            let Config { quorum, size, members, .. } = &rule.config;
+            let Config { quorum, members, .. } = &rule.config;
             rule.members = self.mask_of(|slot| slot.bound.is_some_and(|id| rule.config.contains(id)));
             let lost = members.iter().filter(|member| {
                 self.each_slot()
                     .any(|(_, slot)| slot.name == member.name && slot.bound.is_some_and(|bound| bound != member.id))
             });
-            rule.cover = usize::from(*quorum).min(usize::from(*size).saturating_sub(lost.count()));
+            rule.cover = usize::from(*quorum).min(members.len().saturating_sub(lost.count())).max(1);
         }
         self.rules = rules;
     }
@@ -180,6 +197,7 @@ impl<W, R> Leader<W, R> {
 
     /// Moves the newest rule on as far as it goes.
     pub(super) fn advance(&mut self) {
+        self.admit_waiting();
         let Some(newest) = self.rules.0.back() else {
             return;
         };
@@ -191,11 +209,20 @@ impl<W, R> Leader<W, R> {
             if let Some(newest) = self.rules.0.back_mut() {
                 newest.stage = Stage::Installing;
             }
-            for index in 0..self.slots.len() {
-                self.configure(SlotId(index as u8));
-            }
+            self.rules.name_earlier();
+            self.configure_all();
         }
         self.complete_rule();
+        self.tell_alone();
+    }
+
+    /// Tells once of each rule that it stands alone.
+    fn tell_alone(&mut self) {
+        let generation = self.rules.in_force().map_or(0, |config| config.generation);
+        if self.told_alone < generation && self.stands_alone() {
+            self.told_alone = generation;
+            self.out.push(Output::InForce);
+        }
     }
 
     fn complete_rule(&mut self) {
@@ -212,7 +239,13 @@ impl<W, R> Leader<W, R> {
         self.rules.0.drain(..last);
         if let Some(rule) = self.rules.0.back_mut() {
             rule.stage = Stage::InForce;
+            if !rule.config.earlier.is_empty() {
+                // From here on it stands alone: a step of its own for those who store it.
+                rule.config.earlier.clear();
+                rule.config.generation += 1;
+            }
         }
+        self.configure_all();
         self.out.push(Output::InForce);
         if matches!(self.phase, Phase::Opening) {
             self.phase = Phase::Open;
@@ -222,6 +255,45 @@ impl<W, R> Leader<W, R> {
             self.commit_satisfied();
             self.release();
         }
+    }
+
+    /// While opening: whether this disk may take over the state yet. The members of the rules that the promises went by
+    /// come first. Had new disks the state of an opening that failed, it would pass for the newest one, though those
+    /// members may have gone on under another leader.
+    pub(super) fn may_enter(&self, disk: FollowerId) -> bool {
+        let stored = self.mask_of(|slot| slot.complete);
+        let mut old = self.rules.0.iter().filter(|rule| rule.stage == Stage::InForce);
+        !matches!(self.phase, Phase::Opening)
+            || old.clone().any(|rule| rule.config.contains(disk))
+            || old.all(|rule| (stored & rule.members).count() >= rule.cover)
+    }
+
+    /// While opening: takes in those that had to wait.
+    fn admit_waiting(&mut self) {
+        for index in 0..self.slots.len() {
+            let id = SlotId(index as u8);
+            let waiting = self.slot(id).filter(|slot| slot.link == Link::Promised);
+            let disk = waiting.and_then(|slot| slot.bound);
+            if matches!(self.phase, Phase::Opening) && disk.is_some_and(|disk| self.may_enter(disk)) {
+                self.admit(id);
+            }
+        }
+    }
+
+    /// From here on only the newest rule binds.
+    pub(super) fn drop_earlier_rules(&mut self) {
+        let Some(mut newest) = self.rules.0.pop_back() else { return };
+        newest.config.generation += 1;
+        newest.config.earlier.clear();
+        newest.stage = Stage::Installing;
+        self.rules.clear();
+        self.rules.0.push_back(newest);
+        self.configure_all();
+        self.advance();
+    }
+
+    fn configure_all(&mut self) {
+        (0..self.slots.len()).for_each(|index| self.configure(SlotId(index as u8)));
     }
 
     /// Gives the newest rule that may be stored to a follower that has the state and an older rule.
@@ -235,8 +307,18 @@ impl<W, R> Leader<W, R> {
         }
     }
 
+    /// Whether one rule is in force and stands alone on so many followers that no recovery goes by an earlier one.
+    pub(super) fn stands_alone(&self) -> bool {
+        let Some(rule) = self.rules.0.front().filter(|rule| rule.stage == Stage::InForce) else { return false };
+        let stored = self.mask_of(|slot| slot.complete && slot.generation >= rule.config.generation);
+        self.rules.0.len() == 1 && (stored & rule.members).count() >= rule.quorum()
+    }
+
     /// Lets go of followers that are not wanted and that no rule needs any more.
-    fn release(&mut self) {
+    pub(super) fn release(&mut self) {
+        if !self.stands_alone() {
+            return;
+        }
         for index in 0..self.slots.len() {
             let id = SlotId(index as u8);
             if self.slot(id).is_some_and(|slot| !slot.wanted) && !self.named_in_a_rule(id) {

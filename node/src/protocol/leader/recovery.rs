@@ -20,43 +20,56 @@ pub(super) struct Recovery {
 /// What a closed leader has and what it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryView {
-    /// How many non-blank members must promise; unknown until one of them answered.
+    /// How many members must promise; unknown until one that is not blank answered.
     pub needed: Option<usize>,
     /// How many followers promised.
     pub answered: usize,
-    /// How many of those count: members that are not blank.
+    /// How many of those count: members, by the disk that they have.
     pub counting: usize,
     /// How many promised but are blank.
     pub blank: usize,
     /// N, declared.
     pub size: usize,
+    /// Whether the cluster is known to have been open, so that blank followers alone prove nothing.
+    pub opened_before: bool,
 }
 
 impl<W, R> Leader<W, R> {
     /// Opens with whatever the followers that answered hold, though acknowledged writes may be missing. An act of a
     /// person who knows that the others will not come back. Returns false when there is nothing to recover.
     pub fn accept_loss(&mut self) -> bool {
-        let Phase::Recovering(recovery) = &mut self.phase else {
-            return false;
-        };
-        recovery.loss_accepted = true;
-        self.recover();
+        match &mut self.phase {
+            Phase::Recovering(recovery) => {
+                recovery.loss_accepted = true;
+                self.recover();
+            }
+            // The state is whole, but members of an earlier rule that would have to store it are gone.
+            Phase::Opening => {
+                self.basis = (self.epoch, u64::MAX);
+                self.drop_earlier_rules();
+            }
+            _ => return false,
+        }
         true
     }
 
     /// How far recovery is; nothing once it is over.
     pub fn recovery(&self) -> Option<RecoveryView> {
         matches!(self.phase, Phase::Recovering(_) | Phase::Waiting).then(|| {
-            let rule = self.highest_synced().map(|synced| synced.config);
-            let counts = |config: &Config| self.counting(config).count();
+            let config = self.highest_synced().map(|synced| synced.config);
             let promised = self.mask_of(|slot| slot.promised);
+            // Of several rules that bind, the one that lacks most.
+            let rule = config.iter().flat_map(Config::binding);
+            let rule = rule.map(|rule| (rule.recovery_size(), self.counting(rule).count()));
+            let rule = rule.max_by_key(|(needed, counting)| needed.saturating_sub(*counting));
             let blank = self.mask_of(|slot| slot.promised && slot.synced_epoch().is_none());
             RecoveryView {
-                needed: rule.as_ref().map(Config::recovery_size),
+                needed: rule.map(|(needed, _)| needed),
                 answered: promised.count(),
-                counting: rule.as_ref().map_or(0, counts),
+                counting: rule.map_or(0, |(_, counting)| counting),
                 blank: blank.count(),
                 size: usize::from(self.settings.size),
+                opened_before: self.opened_before,
             }
         })
     }
@@ -70,12 +83,15 @@ impl<W, R> Leader<W, R> {
             .cloned()
     }
 
-    /// The promises that count: of members that are not blank.
+    /// The promises that count: of the members' own disks. One that has been blank ever since it got its id never
+    /// confirmed anything, and truly says so; one that was emptied has another id, which is no member's.
     fn counting(&self, config: &Config) -> Mask {
-        self.mask_of(|slot| {
-            let hello = slot.hello.as_ref().filter(|hello| hello.synced.is_some());
-            slot.promised && hello.is_some_and(|hello| config.contains(hello.id))
-        })
+        self.mask_of(|slot| slot.promised && slot.hello.as_ref().is_some_and(|hello| config.contains(hello.id)))
+    }
+
+    /// Whether nothing that was acknowledged can be missing from what these followers say, by every rule that binds.
+    fn suffices(&self, config: &Config, said: Mask) -> bool {
+        config.binding().all(|rule| (self.counting(rule) & said).count() >= rule.recovery_size())
     }
 
     /// Goes on as far as the promises so far allow.
@@ -85,27 +101,35 @@ impl<W, R> Leader<W, R> {
         };
         let loss_accepted = recovery.loss_accepted;
         let Some(Synced { epoch: source, config }) = self.highest_synced() else {
-            // Nobody has anything. That proves a new cluster only if everybody said so.
+            // Nobody has anything. That proves a new cluster only if everybody said so, those on their way out too.
             let answered = self.mask_of(|slot| slot.promised && slot.wanted).count();
-            if answered >= usize::from(self.settings.size) || (loss_accepted && answered > 0) {
+            let all = self.each_slot().all(|(_, slot)| slot.promised);
+            let proven_new = all && answered >= usize::from(self.settings.size) && !self.opened_before;
+            if proven_new || (loss_accepted && answered > 0) {
                 self.begin_opening(None);
             }
             return;
         };
-        let needed = if loss_accepted { 1 } else { config.recovery_size() };
-        let counting = self.counting(&config);
-        if counting.count() < needed && !loss_accepted {
+        if !loss_accepted && !self.suffices(&config, self.mask_of(|slot| slot.promised)) {
             return;
         }
         self.fetch_from(source);
         // A follower of an older epoch has nothing that was acknowledged in the newest one: its promise is all it gives.
         let done = self.mask_of(|slot| slot.fetched || slot.synced_epoch() != Some(source));
+        // But what was acknowledged before the newest epoch stands in the records of that epoch, of whomever they are.
         let fetched = self.mask_of(|slot| slot.promised && slot.fetched);
-        if (loss_accepted && fetched.count() > 0 && !self.fetching())
-            || (!loss_accepted && (counting & done).count() >= needed)
-        {
+        let enough = if loss_accepted { !self.fetching() } else { self.suffices(&config, done) };
+        if enough && fetched.count() > 0 {
             self.begin_opening((!loss_accepted).then_some(config));
         }
+    }
+
+    /// What was promised may have been overtaken by another leader since; one that waits would not learn of it.
+    pub(super) fn ask_again(&mut self) {
+        let epoch = self.epoch;
+        let asked = self.mask_of(|slot| matches!(slot.link, Link::Greeted | Link::Promised));
+        let asked = (0..self.slots.len()).map(|index| SlotId(index as u8)).filter(|id| asked.contains(*id));
+        self.out.extend(asked.map(|id| Output::Send(id, ToFollower::Prepare { epoch })));
     }
 
     fn fetching(&self) -> bool {
@@ -117,9 +141,19 @@ impl<W, R> Leader<W, R> {
             return;
         };
         if recovery.source != Some(source) {
-            // What was merged belongs to an epoch that a newer one replaced.
+            // What was merged belongs to another epoch: a newer one turned up, or the only disk that had it is gone.
             recovery.source = Some(source);
             recovery.merged.clear();
+            for index in 0..self.slots.len() {
+                let id = SlotId(index as u8);
+                let Some(slot) = self.slot_mut(id) else { continue };
+                slot.fetched = false;
+                if std::mem::replace(&mut slot.fetching, false) {
+                    // The rest of the answer may still arrive; on a new connection it is told apart.
+                    slot.link = Link::Down;
+                    self.out.push(Output::Reset(id));
+                }
+            }
         }
         let epoch = self.epoch;
         for index in 0..self.slots.len() {
@@ -183,6 +217,10 @@ impl<W, R> Leader<W, R> {
             })
             .collect::<IndexMap<_, _>>();
 
+        self.basis = match self.highest_synced() {
+            _ if recovery.loss_accepted => (epoch, u64::MAX),
+            found => found.map_or_else(Default::default, |synced| (synced.epoch, synced.config.generation)),
+        };
         let members = self.opening_members(old.as_ref());
         let generation = self.each_slot().filter_map(|(_, slot)| slot.hello.as_ref()?.synced.as_ref());
         let generation = generation.map(|synced| synced.config.generation).max().unwrap_or(0) + 1;
@@ -195,11 +233,21 @@ impl<W, R> Leader<W, R> {
             _ => quorum,
         };
         self.rules.clear();
-        if let Some(old) = old {
-            self.rules.push(old, Stage::InForce);
+        for config in old.iter().flat_map(Config::binding) {
+            self.rules.push(Config { earlier: Vec::new(), ..config.clone() }, Stage::InForce);
+        }
+        if old.is_none() && !recovery.loss_accepted {
+            // That all were blank proves a new cluster only if none took over another leader's state since.
+            let quorum = members.len() as u16;
+            let all = Config { generation: 0, quorum, size, members: members.clone(), earlier: Vec::new() };
+            self.rules.push(all, Stage::InForce);
         }
         self.rules.push(Config { generation, quorum, size, members, earlier: Vec::new() }, Stage::Installing);
+        if old.is_some() {
+            self.rules.name_earlier();
+        }
 
+        self.refresh_rules();
         let promised: Vec<SlotId> =
             self.each_slot().filter(|(_, slot)| slot.link == Link::Promised).map(|(id, _)| id).collect();
         promised.into_iter().for_each(|id| self.admit(id));
@@ -243,18 +291,27 @@ impl<W, R> Leader<W, R> {
             self.window.iter_mut().for_each(|pending| pending.confirmed.remove(id));
             self.refresh_rules();
         }
-        let Some(slot) = self.slot_mut(id) else {
-            return;
-        };
+        if !self.may_enter(hello.id) {
+            return self.advance();
+        }
+        let Some(slot) = self.slot_mut(id) else { return };
         let has_state = slot.complete && hello.synced.as_ref().is_some_and(|synced| synced.epoch == epoch);
         if !has_state {
             self.install(id, true);
-        } else if slot.tracked_from.is_none() {
+        } else if slot.tracked_from.is_none_or(|from| from > slot.watermark) {
+            // It fell behind the window, or the difference that it was being given did not arrive in full.
             self.install(id, false);
         } else {
             slot.generation = hello.synced.map_or(0, |synced| synced.config.generation);
             self.stream(id);
         }
+    }
+
+    /// Whether this follower knows more than what this leader is about to open with: another leader went on after the
+    /// promises, which that one need not have heard of when the disks that gave them were lost.
+    pub(super) fn is_outdated_by(&self, id: SlotId) -> bool {
+        let synced = self.slot(id).and_then(|slot| slot.hello.as_ref()?.synced.as_ref());
+        synced.is_some_and(|synced| synced.epoch != self.epoch && (synced.epoch, synced.config.generation) > self.basis)
     }
 
     /// Starts a state transfer; what is accepted from now on follows as single writes.

@@ -55,7 +55,7 @@ impl<W, R> Leader<W, R> {
     /// Whether the rule in force is the wanted one, and nothing is on its way.
     pub fn settled(&self) -> bool {
         let settings = &self.settings;
-        !self.rules.changing()
+        self.stands_alone()
             && self.config().is_some_and(|config| config.quorum == settings.quorum && config.size == settings.size)
             && self.each_slot().all(|(_, slot)| slot.wanted)
     }

@@ -267,9 +267,8 @@ impl<W, R> Leader<W, R> {
         let Some(slot) = self.slots.get_mut(id.index()).and_then(Option::as_mut) else {
             return;
         };
-        // A follower that fell behind the window keeps its mark: the difference is taken from there.
-        if slot.tracked_from.is_some_and(|from| from <= slot.watermark.max(self.window.base())) {
-            slot.watermark = slot.watermark.max(self.window.base());
+        // A follower that fell behind the window keeps its mark until a difference, taken from there, is complete.
+        if slot.tracked_from.is_some_and(|from| from <= slot.watermark) {
             while self.window.get(slot.watermark).is_some_and(|pending| pending.confirmed.contains(id)) {
                 slot.watermark += 1;
             }

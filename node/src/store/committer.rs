@@ -1,0 +1,239 @@
+//! The one thread that stores: it takes everything that is queued, stores it with one sync, and confirms all of it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::StoreError;
+use super::engine::panic_text;
+use crate::protocol::follower::Change;
+
+/// How long a commit may take before the disk counts as failed. A database whose writing thread has died would wait for
+/// ever, and so would a disk that no longer answers.
+const COMMIT_MAX: Duration = Duration::from_secs(60);
+
+/// After how long without work the committer tidies up.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// What the thread writes to.
+pub(super) trait Sink: Send + 'static {
+    /// Stores a batch. When it returns, the batch cannot be lost.
+    fn commit(&mut self, changes: Vec<Change>) -> Result<(), StoreError>;
+    /// Called once after a moment without work.
+    fn idle(&mut self) -> Result<(), StoreError>;
+}
+
+/// How far the thread is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    /// How many appends are stored.
+    pub(super) stored: u64,
+    /// Why nothing more will be.
+    pub(super) failed: Option<Arc<str>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    changes: Vec<Change>,
+    appended: u64,
+    busy_since: Option<Instant>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    work: Condvar,
+    progress: watch::Sender<Progress>,
+}
+
+/// A queue and the thread behind it. Memory is bounded by those who append: each waits for its changes before it reads
+/// more, so that a slow disk is felt as a slow connection.
+#[derive(Debug)]
+pub struct Committer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Committer {
+    pub(super) fn start(sink: impl Sink) -> std::io::Result<Self> {
+        let queue = Mutex::new(Queue::default());
+        let shared = Arc::new(Shared { queue, work: Condvar::new(), progress: watch::Sender::default() });
+        let mine = shared.clone();
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || mine.run(sink))?;
+        let watched = Arc::downgrade(&shared);
+        std::thread::Builder::new().name("store-watch".to_owned()).spawn(move || {
+            while let Some(shared) = watched.upgrade() {
+                let since = shared.queue.lock().busy_since;
+                if since.is_some_and(|since| since.elapsed() > COMMIT_MAX) {
+                    let reason = format!("a write to the disk is not finished after {} s", COMMIT_MAX.as_secs());
+                    shared.progress.send_modify(|progress| progress.failed = Some(reason.into()));
+                    return;
+                }
+                drop(shared);
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Queues changes; they are stored once the progress reaches the number that comes back.
+    pub(super) fn append(&self, changes: Vec<Change>) -> (u64, watch::Receiver<Progress>) {
+        let mut queue = self.shared.queue.lock();
+        if !changes.is_empty() {
+            queue.changes.extend(changes);
+            queue.appended += 1;
+            self.shared.work.notify_one();
+        }
+        (queue.appended, self.shared.progress.subscribe())
+    }
+
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.shared.progress.subscribe()
+    }
+}
+
+impl Drop for Committer {
+    /// Stores what is queued and closes the database, unless that has failed.
+    fn drop(&mut self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.work.notify_one();
+        if self.shared.progress.borrow().failed.is_none()
+            && let Some(thread) = self.thread.take()
+        {
+            // Its panics are caught where they happen.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn run(&self, mut sink: impl Sink) {
+        let result = catch_unwind(AssertUnwindSafe(|| self.work(&mut sink)));
+        let failed = match result {
+            Ok(Ok(())) => return,
+            Ok(Err(StoreError::Failed(reason))) => reason,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("the store panicked: {}", panic_text(&*panic)),
+        };
+        // Closing would sync once more, and a sync that succeeds after one that failed says nothing.
+        std::mem::forget(sink);
+        warn!(reason = failed, "the store failed");
+        self.progress.send_modify(|progress| progress.failed = Some(failed.into()));
+    }
+
+    fn work(&self, sink: &mut impl Sink) -> Result<(), StoreError> {
+        let mut tidy = false;
+        loop {
+            let (changes, position) = {
+                let mut queue = self.queue.lock();
+                queue.busy_since = None;
+                while queue.changes.is_empty() {
+                    if queue.closed {
+                        return Ok(());
+                    }
+                    if tidy {
+                        self.work.wait(&mut queue);
+                    } else if self.work.wait_for(&mut queue, IDLE).timed_out() && queue.changes.is_empty() {
+                        break;
+                    }
+                }
+                queue.busy_since = Some(Instant::now());
+                (std::mem::take(&mut queue.changes), queue.appended)
+            };
+            tidy = changes.is_empty();
+            if tidy {
+                sink.idle()?;
+                continue;
+            }
+            sink.commit(changes)?;
+            self.progress.send_modify(|progress| progress.stored = position);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::protocol::types::Epoch;
+    use crate::store::{Store, Stored};
+
+    /// Answers every commit with what the test says, and tells how many changes each one had.
+    struct Scripted {
+        answers: mpsc::Receiver<Result<(), StoreError>>,
+        sizes: mpsc::Sender<usize>,
+    }
+
+    impl Sink for Scripted {
+        fn commit(&mut self, changes: Vec<Change>) -> Result<(), StoreError> {
+            self.sizes.send(changes.len()).expect("the test listens");
+            self.answers.recv().expect("the test answers")
+        }
+
+        fn idle(&mut self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    fn scripted() -> (Store, mpsc::Sender<Result<(), StoreError>>, mpsc::Receiver<usize>) {
+        let (answer, answers) = mpsc::channel();
+        let (sizes, size) = mpsc::channel();
+        (Store::Disk(Committer::start(Scripted { answers, sizes }).expect("a thread starts")), answer, size)
+    }
+
+    fn promise(term: u64) -> Vec<Change> {
+        vec![Change::Promised(Epoch { term, leader: 1 })]
+    }
+
+    async fn is_pending(stored: &mut Stored) -> bool {
+        futures::poll!(std::pin::pin!(stored.wait())).is_pending()
+    }
+
+    /// What comes while a sync is under way waits for the next one, all of it together; and a reply without changes of
+    /// its own waits for what was given before it.
+    #[tokio::test]
+    async fn everything_queued_is_one_batch() {
+        let (store, answer, size) = scripted();
+        let mut first = store.append(promise(1));
+        assert_eq!(size.recv(), Ok(1));
+        let mut others = [store.append(promise(2)), store.append(promise(3)), store.append(Vec::new())];
+        assert!(is_pending(&mut first).await);
+        answer.send(Ok(())).expect("the store runs");
+        first.wait().await.expect("stored");
+        assert_eq!(size.recv(), Ok(2));
+        for other in &mut others {
+            assert!(is_pending(other).await);
+        }
+        answer.send(Ok(())).expect("the store runs");
+        for other in &mut others {
+            other.wait().await.expect("stored");
+        }
+        store.append(Vec::new()).wait().await.expect("nothing to wait for");
+    }
+
+    /// After a sync that failed nothing is confirmed and nothing tried again, and whoever watches is told why.
+    #[tokio::test]
+    async fn a_failed_sync_ends_the_store() {
+        let (store, answer, size) = scripted();
+        let mut stored = store.append(promise(1));
+        answer.send(Ok(())).expect("the store runs");
+        stored.wait().await.expect("stored");
+        let mut lost = store.append(promise(2));
+        assert_eq!((size.recv(), size.recv()), (Ok(1), Ok(1)));
+        let mut queued = store.append(promise(3));
+        answer.send(Err(StoreError::Failed("input/output error".to_owned()))).expect("the store runs");
+        for stored in [&mut lost, &mut queued, &mut store.append(promise(4))] {
+            let error = stored.wait().await.expect_err("not stored");
+            assert_eq!(error.to_string(), "failed to store: input/output error");
+        }
+        assert_eq!(store.failure().wait().await.to_string(), "failed to store: input/output error");
+        assert!(size.try_recv().is_err(), "nothing is tried again");
+    }
+}

@@ -1,0 +1,221 @@
+//! A follower's data directory: opened, checked, and said in words.
+//!
+//! Three things are checked, each against what another one says: the head of the state against its own checksum; the
+//! records against the count and the digest in the head; the head against the number of the last confirmed batch, which
+//! stands outside the database. Where they agree, the state is what was stored, up to the last confirmed batch at least.
+//! Where they do not, it is put aside and the follower starts blank, under a new id: a leader then knows that this disk
+//! forgot what it confirmed. Nothing is repaired.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use rand::RngExt;
+
+use super::committer::{Committer, Sink};
+use super::directory::{Confirmed, Directory, FORMAT, Format};
+use super::engine::{Engine, Loaded, Trouble};
+use super::ledger::{Ledger, Operations};
+use super::{Store, StoreError};
+use crate::protocol::follower::Change;
+use crate::protocol::types::FollowerId;
+
+/// A store on a disk, and what it holds.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where changes go from now on.
+    pub store: Store,
+    /// The id of the follower, made with its state.
+    pub id: FollowerId,
+    /// What was stored before: given to a blank follower in this order, they rebuild it.
+    pub changes: Vec<Change>,
+    /// What was found at start.
+    pub found: Found,
+}
+
+/// What a data directory held when it was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing: the follower is new.
+    Nothing,
+    /// A whole state.
+    State {
+        /// How many bytes of a batch that was never finished, and so never confirmed, were cut off.
+        torn_bytes: u64,
+    },
+    /// A damaged state: the follower is blank, and has another id.
+    Damage {
+        /// What is wrong with it.
+        reason: String,
+        /// Where it is now.
+        aside: PathBuf,
+    },
+}
+
+impl Found {
+    /// One word, for machines.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Nothing => "new",
+            Self::State { .. } => "restored",
+            Self::Damage { .. } => "damaged",
+        }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => write!(f, "the data directory was empty"),
+            Self::State { torn_bytes: 0 } => write!(f, "the state was restored"),
+            Self::State { torn_bytes } => {
+                write!(f, "the state was restored; {torn_bytes} bytes of a batch that was never confirmed were cut off")
+            }
+            Self::Damage { reason, aside } => {
+                write!(f, "the state was damaged ({reason}) and is now in {}: blank, under a new id", aside.display())
+            }
+        }
+    }
+}
+
+/// Opens a data directory. It stays locked until the store is dropped. Reads all of it: call it where that may block.
+///
+/// # Errors
+/// Why it cannot be used: it is in use, of a newer format, of another cluster, not a follower's, or cannot be read or
+/// written. Damage is none of these.
+pub fn open(path: &Path, cluster: Option<&str>) -> Result<Opened, StoreError> {
+    let directory = Directory::take(path)?;
+    let state = directory.state();
+    let exists = state.try_exists().map_err(|source| failed("look for", &state, source))?;
+    if exists {
+        match load(&state, cluster) {
+            Ok(loaded) => {
+                let torn_bytes = loaded.torn_bytes;
+                return start(directory, loaded, Found::State { torn_bytes });
+            }
+            Err(Trouble::Refused(error)) => return Err(error),
+            Err(Trouble::Damaged(reason)) => {
+                let aside = directory.put_aside()?;
+                return start_blank(directory, cluster, Found::Damage { reason, aside });
+            }
+        }
+    }
+    start_blank(directory, cluster, Found::Nothing)
+}
+
+struct State {
+    id: FollowerId,
+    engine: Engine,
+    ledger: Ledger,
+    confirmed: Confirmed,
+    changes: Vec<Change>,
+    torn_bytes: u64,
+}
+
+fn load(state: &Path, cluster: Option<&str>) -> Result<State, Trouble> {
+    let refused = |action| move |source| Trouble::Refused(failed(action, state, source));
+    let damaged = |reason: &str| Trouble::Damaged(reason.to_owned());
+    let format = Format::read(state).map_err(refused("read the format of"))?;
+    let Format { number, id, cluster: found } =
+        format.ok_or_else(|| damaged("the file `format` is missing or cannot be read"))?;
+    if number > FORMAT {
+        let error = StoreError::NewerFormat { path: state.to_owned(), found: number, known: FORMAT };
+        return Err(Trouble::Refused(error));
+    }
+    if let (Some(found), Some(wanted)) = (found, cluster)
+        && found != wanted
+    {
+        let error = StoreError::OtherCluster { path: state.to_owned(), found, wanted: wanted.to_owned() };
+        return Err(Trouble::Refused(error));
+    }
+    let confirmed = Confirmed::open(state, id).map_err(refused("read the confirmed batch of"))?;
+    let (confirmed, last) = confirmed.ok_or_else(|| damaged("the file `confirmed` is missing or cannot be read"))?;
+    let Loaded { engine, ledger, changes, torn_bytes } = Engine::load(&state.join("database"))?;
+    let head = ledger.head();
+    if head.id != id {
+        return Err(damaged("the database is of another follower"));
+    }
+    if head.batch < last {
+        return Err(Trouble::Damaged(format!("batch {last} was confirmed, and the state ends with {}", head.batch)));
+    }
+    engine.rewrite_tail().map_err(Trouble::Refused)?;
+    confirmed.write(id, head.batch).and_then(|()| confirmed.sync()).map_err(refused("write the confirmed batch of"))?;
+    Ok(State { id, engine, ledger, confirmed, changes, torn_bytes })
+}
+
+fn start_blank(directory: Directory, cluster: Option<&str>, found: Found) -> Result<Opened, StoreError> {
+    let id = FollowerId(rand::rng().random());
+    directory.create(|state| {
+        let format = Format { number: FORMAT, id, cluster: cluster.map(str::to_owned) };
+        format.write(state).map_err(|source| failed("write the format of", state, source))?;
+        let ledger = Ledger::new(id);
+        Engine::create(&state.join("database"), &ledger)?;
+        let batch = ledger.head().batch;
+        Confirmed::create(state, id, batch).map_err(|source| failed("write the confirmed batch of", state, source))
+    })?;
+    match load(&directory.state(), cluster) {
+        Ok(loaded) => start(directory, loaded, found),
+        Err(Trouble::Refused(error)) => Err(error),
+        Err(Trouble::Damaged(reason)) => Err(StoreError::Failed(format!("a state made just now is damaged: {reason}"))),
+    }
+}
+
+fn start(directory: Directory, state: State, found: Found) -> Result<Opened, StoreError> {
+    let State { id, engine, ledger, confirmed, changes, .. } = state;
+    let path = directory.state();
+    let disk = Disk { engine, ledger, confirmed, id, _directory: directory };
+    let committer = Committer::start(disk).map_err(|source| failed("start a thread for", &path, source))?;
+    Ok(Opened { store: Store::Disk(committer), id, changes, found })
+}
+
+fn failed(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
+    StoreError::Io { action, path: path.to_owned(), source }
+}
+
+/// What the committer writes to. The lock goes last, once the database is closed.
+struct Disk {
+    engine: Engine,
+    ledger: Ledger,
+    confirmed: Confirmed,
+    id: FollowerId,
+    _directory: Directory,
+}
+
+impl Sink for Disk {
+    fn commit(&mut self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let operations: Operations = self.ledger.apply(changes);
+        let head = self.ledger.head();
+        self.engine.commit(head, operations)?;
+        self.confirmed.write(self.id, head.batch).map_err(confirmed_failed)
+    }
+
+    fn idle(&mut self) -> Result<(), StoreError> {
+        self.confirmed.sync().map_err(confirmed_failed)
+    }
+}
+
+fn confirmed_failed(error: std::io::Error) -> StoreError {
+    StoreError::Failed(format!("the number of the confirmed batch: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let opened = open(directory.path(), None).expect("new");
+        let id = opened.id;
+        drop(opened);
+        let state = directory.path().join("state");
+        std::fs::remove_file(state.join("format")).expect("removed");
+        Format { number: FORMAT + 1, id, cluster: None }.write(&state).expect("written");
+        let error = open(directory.path(), None).expect_err("newer");
+        let path = state.display();
+        assert_eq!(
+            error.to_string(),
+            format!("the data directory {path} has format 2, and this release reads format 1: run a newer release")
+        );
+        assert!(state.join("database").is_dir(), "nothing was put aside");
+    }
+}

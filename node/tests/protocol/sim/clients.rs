@@ -1,0 +1,189 @@
+//! Clients: one operation at a time each, with a limited patience, and retries under the same idempotency key.
+
+use std::sync::Arc;
+
+use kv_node::protocol::leader::{Accepted, NewWrite, Refusal};
+use rand::RngExt;
+
+use super::history::{Act, Op};
+use super::{Event, World, note};
+
+/// How many attempts a client makes under one idempotency key.
+const ATTEMPTS_MAX: u32 = 4;
+
+/// Marked writes of a key after which a retry may not be recognised any more; clients give up before that.
+const MARKED_WRITES_MAX: usize = 8;
+
+#[derive(Default)]
+pub(crate) struct Client {
+    busy: bool,
+}
+
+impl World {
+    pub(crate) fn client_acts(&mut self, client: usize) {
+        if !self.clients_on {
+            return;
+        }
+        let wait = self.wait(20_000);
+        self.after(wait, Event::Client(client));
+        if self.clients[client].busy {
+            return;
+        }
+        let Some(leader) = self.pick_leader() else {
+            return;
+        };
+        let key = self.rng.random_range(0..self.plan.keys);
+        let op = self.history.ops.len();
+        let act = match self.rng.random_range(0..10) {
+            0..=4 => Act::Write(Some(self.value(op))),
+            5 => Act::Write(None),
+            _ => Act::Read,
+        };
+        let marked = matches!(act, Act::Write(_)) && self.chance(0.4);
+        let op = self.begin(Some(client), key, act, marked);
+        self.clients[client].busy = true;
+        self.attempt(op, leader);
+    }
+
+    /// A value that no other operation writes.
+    pub(crate) fn value(&self, op: usize) -> Arc<str> {
+        if self.plan.large_values { format!("v{op}-{}", "x".repeat(100_000)).into() } else { format!("v{op}").into() }
+    }
+
+    /// Clients find any leader that answers, also one that was replaced and does not know it.
+    fn pick_leader(&mut self) -> Option<usize> {
+        let open: Vec<usize> = (0..self.leads.len())
+            .filter(|number| !self.leads[*number].dead && self.leads[*number].leader.is_open())
+            .collect();
+        self.pick(&open)
+    }
+
+    pub(crate) fn begin(&mut self, client: Option<usize>, key: usize, act: Act, marked: bool) -> usize {
+        let op = self.history.ops.len();
+        let marks = self.history.ops.iter().filter(|other| other.key == key && other.token.is_some()).count();
+        let token: Option<Arc<str>> = marked.then(|| format!("t{op}").into());
+        self.history.ops.push(Op::new(client, key, act, token, marks, self.now_us));
+        op
+    }
+
+    /// Sends the operation to a leader once.
+    pub(crate) fn attempt(&mut self, op: usize, leader: usize) {
+        let it = &mut self.history.ops[op];
+        it.attempts += 1;
+        let attempt = it.attempts;
+        if self.history.ops[op].client.is_some() {
+            let patience = self.rng.random_range(20_000..200_000);
+            self.after(patience, Event::Impatient { op, attempt });
+        }
+        if self.leads[leader].paused {
+            // It lies in a socket that nobody reads; a leader that goes on later finds it abandoned.
+            return;
+        }
+        let Op { key, act, token, .. } = self.history.ops[op].clone();
+        let key: Arc<str> = key_name(key).into();
+        note!(self, "op {op} at L{leader}: {key} {act:?} {token:?} attempt {attempt}");
+        match act {
+            Act::Read => {
+                let unchecked = self.mutated_reads_without_asking();
+                let mut taken = Ok(());
+                self.drive(leader, |lead| {
+                    if !unchecked {
+                        taken = lead.read(op);
+                    }
+                });
+                if unchecked {
+                    self.client_reads(leader, op);
+                } else if taken.is_err() {
+                    self.history.ops[op].refused();
+                    self.release(op);
+                }
+            }
+            Act::Write(value) => self.put(op, leader, key, value, token),
+        }
+    }
+
+    fn put(&mut self, op: usize, leader: usize, key: Arc<str>, value: Option<Arc<str>>, token: Option<Arc<str>>) {
+        let now_us = self.now_us;
+        let new = NewWrite { key: key.clone(), value: value.clone(), retry_token: token, explain: false, now_us };
+        let mut taken = Err(Refusal::Recovering);
+        let mut entered = None;
+        self.drive(leader, |lead| {
+            taken = lead.put(new, op);
+            let newest = lead.latest(&key).map(|(record, _)| record.version);
+            entered = newest.filter(|version| taken == Ok(Accepted::Pending { seq: version.seq }));
+        });
+        note!(self, "op {op}: {taken:?}");
+        match taken {
+            Ok(Accepted::Pending { .. }) => {
+                // A retry that joined an earlier attempt was entered by that one.
+                if let Some(version) = entered {
+                    self.history.accepted(op, version);
+                }
+            }
+            Ok(Accepted::AlreadyCommitted { seq }) => self.client_acknowledged(op, seq),
+            Err(Refusal::TokenReused { .. }) => {
+                self.history.fail(format!("op {op} was taken for a reuse of its own idempotency key"));
+            }
+            Err(_) => self.history.ops[op].refused(),
+        }
+        if self.history.ops[op].is_over() {
+            self.release(op);
+        }
+    }
+
+    pub(crate) fn client_acknowledged(&mut self, op: usize, seq: u64) {
+        // Killed between the last confirmation and the answer: the client never learns.
+        if self.plan.faults && self.chance(0.02) {
+            note!(self, "op {op}: the answer is lost");
+            return;
+        }
+        note!(self, "op {op}: acknowledged as {seq}");
+        self.history.answer(op, seq, self.now_us);
+        self.release(op);
+    }
+
+    pub(crate) fn client_reads(&mut self, leader: usize, op: usize) {
+        let name = key_name(self.history.ops[op].key);
+        let lead = &self.leads[leader].leader;
+        let (record, epoch) = (lead.committed(&name).cloned(), lead.epoch());
+        note!(self, "op {op}: read {record:?}");
+        self.history.read(op, record, epoch, self.now_us);
+        self.release(op);
+    }
+
+    pub(crate) fn client_uncertain(&mut self, op: usize) {
+        let attempt = self.history.ops[op].attempts;
+        self.client_gives_up(op, attempt);
+    }
+
+    pub(crate) fn client_gives_up(&mut self, op: usize, attempt: u32) {
+        let it = &self.history.ops[op];
+        if it.is_over() || it.attempts != attempt || it.abandoned {
+            return;
+        }
+        let marked = self.history.ops.iter().filter(|other| other.key == it.key && other.token.is_some()).count();
+        let retries = it.client.is_some()
+            && it.token.is_some()
+            && attempt < ATTEMPTS_MAX
+            && marked - it.marks_before < MARKED_WRITES_MAX;
+        let leader = if retries { self.pick_leader() } else { None };
+        note!(self, "op {op}: attempt {attempt} is given up, next at {leader:?}");
+        match leader {
+            Some(leader) => self.attempt(op, leader),
+            None => {
+                self.history.ops[op].abandoned = true;
+                self.release(op);
+            }
+        }
+    }
+
+    fn release(&mut self, op: usize) {
+        if let Some(client) = self.history.ops[op].client {
+            self.clients[client].busy = false;
+        }
+    }
+}
+
+pub(crate) fn key_name(key: usize) -> String {
+    format!("k{key}")
+}

@@ -1,0 +1,33 @@
+//! What a wrong setting does: it ends the start.
+
+use std::process::Command;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_kv-node");
+
+/// Goal: a setting that cannot be ends the start, with status 2 and one line that names the values.
+#[test]
+fn a_contradiction_ends_the_start_with_one_line() {
+    let three = "http://127.0.0.1:1,http://127.0.0.1:2,http://127.0.0.1:3";
+    let table: &[(&[(&str, &str)], &str)] = &[
+        (&[("FOLLOWERS", three), ("WRITE_QUORUM", "4")], "the write quorum (4) is above the number of followers (3)"),
+        (
+            &[("FOLLOWERS", three), ("MIN_DELAY_MS", "201")],
+            "the minimum delay (201 ms) is above the maximum delay (200 ms)",
+        ),
+        (&[("FOLLOWERS", "")], "FOLLOWERS is empty"),
+        (&[("FOLLOWERS", three), ("PORT", "http")], "invalid value 'http' for '--port <PORT>'"),
+        (&[("FOLLOWERS", three), ("PORT", "70000")], "70000 is not in 0..=65535"),
+        (&[("FOLLOWERS", three), ("WRITE_QUORUM", "-1")], "invalid value '-1' for '--write-quorum <WRITE_QUORUM>'"),
+        (&[("ROLE", "chief")], "invalid value 'chief' for '--role <ROLE>'"),
+        (&[("FOLLOWERS", three), ("LOG_LEVEL", "=loud")], "LOG_LEVEL==loud is no filter"),
+    ];
+    for (settings, expected) in table {
+        let mut command = Command::new(PROGRAM);
+        command.env_clear().env("ROLE", "leader").envs(settings.iter().copied());
+        let output = command.output().expect("the program runs");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{settings:?}: {message}");
+        assert!(message.contains(expected), "{settings:?}: {message}");
+        assert_eq!(message.trim_end().lines().count(), 1, "{settings:?}: {message}");
+    }
+}

@@ -1,0 +1,8 @@
+//! Tests of a follower's data directory.
+//!
+//! Method: directories are made by the shipped store, copied while it runs (that is what a killed process leaves behind),
+//! harmed, and opened again. What comes back is compared with a follower that was never stopped.
+
+mod damage;
+mod image;
+mod restart;
