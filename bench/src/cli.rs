@@ -1,0 +1,78 @@
+//! The command line: `kv-bench sweep`, its settings, its exit codes.
+
+mod sweep;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use self::sweep::SweepArguments;
+use crate::node_command;
+
+/// Something failed: no or partial results, or replicas that differ.
+pub const EXIT_FAILED: u8 = 1;
+/// The measured means are too far from theory for `--max-deviation-ms`.
+pub const EXIT_DEVIATES: u8 = 3;
+
+/// Explains what a write quorum costs: measures it, beside theory
+#[derive(Debug, Parser)]
+#[command(name = "kv-bench", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure the write latency at each quorum, beside theory
+    ///
+    /// Starts a leader and five followers as processes on this machine, changes the write quorum of the running cluster
+    /// from 1 to 5, measures each write, compares it with theory and with the delays that were drawn for it, checks
+    /// that the replicas agree, and writes table, plot and data.
+    #[command(after_help = sweep::AFTER_HELP)]
+    Sweep(Box<SweepArguments>),
+    /// Run a node with the settings of the environment, until standard input ends
+    #[command(hide = true)]
+    Node,
+}
+
+/// The program: reads the command line and runs what it asks for.
+pub fn main() -> ExitCode {
+    // A node takes its settings in its own way and knows nothing of this command line.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == node_command::SUBCOMMAND) {
+        return node_command::main();
+    }
+    match Arguments::parse().command {
+        Command::Sweep(arguments) => exit_code(sweep::main(&arguments)),
+        Command::Node => node_command::main(),
+    }
+}
+
+fn exit_code(result: anyhow::Result<u8>) -> ExitCode {
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::interrupt::EXIT_INTERRUPTED;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn exit_codes_differ() {
+        let codes = std::collections::BTreeSet::from([0, EXIT_FAILED, 2, EXIT_DEVIATES, EXIT_INTERRUPTED]);
+        assert_eq!(codes.len(), 5);
+    }
+}

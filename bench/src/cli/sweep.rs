@@ -1,0 +1,318 @@
+//! `kv-bench sweep`: settings → target → sweep → table and files → exit code.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use super::{EXIT_DEVIATES, EXIT_FAILED};
+use crate::{
+    cluster::LocalClusterOptions,
+    interrupt::{EXIT_INTERRUPTED, Interrupt},
+    progress::Progress,
+    report::{self, SweepReport},
+    runner::{self, SweepOptions},
+    target::{self, Target},
+    workload::{VALUE_SIZE_BYTES_MIN, Workload},
+};
+
+pub(super) const AFTER_HELP: &str = "\
+Exit codes: 0 measured; 1 failed (the reason is the last line), or replicas differ; 2 wrong usage;
+3 beyond --max-deviation-ms; 130 interrupted (partial results are still written).";
+
+/// The seed's experiment: so many writes, clients and keys.
+const SEED_EXPERIMENT: Workload = Workload { writes: 100, concurrency: 10, keys: 10, value_size_bytes: None };
+/// The default: a standard error of 0.6 ms at 0-200 ms delays, in about 70 s for five quorums.
+const DEFAULT: Workload = Workload { writes: 4000, concurrency: 32, keys: 10, value_size_bytes: None };
+const DEFAULT_FOLLOWERS: u32 = 5;
+const DEFAULT_MAX_DELAY_MS: u64 = 200;
+/// A local cluster's writes may wait this much longer than the longest delay before they count as failed.
+const LOCAL_TIMEOUT_MARGIN_MS: u64 = 5_000;
+
+/// The settings of a sweep.
+#[derive(Debug, Clone, Args)]
+pub struct SweepArguments {
+    /// Leader of a cluster that runs already, http://HOST:PORT (default: start one on this machine)
+    #[arg(long, value_name = "URL", value_parser = url, conflicts_with = "compose", help_heading = "Cluster")]
+    leader: Option<String>,
+
+    /// Followers of that cluster, comma-separated, to compare their data with the leader's
+    #[arg(long, value_name = "URL,…", value_parser = url, value_delimiter = ',', requires = "leader",
+        help_heading = "Cluster")]
+    followers: Vec<String>,
+
+    /// The cluster of deploy/docker-compose.yml: leader on localhost:8000, followers on 8001-8005
+    #[arg(long, help_heading = "Cluster")]
+    compose: bool,
+
+    /// Bearer token for changing settings, where the cluster asks for one
+    #[arg(long, env = "AUTH_TOKEN", hide_env_values = true, value_name = "TOKEN", help_heading = "Cluster")]
+    auth_token: Option<String>,
+
+    /// Followers to start [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60),
+        conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+    follower_count: Option<u32>,
+
+    /// Seed of the random delays of the cluster to start [default: drawn, and reported]
+    #[arg(long, value_name = "SEED", conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+    delay_seed: Option<u64>,
+
+    /// Shortest delay before a write is sent to a follower, in ms [default: 0; of a running cluster: as it is]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=600_000), help_heading = "Cluster")]
+    min_delay_ms: Option<u64>,
+
+    /// Longest delay before a write is sent to a follower, in ms [default: 200; of a running cluster: as it is]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=600_000), help_heading = "Cluster")]
+    max_delay_ms: Option<u64>,
+
+    /// Write quorums to measure, comma-separated, in this order [default: 1 to the number of followers]
+    #[arg(long, value_name = "W,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..),
+        help_heading = "Workload")]
+    quorums: Option<Vec<u32>>,
+
+    /// The seed's experiment: 100 writes, 10 at a time, on 10 keys
+    #[arg(long, help_heading = "Workload")]
+    seed_experiment: bool,
+
+    /// Writes per quorum [default: 4000]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Workload")]
+    writes: Option<usize>,
+
+    /// Clients, each with one write under way [default: 32]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Workload")]
+    concurrency: Option<usize>,
+
+    /// Keys, written in turn [default: 10]
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Workload")]
+    keys: Option<usize>,
+
+    /// Size of each value in bytes, at least 24 [default: as short as distinct values can be]
+    #[arg(long, value_name = "BYTES", value_parser = value_size, help_heading = "Workload")]
+    value_size_bytes: Option<usize>,
+
+    /// Writes before each measurement that are not part of it [default: twice the concurrency]
+    #[arg(long, value_name = "N", help_heading = "Workload")]
+    warmup_writes: Option<usize>,
+
+    /// Fail (exit code 3) when a mean is farther than this from theory, beyond its 95 % interval
+    #[arg(long, value_name = "MS", value_parser = not_negative, help_heading = "Results")]
+    max_deviation_ms: Option<f64>,
+
+    /// Directory of the results, and of the logs of nodes that were started
+    #[arg(long, value_name = "DIRECTORY", default_value = "out", help_heading = "Results")]
+    out: PathBuf,
+}
+
+impl SweepArguments {
+    fn workload(&self) -> Workload {
+        let base = if self.seed_experiment { SEED_EXPERIMENT } else { DEFAULT };
+        Workload {
+            writes: self.writes.unwrap_or(base.writes),
+            concurrency: self.concurrency.unwrap_or(base.concurrency),
+            keys: self.keys.unwrap_or(base.keys),
+            value_size_bytes: self.value_size_bytes,
+        }
+    }
+
+    fn options(&self) -> SweepOptions {
+        let workload = self.workload();
+        SweepOptions {
+            quorums: self.quorums.clone(),
+            min_delay_ms: self.min_delay_ms,
+            max_delay_ms: self.max_delay_ms,
+            workload,
+            warmup_writes: self.warmup_writes.unwrap_or(2 * workload.concurrency),
+            max_deviation_ms: self.max_deviation_ms,
+        }
+    }
+
+    fn local_cluster(&self) -> Result<LocalClusterOptions> {
+        let program = std::env::current_exe().context("failed to find this program's own file")?;
+        let followers = self.follower_count.unwrap_or(DEFAULT_FOLLOWERS);
+        let min_delay_ms = self.min_delay_ms.unwrap_or(0);
+        let max_delay_ms = self.max_delay_ms.unwrap_or(DEFAULT_MAX_DELAY_MS);
+        if min_delay_ms > max_delay_ms {
+            bail!("minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms");
+        }
+        if let Some(quorum) = self.quorums.iter().flatten().find(|quorum| **quorum > followers) {
+            bail!("write quorum {quorum} is not possible with {followers} followers");
+        }
+        Ok(LocalClusterOptions {
+            followers,
+            min_delay_ms,
+            max_delay_ms,
+            delay_seed: self.delay_seed,
+            replication_timeout_ms: max_delay_ms + LOCAL_TIMEOUT_MARGIN_MS,
+            start_timeout: Duration::from_secs(30),
+            ..LocalClusterOptions::new(program, self.out.join("logs"))
+        })
+    }
+
+    async fn target(&self) -> Result<Target> {
+        if let Some(leader) = &self.leader {
+            return Ok(target::remote(leader.clone(), self.followers.clone(), self.auth_token.clone()));
+        }
+        if self.compose {
+            return Ok(target::compose(self.auth_token.clone()));
+        }
+        target::local(self.local_cluster()?).await
+    }
+}
+
+/// Runs the sweep; the value is the exit code.
+pub(super) fn main(arguments: &SweepArguments) -> Result<u8> {
+    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: &SweepArguments) -> Result<u8> {
+    let interrupt = Interrupt::listen().context("failed to listen for signals")?;
+    let out = &arguments.out;
+    fs::create_dir_all(out).with_context(|| format!("failed to create {}", out.display()))?;
+    let progress = Progress::on_stderr();
+    progress.note("starting the cluster");
+    let target = tokio::select! {
+        target = arguments.target() => target?,
+        () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
+    };
+    let report = runner::sweep(&target, &arguments.options(), &interrupt, &progress).await?;
+    progress.finish();
+    drop(target);
+    if report.quorums.is_empty() {
+        eprintln!("interrupted before anything was measured");
+        return Ok(EXIT_INTERRUPTED);
+    }
+    print!("{}", report::text(&report));
+    for path in report::export_all(&report, out)? {
+        println!("wrote {}", path.display());
+    }
+    Ok(code(&report))
+}
+
+/// The gravest of what happened decides.
+fn code(report: &SweepReport) -> u8 {
+    let consistent = report.consistency.as_ref().is_none_or(|check| check.is_consistent());
+    if report.failure.is_some() || !consistent {
+        EXIT_FAILED
+    } else if report.interrupted {
+        EXIT_INTERRUPTED
+    } else if report.deviation_check.as_ref().is_some_and(|check| !check.passed) {
+        EXIT_DEVIATES
+    } else {
+        0
+    }
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let parsed = reqwest::Url::parse(text).map_err(|error| format!("{error}; expected http://HOST:PORT"))?;
+    match parsed.scheme() {
+        "http" if parsed.host().is_some() => Ok(text.trim_end_matches('/').to_owned()),
+        scheme => Err(format!("{scheme}:// is not spoken here; expected http://HOST:PORT")),
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn value_size(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        size if size < VALUE_SIZE_BYTES_MIN => {
+            Err(format!("values differ from each other, which takes {VALUE_SIZE_BYTES_MIN} bytes"))
+        }
+        size => Ok(size),
+    }
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
+        Ok(_) => Err("must be a number of milliseconds, 0 or more".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::testing::{Behaviour, synthetic_report};
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        sweep: SweepArguments,
+    }
+
+    fn parse(line: &str) -> Result<SweepArguments, String> {
+        let words = std::iter::once("sweep").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.sweep).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_seed_s_experiment_can_be_varied() {
+        assert_eq!(parse("").expect("valid").workload(), DEFAULT);
+        assert_eq!(parse("--seed-experiment").expect("valid").workload(), SEED_EXPERIMENT);
+        let varied = parse("--seed-experiment --writes 30 --value-size-bytes 64").expect("valid").workload();
+        assert_eq!(varied, Workload { writes: 30, value_size_bytes: Some(64), ..SEED_EXPERIMENT });
+        assert_eq!(parse("--concurrency 7").expect("valid").options().warmup_writes, 14);
+    }
+
+    #[test]
+    fn the_local_cluster_gets_what_was_asked_for() {
+        let line = "--follower-count 3 --min-delay-ms 20 --max-delay-ms 60 --delay-seed 9 --out results --quorums 3,1";
+        let arguments = parse(line).expect("valid");
+        let cluster = arguments.local_cluster().expect("possible");
+        assert_eq!((cluster.followers, cluster.min_delay_ms, cluster.max_delay_ms), (3, 20, 60));
+        assert_eq!((cluster.delay_seed, cluster.replication_timeout_ms), (Some(9), 5_060));
+        assert_eq!(cluster.logs_directory, PathBuf::from("results/logs"));
+        assert_eq!(arguments.options().quorums, Some(vec![3, 1]));
+    }
+
+    #[test]
+    fn contradictions_are_refused_in_words_that_name_both_values() {
+        let error =
+            |line: &str| parse(line).expect("parses").local_cluster().expect_err("contradicts itself").to_string();
+        assert_eq!(error("--min-delay-ms 300"), "minimum delay of 300 ms is above the maximum delay of 200 ms");
+        assert_eq!(error("--quorums 1,6"), "write quorum 6 is not possible with 5 followers");
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for (line, expected) in [
+            ("--writes 0", "must be at least 1"),
+            ("--quorums 0", "0 is not in 1.."),
+            ("--value-size-bytes 5", "takes 24 bytes"),
+            ("--leader https://example.org", "https:// is not spoken here"),
+            ("--leader localhost:8000", "expected http://HOST:PORT"),
+            ("--followers http://localhost:8001", "--leader"),
+            ("--compose --leader http://localhost:8000", "cannot be used with"),
+            ("--compose --follower-count 3", "cannot be used with"),
+            ("--leader http://localhost:8000 --delay-seed 3", "cannot be used with"),
+            ("--max-deviation-ms -1", "0 or more"),
+            ("--max-deviation-ms NaN", "0 or more"),
+        ] {
+            let error = parse(&line.replace("-ms -1", "-ms=-1")).expect_err(line);
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_gravest_outcome_decides_the_exit_code() {
+        let mut report = synthetic_report(Behaviour::Slow, 5, 0, 200, 200);
+        assert_eq!(code(&report), 0, "a finding is no failure unless a limit was set");
+        report.settings.max_deviation_ms = Some(1.0);
+        report.conclude(Vec::new());
+        assert_eq!(code(&report), EXIT_DEVIATES);
+        report.interrupted = true;
+        assert_eq!(code(&report), EXIT_INTERRUPTED);
+        report.consistency.as_mut().expect("checked").followers[2].mismatches = 1;
+        assert_eq!(code(&report), EXIT_FAILED);
+    }
+}

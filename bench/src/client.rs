@@ -1,0 +1,263 @@
+//! The node's HTTP interface as the bench uses it: writes, live configuration, status, dumps.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// How long a question about state may take before the node counts as not answering.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The part of `GET /config` that a sweep works with: everything here is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ClusterConfig {
+    /// Grows with every change that came into force.
+    pub generation: u64,
+    /// Followers that must confirm a write before it is answered.
+    pub write_quorum: u32,
+    /// The declared number of followers, N.
+    pub followers: u32,
+    /// Shortest delay before a send to a follower, in ms.
+    pub min_delay_ms: u64,
+    /// Longest delay before a send to a follower, in ms.
+    pub max_delay_ms: u64,
+    /// After this long without a quorum a write's outcome is unknown, in ms.
+    pub replication_timeout_ms: u64,
+    /// Seed of the random delays, if the node tells it.
+    #[serde(default)]
+    pub delay_seed: Option<u64>,
+    /// A change that was accepted and is not in force yet.
+    #[serde(default)]
+    pub pending: Option<PendingConfig>,
+}
+
+/// A change on its way, and what it waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PendingConfig {
+    /// One sentence, from the leader.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// The settings a sweep changes, as `PATCH /config` takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ConfigChange {
+    /// Followers that must confirm a write.
+    pub write_quorum: u32,
+    /// Shortest delay in ms.
+    pub min_delay_ms: u64,
+    /// Longest delay in ms.
+    pub max_delay_ms: u64,
+}
+
+impl ConfigChange {
+    /// Whether exactly these values are in force.
+    pub fn is_in_force(&self, config: &ClusterConfig) -> bool {
+        config.pending.is_none() && *self == Self::from(config)
+    }
+}
+
+impl From<&ClusterConfig> for ConfigChange {
+    fn from(config: &ClusterConfig) -> Self {
+        let ClusterConfig { write_quorum, min_delay_ms, max_delay_ms, .. } = *config;
+        Self { write_quorum, min_delay_ms, max_delay_ms }
+    }
+}
+
+/// The part of the leader's `GET /status` that a sweep works with.
+#[derive(Debug, Clone, Deserialize)]
+pub struct LeaderStatus {
+    /// Version of the node's program.
+    #[serde(default)]
+    pub version: String,
+    /// `recovering`, `open`, `fenced` or `draining`.
+    pub state: String,
+    /// What it waits for, or empty.
+    #[serde(default)]
+    pub message: String,
+    /// How far replication has come.
+    pub writes: WriteCounts,
+    /// Every follower the leader knows.
+    #[serde(default)]
+    pub followers: Vec<FollowerStatus>,
+}
+
+/// How far replication has come.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct WriteCounts {
+    /// Writes accepted and not yet confirmed by every follower.
+    pub backlog: u64,
+}
+
+/// One follower as the leader sees it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct FollowerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where the leader reaches it.
+    #[serde(default)]
+    pub url: String,
+    /// `streaming` when it takes part.
+    pub state: String,
+    /// Whether it counts towards N.
+    #[serde(default = "yes")]
+    pub member: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One key of a dump.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Entry {
+    /// The value.
+    pub value: String,
+    /// The key's sequence number.
+    pub seq: u64,
+}
+
+/// Everything a node holds, by key.
+pub type Dump = BTreeMap<String, Entry>;
+
+/// One node over HTTP. Clones share the connections.
+#[derive(Debug, Clone)]
+pub struct NodeClient {
+    http: reqwest::Client,
+    url: String,
+    token: Option<String>,
+}
+
+impl NodeClient {
+    /// A client of the node at `url` (`http://host:port`); `token` goes with requests that change settings.
+    pub fn new(http: reqwest::Client, url: &str, token: Option<&str>) -> Self {
+        Self { http, url: url.trim_end_matches('/').to_owned(), token: token.map(str::to_owned) }
+    }
+
+    /// An HTTP client that keeps one connection for each of `connections` concurrent writers.
+    pub fn http(connections: usize) -> Result<reqwest::Client> {
+        reqwest::Client::builder()
+            .no_proxy()
+            .pool_max_idle_per_host(connections)
+            .connect_timeout(Duration::from_secs(5))
+            .build()
+            .context("failed to build the HTTP client")
+    }
+
+    /// Where the node is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// A `POST /put` that also asks which delays were drawn, ready to be sent.
+    pub fn put(&self, key: &str, value: &str, timeout: Duration) -> RequestBuilder {
+        #[derive(Serialize)]
+        struct Put<'a> {
+            key: &'a str,
+            value: &'a str,
+        }
+        self.http.post(format!("{}/put?explain=true", self.url)).timeout(timeout).json(&Put { key, value })
+    }
+
+    /// Which settings are in force.
+    pub async fn config(&self) -> Result<ClusterConfig> {
+        self.get("/config").await
+    }
+
+    /// Asks for `change`, and lets the leader wait up to `wait` for it to be in force. Whether it is, says
+    /// [`NodeClient::config`].
+    pub async fn change_config(&self, change: ConfigChange, wait: Duration) -> Result<()> {
+        let path = format!("/config?wait_ms={}", wait.as_millis());
+        let mut request = self.request(Method::PATCH, &path).timeout(wait + ADMIN_TIMEOUT).json(&change);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        self.send(&path, request).await.map(drop)
+    }
+
+    /// The leader's state.
+    pub async fn status(&self) -> Result<LeaderStatus> {
+        self.get("/status").await
+    }
+
+    /// Whether the node answers HTTP at all.
+    pub async fn is_listening(&self) -> bool {
+        self.request(Method::GET, "/healthz").timeout(ADMIN_TIMEOUT).send().await.is_ok()
+    }
+
+    /// Everything the node holds.
+    pub async fn dump(&self) -> Result<Dump> {
+        #[derive(Deserialize)]
+        struct Body {
+            entries: Dump,
+        }
+        Ok(self.get::<Body>("/dump").await?.entries)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let request = self.request(Method::GET, path).timeout(ADMIN_TIMEOUT);
+        let response = self.send(path, request).await?;
+        response.json().await.with_context(|| format!("failed to understand {path} of {}", self.url))
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url))
+    }
+
+    /// Sends, and turns an answer that is no success into an error with the node's own words.
+    async fn send(&self, path: &str, request: RequestBuilder) -> Result<Response> {
+        let response = request.send().await.with_context(|| format!("failed to reach {}", self.url))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.text().await.unwrap_or_default();
+        bail!("{} answered {} to {path}{}", self.url, describe(status), words_of(&body));
+    }
+}
+
+fn describe(status: StatusCode) -> String {
+    match status.canonical_reason() {
+        Some(reason) => format!("{} ({reason})", status.as_u16()),
+        None => status.as_u16().to_string(),
+    }
+}
+
+/// The message of a JSON error body, as `: message`; nothing for other bodies.
+fn words_of(body: &str) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let text =
+        parsed.as_ref().and_then(|body| body.get("message").or(body.get("error"))).and_then(|text| text.as_str());
+    text.map(|text| format!(": {text}")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pending: bool) -> ClusterConfig {
+        let mut body = serde_json::json!({"generation": 7, "write_quorum": 2, "followers": 5, "min_delay_ms": 20,
+            "max_delay_ms": 60, "replication_timeout_ms": 5000, "delay_seed": 11, "pending": null});
+        if pending {
+            body["pending"] = serde_json::json!({"generation": 8, "write_quorum": 3, "message": "waits"});
+        }
+        serde_json::from_value(body).expect("as the node writes it")
+    }
+
+    #[test]
+    fn a_change_is_in_force_when_every_value_is_and_none_is_pending() {
+        let change = ConfigChange { write_quorum: 2, min_delay_ms: 20, max_delay_ms: 60 };
+        assert!(change.is_in_force(&config(false)));
+        assert!(!change.is_in_force(&config(true)));
+        assert!(!ConfigChange { write_quorum: 3, ..change }.is_in_force(&config(false)));
+        assert!(!ConfigChange { max_delay_ms: 61, ..change }.is_in_force(&config(false)));
+    }
+
+    #[test]
+    fn the_words_of_an_error_body_are_found_where_there_are_any() {
+        assert_eq!(words_of(r#"{"ok":false,"message":"write quorum 9 above 5"}"#), ": write quorum 9 above 5");
+        assert_eq!(words_of(r#"{"error":"Key not found"}"#), ": Key not found");
+        assert_eq!(words_of("<html>"), "");
+    }
+}

@@ -1,0 +1,25 @@
+//! What a write quorum costs, measured beside theory.
+//!
+//! A sweep flows through the modules in this order: [`cli`] reads what is asked for, [`target`] finds or starts the
+//! cluster ([`cluster`] runs nodes as processes, each of them [`node_command`]), [`runner`] sets one quorum after the
+//! other through the [`client`] and lets the [`workload`] write, [`analysis`] sets each run beside [`theory`] with the
+//! means of [`stats`], [`consistency`] compares the replicas, [`findings`] says what it means, and [`report`] writes it
+//! down.
+
+pub mod analysis;
+pub mod cli;
+pub mod client;
+pub mod cluster;
+pub mod consistency;
+pub mod findings;
+pub mod interrupt;
+pub mod node_command;
+pub mod progress;
+pub mod report;
+pub mod runner;
+pub mod stats;
+pub mod target;
+#[cfg(test)]
+mod testing;
+pub mod theory;
+pub mod workload;

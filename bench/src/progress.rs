@@ -1,0 +1,97 @@
+//! Bars on standard error, one per quorum; nothing at all when standard error is no terminal.
+
+use std::{cell::Cell, time::Duration};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::{analysis::QuorumReport, workload::WriteSample};
+
+/// The bars of a sweep.
+#[derive(Debug)]
+pub struct Progress {
+    bars: MultiProgress,
+    spinner: ProgressBar,
+}
+
+impl Progress {
+    /// Bars on standard error; indicatif hides them by itself when that is no terminal.
+    pub fn on_stderr() -> Self {
+        let bars = MultiProgress::new();
+        let spinner = bars.add(ProgressBar::new_spinner());
+        spinner.enable_steady_tick(Duration::from_millis(120));
+        Self { bars, spinner }
+    }
+
+    /// No bars.
+    pub fn hidden() -> Self {
+        let spinner = ProgressBar::hidden();
+        Self { bars: MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()), spinner }
+    }
+
+    /// Shows what happens between the measurements.
+    pub fn note(&self, what: &str) {
+        self.spinner.set_message(what.to_owned());
+    }
+
+    /// The bar of one quorum's writes.
+    pub fn quorum(&self, write_quorum: u32, writes: usize) -> QuorumBar {
+        let bar = self.bars.insert_before(&self.spinner, ProgressBar::new(writes as u64));
+        // Templates are fixed texts, checked by a test; the default style would do in their place.
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        bar.set_prefix(format!("W = {write_quorum}"));
+        self.note(&format!("measuring write quorum {write_quorum}"));
+        QuorumBar { bar, sum_ms: Cell::new(0.0), count: Cell::new(0) }
+    }
+
+    /// Removes what is not worth keeping on the screen.
+    pub fn finish(&self) {
+        self.spinner.finish_and_clear();
+    }
+}
+
+const TEMPLATE: &str = "{prefix:>7} {bar:32.cyan/dim} {pos:>6}/{len} writes  {msg}";
+
+/// The bar of one quorum, with the mean so far.
+#[derive(Debug)]
+pub struct QuorumBar {
+    bar: ProgressBar,
+    sum_ms: Cell<f64>,
+    count: Cell<u64>,
+}
+
+impl QuorumBar {
+    /// Counts a write.
+    pub fn write(&self, sample: &WriteSample) {
+        self.sum_ms.set(self.sum_ms.get() + sample.latency_ms);
+        self.count.set(self.count.get() + 1);
+        self.bar.inc(1);
+        // The text is shown a few times a second; to build it for every write would be measured.
+        if self.count.get().is_multiple_of(64) {
+            self.bar.set_message(format!("mean {:.1} ms", self.sum_ms.get() / self.count.get() as f64));
+        }
+    }
+
+    /// Leaves the result on the screen.
+    pub fn finish(&self, report: &QuorumReport) {
+        let result = report.latency.map_or_else(
+            || "no write was committed".to_owned(),
+            |latency| {
+                let theory = report.theory.mean_ms;
+                format!("mean {:.1} ± {:.1} ms, theory {theory:.1} ms", latency.mean_ms, latency.mean_interval_ms)
+            },
+        );
+        self.bar.abandon_with_message(result);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_valid() {
+        assert!(ProgressStyle::with_template(TEMPLATE).is_ok());
+    }
+}

@@ -1,0 +1,160 @@
+//! Summaries of measured latencies: mean with its interval, spread, quantiles.
+//!
+//! Everything here is in milliseconds and works on plain slices, so that the tests can compare it with
+//! samples whose summaries are known.
+
+use serde::Serialize;
+
+/// What a sample of latencies looks like; all fields in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Summary {
+    /// Arithmetic mean.
+    pub mean_ms: f64,
+    /// Half the width of the 95 % interval of the mean: `mean_ms ± mean_interval_ms`.
+    pub mean_interval_ms: f64,
+    /// Standard deviation of the sample (divisor `n − 1`).
+    pub sd_ms: f64,
+    /// Standard error of the mean, `sd / √n`.
+    pub standard_error_ms: f64,
+    /// The smallest value.
+    pub min_ms: f64,
+    /// Median.
+    pub p50_ms: f64,
+    /// 90 % of the sample is at or below.
+    pub p90_ms: f64,
+    /// 99 % of the sample is at or below.
+    pub p99_ms: f64,
+    /// The largest value.
+    pub max_ms: f64,
+}
+
+impl Summary {
+    /// Summarises a sample; `None` when it is empty. With one value the spread is 0: nothing is known of it.
+    pub fn of(values_ms: &[f64]) -> Option<Self> {
+        let mut sorted = values_ms.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (min_ms, max_ms) = (*sorted.first()?, *sorted.last()?);
+        let mean_ms = mean(&sorted)?;
+        let sd_ms = standard_deviation(&sorted, mean_ms);
+        let standard_error_ms = sd_ms / (sorted.len() as f64).sqrt();
+        Some(Self {
+            mean_ms,
+            mean_interval_ms: student_t_975(sorted.len().saturating_sub(1)) * standard_error_ms,
+            sd_ms,
+            standard_error_ms,
+            min_ms,
+            p50_ms: quantile(&sorted, 0.50),
+            p90_ms: quantile(&sorted, 0.90),
+            p99_ms: quantile(&sorted, 0.99),
+            max_ms,
+        })
+    }
+}
+
+/// Arithmetic mean; `None` of nothing.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Standard deviation with divisor `n − 1`, in two passes: the one-pass formula cancels when the mean is far
+/// above the spread, as latencies under a long minimum delay are.
+fn standard_deviation(values: &[f64], mean: f64) -> f64 {
+    if values.len() < 2 {
+        return 0.0;
+    }
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (squares / (values.len() - 1) as f64).sqrt()
+}
+
+/// The `p`-quantile of a **sorted**, non-empty sample, interpolated linearly between the two nearest values
+/// (the definition of R's default and of NumPy).
+pub fn quantile(sorted: &[f64], p: f64) -> f64 {
+    let position = p.clamp(0.0, 1.0) * (sorted.len() - 1) as f64;
+    let below = position.floor() as usize;
+    let above = position.ceil() as usize;
+    let (low, high) = (sorted[below], sorted[above]);
+    low + (high - low) * (position - below as f64)
+}
+
+/// The 97.5 % point of Student's t, by which a standard error becomes half a 95 % interval.
+///
+/// The Cornish-Fisher expansion around the normal quantile: right to 0.001 from 10 degrees of freedom up.
+/// Below that the few exact values stand in a table. 0 degrees of freedom (a single value) have no interval; 0 says
+/// so together with a spread of 0.
+fn student_t_975(degrees_of_freedom: usize) -> f64 {
+    const EXACT: [f64; 10] = [0.0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262];
+    if let Some(exact) = EXACT.get(degrees_of_freedom) {
+        return *exact;
+    }
+    let z: f64 = 1.959_963_984_540_054;
+    let nu = degrees_of_freedom as f64;
+    let first = (z.powi(3) + z) / 4.0;
+    let second = (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / 96.0;
+    let third = (3.0 * z.powi(7) + 19.0 * z.powi(5) + 17.0 * z.powi(3) - 15.0 * z) / 384.0;
+    z + first / nu + second / nu.powi(2) + third / nu.powi(3)
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: every field of a summary is what textbooks say. Method: small samples with known results, and
+    //! published values of Student's t.
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    fn close(left: f64, right: f64, tolerance: f64) {
+        assert!((left - right).abs() <= tolerance, "{left} is not {right} ± {tolerance}");
+    }
+
+    #[test]
+    fn a_known_sample_has_its_known_summary() {
+        let summary = Summary::of(&[7.0, 2.0, 4.0, 4.0, 5.0, 4.0, 9.0, 5.0]).expect("not empty");
+        close(summary.mean_ms, 5.0, 1e-12);
+        close(summary.sd_ms, (32.0_f64 / 7.0).sqrt(), 1e-12);
+        close(summary.standard_error_ms, (32.0_f64 / 7.0 / 8.0).sqrt(), 1e-12);
+        close(summary.mean_interval_ms, 2.365 * summary.standard_error_ms, 1e-12);
+        assert_eq!((summary.min_ms, summary.p50_ms, summary.max_ms), (2.0, 4.5, 9.0));
+        close(summary.p90_ms, 7.6, 1e-12);
+    }
+
+    #[test]
+    fn quantiles_interpolate_between_neighbours() {
+        let sorted = [10.0, 20.0, 30.0, 40.0, 50.0];
+        for (p, expected) in [(0.0, 10.0), (0.25, 20.0), (0.5, 30.0), (0.9, 46.0), (1.0, 50.0)] {
+            close(quantile(&sorted, p), expected, 1e-12);
+        }
+    }
+
+    #[test]
+    fn nothing_has_no_summary_and_one_value_has_no_spread() {
+        assert_eq!(Summary::of(&[]), None);
+        let single = Summary::of(&[12.5]).expect("not empty");
+        assert_eq!((single.mean_ms, single.sd_ms, single.mean_interval_ms), (12.5, 0.0, 0.0));
+        assert_eq!((single.p50_ms, single.p99_ms), (12.5, 12.5));
+    }
+
+    #[test]
+    fn student_t_agrees_with_published_tables() {
+        for (nu, expected) in
+            [(1, 12.706), (5, 2.571), (10, 2.228), (20, 2.086), (30, 2.042), (99, 1.984), (9999, 1.960)]
+        {
+            close(student_t_975(nu), expected, 0.001);
+        }
+    }
+
+    /// The interval is worth its name only if it covers the true mean about 95 times of 100, for small samples too.
+    #[test]
+    fn the_interval_covers_the_true_mean_95_times_of_100() {
+        let mut random = StdRng::seed_from_u64(20_261_122);
+        for n in [8, 100] {
+            let covered = (0..2_000)
+                .filter(|_| {
+                    let sample: Vec<f64> = (0..n).map(|_| random.random_range(0.0..200.0)).collect();
+                    let summary = Summary::of(&sample).expect("not empty");
+                    (summary.mean_ms - 100.0).abs() <= summary.mean_interval_ms
+                })
+                .count();
+            close(covered as f64 / 2_000.0, 0.95, 0.015);
+        }
+    }
+}
