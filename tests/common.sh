@@ -1,0 +1,13 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it.
+
+# What these scripts start listens on fixed ports. Something else that answers there would be tested in its place.
+require_free_ports() {
+  local port
+  for port in 8000 8001 8002 8003 8004 8005; do
+    if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+      echo "$(basename "$0"): port $port is in use by something else" >&2
+      return 1
+    fi
+  done
+}
