@@ -1,0 +1,191 @@
+//! From a validated KvCluster to the Kubernetes objects that make it. Pure: no client, one file per object.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::ObjectMeta;
+
+use crate::reconcile::validate::Validated;
+
+mod budget;
+mod config_map;
+mod followers;
+mod leader;
+mod network_policy;
+mod pod;
+mod secret;
+mod service_account;
+mod services;
+
+pub use secret::{TOKEN_KEY, new_token};
+
+/// The port of every node's HTTP interface.
+pub const PORT: i32 = 8000;
+
+/// The value of `app.kubernetes.io/name` on every object.
+pub const APP: &str = "kvcluster";
+
+/// The value of `app.kubernetes.io/managed-by` on every object.
+pub const MANAGER: &str = "kv-controller";
+
+/// The objects of one KvCluster, as they should be.
+#[derive(Clone, Debug)]
+pub struct Resources {
+    /// The identity of the pods, without rights and without a token.
+    pub account: ServiceAccount,
+    /// The token that guards replication and administration.
+    pub secret: Secret,
+    /// What the next start of a leader uses.
+    pub config: ConfigMap,
+    /// The name behind which the leader finds its followers.
+    pub peers: Service,
+    /// The leader, for clients.
+    pub write: Service,
+    /// The ready followers, for clients.
+    pub read: Service,
+    /// The followers.
+    pub followers: StatefulSet,
+    /// The leader.
+    pub leader: Deployment,
+    /// Keeps a write quorum of followers through drains.
+    pub budget: PodDisruptionBudget,
+    /// Who may reach the pods; none when it is switched off.
+    pub policy: Option<NetworkPolicy>,
+}
+
+/// What only the running cluster knows, and the objects depend on.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The token in use.
+    pub token: String,
+    /// How many follower pods there have to be: more than the spec says while some of them are still needed.
+    pub follower_pods: i32,
+    /// Whether the cluster was ever open for writes.
+    pub opened: bool,
+}
+
+/// Builds every object of a KvCluster.
+#[must_use]
+pub fn build(cluster: &Validated, observed: &Observed) -> Resources {
+    Resources {
+        account: service_account::service_account(cluster),
+        secret: secret::secret(cluster, &observed.token),
+        config: config_map::config_map(cluster, observed.opened),
+        peers: services::peers(cluster),
+        write: services::write(cluster),
+        read: services::read(cluster),
+        followers: followers::stateful_set(cluster, observed),
+        leader: leader::deployment(cluster, observed),
+        budget: budget::budget(cluster),
+        policy: network_policy::network_policy(cluster),
+    }
+}
+
+/// The part that a pod plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    /// Takes the writes.
+    Leader,
+    /// Keeps them.
+    Follower,
+}
+
+impl Component {
+    /// The value of `app.kubernetes.io/component`, and of the node's ROLE.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+        }
+    }
+}
+
+/// The names of a cluster's objects.
+pub mod names {
+    /// The leader's Deployment.
+    #[must_use]
+    pub fn leader(cluster: &str) -> String {
+        format!("{cluster}-leader")
+    }
+    /// The followers' StatefulSet; its pods are this and an ordinal.
+    #[must_use]
+    pub fn followers(cluster: &str) -> String {
+        format!("{cluster}-follower")
+    }
+    /// The headless Service of the followers.
+    #[must_use]
+    pub fn peers(cluster: &str) -> String {
+        format!("{cluster}-followers")
+    }
+    /// The Service of the leader.
+    #[must_use]
+    pub fn write(cluster: &str) -> String {
+        cluster.to_owned()
+    }
+    /// The Service of the ready followers.
+    #[must_use]
+    pub fn read(cluster: &str) -> String {
+        format!("{cluster}-read")
+    }
+    /// The ConfigMap of what a leader starts with.
+    #[must_use]
+    pub fn config(cluster: &str) -> String {
+        format!("{cluster}-config")
+    }
+    /// The Secret with the token.
+    #[must_use]
+    pub fn secret(cluster: &str) -> String {
+        format!("{cluster}-auth")
+    }
+}
+
+/// The labels that select the pods of a cluster, or those of one component. They never change: selectors are immutable.
+#[must_use]
+pub fn selector_labels(cluster: &str, component: Option<Component>) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::from([
+        ("app.kubernetes.io/name".to_owned(), APP.to_owned()),
+        ("app.kubernetes.io/instance".to_owned(), cluster.to_owned()),
+    ]);
+    if let Some(component) = component {
+        labels.insert("app.kubernetes.io/component".to_owned(), component.as_str().to_owned());
+    }
+    labels
+}
+
+/// The labels of an object: those that select, and who manages it.
+#[must_use]
+pub fn labels(cluster: &str, component: Option<Component>) -> BTreeMap<String, String> {
+    let mut labels = selector_labels(cluster, component);
+    labels.insert("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned());
+    labels
+}
+
+/// The label selector of a component, as the scale subresource reports it.
+#[must_use]
+pub fn selector_text(cluster: &str, component: Component) -> String {
+    let pairs: Vec<String> =
+        selector_labels(cluster, Some(component)).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
+}
+
+fn selector(cluster: &Validated, component: Option<Component>) -> LabelSelector {
+    LabelSelector { match_labels: Some(selector_labels(&cluster.name, component)), match_expressions: None }
+}
+
+fn metadata(cluster: &Validated, name: String, component: Option<Component>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name),
+        namespace: Some(cluster.namespace.clone()),
+        labels: Some(labels(&cluster.name, component)),
+        owner_references: Some(vec![cluster.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

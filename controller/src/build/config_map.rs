@@ -1,0 +1,26 @@
+//! What the next start of a leader uses. The running leader gets the same by its admin route, at once; so nothing in the
+//! pod template depends on this, and no change of it restarts a pod.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use crate::build::{Component, metadata, names};
+use crate::reconcile::validate::{LiveConfig, Validated};
+
+pub(super) fn config_map(cluster: &Validated, opened: bool) -> ConfigMap {
+    let LiveConfig { followers, write_quorum, min_delay_ms, max_delay_ms, replication_timeout_ms } = cluster.live;
+    let data = [
+        ("FOLLOWER_COUNT", followers.to_string()),
+        ("WRITE_QUORUM", write_quorum.to_string()),
+        ("MIN_DELAY_MS", min_delay_ms.to_string()),
+        ("MAX_DELAY_MS", max_delay_ms.to_string()),
+        ("REPLICATION_TIMEOUT_MS", replication_timeout_ms.to_string()),
+        ("CLUSTER_OPENED", opened.to_string()),
+    ];
+    ConfigMap {
+        metadata: metadata(cluster, names::config(&cluster.name), Some(Component::Leader)),
+        data: Some(BTreeMap::from(data.map(|(key, value)| (key.to_owned(), value)))),
+        ..ConfigMap::default()
+    }
+}

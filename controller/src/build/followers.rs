@@ -1,0 +1,102 @@
+//! The followers: they hold what was acknowledged, each under a name of its own, on a volume of its own.
+
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+};
+use k8s_openapi::api::core::v1::{
+    PersistentVolumeClaim, PersistentVolumeClaimSpec, TopologySpreadConstraint, VolumeMount, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::ObjectMeta;
+
+use crate::build::{Component, Observed, metadata, names, pod, selector, selector_labels};
+use crate::crd::{Durability, SpreadMode, VolumePolicy};
+use crate::reconcile::validate::Validated;
+
+const DATA: &str = "data";
+const DATA_DIR: &str = "/data";
+
+pub(super) fn stateful_set(cluster: &Validated, observed: &Observed) -> StatefulSet {
+    let mut env = vec![pod::env("DURABILITY", &format!("{:?}", cluster.durability).to_lowercase())];
+    if cluster.durability == Durability::Disk {
+        env.push(pod::env("DATA_DIR", DATA_DIR));
+    }
+    let mut template = pod::template(cluster, Component::Follower, &observed.token, env);
+    if let Some(spec) = template.spec.as_mut() {
+        spec.topology_spread_constraints = Some(vec![spread(cluster)]);
+        if cluster.durability == Durability::Disk {
+            for container in &mut spec.containers {
+                container.volume_mounts = Some(vec![VolumeMount {
+                    name: DATA.to_owned(),
+                    mount_path: DATA_DIR.to_owned(),
+                    ..VolumeMount::default()
+                }]);
+            }
+        }
+    }
+    StatefulSet {
+        metadata: metadata(cluster, names::followers(&cluster.name), Some(Component::Follower)),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(observed.follower_pods),
+            service_name: Some(names::peers(&cluster.name)),
+            selector: selector(cluster, Some(Component::Follower)),
+            // They need not wait for each other: with an order, one that cannot start would keep the rest from starting.
+            pod_management_policy: Some("Parallel".to_owned()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: None,
+            }),
+            revision_history_limit: Some(2),
+            volume_claim_templates: (cluster.durability == Durability::Disk).then(|| vec![claim(cluster)]),
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some(policy(cluster.storage.on_delete)),
+                when_scaled: Some(policy(cluster.storage.on_scale_down)),
+            }),
+            template,
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn claim(cluster: &Validated) -> PersistentVolumeClaim {
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(DATA.to_owned()),
+            labels: Some(selector_labels(&cluster.name, Some(Component::Follower))),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            storage_class_name: cluster.storage.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), Quantity(cluster.storage.size.clone()))].into()),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn spread(cluster: &Validated) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: cluster.spread.topology_key.clone(),
+        when_unsatisfiable: match cluster.spread.mode {
+            SpreadMode::Preferred => "ScheduleAnyway",
+            SpreadMode::Required => "DoNotSchedule",
+        }
+        .to_owned(),
+        label_selector: Some(selector(cluster, Some(Component::Follower))),
+        ..TopologySpreadConstraint::default()
+    }
+}
+
+fn policy(policy: VolumePolicy) -> String {
+    match policy {
+        VolumePolicy::Retain => "Retain",
+        VolumePolicy::Delete => "Delete",
+    }
+    .to_owned()
+}

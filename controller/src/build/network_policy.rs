@@ -1,0 +1,62 @@
+//! Who may reach the pods, and whom they may reach: each other and DNS, nothing else.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::build::{MANAGER, PORT, metadata, selector};
+use crate::reconcile::validate::Validated;
+
+pub(super) fn network_policy(cluster: &Validated) -> Option<NetworkPolicy> {
+    if !cluster.network.enabled {
+        return None;
+    }
+    let own_pods = NetworkPolicyPeer { pod_selector: Some(selector(cluster, None)), ..NetworkPolicyPeer::default() };
+    let mut admitted = if cluster.network.clients.is_empty() {
+        let every_namespace = LabelSelector::default();
+        vec![NetworkPolicyPeer { namespace_selector: Some(every_namespace), ..NetworkPolicyPeer::default() }]
+    } else {
+        cluster.network.clients.clone()
+    };
+    admitted.extend([own_pods.clone(), operator(cluster)]);
+    Some(NetworkPolicy {
+        metadata: metadata(cluster, cluster.name.clone(), None),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(selector(cluster, None)),
+            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
+            ingress: Some(vec![NetworkPolicyIngressRule {
+                from: Some(admitted),
+                ports: Some(vec![port("TCP", PORT)]),
+            }]),
+            egress: Some(vec![
+                NetworkPolicyEgressRule { to: Some(vec![own_pods]), ports: Some(vec![port("TCP", PORT)]) },
+                // To anywhere: DNS may be a pod, a cache on the node, or a machine outside.
+                NetworkPolicyEgressRule { to: None, ports: Some(vec![port("UDP", 53), port("TCP", 53)]) },
+            ]),
+        }),
+    })
+}
+
+// The operator asks leaders for their status and hands them their configuration.
+fn operator(cluster: &Validated) -> NetworkPolicyPeer {
+    let one = |key: &str, value: &str| {
+        Some(LabelSelector {
+            match_labels: Some(BTreeMap::from([(key.to_owned(), value.to_owned())])),
+            match_expressions: None,
+        })
+    };
+    NetworkPolicyPeer {
+        namespace_selector: one("kubernetes.io/metadata.name", &cluster.operator_namespace),
+        pod_selector: one("app.kubernetes.io/name", MANAGER),
+        ip_block: None,
+    }
+}
+
+fn port(protocol: &str, number: i32) -> NetworkPolicyPort {
+    NetworkPolicyPort { protocol: Some(protocol.to_owned()), port: Some(IntOrString::Int(number)), end_port: None }
+}

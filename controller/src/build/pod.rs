@@ -1,0 +1,168 @@
+//! What the pods of leader and followers have in common: security, probes, resources, settings.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, LocalObjectReference,
+    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecretKeySelector, SecurityContext,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::api::ObjectMeta;
+
+use crate::build::{Component, PORT, TOKEN_KEY, labels, names};
+use crate::crd::{PodSettings, Resources};
+use crate::hash::fnv1a;
+use crate::reconcile::validate::Validated;
+
+/// How long a pod may take to end, in seconds; the node drains in less.
+const GRACE_PERIOD_S: i64 = 30;
+/// How long a node waits for writes under way when it is asked to end, in milliseconds.
+const DRAIN_TIMEOUT_MS: u32 = 20_000;
+/// The user of the image.
+const USER: i64 = 65_532;
+
+/// The template of a component's pods, to which the component adds what is its own.
+///
+/// Nothing that changes on a running leader is in here: a change of the template restarts pods. The token is the
+/// exception, as its fingerprint: pods with different tokens do not talk to each other.
+pub(super) fn template(cluster: &Validated, component: Component, token: &str, env: Vec<EnvVar>) -> PodTemplateSpec {
+    let settings = match component {
+        Component::Leader => &cluster.leader,
+        Component::Follower => &cluster.followers,
+    };
+    let PodSettings { resources, node_selector, tolerations, priority_class_name } = settings.clone();
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(labels(&cluster.name, Some(component))),
+            annotations: Some(BTreeMap::from([
+                ("kubectl.kubernetes.io/default-container".to_owned(), "kv-node".to_owned()),
+                ("kvcluster.io/token".to_owned(), fnv1a(token.as_bytes())),
+            ])),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(PodSpec {
+            service_account_name: Some(cluster.name.clone()),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            image_pull_secrets: Some(
+                cluster.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect(),
+            )
+            .filter(|secrets: &Vec<_>| !secrets.is_empty()),
+            node_selector: Some(node_selector).filter(|labels| !labels.is_empty()),
+            tolerations: Some(tolerations).filter(|tolerations| !tolerations.is_empty()),
+            priority_class_name,
+            termination_grace_period_seconds: Some(GRACE_PERIOD_S),
+            security_context: Some(PodSecurityContext {
+                run_as_non_root: Some(true),
+                run_as_user: Some(USER),
+                run_as_group: Some(USER),
+                fs_group: Some(USER),
+                // Without it a large volume is walked at every start to set owners that are right already.
+                fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+                ..PodSecurityContext::default()
+            }),
+            containers: vec![container(cluster, component, resources, env)],
+            ..PodSpec::default()
+        }),
+    }
+}
+
+fn container(cluster: &Validated, component: Component, resources: Option<Resources>, env: Vec<EnvVar>) -> Container {
+    Container {
+        name: "kv-node".to_owned(),
+        image: Some(cluster.image.clone()),
+        image_pull_policy: Some(format!("{:?}", cluster.image_pull_policy)),
+        command: Some(vec!["kv-node".to_owned()]),
+        env: Some(common_env(cluster, component).into_iter().chain(env).collect()),
+        ports: Some(vec![ContainerPort {
+            name: Some("http".to_owned()),
+            container_port: PORT,
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        }]),
+        resources: Some(requirements(resources)),
+        // Alive at once, whatever it waits for; reading a large data directory may take minutes.
+        startup_probe: Some(probe("/healthz", 1, 300)),
+        readiness_probe: Some(probe("/readyz", 2, 2)),
+        // Slow on purpose. A leader that a newer one replaced reports itself unhealthy; the Deployment ends it long
+        // before this would restart it, and a restart would take the lead back.
+        liveness_probe: Some(probe("/healthz", 10, 4)),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        ..Container::default()
+    }
+}
+
+fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
+    vec![
+        env("ROLE", component.as_str()),
+        env("PORT", &PORT.to_string()),
+        EnvVar {
+            name: "NODE_NAME".to_owned(),
+            value_from: Some(EnvVarSource {
+                field_ref: Some(ObjectFieldSelector {
+                    api_version: Some("v1".to_owned()),
+                    field_path: "metadata.name".to_owned(),
+                }),
+                ..EnvVarSource::default()
+            }),
+            value: None,
+        },
+        EnvVar {
+            name: "AUTH_TOKEN".to_owned(),
+            value_from: Some(EnvVarSource {
+                secret_key_ref: Some(SecretKeySelector {
+                    name: names::secret(&cluster.name),
+                    key: TOKEN_KEY.to_owned(),
+                    optional: None,
+                }),
+                ..EnvVarSource::default()
+            }),
+            value: None,
+        },
+        env("DRAIN_TIMEOUT_MS", &DRAIN_TIMEOUT_MS.to_string()),
+        env("LOG_FORMAT", "json"),
+        env("LOG_LEVEL", &format!("{:?}", cluster.log_level).to_lowercase()),
+    ]
+}
+
+pub(super) fn env(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+}
+
+fn requirements(resources: Option<Resources>) -> ResourceRequirements {
+    let Resources { requests, limits } = resources.unwrap_or_else(|| Resources {
+        requests: [("cpu", "20m"), ("memory", "32Mi")]
+            .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))
+            .into(),
+        limits: BTreeMap::new(),
+    });
+    ResourceRequirements {
+        requests: Some(requests).filter(|amounts| !amounts.is_empty()),
+        limits: Some(limits).filter(|amounts| !amounts.is_empty()),
+        claims: None,
+    }
+}
+
+fn probe(path: &str, period_s: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("http".to_owned()),
+            scheme: Some("HTTP".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period_s),
+        failure_threshold: Some(failures),
+        success_threshold: Some(1),
+        timeout_seconds: Some(2),
+        ..Probe::default()
+    }
+}

@@ -1,0 +1,50 @@
+//! The three Services: for the leader to find its followers, for clients that write, for clients that read.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::build::{Component, PORT, metadata, names, selector_labels};
+use crate::reconcile::validate::Validated;
+
+/// Behind this name are the addresses of all followers, also those that are not ready: a follower becomes ready only
+/// once the leader has found it and brought it up to date.
+pub(super) fn peers(cluster: &Validated) -> Service {
+    let mut service = service(cluster, names::peers(&cluster.name), Component::Follower);
+    if let Some(spec) = service.spec.as_mut() {
+        spec.cluster_ip = Some("None".to_owned());
+        spec.publish_not_ready_addresses = Some(true);
+    }
+    service
+}
+
+/// The leader, once it is open.
+pub(super) fn write(cluster: &Validated) -> Service {
+    service(cluster, names::write(&cluster.name), Component::Leader)
+}
+
+/// The followers that are up to date.
+pub(super) fn read(cluster: &Validated) -> Service {
+    service(cluster, names::read(&cluster.name), Component::Follower)
+}
+
+fn service(cluster: &Validated, name: String, component: Component) -> Service {
+    let selector: BTreeMap<String, String> = selector_labels(&cluster.name, Some(component));
+    Service {
+        metadata: metadata(cluster, name, Some(component)),
+        spec: Some(ServiceSpec {
+            selector: Some(selector),
+            ports: Some(vec![ServicePort {
+                name: Some("http".to_owned()),
+                port: PORT,
+                protocol: Some("TCP".to_owned()),
+                target_port: Some(IntOrString::String("http".to_owned())),
+                ..ServicePort::default()
+            }]),
+            type_: Some("ClusterIP".to_owned()),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}

@@ -1,0 +1,174 @@
+//! Goal: what a KvCluster makes is what the design says, down to the fields that matter when something fails.
+//! Method: a spec in YAML goes in, and the objects are looked at as the JSON that the API server would get.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixtures::{UID, validated};
+
+const SPEC: &str = "
+replicas: 7
+writeQuorum: 4
+delay: {minMs: 11, maxMs: 222}
+replicationTimeoutMs: 3333
+storage: {size: 9Gi, storageClassName: fast, onDelete: Delete}
+logLevel: debug
+imagePullSecrets: [registry]
+leader: {resources: {limits: {memory: 1Gi}}, nodeSelector: {disk: none}}
+followers: {tolerations: [{key: data, operator: Exists}], priorityClassName: high}
+spread: {topologyKey: topology.kubernetes.io/zone, mode: Required}
+";
+
+fn objects(spec: &str) -> Resources {
+    build(&validated(spec), &Observed { token: "0123".to_owned(), follower_pods: 7, opened: true })
+}
+
+fn json_of(object: &impl serde::Serialize) -> Value {
+    serde_json::to_value(object).expect("an object is JSON")
+}
+
+fn pod_of(workload: &impl serde::Serialize) -> Value {
+    json_of(workload)["spec"]["template"].clone()
+}
+
+#[test]
+fn everything_is_owned_by_the_cluster_and_has_its_labels() {
+    let Resources { account, secret, config, peers, write, read, followers, leader, budget, policy } = objects(SPEC);
+    let all = [
+        json_of(&account),
+        json_of(&secret),
+        json_of(&config),
+        json_of(&peers),
+        json_of(&write),
+        json_of(&read),
+        json_of(&followers),
+        json_of(&leader),
+        json_of(&budget),
+        json_of(&policy),
+    ];
+    for object in all {
+        let owner = &object["metadata"]["ownerReferences"][0];
+        assert_eq!(owner["uid"], json!(UID), "{object}");
+        assert_eq!(owner["controller"], json!(true));
+        assert_eq!(object["metadata"]["namespace"], json!("shop"));
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/instance"], json!("demo"));
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/managed-by"], json!("kv-controller"));
+    }
+}
+
+#[test]
+fn what_changes_on_a_running_leader_is_in_the_config_map_and_never_in_a_pod() {
+    let other = "{replicas: 6, writeQuorum: 2, delay: {minMs: 5, maxMs: 6}, replicationTimeoutMs: 77}";
+    let (before, after) = (objects("{}"), objects(other));
+    assert_eq!(pod_of(&before.leader), pod_of(&after.leader));
+    assert_eq!(pod_of(&before.followers), pod_of(&after.followers));
+    assert_eq!(
+        json_of(&objects(SPEC).config)["data"],
+        json!({"FOLLOWER_COUNT": "7", "WRITE_QUORUM": "4", "MIN_DELAY_MS": "11", "MAX_DELAY_MS": "222",
+            "REPLICATION_TIMEOUT_MS": "3333", "CLUSTER_OPENED": "true"})
+    );
+}
+
+#[test]
+fn the_leader_is_soft_state_and_leaves_a_lost_node_soon() {
+    let leader = objects(SPEC).leader;
+    let pod = pod_of(&leader);
+    assert_eq!(pod["spec"]["volumes"], Value::Null);
+    assert_eq!(json_of(&leader)["spec"]["strategy"]["rollingUpdate"], json!({"maxSurge": 1, "maxUnavailable": 0}));
+    let env = &pod["spec"]["containers"][0]["env"];
+    let followers =
+        env.as_array().and_then(|all| all.iter().find(|one| one["name"] == "FOLLOWERS")).expect("FOLLOWERS is set");
+    assert_eq!(followers["value"], json!("dns://demo-followers.shop.svc.cluster.example.:8000"));
+    assert_eq!(pod["spec"]["containers"][0]["envFrom"], json!([{"configMapRef": {"name": "demo-config"}}]));
+    let tolerations = pod["spec"]["tolerations"].as_array().expect("tolerations");
+    assert!(tolerations.iter().all(|one| one["tolerationSeconds"] == json!(5)), "{tolerations:?}");
+    assert_eq!(pod["spec"]["nodeSelector"], json!({"disk": "none"}));
+    assert_eq!(pod["spec"]["containers"][0]["resources"], json!({"limits": {"memory": "1Gi"}}));
+}
+
+#[test]
+fn followers_on_disk_have_a_volume_each_that_stays_unless_the_spec_says_otherwise() {
+    let set = json_of(&objects(SPEC).followers)["spec"].clone();
+    assert_eq!(set["podManagementPolicy"], json!("Parallel"));
+    assert_eq!(set["replicas"], json!(7));
+    let claim = &set["volumeClaimTemplates"][0]["spec"];
+    assert_eq!(claim["resources"]["requests"]["storage"], json!("9Gi"));
+    assert_eq!(claim["storageClassName"], json!("fast"));
+    assert_eq!(set["persistentVolumeClaimRetentionPolicy"], json!({"whenDeleted": "Delete", "whenScaled": "Retain"}));
+    let container = &set["template"]["spec"]["containers"][0];
+    assert_eq!(container["volumeMounts"], json!([{"name": "data", "mountPath": "/data"}]));
+    let env = container["env"].as_array().expect("env");
+    assert!(env.contains(&json!({"name": "DATA_DIR", "value": "/data"})));
+    assert!(env.contains(&json!({"name": "DURABILITY", "value": "disk"})));
+    let spread = &set["template"]["spec"]["topologySpreadConstraints"][0];
+    assert_eq!(spread["whenUnsatisfiable"], json!("DoNotSchedule"));
+    assert_eq!(spread["topologyKey"], json!("topology.kubernetes.io/zone"));
+}
+
+#[test]
+fn followers_in_memory_have_no_volume() {
+    let set = json_of(&objects("{durability: Memory}").followers)["spec"].clone();
+    assert_eq!(set["volumeClaimTemplates"], Value::Null);
+    let container = &set["template"]["spec"]["containers"][0];
+    assert_eq!(container["volumeMounts"], Value::Null);
+    assert!(container["env"].as_array().expect("env").contains(&json!({"name": "DURABILITY", "value": "memory"})));
+}
+
+#[test]
+fn pods_keep_to_the_restricted_profile_and_have_no_token_of_kubernetes() {
+    for pod in [pod_of(&objects(SPEC).leader), pod_of(&objects(SPEC).followers)] {
+        let spec = &pod["spec"];
+        assert_eq!(spec["automountServiceAccountToken"], json!(false));
+        assert_eq!(spec["securityContext"]["runAsNonRoot"], json!(true));
+        assert_eq!(spec["securityContext"]["seccompProfile"]["type"], json!("RuntimeDefault"));
+        let container = &spec["containers"][0];
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], json!(false));
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], json!(true));
+        assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]));
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            assert_eq!(container[probe]["httpGet"]["port"], json!("http"), "{probe}");
+        }
+    }
+}
+
+#[test]
+fn the_token_is_in_the_secret_alone_and_another_one_restarts_the_pods() {
+    let build_with =
+        |token: &str| build(&validated("{}"), &Observed { token: token.to_owned(), follower_pods: 5, opened: false });
+    let (one, two) = (build_with("one-secret"), build_with("another"));
+    assert_ne!(pod_of(&one.leader), pod_of(&two.leader));
+    assert_ne!(pod_of(&one.followers), pod_of(&two.followers));
+    assert!(!json_of(&one.leader).to_string().contains("one-secret"));
+    assert_eq!(new_token().len(), 64);
+    assert_ne!(new_token(), new_token());
+}
+
+#[test]
+fn peers_are_published_before_they_are_ready_and_clients_see_ready_pods_only() {
+    let Resources { peers, write, read, .. } = objects(SPEC);
+    assert_eq!(json_of(&peers)["spec"]["publishNotReadyAddresses"], json!(true));
+    assert_eq!(json_of(&peers)["spec"]["clusterIP"], json!("None"));
+    for (service, name, component) in [(write, "demo", "leader"), (read, "demo-read", "follower")] {
+        let service = json_of(&service);
+        assert_eq!(service["metadata"]["name"], json!(name));
+        assert_eq!(service["spec"]["publishNotReadyAddresses"], Value::Null);
+        assert_eq!(service["spec"]["selector"]["app.kubernetes.io/component"], json!(component));
+    }
+}
+
+#[test]
+fn a_drain_leaves_a_write_quorum() {
+    assert_eq!(json_of(&objects(SPEC).budget)["spec"]["minAvailable"], json!(4));
+}
+
+#[test]
+fn the_network_policy_admits_the_operator_whatever_clients_are_named() {
+    let policy = json_of(&objects("{networkPolicy: {clients: [{podSelector: {matchLabels: {app: web}}}]}}").policy);
+    let from = policy["spec"]["ingress"][0]["from"].as_array().expect("from");
+    assert_eq!(from.len(), 3, "the clients, the pods themselves, the operator: {from:?}");
+    assert!(from.iter().any(|peer| {
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] == "operators"
+            && peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "kv-controller"
+    }));
+    assert!(objects("{networkPolicy: {enabled: false}}").policy.is_none());
+}

@@ -1,0 +1,223 @@
+//! What every reconciliation shares.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, Resource, ResourceExt};
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+
+use crate::build::Component;
+use crate::crd::{KvCluster, KvClusterStatus};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::reconcile::apply::Applier;
+use crate::reconcile::events::Recorder;
+use crate::reconcile::leader_client::LeaderClient;
+use crate::reconcile::validate::Defaults;
+
+/// What every reconciliation shares.
+pub struct Context {
+    /// Speaks with the API server.
+    pub client: Client,
+    /// Applies objects.
+    pub applier: Applier,
+    /// Speaks with leaders.
+    pub leaders: LeaderClient,
+    /// Writes events.
+    pub recorder: Recorder,
+    /// What the watches know.
+    pub stores: Stores,
+    /// The operator's own defaults.
+    pub defaults: Defaults,
+    /// How often the leader of a settled cluster is asked.
+    pub poll_interval: Duration,
+    /// What is remembered of each cluster.
+    pub memory: Memory,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether reconciling goes on.
+    pub health: Arc<Health>,
+}
+
+/// What the watches know of the objects with our label, without asking the API server. Secrets are not among them: the
+/// operator may read one whose name it knows, and may not list them.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "one store for each kind")]
+pub struct Stores {
+    pub accounts: Store<ServiceAccount>,
+    pub configs: Store<ConfigMap>,
+    pub services: Store<Service>,
+    pub stateful_sets: Store<StatefulSet>,
+    pub deployments: Store<Deployment>,
+    pub budgets: Store<PodDisruptionBudget>,
+    pub policies: Store<NetworkPolicy>,
+    pub pods: Store<Pod>,
+    pub listed: Arc<OnceCell<()>>,
+}
+
+impl Stores {
+    /// Waits until every watch has listed what there is.
+    ///
+    /// One caller waits for the stores, and the others for that one: of several that wait for one store at once, kube
+    /// 5.0 wakes the last alone, and the rest would wait forever.
+    pub async fn ready(&self) {
+        self.listed.get_or_init(|| self.wait()).await;
+    }
+
+    async fn wait(&self) {
+        let Self { accounts, configs, services, stateful_sets, deployments, budgets, policies, pods, listed: _ } = self;
+        // Fails only when the watch was dropped, which ends the program anyway.
+        let _ = tokio::join!(
+            accounts.wait_until_ready(),
+            configs.wait_until_ready(),
+            services.wait_until_ready(),
+            stateful_sets.wait_until_ready(),
+            deployments.wait_until_ready(),
+            budgets.wait_until_ready(),
+            policies.wait_until_ready(),
+            pods.wait_until_ready(),
+        );
+    }
+
+    /// The pods of one component of a cluster.
+    #[must_use]
+    pub fn pods_of(&self, namespace: &str, cluster: &str, component: Component) -> Vec<Arc<Pod>> {
+        let mut found: Vec<Arc<Pod>> = self
+            .pods
+            .state()
+            .into_iter()
+            .filter(|pod| {
+                let has = |key: &str, value: &str| pod.labels().get(key).map(String::as_str) == Some(value);
+                pod.metadata.namespace.as_deref() == Some(namespace)
+                    && has("app.kubernetes.io/instance", cluster)
+                    && has("app.kubernetes.io/component", component.as_str())
+            })
+            .collect();
+        found.sort_by_key(|pod| pod.name_any());
+        found
+    }
+}
+
+/// What a store knows of an object.
+pub fn cached<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    store.get(&ObjectRef::new(name).within(namespace))
+}
+
+/// What is remembered of each cluster between its reconciliations. Losing it costs a few reads; nothing depends on it.
+#[derive(Default)]
+pub struct Memory {
+    clusters: Mutex<HashMap<(String, String), Remembered>>,
+}
+
+#[derive(Default)]
+struct Remembered {
+    uid: Option<String>,
+    token: Option<String>,
+    status: Option<(u64, KvClusterStatus)>,
+    failures: u32,
+}
+
+impl Memory {
+    fn with<R>(&self, cluster: &KvCluster, act: impl FnOnce(&mut Remembered) -> R) -> R {
+        let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+        let mut clusters = self.clusters.lock();
+        let remembered = clusters.entry(key).or_default();
+        // Another cluster of the same name has nothing to do with the one before.
+        if remembered.uid != cluster.uid() {
+            *remembered = Remembered { uid: cluster.uid(), ..Remembered::default() };
+        }
+        act(remembered)
+    }
+
+    /// The newest status known: what we wrote last, where the watch has not brought it back yet.
+    pub fn newest_status(&self, cluster: &KvCluster) -> KvClusterStatus {
+        let seen = version(cluster);
+        let written = self.with(cluster, |remembered| remembered.status.clone());
+        match written {
+            Some((version, status)) if version > seen => status,
+            _ => cluster.status.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Remembers what was written, as the API server returned it.
+    pub fn status_written(&self, cluster: &KvCluster) {
+        let status = cluster.status.clone().unwrap_or_default();
+        self.with(cluster, |remembered| remembered.status = Some((version(cluster), status)));
+    }
+
+    /// The token that the pods of a cluster were started with.
+    pub fn token(&self, cluster: &KvCluster) -> Option<String> {
+        self.with(cluster, |remembered| remembered.token.clone())
+    }
+
+    /// Remembers the token, so that a deleted Secret comes back with the same one.
+    pub fn token_seen(&self, cluster: &KvCluster, token: &str) {
+        self.with(cluster, |remembered| remembered.token = Some(token.to_owned()));
+    }
+
+    /// Counts failures in a row; returns how many there were.
+    pub fn failed(&self, cluster: &KvCluster) -> u32 {
+        self.with(cluster, |remembered| {
+            remembered.failures = remembered.failures.saturating_add(1);
+            remembered.failures
+        })
+    }
+
+    /// Ends a row of failures.
+    pub fn succeeded(&self, cluster: &KvCluster) {
+        self.with(cluster, |remembered| remembered.failures = 0);
+    }
+
+    /// Forgets a cluster that is gone.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        self.clusters.lock().remove(&(namespace.to_owned(), name.to_owned()));
+    }
+}
+
+// Versions are opaque by contract and numbers in every Kubernetes there is; one that is no number counts as old, which
+// at worst writes a status twice.
+fn version(cluster: &KvCluster) -> u64 {
+    cluster.resource_version().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::cluster;
+
+    #[test]
+    fn a_stale_watch_does_not_undo_what_was_written() {
+        let memory = Memory::default();
+        let mut stale = cluster("{}");
+        stale.metadata.resource_version = Some("10".to_owned());
+        let mut written = stale.clone();
+        written.metadata.resource_version = Some("11".to_owned());
+        written.status = Some(KvClusterStatus { opened: true, ..KvClusterStatus::default() });
+        memory.status_written(&written);
+        assert!(memory.newest_status(&stale).opened);
+
+        let mut newer = stale.clone();
+        newer.metadata.resource_version = Some("12".to_owned());
+        assert!(!memory.newest_status(&newer).opened, "somebody reset the status after us");
+    }
+
+    #[test]
+    fn a_new_cluster_of_the_same_name_inherits_nothing() {
+        let memory = Memory::default();
+        let first = cluster("{}");
+        memory.token_seen(&first, "secret");
+        let mut second = first.clone();
+        second.metadata.uid = Some("another".to_owned());
+        assert_eq!(memory.token(&second), None);
+    }
+}

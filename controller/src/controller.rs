@@ -1,0 +1,226 @@
+//! From settings to a running operator: the Lease, the watches, the reconciliations, the end.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use anyhow::{Context as _, bail};
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::client::{Body, ClientBuilder};
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
+use kube::runtime::controller::{Config, Error as ControllerError};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{Controller, WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tower::util::MapRequestLayer;
+
+use crate::build::MANAGER;
+use crate::context::{Context, Memory, Stores};
+use crate::crd::KvCluster;
+use crate::election::Election;
+use crate::health::{self, Health};
+use crate::metrics::Metrics;
+use crate::reconcile;
+use crate::reconcile::apply::Applier;
+use crate::reconcile::events::Recorder;
+use crate::reconcile::leader_client::LeaderClient;
+use crate::reconcile::validate::Defaults;
+use crate::settings::Settings;
+
+type Guarded = DeserializeGuard<KvCluster>;
+
+/// Runs the operator until it is asked to end (SIGTERM or SIGINT), or loses its Lease.
+///
+/// # Errors
+/// When the API server cannot be reached at the start, the CRD is missing, the port is taken, or the Lease is lost.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::default());
+    let health = Arc::new(Health::new(settings.stuck_after(), metrics.clone()));
+    let client = client(&metrics).await?;
+    require_crd(&client, &settings).await?;
+    let mut server = tokio::spawn(health::serve(settings.bind_address, health.clone(), metrics.clone()));
+    let mut stop = stop_signal()?;
+    let mut election = Election::new(client.clone(), &settings.pod_namespace, &settings.lease_name, &settings.pod_name);
+    tokio::select! {
+        () = election.acquire(|| health.lease_seen()) => {}
+        _ = stop.changed() => return Ok(()),
+        served = &mut server => bail!("failed to serve {}: {served:?}", settings.bind_address),
+    }
+    health.reconciled();
+    metrics.leading.store(true, Relaxed);
+    let work = work(client, &settings, metrics, health.clone(), stop)?;
+    tokio::select! {
+        () = work => {}
+        lost = election.keep(|| health.lease_seen()) => return Err(lost.into()),
+        served = &mut server => bail!("failed to serve {}: {served:?}", settings.bind_address),
+    }
+    // Only now: as long as a reconciliation is under way, no other replica may begin.
+    election.release().await;
+    Ok(())
+}
+
+async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {
+    let config = kube::Config::infer()
+        .await
+        .context("failed to find a Kubernetes cluster: neither in-cluster nor a kubeconfig")?;
+    let metrics = metrics.clone();
+    let count = MapRequestLayer::new(move |request: axum::http::Request<Body>| {
+        metrics.requested(request.method().as_str(), request.uri().path());
+        request
+    });
+    Ok(ClientBuilder::try_from(config).context("failed to make a client")?.with_layer(&count).build())
+}
+
+// A watch of a resource that does not exist would be retried forever, and nobody would know why.
+async fn require_crd(client: &Client, settings: &Settings) -> anyhow::Result<()> {
+    let one = ListParams::default().limit(1);
+    match api::<Guarded>(client, settings.namespace()).list(&one).await {
+        Ok(_) => Ok(()),
+        // Not the reason: a group that does not exist is answered in plain text.
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            bail!(
+                "failed to find the resource KvCluster: install it with `kv-controller crd | kubectl apply --server-side -f -`"
+            )
+        }
+        Err(error) => Err(error).context("failed to list KvClusters"),
+    }
+}
+
+fn stop_signal() -> anyhow::Result<watch::Receiver<()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    let (sender, receiver) = watch::channel(());
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("asked to end");
+        sender.send_replace(());
+        sender.closed().await;
+    });
+    Ok(receiver)
+}
+
+// The watches and the reconciliations. Ends once it was asked to and what was under way is done.
+fn work(
+    client: Client,
+    settings: &Settings,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    mut stop: watch::Receiver<()>,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let namespace = settings.namespace();
+    let config = Config::default().concurrency(settings.concurrency);
+    let controller =
+        Controller::new(api::<Guarded>(&client, namespace), watcher::Config::default()).with_config(config);
+    let clusters = controller.store();
+    let (accounts, controller) = watched(controller, &client, namespace);
+    let (configs, controller) = watched(controller, &client, namespace);
+    let (services, controller) = watched(controller, &client, namespace);
+    let (stateful_sets, controller) = watched(controller, &client, namespace);
+    let (deployments, controller) = watched(controller, &client, namespace);
+    let (budgets, controller) = watched(controller, &client, namespace);
+    let (policies, controller) = watched(controller, &client, namespace);
+    let (pods, controller) = watched::<Pod>(controller, &client, namespace);
+    let context = Arc::new(Context {
+        applier: Applier::new(client.clone()),
+        leaders: LeaderClient::new().context("failed to make an HTTP client")?,
+        recorder: Recorder::new(client.clone(), settings.pod_name.clone()),
+        stores: Stores {
+            accounts,
+            configs,
+            services,
+            stateful_sets,
+            deployments,
+            budgets,
+            policies,
+            pods,
+            listed: Arc::default(),
+        },
+        defaults: Defaults {
+            image: settings.node_image.clone(),
+            image_pull_policy: settings.node_image_pull_policy,
+            domain: settings.domain(),
+            operator_namespace: settings.pod_namespace.clone(),
+        },
+        poll_interval: settings.poll_interval(),
+        memory: Memory::default(),
+        metrics: metrics.clone(),
+        health,
+        client,
+    });
+    let asked_to_end = async move { drop(stop.changed().await) };
+    let results =
+        controller.graceful_shutdown_on(asked_to_end).run(reconcile::reconcile, reconcile::retry, context.clone());
+    Ok(results.for_each(move |result| {
+        metrics.clusters.store(clusters.len() as u64, Relaxed);
+        match result {
+            // Told by the policy for errors already.
+            Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
+            Err(ControllerError::ObjectNotFound(gone)) => {
+                let namespace = gone.namespace.clone().unwrap_or_default();
+                context.memory.forget(&namespace, &gone.name);
+                context.applier.forget(&namespace, &gone.name);
+            }
+            Err(error) => tracing::warn!(%error, "failed to watch"),
+        }
+        std::future::ready(())
+    }))
+}
+
+// Keeps what has our label in a store, and lets every change of it reconcile the KvCluster it belongs to. Each watch has
+// a backoff of its own: one that fails does not hold up the others.
+fn watched<K>(
+    controller: Controller<Guarded>,
+    client: &Client,
+    namespace: Option<&str>,
+) -> (Store<K>, Controller<Guarded>)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
+    let (store, changes) = cache(api(client, namespace));
+    (store, controller.watches_stream(changes, belongs_to))
+}
+
+fn cache<K>(api: Api<K>) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let (store, writer) = reflector::store();
+    let ours = watcher::Config::default()
+        .labels(&format!("app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/name={}", crate::build::APP));
+    (store, reflector::reflector(writer, watcher(api, ours).default_backoff()).touched_objects())
+}
+
+// By label and by owner: either may have been removed by hand.
+fn belongs_to<K: Resource<DynamicType = ()>>(object: K) -> Vec<ObjectRef<Guarded>> {
+    let Some(namespace) = object.namespace() else { return Vec::new() };
+    let label = object.labels().get("app.kubernetes.io/instance").cloned();
+    let owner = object
+        .owner_references()
+        .iter()
+        .find(|owner| owner.kind == KvCluster::kind(&()))
+        .map(|owner| owner.name.clone());
+    let mut names: Vec<String> = label.into_iter().chain(owner).collect();
+    names.dedup();
+    names.into_iter().map(|name| ObjectRef::new(&name).within(&namespace)).collect()
+}
+
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}

@@ -1,0 +1,151 @@
+//! What the operator reports of a KvCluster.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What the operator sees. `kubectl wait --for=condition=Ready kvc/NAME` waits until the cluster takes writes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KvClusterStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// One word: Creating, Recovering, Ready, Updating, Degraded, Unavailable or Invalid.
+    #[serde(default)]
+    pub phase: Phase,
+
+    /// What the cluster waits for, or what is wrong, in one sentence; empty when all is well.
+    #[serde(default)]
+    pub message: String,
+
+    /// The pod that leads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+
+    /// Whether the cluster was ever open for writes. From then on, empty followers are followers that lost their data,
+    /// and too many of them keep the leader from starting over with nothing.
+    #[serde(default)]
+    pub opened: bool,
+
+    /// Followers that hold the data and stream new writes, of those that the spec asks for, as READY/DESIRED.
+    #[serde(default)]
+    pub followers: String,
+
+    /// Follower pods that exist, for `kubectl scale` and autoscalers.
+    #[serde(default)]
+    pub replicas: i32,
+
+    /// Followers that hold the data and stream new writes.
+    #[serde(default)]
+    pub ready_replicas: i32,
+
+    /// The label selector of the follower pods, for autoscalers.
+    #[serde(default)]
+    pub selector: String,
+
+    /// The write quorum that is in force now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_write_quorum: Option<i32>,
+
+    /// The number of followers that is in force now: those that count for a quorum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_replicas: Option<i32>,
+
+    /// The delay that is in force now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_delay: Option<AppliedDelay>,
+
+    /// The replication timeout that is in force now, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_replication_timeout_ms: Option<i32>,
+
+    /// What the cluster can stand with the values that are in force now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerates: Option<Tolerates>,
+
+    /// Ready: it takes writes. Progressing: something is on its way to what the spec asks for. QuorumAvailable: enough
+    /// followers are in reach to acknowledge a write. ConfigApplied: quorum, delay, timeout and number of followers are
+    /// in force as the spec has them. Degraded: a part that should be there is missing.
+    #[serde(default)]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// One word for the state of a cluster.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// It was never open yet.
+    #[default]
+    Creating,
+    /// A leader collects what the followers have.
+    Recovering,
+    /// All is well.
+    Ready,
+    /// It takes writes, and something is on its way to what the spec asks for.
+    Updating,
+    /// It takes writes, and a part that should be there is missing.
+    Degraded,
+    /// It takes no writes.
+    Unavailable,
+    /// The spec contradicts itself: nothing is changed until it is repaired.
+    Invalid,
+}
+
+/// The delay that is in force.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AppliedDelay {
+    /// The shortest wait, in milliseconds.
+    pub min_ms: i32,
+    /// The longest wait, in milliseconds.
+    pub max_ms: i32,
+}
+
+/// What a cluster of N followers with the write quorum W can stand.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Tolerates {
+    /// How many followers may be down before writes stop: N - W.
+    pub followers_down: i32,
+    /// How many followers' volumes may be lost with no acknowledged write lost: W - 1.
+    pub disks_lost: i32,
+    /// How many followers a restarting leader needs: the greater of N - W + 1 and W.
+    pub followers_needed_to_restart: i32,
+}
+
+impl Tolerates {
+    /// What `replicas` followers with a write quorum of `write_quorum` can stand.
+    #[must_use]
+    pub fn of(replicas: i32, write_quorum: i32) -> Self {
+        Self {
+            followers_down: replicas - write_quorum,
+            disks_lost: write_quorum - 1,
+            followers_needed_to_restart: (replicas - write_quorum + 1).max(write_quorum),
+        }
+    }
+}
+
+// A list that server-side apply merges by the condition's type.
+fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let item = generator.subschema_for::<Condition>();
+    schemars::json_schema!({
+        "type": "array",
+        "items": item,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"]
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tolerates;
+
+    #[test]
+    fn a_restart_at_five_followers_needs_5_4_3_4_5() {
+        let needed: Vec<i32> = (1..=5).map(|quorum| Tolerates::of(5, quorum).followers_needed_to_restart).collect();
+        assert_eq!(needed, [5, 4, 3, 4, 5]);
+        assert_eq!(Tolerates::of(7, 3), Tolerates { followers_down: 4, disks_lost: 2, followers_needed_to_restart: 5 });
+    }
+}

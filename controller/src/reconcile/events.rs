@@ -1,0 +1,184 @@
+//! Tells each transition once, as Kubernetes events: `kubectl describe kvc demo` shows them.
+
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client, Resource, ResourceExt};
+
+use crate::build::MANAGER;
+use crate::crd::KvClusterStatus;
+
+/// The longest note that the API server takes, in bytes.
+const NOTE_LENGTH_MAX: usize = 1024;
+
+/// Something that happened to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Happened {
+    /// Whether somebody should look at it.
+    pub warning: bool,
+    /// One word.
+    pub reason: String,
+    /// One sentence.
+    pub note: String,
+}
+
+fn happened(warning: bool, reason: &str, note: impl Into<String>) -> Happened {
+    Happened { warning, reason: reason.to_owned(), note: note.into() }
+}
+
+/// What happened between two statuses. Pure.
+#[must_use]
+pub fn between(before: &KvClusterStatus, after: &KvClusterStatus) -> Vec<Happened> {
+    let mut events = Vec::new();
+    if let Some(leader) = &after.leader
+        && before.leader.as_ref() != Some(leader)
+    {
+        events.push(happened(false, "LeaderOpen", format!("{leader} leads and takes writes")));
+    }
+    if let (Some(old), Some(new)) = (before.applied_replicas, after.applied_replicas)
+        && old != new
+    {
+        events.push(happened(false, "Scaled", format!("{new} followers count for a quorum, {old} before")));
+    }
+    if let (Some(old), Some(new)) = (before.applied_write_quorum, after.applied_write_quorum)
+        && old != new
+    {
+        events.push(happened(false, "QuorumApplied", format!("write quorum {new} is in force, {old} before")));
+    }
+    if let (Some(old), Some(new)) = (before.applied_delay, after.applied_delay)
+        && old != new
+    {
+        let note =
+            format!("delay {}-{} ms is in force, {}-{} ms before", new.min_ms, new.max_ms, old.min_ms, old.max_ms);
+        events.push(happened(false, "DelayApplied", note));
+    }
+    for condition in &after.conditions {
+        let old = before.conditions.iter().find(|old| old.type_ == condition.type_);
+        events.extend(transition(condition, old));
+    }
+    events
+}
+
+fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happened> {
+    let (status, old) = (condition.status.as_str(), before.map(|before| before.status.as_str()));
+    let invalid_before = before.is_some_and(|before| before.reason == "InvalidSpec");
+    if condition.reason == "InvalidSpec" {
+        return (condition.type_ == "Ready" && !invalid_before)
+            .then(|| happened(true, "InvalidSpec", &condition.message));
+    }
+    if condition.type_ == "Progressing" && matches!(condition.reason.as_str(), "NameTaken" | "ApplyFailed") {
+        let news = before.is_none_or(|before| before.reason != condition.reason);
+        return news.then(|| happened(true, &condition.reason, &condition.message));
+    }
+    if old == Some(status) {
+        return None;
+    }
+    match (condition.type_.as_str(), status) {
+        ("Ready", "True") => Some(happened(false, "Ready", &condition.message)),
+        // A cluster that was never ready has not become unready.
+        ("Ready", _) => (old == Some("True")).then(|| happened(true, "NotReady", &condition.message)),
+        ("QuorumAvailable", "False") => (old == Some("True")).then(|| happened(true, "QuorumLost", &condition.message)),
+        ("QuorumAvailable", "True") => old.map(|_| happened(false, "QuorumReached", &condition.message)),
+        ("Degraded", "True") => Some(happened(true, "Degraded", &condition.message)),
+        ("Degraded", "False") => (old == Some("True")).then(|| happened(false, "Healed", &condition.message)),
+        ("ConfigApplied", "False") if condition.reason == "Refused" => {
+            Some(happened(true, "ConfigRefused", &condition.message))
+        }
+        _ => None,
+    }
+}
+
+/// Writes events.
+#[derive(Clone)]
+pub struct Recorder {
+    client: Client,
+    instance: String,
+}
+
+impl Recorder {
+    /// Writes as this replica of the operator.
+    #[must_use]
+    pub fn new(client: Client, instance: String) -> Self {
+        Self { client, instance }
+    }
+
+    /// Writes an event about an object. An event that cannot be written is logged and dropped: the status has it too.
+    pub async fn publish<K: Resource<DynamicType = ()>>(&self, about: &K, event: &Happened, now: Timestamp) {
+        let namespace = about.meta().namespace.clone().unwrap_or_default();
+        let body = Event {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{}-", about.name_any())),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(now)),
+            reporting_controller: Some(format!("kvcluster.io/{MANAGER}")),
+            reporting_instance: Some(self.instance.clone()),
+            action: Some("Reconcile".to_owned()),
+            reason: Some(event.reason.clone()),
+            regarding: Some(about.object_ref(&())),
+            note: Some(shortened(&event.note)),
+            type_: Some(if event.warning { "Warning" } else { "Normal" }.to_owned()),
+            ..Event::default()
+        };
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
+        if let Err(error) = api.create(&PostParams::default(), &body).await {
+            tracing::warn!(%error, reason = event.reason, "failed to write an event");
+        }
+    }
+}
+
+fn shortened(note: &str) -> String {
+    let end = (0..=NOTE_LENGTH_MAX.min(note.len())).rev().find(|end| note.is_char_boundary(*end)).unwrap_or(0);
+    note[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    fn status(quorum: i32, conditions: &[(&str, &str, &str)]) -> KvClusterStatus {
+        let conditions = conditions
+            .iter()
+            .map(|(type_, status, reason)| Condition {
+                type_: (*type_).to_owned(),
+                status: (*status).to_owned(),
+                reason: (*reason).to_owned(),
+                message: format!("{type_} is {status}"),
+                observed_generation: Some(1),
+                last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            })
+            .collect();
+        KvClusterStatus { applied_write_quorum: Some(quorum), conditions, ..KvClusterStatus::default() }
+    }
+
+    fn reasons(before: &KvClusterStatus, after: &KvClusterStatus) -> Vec<(String, bool)> {
+        between(before, after).into_iter().map(|event| (event.reason, event.warning)).collect()
+    }
+
+    #[test]
+    fn each_transition_is_told_once() {
+        let well = status(3, &[("Ready", "True", "Open"), ("Degraded", "False", "AllPresent")]);
+        let ill = status(3, &[("Ready", "True", "Open"), ("Degraded", "True", "FollowersMissing")]);
+        assert_eq!(reasons(&well, &ill), [("Degraded".to_owned(), true)]);
+        assert_eq!(reasons(&ill, &ill), []);
+        assert_eq!(reasons(&ill, &well), [("Healed".to_owned(), false)]);
+        assert_eq!(reasons(&well, &status(5, &[("Ready", "True", "Open")])), [("QuorumApplied".to_owned(), false)]);
+    }
+
+    #[test]
+    fn a_new_cluster_has_not_become_unready() {
+        let starting = status(3, &[("Ready", "False", "LeaderNotRunning"), ("Degraded", "False", "Creating")]);
+        assert_eq!(reasons(&KvClusterStatus::default(), &starting), []);
+        let ready = status(3, &[("Ready", "True", "Open"), ("Degraded", "False", "AllPresent")]);
+        assert_eq!(reasons(&starting, &ready), [("Ready".to_owned(), false)]);
+    }
+
+    #[test]
+    fn a_long_note_is_cut_between_characters() {
+        assert_eq!(shortened(&"ä".repeat(700)).len(), 1024);
+        assert_eq!(shortened("short"), "short");
+    }
+}

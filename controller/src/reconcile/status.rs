@@ -1,0 +1,372 @@
+//! What is reported of a cluster. Pure: from what was seen to conditions and numbers.
+//!
+//! Nothing in here depends on the clock but the time of a transition, so that a cluster in which nothing happens has the
+//! same status each time, and nothing is written.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::build::{Component, names, selector_text};
+use crate::crd::{AppliedDelay, KvClusterStatus, Phase, Tolerates};
+use crate::pods;
+use crate::reconcile::leader_client::{Configured, FollowerState, FollowerView, Leader, LeaderSeen, State};
+use crate::reconcile::validate::Validated;
+
+/// What was seen of a cluster in one reconciliation.
+pub struct Seen<'a> {
+    /// The leader, asked after it was configured.
+    pub leader: &'a LeaderSeen,
+    /// What came of handing it its configuration.
+    pub configured: &'a Configured,
+    /// The leader's Deployment.
+    pub deployment: Option<&'a Deployment>,
+    /// The followers' StatefulSet.
+    pub stateful_set: Option<&'a StatefulSet>,
+    /// The follower pods.
+    pub follower_pods: &'a [Arc<Pod>],
+    /// An object that could not be applied: its reason in one word, and the sentence.
+    pub problem: Option<(&'a str, String)>,
+}
+
+/// Three values, as Kubernetes has them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    True,
+    False,
+    Unknown,
+}
+
+struct Finding {
+    type_: &'static str,
+    verdict: Verdict,
+    reason: &'static str,
+    message: String,
+}
+
+fn finding(type_: &'static str, verdict: Verdict, reason: &'static str, message: impl Into<String>) -> Finding {
+    Finding { type_, verdict, reason, message: message.into() }
+}
+
+/// The status of a cluster whose spec holds no contradiction.
+#[must_use]
+pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus, now: Timestamp) -> KvClusterStatus {
+    let opened = previous.opened || seen.leader.open().is_some();
+    let wanted = cluster.live.followers;
+    let missing = missing_followers(cluster, seen);
+    let ready = wanted - u32::try_from(missing.len()).unwrap_or(wanted).min(wanted);
+    let findings = [
+        ready_condition(seen),
+        progressing(cluster, seen, opened, &missing),
+        quorum_available(seen),
+        config_applied(cluster, seen),
+        degraded(seen, opened, &missing),
+    ];
+    let is = |type_: &str, verdict: Verdict| findings.iter().any(|f| f.type_ == type_ && f.verdict == verdict);
+    let phase = match seen.leader.answered().map(|leader| leader.status.state) {
+        _ if !opened => Phase::Creating,
+        Some(State::Recovering) => Phase::Recovering,
+        _ if !is("Ready", Verdict::True) => Phase::Unavailable,
+        _ if is("Degraded", Verdict::True) => Phase::Degraded,
+        _ if is("Progressing", Verdict::True) => Phase::Updating,
+        _ => Phase::Ready,
+    };
+    let message = if phase == Phase::Ready { String::new() } else { headline(&findings) };
+    // What was in force stays reported while the leader cannot be asked: it is what the followers keep.
+    let in_force = seen.leader.open().map(|leader| leader.status.config.in_force());
+    let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    let milliseconds = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
+    KvClusterStatus {
+        observed_generation: Some(cluster.generation),
+        phase,
+        message,
+        leader: seen.leader.open().map(|leader| leader.pod.clone()),
+        opened,
+        followers: format!("{ready}/{wanted}"),
+        replicas: seen.stateful_set.and_then(|set| set.status.as_ref()).map_or(0, |status| status.replicas),
+        ready_replicas: number(ready),
+        selector: selector_text(&cluster.name, Component::Follower),
+        applied_write_quorum: in_force.map(|live| number(live.write_quorum)).or(previous.applied_write_quorum),
+        applied_replicas: in_force.map(|live| number(live.followers)).or(previous.applied_replicas),
+        applied_delay: in_force
+            .map(|live| AppliedDelay {
+                min_ms: milliseconds(live.min_delay_ms),
+                max_ms: milliseconds(live.max_delay_ms),
+            })
+            .or(previous.applied_delay),
+        applied_replication_timeout_ms: in_force
+            .map(|live| milliseconds(live.replication_timeout_ms))
+            .or(previous.applied_replication_timeout_ms),
+        tolerates: in_force
+            .map(|live| Tolerates::of(number(live.followers), number(live.write_quorum)))
+            .or(previous.tolerates),
+        conditions: conditions(findings, cluster.generation, previous, now),
+    }
+}
+
+/// The status of a cluster whose spec contradicts itself: what runs goes on, and nothing is changed.
+#[must_use]
+pub fn invalid(generation: Option<i64>, message: &str, previous: &KvClusterStatus, now: Timestamp) -> KvClusterStatus {
+    let findings = [
+        finding("Ready", Verdict::Unknown, "InvalidSpec", message),
+        finding("Progressing", Verdict::False, "InvalidSpec", message),
+        finding("QuorumAvailable", Verdict::Unknown, "InvalidSpec", message),
+        finding("ConfigApplied", Verdict::False, "InvalidSpec", message),
+        finding("Degraded", Verdict::Unknown, "InvalidSpec", message),
+    ];
+    KvClusterStatus {
+        observed_generation: generation,
+        phase: Phase::Invalid,
+        message: message.to_owned(),
+        conditions: conditions(findings, generation.unwrap_or_default(), previous, now),
+        ..previous.clone()
+    }
+}
+
+fn ready_condition(seen: &Seen<'_>) -> Finding {
+    let not = |reason, message: String| finding("Ready", Verdict::False, reason, message);
+    match seen.leader {
+        LeaderSeen::NotRunning(why) => not("LeaderNotRunning", why.clone()),
+        LeaderSeen::Unreachable(pod, why) => {
+            not("LeaderUnreachable", format!("{pod} does not answer the operator: {why}"))
+        }
+        LeaderSeen::Answered(leader) => match leader.status.state {
+            State::Open if confirming(leader) < leader.status.config.write_quorum => {
+                not("QuorumLost", quorum_lost(leader))
+            }
+            State::Open if !leader.ready => {
+                not("LeaderNotReady", format!("{} is open and not yet behind the Service", leader.pod))
+            }
+            State::Open => finding("Ready", Verdict::True, "Open", format!("{} takes writes", leader.pod)),
+            State::Recovering => not("Recovering", said(leader, "collects what the followers have")),
+            State::Draining => not("LeaderEnding", format!("{} ends", leader.pod)),
+            State::Fenced => not("LeaderFenced", format!("{} was replaced by a newer leader", leader.pod)),
+        },
+    }
+}
+
+fn quorum_available(seen: &Seen<'_>) -> Finding {
+    let with = |verdict, reason, message: String| finding("QuorumAvailable", verdict, reason, message);
+    match seen.leader {
+        LeaderSeen::NotRunning(why) => with(Verdict::False, "LeaderNotRunning", why.clone()),
+        LeaderSeen::Unreachable(pod, why) => {
+            with(Verdict::Unknown, "LeaderUnreachable", format!("{pod} does not answer the operator: {why}"))
+        }
+        LeaderSeen::Answered(leader) if leader.status.state != State::Open => {
+            with(Verdict::False, "LeaderNotOpen", said(leader, "is not open for writes"))
+        }
+        LeaderSeen::Answered(leader) if confirming(leader) < leader.status.config.write_quorum => {
+            with(Verdict::False, "QuorumLost", quorum_lost(leader))
+        }
+        LeaderSeen::Answered(leader) => {
+            let quorum = leader.status.config.write_quorum;
+            with(Verdict::True, "QuorumReached", format!("at least {quorum} followers confirm writes"))
+        }
+    }
+}
+
+fn config_applied(cluster: &Validated, seen: &Seen<'_>) -> Finding {
+    let with = |verdict, reason, message: String| finding("ConfigApplied", verdict, reason, message);
+    let Some(leader) = seen.leader.answered().filter(|leader| leader.status.state >= State::Recovering) else {
+        return with(Verdict::Unknown, "LeaderUnavailable", "no leader says which values are in force".to_owned());
+    };
+    let config = &leader.status.config;
+    if let Configured::Failed(why) = seen.configured {
+        return with(Verdict::False, "Refused", format!("{}: {why}", leader.pod));
+    }
+    if leader.status.state == State::Open && config.is(&cluster.live) {
+        let message = format!("write quorum {} of {} followers is in force", config.write_quorum, config.followers);
+        return with(Verdict::True, "Applied", message);
+    }
+    let waits = config.pending.as_ref().map(|pending| pending.message.as_str()).filter(|message| !message.is_empty());
+    with(
+        Verdict::False,
+        "Pending",
+        waits.map_or_else(|| format!("{} has not put it in force yet", leader.pod), str::to_owned),
+    )
+}
+
+fn degraded(seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {
+    let with = |verdict, reason, message: String| finding("Degraded", verdict, reason, message);
+    if !opened {
+        return with(Verdict::False, "Creating", "the cluster was not open yet".to_owned());
+    }
+    let ready = ready_condition(seen);
+    // Kubernetes looks every two seconds whether a leader is ready; until then nothing is missing.
+    if ready.verdict != Verdict::True && ready.reason != "LeaderNotReady" {
+        return with(Verdict::True, ready.reason, ready.message);
+    }
+    let Some(leader) = seen.leader.open() else {
+        return with(Verdict::True, "LeaderNotOpen", "no leader is open".to_owned());
+    };
+    let members: Vec<&FollowerView> = leader.status.followers.iter().filter(|follower| follower.member).collect();
+    let down: Vec<String> =
+        members.iter().filter(|follower| !follower.confirms()).map(|follower| describe(follower, seen)).collect();
+    let unknown = usize::try_from(leader.status.config.followers).unwrap_or(usize::MAX).saturating_sub(members.len());
+    if down.is_empty() && unknown == 0 {
+        return with(Verdict::False, "AllPresent", "every follower holds the data and streams".to_owned());
+    }
+    let listed = if down.is_empty() { missing.join("; ") } else { down.join("; ") };
+    with(
+        Verdict::True,
+        "FollowersMissing",
+        format!("{} of {} followers: {listed}", down.len() + unknown, leader.status.config.followers),
+    )
+}
+
+fn progressing(cluster: &Validated, seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {
+    let with = |verdict, reason, message: String| finding("Progressing", verdict, reason, message);
+    if let Some((reason, message)) = &seen.problem {
+        let reason = if *reason == "NameTaken" { "NameTaken" } else { "ApplyFailed" };
+        return with(Verdict::False, reason, message.clone());
+    }
+    if !opened {
+        let waits = if missing.is_empty() { ready_condition(seen).message } else { missing.join("; ") };
+        return with(Verdict::True, "Creating", waits);
+    }
+    if let Some(message) = rolling_out(seen) {
+        return with(Verdict::True, "RollingOut", message);
+    }
+    let pods = seen.stateful_set.and_then(|set| set.spec.as_ref()).and_then(|spec| spec.replicas).unwrap_or_default();
+    let wanted = i32::try_from(cluster.live.followers).unwrap_or(i32::MAX);
+    let in_force = seen.leader.open().map(|leader| leader.status.config.followers);
+    if pods != wanted || in_force.is_some_and(|in_force| in_force != cluster.live.followers) {
+        let from = in_force.map_or_else(|| pods.to_string(), |in_force| in_force.to_string());
+        return with(Verdict::True, "Scaling", format!("from {from} to {wanted} followers"));
+    }
+    let applied = config_applied(cluster, seen);
+    if applied.verdict == Verdict::False && applied.reason == "Pending" {
+        return with(Verdict::True, "Configuring", applied.message);
+    }
+    with(Verdict::False, "Settled", "everything is as the spec asks for".to_owned())
+}
+
+// A new template on its way to the pods.
+fn rolling_out(seen: &Seen<'_>) -> Option<String> {
+    if let Some(set) = seen.stateful_set {
+        let status = set.status.as_ref()?;
+        let pods = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
+        let behind = status.observed_generation.is_some() && status.observed_generation != set.metadata.generation;
+        let updated = status.updated_replicas.unwrap_or_default();
+        if behind || (status.update_revision != status.current_revision && updated < pods) {
+            return Some(format!("followers: {updated} of {pods} are new"));
+        }
+    }
+    let deployment = seen.deployment?;
+    let status = deployment.status.as_ref()?;
+    let updated = status.updated_replicas.unwrap_or_default();
+    let behind = status.observed_generation != deployment.metadata.generation;
+    let old_remain = status.replicas.unwrap_or_default() > updated;
+    (behind || old_remain || updated < 1).then(|| "leader: the new one takes over".to_owned())
+}
+
+// The followers that the spec asks for and that do not hold the data and stream, each with what is known of it.
+fn missing_followers(cluster: &Validated, seen: &Seen<'_>) -> Vec<String> {
+    let set = names::followers(&cluster.name);
+    let views = seen.leader.answered().map(|leader| leader.status.followers.as_slice()).unwrap_or_default();
+    (0..cluster.live.followers)
+        .map(|ordinal| format!("{set}-{ordinal}"))
+        .filter_map(|name| match views.iter().find(|view| view.name == name) {
+            Some(view) if view.confirms() => None,
+            Some(view) => Some(describe(view, seen)),
+            None => Some(pod_problem(&name, seen).unwrap_or_else(|| format!("{name}: not found yet"))),
+        })
+        .collect()
+}
+
+fn describe(follower: &FollowerView, seen: &Seen<'_>) -> String {
+    pod_problem(&follower.name, seen).unwrap_or_else(|| {
+        let state = match follower.state {
+            FollowerState::Installing => "receives the data",
+            FollowerState::Connecting => "connecting",
+            FollowerState::Unreachable => "unreachable from the leader",
+            FollowerState::Removed => "leaves",
+            FollowerState::Streaming | FollowerState::Lagging => "streams",
+            FollowerState::Unknown => "in a state unknown to this operator",
+        };
+        format!("{}: {state}", follower.name)
+    })
+}
+
+fn pod_problem(name: &str, seen: &Seen<'_>) -> Option<String> {
+    match seen.follower_pods.iter().find(|pod| pod.name_any() == name) {
+        Some(pod) => pods::problem(pod),
+        None => Some(format!("{name}: no such pod yet")),
+    }
+}
+
+fn confirming(leader: &Leader) -> u32 {
+    let count = leader.status.followers.iter().filter(|follower| follower.member && follower.confirms()).count();
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn quorum_lost(leader: &Leader) -> String {
+    let config = &leader.status.config;
+    format!(
+        "{} of {} followers confirm writes, and the write quorum is {}",
+        confirming(leader),
+        config.followers,
+        config.write_quorum
+    )
+}
+
+fn said(leader: &Leader, otherwise: &str) -> String {
+    let message = leader.status.message.as_str();
+    format!("{}: {}", leader.pod, if message.is_empty() { otherwise } else { message })
+}
+
+// The condition that explains the phase best: what is wrong before what is on its way.
+fn headline(findings: &[Finding]) -> String {
+    let bad = |finding: &&Finding| match finding.type_ {
+        "Degraded" => finding.verdict == Verdict::True,
+        "Progressing" => finding.verdict == Verdict::True || matches!(finding.reason, "NameTaken" | "ApplyFailed"),
+        _ => finding.verdict != Verdict::True,
+    };
+    let order = ["Progressing", "Ready", "Degraded", "ConfigApplied", "QuorumAvailable"];
+    let failed = findings.iter().find(|f| matches!(f.reason, "NameTaken" | "ApplyFailed"));
+    let ready_first =
+        findings.iter().find(|f| f.type_ == "Ready" && f.verdict != Verdict::True && f.reason != "LeaderNotRunning");
+    failed
+        .or(ready_first)
+        .or_else(|| order.iter().find_map(|type_| findings.iter().filter(bad).find(|f| f.type_ == *type_)))
+        .map(|finding| finding.message.clone())
+        .unwrap_or_default()
+}
+
+fn conditions<const N: usize>(
+    findings: [Finding; N],
+    generation: i64,
+    previous: &KvClusterStatus,
+    now: Timestamp,
+) -> Vec<Condition> {
+    findings
+        .into_iter()
+        .map(|Finding { type_, verdict, reason, message }| {
+            let status = format!("{verdict:?}");
+            let before = previous.conditions.iter().find(|condition| condition.type_ == type_);
+            let since = before
+                .filter(|condition| condition.status == status)
+                .map(|condition| condition.last_transition_time.clone());
+            Condition {
+                type_: type_.to_owned(),
+                status,
+                reason: reason.to_owned(),
+                message,
+                observed_generation: Some(generation),
+                last_transition_time: since.unwrap_or_else(|| Time(seconds(now))),
+            }
+        })
+        .collect()
+}
+
+// Kubernetes keeps whole seconds; a fraction would read as a change after each round trip.
+fn seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests;

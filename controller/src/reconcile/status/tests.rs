@@ -1,0 +1,172 @@
+//! Goal: the conditions tell the truth, name the pod and the reason, and stay the same while nothing happens.
+//! Method: a leader's answer in JSON goes in, and the status comes out.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::fixtures::validated;
+
+const W3: &str = "{replicas: 5, writeQuorum: 3}";
+
+fn leader(state: &str, followers: &[&str], extra: Value) -> LeaderSeen {
+    let followers: Vec<Value> = followers
+        .iter()
+        .enumerate()
+        .map(|(ordinal, state)| json!({"name": format!("demo-follower-{ordinal}"), "state": state, "member": true}))
+        .collect();
+    let mut status = json!({"state": state, "message": "", "epoch": {"term": 3, "leader": "9f3a"}, "followers": followers,
+        "config": {"generation": 4, "write_quorum": 3, "followers": 5, "min_delay_ms": 0, "max_delay_ms": 200,
+            "replication_timeout_ms": 5000, "pending": null}});
+    for (key, value) in extra.as_object().expect("an object") {
+        status[key] = value.clone();
+    }
+    let status = serde_json::from_value(status).expect("a leader's status");
+    LeaderSeen::Answered(Box::new(Leader { pod: "demo-leader-x".to_owned(), url: String::new(), ready: true, status }))
+}
+
+fn pods() -> Vec<Arc<Pod>> {
+    (0..5)
+        .map(|ordinal| {
+            let pod = json!({"metadata": {"name": format!("demo-follower-{ordinal}")}, "status": {"phase": "Running"}});
+            Arc::new(serde_json::from_value(pod).expect("a pod"))
+        })
+        .collect()
+}
+
+fn workloads() -> (Deployment, StatefulSet) {
+    let deployment = json!({"metadata": {"generation": 1}, "spec": {"selector": {}, "template": {}, "replicas": 1},
+        "status": {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1}});
+    let set = json!({"metadata": {"generation": 1}, "spec": {"selector": {}, "template": {}, "replicas": 5},
+        "status": {"observedGeneration": 1, "replicas": 5, "updatedReplicas": 5, "currentRevision": "a", "updateRevision": "a"}});
+    (serde_json::from_value(deployment).expect("a deployment"), serde_json::from_value(set).expect("a stateful set"))
+}
+
+fn computed(leader: &LeaderSeen, previous: &KvClusterStatus, second: i64) -> KvClusterStatus {
+    let (deployment, set) = workloads();
+    let seen = Seen {
+        leader,
+        configured: &Configured::Unchanged,
+        deployment: Some(&deployment),
+        stateful_set: Some(&set),
+        follower_pods: &pods(),
+        problem: None,
+    };
+    compute(&validated(W3), &seen, previous, Timestamp::from_second(second).expect("a time"))
+}
+
+fn condition<'a>(status: &'a KvClusterStatus, type_: &str) -> (&'a str, &'a str) {
+    let found = status.conditions.iter().find(|condition| condition.type_ == type_).expect(type_);
+    (found.status.as_str(), found.reason.as_str())
+}
+
+fn all_well() -> LeaderSeen {
+    leader("open", &["streaming"; 5], json!({}))
+}
+
+#[test]
+fn a_settled_cluster_reads_ready_and_says_what_it_can_stand() {
+    let status = computed(&all_well(), &KvClusterStatus::default(), 100);
+    assert_eq!(status.phase, Phase::Ready);
+    assert_eq!(status.message, "");
+    assert_eq!(status.followers, "5/5");
+    assert_eq!(status.applied_write_quorum, Some(3));
+    assert_eq!(status.tolerates, Some(Tolerates { followers_down: 2, disks_lost: 2, followers_needed_to_restart: 3 }));
+    for (type_, expected) in [
+        ("Ready", "True"),
+        ("Progressing", "False"),
+        ("QuorumAvailable", "True"),
+        ("ConfigApplied", "True"),
+        ("Degraded", "False"),
+    ] {
+        assert_eq!(condition(&status, type_).0, expected, "{type_}");
+    }
+    assert!(status.conditions.iter().all(|c| !c.reason.is_empty() && c.observed_generation == Some(4)));
+}
+
+#[test]
+fn nothing_changes_while_nothing_happens() {
+    let first = computed(&all_well(), &KvClusterStatus::default(), 100);
+    assert_eq!(computed(&all_well(), &first, 200), first);
+}
+
+#[test]
+fn a_transition_is_dated_and_the_others_keep_their_dates() {
+    let first = computed(&all_well(), &KvClusterStatus::default(), 100);
+    let one_down = leader("open", &["streaming", "streaming", "unreachable", "streaming", "streaming"], json!({}));
+    let second = computed(&one_down, &first, 200);
+    let date =
+        |type_: &str| second.conditions.iter().find(|c| c.type_ == type_).map(|c| c.last_transition_time.0.as_second());
+    assert_eq!(date("Degraded"), Some(200));
+    assert_eq!(date("Ready"), Some(100));
+    assert_eq!(condition(&second, "Degraded"), ("True", "FollowersMissing"));
+    assert_eq!(condition(&second, "Ready").0, "True");
+    assert_eq!((second.phase, second.followers.as_str()), (Phase::Degraded, "4/5"));
+    assert_eq!(second.message, "1 of 5 followers: demo-follower-2: unreachable from the leader");
+}
+
+#[test]
+fn a_lost_quorum_is_not_ready_and_says_the_numbers() {
+    let first = computed(&all_well(), &KvClusterStatus::default(), 100);
+    let lost = leader("open", &["streaming", "unreachable", "unreachable", "unreachable", "lagging"], json!({}));
+    let status = computed(&lost, &first, 200);
+    assert_eq!(condition(&status, "QuorumAvailable"), ("False", "QuorumLost"));
+    assert_eq!(condition(&status, "Ready"), ("False", "QuorumLost"));
+    assert_eq!(status.phase, Phase::Unavailable);
+    assert_eq!(status.message, "2 of 5 followers confirm writes, and the write quorum is 3");
+}
+
+#[test]
+fn a_leader_that_cannot_be_asked_is_a_reason_of_its_own_and_what_was_in_force_stays() {
+    let first = computed(&all_well(), &KvClusterStatus::default(), 100);
+    let silent = LeaderSeen::Unreachable("demo-leader-x".to_owned(), "no answer within 1500 ms".to_owned());
+    let status = computed(&silent, &first, 200);
+    assert_eq!(condition(&status, "QuorumAvailable"), ("Unknown", "LeaderUnreachable"));
+    assert_eq!(condition(&status, "Degraded"), ("True", "LeaderUnreachable"));
+    assert_eq!(status.applied_write_quorum, Some(3));
+    assert!(status.opened);
+    assert_eq!(status.leader, None);
+}
+
+#[test]
+fn a_quorum_that_is_not_in_force_yet_says_what_it_waits_for() {
+    let pending = json!({"config": {"generation": 4, "write_quorum": 2, "followers": 5, "min_delay_ms": 0, "max_delay_ms": 200,
+        "replication_timeout_ms": 5000, "pending": {"generation": 5, "write_quorum": 3, "followers": 5, "message": "waits for demo-follower-1"}}});
+    let status = computed(&leader("open", &["streaming"; 5], pending), &KvClusterStatus::default(), 100);
+    assert_eq!(condition(&status, "ConfigApplied"), ("False", "Pending"));
+    assert_eq!(status.applied_write_quorum, Some(2), "what is in force, not what was asked for");
+    assert_eq!((status.phase, status.message.as_str()), (Phase::Updating, "waits for demo-follower-1"));
+}
+
+#[test]
+fn a_recovering_leader_tells_what_it_waits_for_in_its_own_words() {
+    let opened = computed(&all_well(), &KvClusterStatus::default(), 100);
+    let recovering =
+        leader("recovering", &["streaming", "connecting"], json!({"message": "waits for 2 more followers"}));
+    let status = computed(&recovering, &opened, 200);
+    assert_eq!(status.phase, Phase::Recovering);
+    assert_eq!(status.message, "demo-leader-x: waits for 2 more followers");
+    assert_eq!(condition(&computed(&recovering, &KvClusterStatus::default(), 1), "Degraded"), ("False", "Creating"));
+}
+
+#[test]
+fn an_invalid_spec_keeps_what_runs_and_says_why() {
+    let first = computed(&all_well(), &KvClusterStatus::default(), 100);
+    let status = invalid(
+        Some(9),
+        "writeQuorum 6 is greater than replicas 5",
+        &first,
+        Timestamp::from_second(200).expect("a time"),
+    );
+    assert_eq!((status.phase, status.observed_generation), (Phase::Invalid, Some(9)));
+    assert_eq!(status.applied_write_quorum, Some(3));
+    assert_eq!(condition(&status, "Ready"), ("Unknown", "InvalidSpec"));
+}
+
+#[test]
+fn a_leader_that_is_not_behind_its_service_yet_is_not_ready_and_not_degraded() {
+    let LeaderSeen::Answered(mut fresh) = all_well() else { panic!("it answers") };
+    fresh.ready = false;
+    let status = computed(&LeaderSeen::Answered(fresh), &KvClusterStatus::default(), 100);
+    assert_eq!(condition(&status, "Ready"), ("False", "LeaderNotReady"));
+    assert_eq!(condition(&status, "Degraded").0, "False");
+}

@@ -1,0 +1,393 @@
+//! Goal: what reconciling does when the API server or the leader does not do as it should.
+//! Method: a scripted API server and a scripted leader; what they were asked is compared.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::routing::{get, patch};
+use axum::{Json, Router};
+use http::{Method, Request, Response};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use kube::client::Body;
+use kube::runtime::{reflector, watcher};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tower_test::mock;
+
+use super::*;
+use crate::build::labels;
+use crate::context::{Memory, Stores};
+use crate::fixtures::{cluster, defaults, validated};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::reconcile::apply::Applier;
+use crate::reconcile::events::Recorder;
+use crate::reconcile::leader_client::LeaderClient;
+
+/// One request, as the API server saw it.
+#[derive(Clone, Debug)]
+struct Asked {
+    method: Method,
+    path: String,
+    query: String,
+    body: Value,
+}
+
+/// Answers every request by a function, and keeps what was asked.
+struct ApiServer {
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+type Answer = (u16, Value);
+
+impl ApiServer {
+    fn start(answer: impl Fn(&Asked) -> Option<Answer> + Send + 'static) -> (Self, Client) {
+        let (service, mut handle) = mock::pair::<Request<Body>, Response<Body>>();
+        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let log = asked.clone();
+        tokio::spawn(async move {
+            while let Some((request, reply)) = handle.next_request().await {
+                let (head, body) = request.into_parts();
+                let bytes = body.collect_bytes().await.expect("a body");
+                let request = Asked {
+                    method: head.method,
+                    path: head.uri.path().to_owned(),
+                    query: head.uri.query().unwrap_or_default().to_owned(),
+                    body: serde_json::from_slice(&bytes).unwrap_or_default(),
+                };
+                let (code, body) = answer(&request).unwrap_or_else(|| usual(&request));
+                log.lock().push(request);
+                let body = Body::from(serde_json::to_vec(&body).expect("JSON"));
+                reply.send_response(Response::builder().status(code).body(body).expect("a response"));
+            }
+        });
+        (Self { asked }, Client::new(service, "shop"))
+    }
+
+    fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().clone()
+    }
+
+    fn writes(&self) -> Vec<Asked> {
+        self.asked().into_iter().filter(|asked| asked.method != Method::GET).collect()
+    }
+
+    /// The newest body that was applied to this object.
+    fn applied(&self, path_end: &str) -> Value {
+        let writes = self.writes();
+        let found = writes.iter().rev().find(|asked| asked.path.ends_with(path_end));
+        found.unwrap_or_else(|| panic!("{path_end} is not among {writes:?}")).body.clone()
+    }
+}
+
+// An empty cluster that takes everything.
+fn usual(request: &Asked) -> Answer {
+    if request.method == Method::GET {
+        return failure(404, "NotFound", "not found");
+    }
+    let mut body = request.body.clone();
+    body["metadata"]["uid"] = json!("made");
+    body["metadata"]["resourceVersion"] = json!("1000");
+    if request.path.ends_with("/status") {
+        body["spec"] = json!({});
+    }
+    (200, body)
+}
+
+fn failure(code: u16, reason: &str, message: &str) -> Answer {
+    (
+        code,
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message}),
+    )
+}
+
+/// A leader that answers with one status, and with one answer to a change of its configuration.
+struct ScriptedLeader {
+    port: u16,
+    patched: Arc<Mutex<Vec<(String, Value)>>>,
+}
+
+impl ScriptedLeader {
+    async fn start(config: Value, answer: (u16, Value)) -> Self {
+        let patched: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
+        let log = patched.clone();
+        let followers: Vec<Value> = (0..7)
+            .map(|n| json!({"name": format!("demo-follower-{n}"), "state": "streaming", "member": true}))
+            .collect();
+        let status = json!({"role": "leader", "state": "open", "epoch": {"term": 1, "leader": "a"}, "config": config, "followers": followers});
+        let change = move |headers: axum::http::HeaderMap, Json(body): Json<Value>| async move {
+            let token =
+                headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+            log.lock().push((token, body));
+            (axum::http::StatusCode::from_u16(answer.0).expect("a code"), Json(answer.1))
+        };
+        let router =
+            Router::new().route("/status", get(move || async move { Json(status) })).route("/config", patch(change));
+        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { port, patched }
+    }
+
+    fn patched(&self) -> Vec<(String, Value)> {
+        self.patched.lock().clone()
+    }
+}
+
+fn config(generation: u64, write_quorum: u32, followers: u32) -> Value {
+    json!({"generation": generation, "write_quorum": write_quorum, "followers": followers, "min_delay_ms": 0,
+        "max_delay_ms": 200, "replication_timeout_ms": 5000, "pending": null})
+}
+
+fn store<K>(objects: Vec<K>) -> kube::runtime::reflector::Store<K>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + 'static,
+{
+    let (store, mut writer) = reflector::store();
+    writer.apply_watcher_event(&watcher::Event::Init);
+    for object in objects {
+        writer.apply_watcher_event(&watcher::Event::InitApply(object));
+    }
+    writer.apply_watcher_event(&watcher::Event::InitDone);
+    // A store whose writer is gone counts as failed; the test's writers live as long as the test.
+    std::mem::forget(writer);
+    store
+}
+
+#[tokio::test]
+async fn everybody_who_waits_for_the_watches_is_woken() {
+    let (_api, client) = ApiServer::start(|_| None);
+    let mut context = context(client, 1, vec![]);
+    let (pods, mut writer) = reflector::store();
+    Arc::get_mut(&mut context).expect("nobody else has it yet").stores.pods = pods;
+    let waiters: Vec<_> = (0..20)
+        .map(|_| {
+            let context = context.clone();
+            tokio::spawn(async move { context.stores.ready().await })
+        })
+        .collect();
+    tokio::task::yield_now().await; // all of them have begun to wait
+    writer.apply_watcher_event(&watcher::Event::Init);
+    writer.apply_watcher_event(&watcher::Event::InitDone);
+    for waiter in waiters {
+        tokio::time::timeout(Duration::from_secs(10), waiter).await.expect("it is woken").expect("it does not panic");
+    }
+}
+
+fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
+    let metrics = Arc::new(Metrics::default());
+    Arc::new(Context {
+        applier: Applier::new(client.clone()),
+        leaders: LeaderClient::on_port(leader_port).expect("a client"),
+        recorder: Recorder::new(client.clone(), "operator-0".to_owned()),
+        stores: Stores {
+            accounts: store(vec![]),
+            configs: store(vec![]),
+            services: store(vec![]),
+            stateful_sets: store(vec![]),
+            deployments: store(vec![]),
+            budgets: store(vec![]),
+            policies: store(vec![]),
+            pods: store(pods),
+            listed: Arc::default(),
+        },
+        defaults: defaults(),
+        poll_interval: Duration::from_secs(3),
+        memory: Memory::default(),
+        health: Arc::new(Health::new(Duration::from_secs(120), metrics.clone())),
+        metrics,
+        client,
+    })
+}
+
+fn leader_pod() -> Pod {
+    let pod = json!({
+        "metadata": {"name": "demo-leader-x", "namespace": "shop", "labels": labels("demo", Some(Component::Leader))},
+        "status": {"phase": "Running", "podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}});
+    serde_json::from_value(pod).expect("a pod")
+}
+
+fn guarded(cluster: KvCluster) -> Arc<DeserializeGuard<KvCluster>> {
+    Arc::new(DeserializeGuard(Ok(cluster)))
+}
+
+fn opened(spec: &str, replicas: i32) -> KvCluster {
+    let mut cluster = cluster(spec);
+    cluster.status =
+        Some(KvClusterStatus { opened: true, applied_replicas: Some(replicas), ..KvClusterStatus::default() });
+    cluster
+}
+
+#[tokio::test]
+async fn a_new_cluster_gets_every_object_by_server_side_apply() {
+    let (api, client) = ApiServer::start(|_| None);
+    reconcile(guarded(cluster("{}")), context(client, 1, vec![])).await.expect("it succeeds");
+    let writes = api.writes();
+    let paths: Vec<&str> = writes.iter().filter_map(|asked| asked.path.rsplit('/').next()).collect();
+    let expected = [
+        "demo-config",
+        "demo",
+        "demo-auth",
+        "demo",
+        "demo-followers",
+        "demo",
+        "demo-read",
+        "demo-follower",
+        "demo-leader",
+        "demo-follower",
+        "status",
+    ];
+    assert_eq!(paths, expected);
+    for write in &writes {
+        assert_eq!(write.method, Method::PATCH, "{write:?}");
+        assert!(write.query.contains("fieldManager=kv-controller") && write.query.contains("force=true"), "{write:?}");
+    }
+    assert_eq!(api.applied("/status")["status"]["phase"], json!("Creating"));
+}
+
+#[tokio::test]
+async fn a_refused_object_is_reported_with_the_words_of_the_api_server() {
+    let (api, client) = ApiServer::start(|asked| {
+        asked.path.ends_with("statefulsets/demo-follower").then(|| failure(403, "Forbidden", "exceeded quota: small"))
+    });
+    let error = reconcile(guarded(cluster("{}")), context(client, 1, vec![])).await.expect_err("it fails");
+    assert_eq!(error.reason(), "ApplyFailed");
+    let status = api.applied("/status")["status"].clone();
+    let progressing =
+        status["conditions"].as_array().and_then(|all| all.iter().find(|one| one["type"] == "Progressing")).cloned();
+    let progressing = progressing.expect("the condition is there");
+    assert_eq!((&progressing["status"], &progressing["reason"]), (&json!("False"), &json!("ApplyFailed")));
+    assert!(progressing["message"].to_string().contains("exceeded quota: small"), "{progressing}");
+    let told: Vec<Asked> = api.writes().into_iter().filter(|asked| asked.path.ends_with("/events")).collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!((&told[0].body["reason"], &told[0].body["type"]), (&json!("ApplyFailed"), &json!("Warning")));
+}
+
+#[tokio::test]
+async fn an_object_of_someone_else_is_not_taken_over() {
+    let (api, client) = ApiServer::start(|asked| {
+        let theirs = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "demo-read", "namespace": "shop",
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Shop", "name": "main", "uid": "other", "controller": true}]}});
+        (asked.method == Method::GET && asked.path.ends_with("services/demo-read")).then_some((200, theirs))
+    });
+    let error = reconcile(guarded(cluster("{}")), context(client, 1, vec![])).await.expect_err("it fails");
+    assert_eq!(
+        error.to_string(),
+        "Service demo-read exists already and belongs to Shop main: rename the KvCluster, or remove that object"
+    );
+    assert!(!api.writes().iter().any(|asked| asked.path.ends_with("services/demo-read")));
+}
+
+#[tokio::test]
+async fn a_contradiction_changes_nothing_but_the_status() {
+    let (api, client) = ApiServer::start(|_| None);
+    reconcile(guarded(cluster("{replicas: 2, writeQuorum: 3}")), context(client, 1, vec![]))
+        .await
+        .expect("it succeeds");
+    let paths: Vec<String> = api.asked().into_iter().map(|asked| asked.path).collect();
+    assert_eq!(paths.len(), 2, "the status and one event: {paths:?}");
+    assert_eq!(api.applied("/status")["status"]["message"], json!("writeQuorum 3 is greater than replicas 2"));
+}
+
+#[tokio::test]
+async fn a_malformed_or_deleted_resource_asks_for_nothing() {
+    let (api, client) = ApiServer::start(|_| None);
+    let context = context(client, 1, vec![]);
+    let malformed = json!({"metadata": {"name": "odd", "namespace": "shop"}, "spec": {"replicas": "many"}});
+    let malformed: DeserializeGuard<KvCluster> = serde_json::from_value(malformed).expect("a guard takes anything");
+    assert!(malformed.0.is_err());
+    reconcile(Arc::new(malformed), context.clone()).await.expect("it is skipped");
+    let mut going = cluster("{}");
+    going.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+    reconcile(guarded(going), context).await.expect("it is left to the garbage collector");
+    assert!(api.asked().is_empty(), "{:?}", api.asked());
+}
+
+#[tokio::test]
+async fn a_status_that_cannot_be_written_tells_no_event() {
+    let (api, client) = ApiServer::start(|asked| {
+        asked.path.ends_with("/status").then(|| failure(500, "InternalError", "etcd is away"))
+    });
+    let error = reconcile(guarded(cluster("{replicas: 2, writeQuorum: 3}")), context(client, 1, vec![])).await;
+    assert_eq!(error.expect_err("it fails").reason(), "ApiFailed");
+    assert!(!api.asked().iter().any(|asked| asked.path.ends_with("/events")));
+}
+
+#[tokio::test]
+async fn a_deleted_secret_comes_back_with_the_same_token() {
+    let (api, client) = ApiServer::start(|_| None);
+    let context = context(client, 1, vec![]);
+    reconcile(guarded(cluster("{}")), context.clone()).await.expect("it succeeds");
+    let first = api.applied("secrets/demo-auth")["data"].clone();
+    reconcile(guarded(cluster("{}")), context).await.expect("it succeeds");
+    assert_eq!(api.applied("secrets/demo-auth")["data"], first);
+}
+
+#[tokio::test]
+async fn a_new_quorum_goes_to_the_leader_with_the_token_and_the_generation() {
+    let (api, client) = ApiServer::start(|_| None);
+    let leader = ScriptedLeader::start(config(2, 3, 5), (200, config(4, 5, 5))).await;
+    reconcile(guarded(opened("{writeQuorum: 5}", 5)), context(client, leader.port, vec![leader_pod()]))
+        .await
+        .expect("it succeeds");
+    let patched = leader.patched();
+    assert_eq!(patched.len(), 1);
+    let token = api.applied("secrets/demo-auth")["data"]["token"].clone();
+    assert!(patched[0].0.starts_with("Bearer ") && token.is_string());
+    assert_eq!(patched[0].1["write_quorum"], json!(5));
+    assert_eq!(patched[0].1["generation"], json!(4), "the generation of the resource");
+    let status = api.applied("/status")["status"].clone();
+    assert_eq!(status["appliedWriteQuorum"], json!(5));
+}
+
+#[tokio::test]
+async fn a_leader_that_has_the_values_is_not_asked_again() {
+    let (_api, client) = ApiServer::start(|_| None);
+    let leader = ScriptedLeader::start(config(9, 3, 5), (500, json!({}))).await;
+    reconcile(guarded(opened("{}", 5)), context(client, leader.port, vec![leader_pod()])).await.expect("it succeeds");
+    assert!(leader.patched().is_empty());
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_leader_is_reported_in_its_words() {
+    let (api, client) = ApiServer::start(|_| None);
+    let refusal = json!({"ok": false, "message": "a newer generation is known"});
+    let leader = ScriptedLeader::start(config(7, 3, 5), (409, refusal)).await;
+    reconcile(guarded(opened("{writeQuorum: 2}", 5)), context(client, leader.port, vec![leader_pod()]))
+        .await
+        .expect("it succeeds");
+    assert_eq!(leader.patched()[0].1["generation"], json!(8), "one more than the leader knows");
+    let status = api.applied("/status")["status"].to_string();
+    assert!(status.contains("the leader answered 409: a newer generation is known"), "{status}");
+}
+
+#[tokio::test]
+async fn a_scale_down_shrinks_the_stateful_set_only_once_the_leader_has_it_in_force() {
+    let waiting = json!({"generation": 2, "write_quorum": 3, "followers": 7, "min_delay_ms": 0, "max_delay_ms": 200,
+        "replication_timeout_ms": 5000, "pending": {"generation": 4, "write_quorum": 3, "followers": 3, "message": "waits"}});
+    for (before, after, pods) in [(config(2, 3, 7), waiting, 7), (config(4, 3, 3), json!({}), 3)] {
+        let (api, client) = ApiServer::start(|_| None);
+        let leader = ScriptedLeader::start(before, (202, after)).await;
+        reconcile(guarded(opened("{replicas: 3}", 7)), context(client, leader.port, vec![leader_pod()]))
+            .await
+            .expect("it succeeds");
+        assert_eq!(api.applied("statefulsets/demo-follower")["spec"]["replicas"], json!(pods));
+    }
+}
+
+#[test]
+fn a_leader_that_cannot_be_asked_keeps_every_follower_and_a_new_cluster_has_none_to_keep() {
+    let three = validated("{replicas: 3, writeQuorum: 2}");
+    let nobody = LeaderSeen::NotRunning("no leader pod runs".to_owned());
+    let before = KvClusterStatus { opened: true, applied_replicas: Some(7), ..KvClusterStatus::default() };
+    assert_eq!(follower_pods(&three, &nobody, &before), 7);
+    assert_eq!(follower_pods(&three, &nobody, &KvClusterStatus::default()), 3);
+}
+
+#[test]
+fn failures_in_a_row_wait_longer_up_to_a_minute() {
+    let waits: Vec<u128> = [1, 2, 3, 7, 8, 40].map(|failures| backoff(failures).as_millis()).to_vec();
+    assert_eq!(waits, [500, 1000, 2000, 32_000, 60_000, 60_000]);
+}

@@ -1,0 +1,118 @@
+//! The operator's settings: flags, and the same names in upper case as environment variables.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::crd::ImagePullPolicy;
+
+/// The settings of `kv-controller run`.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    /// Watch this namespace alone, so that a Role is enough. Default: all namespaces.
+    #[arg(long, env)]
+    pub watch_namespace: Option<String>,
+
+    /// The namespace the operator runs in: where its Lease is, and from where the pods' NetworkPolicies admit it.
+    #[arg(long, env, default_value = "kvcluster-system")]
+    pub pod_namespace: String,
+
+    /// The name of this replica, by which it holds the Lease.
+    #[arg(long, env, default_value = "kv-controller")]
+    pub pod_name: String,
+
+    /// The name of the Lease that the operator's replicas compete for.
+    #[arg(long, env, default_value = "kv-controller")]
+    pub lease_name: String,
+
+    /// The image of the nodes, unless a KvCluster names another.
+    #[arg(long, env, default_value = "kvcluster:dev")]
+    pub node_image: String,
+
+    /// When nodes pull that image: Always, IfNotPresent or Never.
+    #[arg(long, env, default_value = "IfNotPresent", value_parser = pull_policy)]
+    pub node_image_pull_policy: ImagePullPolicy,
+
+    /// The cluster's DNS domain. Default: taken from the search list in /etc/resolv.conf.
+    #[arg(long, env)]
+    pub cluster_domain: Option<String>,
+
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, env, default_value = "0.0.0.0:8080")]
+    pub bind_address: SocketAddr,
+
+    /// How often the leader of a settled cluster is asked for its status, in milliseconds (500 to 60000).
+    #[arg(long, env, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(500..=60_000))]
+    pub poll_interval_ms: u64,
+
+    /// How many KvClusters are reconciled at once (1 to 256).
+    #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+
+    /// /healthz fails when no reconciliation has ended for so long although there are KvClusters, in milliseconds.
+    #[arg(long, env, default_value_t = 120_000, value_parser = clap::value_parser!(u64).range(10_000..))]
+    pub stuck_after_ms: u64,
+}
+
+impl Settings {
+    /// The one namespace to watch; none: all.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.watch_namespace.as_deref().filter(|namespace| !namespace.is_empty())
+    }
+
+    /// How often the leader of a settled cluster is asked.
+    #[must_use]
+    pub fn poll_interval(&self) -> Duration {
+        Duration::from_millis(self.poll_interval_ms)
+    }
+
+    /// How long without an ended reconciliation counts as stuck.
+    #[must_use]
+    pub fn stuck_after(&self) -> Duration {
+        Duration::from_millis(self.stuck_after_ms)
+    }
+
+    /// The cluster's DNS domain: as set, or else from the resolver's search list, or else unknown, so that names are
+    /// left to the pods' own search lists.
+    #[must_use]
+    pub fn domain(&self) -> Option<String> {
+        self.cluster_domain
+            .clone()
+            .filter(|domain| !domain.is_empty())
+            .or_else(|| std::fs::read_to_string("/etc/resolv.conf").ok().as_deref().and_then(domain_of_search_list))
+    }
+}
+
+// In a pod the search list reads `NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN …`.
+fn domain_of_search_list(resolv_conf: &str) -> Option<String> {
+    resolv_conf
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("search"))
+        .flat_map(str::split_whitespace)
+        .find_map(|entry| entry.strip_prefix("svc."))
+        .map(|domain| domain.trim_end_matches('.').to_owned())
+}
+
+fn pull_policy(text: &str) -> Result<ImagePullPolicy, String> {
+    match text {
+        "Always" => Ok(ImagePullPolicy::Always),
+        "IfNotPresent" => Ok(ImagePullPolicy::IfNotPresent),
+        "Never" => Ok(ImagePullPolicy::Never),
+        other => Err(format!("'{other}' is none of Always, IfNotPresent, Never")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::domain_of_search_list;
+
+    #[test]
+    fn the_domain_comes_from_the_search_list_of_a_pod() {
+        let pod =
+            "nameserver 10.96.0.10\nsearch shop.svc.corp.example svc.corp.example corp.example\noptions ndots:5\n";
+        assert_eq!(domain_of_search_list(pod).as_deref(), Some("corp.example"));
+        assert_eq!(domain_of_search_list("nameserver 9.9.9.9\nsearch home.example\n"), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! End-to-end tests against the cluster that KUBECONFIG points at, in which the operator is installed and the nodes have
+//! the image: see "On Kubernetes" in the README.
+//!
+//! Every test makes a namespace of its own and removes it at the end; after a failure it stays, to be looked at. Tests
+//! wait for conditions, and report the times they measured without judging them.
+
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
+
+mod failure;
+mod harness;
+mod idle;
+mod lifecycle;
+mod many;
+mod quorum;
+mod refused;
+mod repair;
+mod scale;
+mod writer;

@@ -1,0 +1,81 @@
+//! Goal: the API server itself refuses what contradicts itself, in words that name the values.
+
+use kube::api::{Patch, PatchParams};
+use kv_controller::crd::KvCluster;
+use serde_json::json;
+
+use crate::harness::Demo;
+
+#[tokio::test]
+async fn contradictions_are_refused_in_words() {
+    let demo = Demo::empty().await;
+    let cases = [
+        (json!({"writeQuorum": 0}), "writeQuorum is 0: at least 1 follower has to confirm a write"),
+        (
+            json!({"replicas": 3, "writeQuorum": 4}),
+            "writeQuorum 4 is greater than replicas 3: no write could ever be acknowledged",
+        ),
+        (json!({"replicas": 0, "writeQuorum": 1}), "replicas is 0: a cluster has 1 to 64 followers"),
+        (json!({"replicas": 65}), "replicas is 65: a cluster has 1 to 64 followers"),
+        (json!({"delay": {"minMs": 30, "maxMs": 20}}), "delay.minMs 30 is greater than delay.maxMs 20"),
+        (json!({"delay": {"minMs": 201}}), "delay.minMs 201 is greater than delay.maxMs 200"),
+        (json!({"delay": {"minMs": -5}}), "delay.minMs is -5: a delay cannot be negative"),
+        (json!({"delay": {"minMs": -9, "maxMs": -1}}), "delay.maxMs is -1: a delay cannot be negative"),
+        (json!({"delay": {"maxMs": 600_001}}), "delay.maxMs is 600001: at most 600000 milliseconds"),
+        (json!({"replicationTimeoutMs": 0}), "replicationTimeoutMs is 0: it has to be 1 to 600000 milliseconds"),
+        (json!({"storage": {"size": "much"}}), "storage.size much is not a size such as 1Gi"),
+        (json!({"storage": {"size": "0"}}), "storage.size 0 is not a size such as 1Gi"),
+        (json!({"storage": {"size": "-1Gi"}}), "storage.size -1Gi is not a size such as 1Gi"),
+        (json!({"durability": "Tape"}), "supported values: \"Disk\", \"Memory\""),
+        (json!({"leader": {"resources": {"requests": {"cpu": "lots"}}}}), "spec.leader.resources.requests.cpu"),
+    ];
+    for (spec, message) in cases {
+        let error = demo.create(spec.clone()).await.expect_err(&spec.to_string()).to_string();
+        assert!(error.to_lowercase().contains(&message.to_lowercase()), "{spec}: {error}");
+    }
+    demo.remove().await;
+}
+
+#[tokio::test]
+async fn changes_that_running_followers_cannot_follow_are_refused_in_words() {
+    let demo = Demo::empty().await;
+    demo.create(json!({"replicas": 2, "writeQuorum": 2, "durability": "Memory"})).await.unwrap();
+    let cases = [
+        (json!({"durability": "Disk"}), "durability cannot change from Memory to Disk"),
+        (json!({"storage": {"size": "2Gi"}}), "storage.size cannot change from 1Gi to 2Gi"),
+        (json!({"storage": {"storageClassName": "fast"}}), "storage.storageClassName cannot change"),
+    ];
+    for (spec, message) in cases {
+        let error = demo.patch(spec.clone()).await.expect_err(&spec.to_string()).to_string();
+        assert!(error.contains(message), "{spec}: {error}");
+    }
+    // `kubectl scale` goes through the same rules.
+    let scale = json!({"spec": {"replicas": 1}});
+    let error = demo
+        .api::<KvCluster>()
+        .patch_scale("demo", &PatchParams::default(), &Patch::Merge(&scale))
+        .await
+        .expect_err("below the quorum");
+    assert!(error.to_string().contains("writeQuorum 2 is greater than replicas 1"), "{error}");
+    demo.remove().await;
+}
+
+#[tokio::test]
+async fn names_that_no_service_can_have_are_refused_in_words() {
+    let demo = Demo::empty().await;
+    for (name, message) in [
+        ("a-name-that-is-far-too-long-for-its-pods-x", "has 42 characters; at most 40 fit into the names of its pods"),
+        ("1st", "the name 1st cannot name a Service"),
+        ("a.b", "the name a.b cannot name a Service"),
+    ] {
+        let body =
+            json!({"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster", "metadata": {"name": name}, "spec": {}});
+        let error = demo
+            .api::<KvCluster>()
+            .patch(name, &PatchParams::apply("e2e"), &Patch::Apply(&body))
+            .await
+            .expect_err(name);
+        assert!(error.to_string().contains(message), "{name}: {error}");
+    }
+    demo.remove().await;
+}

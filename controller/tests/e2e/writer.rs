@@ -1,0 +1,117 @@
+//! Clients that go on writing while something happens, and remember what was acknowledged.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use crate::harness::{Demo, PATIENCE, ask};
+
+const CLIENTS: usize = 4;
+
+#[derive(Default)]
+struct Log {
+    acknowledged: Mutex<BTreeMap<String, String>>,
+    times: Mutex<Vec<Instant>>,
+    failed: AtomicU64,
+    stop: AtomicBool,
+}
+
+/// Clients that go on writing.
+pub struct Writer {
+    log: Arc<Log>,
+    clients: JoinSet<()>,
+}
+
+/// What became of the writes.
+pub struct Report {
+    acknowledged: usize,
+    failed: u64,
+    longest_gap: Duration,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { acknowledged, failed, longest_gap } = self;
+        write!(
+            f,
+            "{acknowledged} writes acknowledged and none lost, {failed} not acknowledged, none for {longest_gap:?} at most"
+        )
+    }
+}
+
+impl Writer {
+    /// Starts writing to the leader, each client one write after the other.
+    pub async fn start(demo: &Demo) -> Self {
+        let url = demo.url("leader").await;
+        let log = Arc::new(Log::default());
+        let mut clients = JoinSet::new();
+        for client in 0..CLIENTS {
+            clients.spawn(write(client, format!("{url}/put"), log.clone()));
+        }
+        let writer = Self { log, clients };
+        writer.progress().await;
+        writer
+    }
+
+    /// Waits until writes that begin from now on are acknowledged.
+    pub async fn progress(&self) {
+        let (started, before) = (Instant::now(), self.log.times.lock().await.len());
+        // As many as there are clients may have begun before.
+        while self.log.times.lock().await.len() < before + 2 * CLIENTS {
+            assert!(started.elapsed() < PATIENCE, "no write is acknowledged for {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Stops, and checks that the leader has every acknowledged write, with its value.
+    pub async fn finish(mut self, demo: &Demo) -> Report {
+        self.log.stop.store(true, Relaxed);
+        while self.clients.join_next().await.is_some() {}
+        let acknowledged = self.log.acknowledged.lock().await.clone();
+        let (code, dump) = ask(reqwest::Method::GET, &format!("{}/dump", demo.url("leader").await), None).await;
+        assert_eq!(code, 200);
+        let entries = &dump["entries"];
+        let lost: Vec<&String> = acknowledged
+            .iter()
+            .filter(|(key, value)| entries[key.as_str()]["value"] != value.as_str())
+            .map(|(key, _)| key)
+            .collect();
+        assert!(
+            lost.is_empty(),
+            "{} of {} acknowledged writes are lost: {:?}",
+            lost.len(),
+            acknowledged.len(),
+            &lost[..lost.len().min(5)]
+        );
+        let mut times = self.log.times.lock().await.clone();
+        times.sort();
+        let longest_gap = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
+        Report { acknowledged: acknowledged.len(), failed: self.log.failed.load(Relaxed), longest_gap }
+    }
+}
+
+async fn write(client: usize, url: String, log: Arc<Log>) {
+    // Shorter than the gap that a failure leaves, so that a connection to a pod that is gone is given up.
+    let http = reqwest::Client::builder().timeout(Duration::from_secs(6)).no_proxy().build().unwrap();
+    for number in 0_u64.. {
+        if log.stop.load(Relaxed) {
+            return;
+        }
+        let (key, value) = (format!("client-{client}-write-{number}"), format!("{client}:{number}"));
+        let response = http.post(&url).json(&json!({"key": key, "value": value})).send().await;
+        if response.is_ok_and(|response| response.status().is_success()) {
+            log.times.lock().await.push(Instant::now());
+            log.acknowledged.lock().await.insert(key, value);
+        } else {
+            log.failed.fetch_add(1, Relaxed);
+            // Neither hammer a leader that is not there, nor miss its return by much.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
