@@ -172,9 +172,20 @@ impl<W, R> Leader<W, R> {
         // Known members first, so that a newcomer takes nobody's place.
         members
             .sort_by(|a, b| known(&b.name).is_some().cmp(&known(&a.name).is_some()).then_with(|| a.name.cmp(&b.name)));
+        self.add_absent(&mut members, Some(last), size);
         members.truncate(usize::from(size));
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members
+    }
+
+    /// Adds, as far as there is room, the members of an earlier rule that have no slot: under DNS discovery this leader
+    /// has not met them yet. They are members all the same, or each leader would do with those that it met first.
+    pub(super) fn add_absent(&self, members: &mut Vec<Member>, earlier: Option<&Config>, size: u16) {
+        let room = usize::from(size).saturating_sub(members.len());
+        let absent = earlier.into_iter().flat_map(|earlier| &earlier.members);
+        let absent = absent.filter(|member| self.each_slot().all(|(_, slot)| slot.name != member.name));
+        let absent: Vec<Member> = absent.take(room).cloned().collect();
+        members.extend(absent);
     }
 
     fn streaming_members(&self, config: &Config) -> usize {

@@ -267,6 +267,7 @@ impl<W, R> Leader<W, R> {
                 Some(Member { name: slot.name.clone(), id })
             })
             .collect();
+        self.add_absent(&mut members, old, self.settings.size);
         members.sort_by(|a, b| a.name.cmp(&b.name));
         members.truncate(usize::from(self.settings.size));
         members

@@ -51,7 +51,7 @@ impl World {
     }
 
     /// Clients find any leader that answers, also one that was replaced and does not know it.
-    fn pick_leader(&mut self) -> Option<usize> {
+    pub(crate) fn pick_leader(&mut self) -> Option<usize> {
         let open: Vec<usize> = (0..self.leads.len())
             .filter(|number| !self.leads[*number].dead && self.leads[*number].leader.is_open())
             .collect();
