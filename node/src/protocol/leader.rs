@@ -300,7 +300,9 @@ impl<W, R> Leader<W, R> {
     pub fn declare(&mut self, name: &str) -> Option<SlotId> {
         let known = self.each_slot().find(|(_, slot)| &*slot.name == name).map(|(id, _)| id);
         if let Some(id) = known {
-            self.slot_mut(id)?.wanted = true;
+            if !std::mem::replace(&mut self.slot_mut(id)?.wanted, true) {
+                self.plan();
+            }
             return Some(id);
         }
         let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());

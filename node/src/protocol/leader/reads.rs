@@ -44,7 +44,7 @@ impl<W, R> Leader<W, R> {
 
     /// Heartbeat: tells every connected follower how far behind it is, and asks again whatever was lost.
     pub fn tick(&mut self, now_us: u64) {
-        if matches!(self.phase, Phase::Recovering(_)) {
+        if matches!(self.phase, Phase::Recovering(_) | Phase::Opening) {
             self.ask_again();
         }
         if !matches!(self.phase, Phase::Opening | Phase::Open) {

@@ -216,9 +216,9 @@ impl World {
             return;
         }
         for key in 0..self.plan.keys {
-            let op = self.begin(None, key, Act::Read, false);
             // What a dead leader sent last may still arrive and end the one that leads: then the next one is asked.
             let answered = (0..20).any(|_| {
+                let op = self.begin(None, key, Act::Read, false);
                 if let Some(leader) = self.pick_leader() {
                     self.attempt(op, leader);
                 }
