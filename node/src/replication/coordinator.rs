@@ -18,7 +18,7 @@ use super::timer::Timer;
 use crate::config::{ConfigError, LiveConfig};
 use crate::metrics::LeaderMetrics;
 use crate::protocol::leader::{
-    Accepted, DelayRange, InstallJob, Leader, Limits, NewWrite, Output, Receipt, Refusal, Settings, SlotId,
+    Accepted, InstallJob, Leader, Limits, NewWrite, Output, Receipt, Refusal, Settings, SlotId,
 };
 use crate::protocol::types::{Hello, Record, ToFollower, ToLeader};
 
@@ -244,8 +244,7 @@ impl Coordinator {
                     }
                 }
             }
-            let DelayRange { min_us, max_us } = wanted.delay();
-            state.core.set(wanted.write_quorum, wanted.followers, DelayRange { min_us, max_us });
+            state.core.set(wanted.write_quorum, wanted.followers, wanted.delay());
             // Waits and timeouts need nobody's consent: they hold for the next write.
             state.in_force.min_delay_ms = wanted.min_delay_ms;
             state.in_force.max_delay_ms = wanted.max_delay_ms;

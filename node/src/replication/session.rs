@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use reqwest::header::{AUTHORIZATION, CONNECTION, UPGRADE};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
 use super::outbox::{Item, Outbox};
@@ -211,12 +211,11 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 /// How long to wait before the next attempt: longer after each failure, up to a second, and never in step with others.
 pub(crate) struct Backoff {
     failures: u32,
-    last: Instant,
 }
 
 impl Backoff {
     pub(crate) fn new() -> Self {
-        Self { failures: 0, last: Instant::now() }
+        Self { failures: 0 }
     }
 
     pub(crate) fn connected(&mut self) {
@@ -227,7 +226,6 @@ impl Backoff {
         self.failures = (self.failures + 1).min(6);
         let most = 20 << self.failures;
         let wait = rand::RngExt::random_range(&mut rand::rng(), most / 2..most);
-        self.last = Instant::now();
-        tokio::time::sleep_until(self.last + Duration::from_millis(wait)).await;
+        tokio::time::sleep(Duration::from_millis(wait)).await;
     }
 }
