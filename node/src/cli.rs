@@ -13,6 +13,7 @@ use axum::Router;
 use clap::{Parser, Subcommand};
 use rand::RngExt;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info};
 
 use crate::config::{Followers, LogFormat, Role, Settings};
@@ -70,7 +71,7 @@ pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
             return ExitCode::SUCCESS;
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime(cli.settings.worker_threads) {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&format!("failed to start the runtime: {error}")),
     };
@@ -85,6 +86,15 @@ pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
     match ended {
         Ok(code) => code,
         Err(error) => refuse(&error.to_string()),
+    }
+}
+
+/// One thread runs everything without handing anything over, and what many clients sent meanwhile leaves for a follower
+/// together: on few cores that is worth more than a second thread (see docs/performance.md).
+fn runtime(worker_threads: u16) -> std::io::Result<Runtime> {
+    match worker_threads {
+        0 | 1 => Builder::new_current_thread().enable_all().build(),
+        threads => Builder::new_multi_thread().worker_threads(threads.into()).enable_all().build(),
     }
 }
 

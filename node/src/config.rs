@@ -116,6 +116,9 @@ pub struct Settings {
     /// Connections that are served at once; more are answered with 503
     #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 16_384)]
     pub connections_max: usize,
+    /// Threads that serve connections; more than one pays on machines with cores to spare
+    #[arg(long, env = "WORKER_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub worker_threads: u16,
     /// After a first signal: how long to wait for writes under way, in milliseconds
     #[arg(long, env = "DRAIN_TIMEOUT_MS", default_value_t = 10_000)]
     pub drain_timeout_ms: u32,
