@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use clap::{Parser, Subcommand};
 use rand::RngExt;
 use tokio::net::TcpListener;
@@ -17,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info};
 
 use crate::config::{Followers, LogFormat, Role, Settings};
-use crate::http::{self, Admitted, Bounded, Site};
+use crate::http::{self, FollowerService, LeaderService, Site};
 use crate::protocol::follower::Follower;
 use crate::protocol::types::FollowerId;
 use crate::replication::coordinator::Coordinator;
@@ -130,7 +129,6 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     let listener =
         TcpListener::bind(address).await.map_err(|error| format!("failed to listen on {address}: {error}"))?;
     let address = listener.local_addr()?;
-    let listener = Bounded::new(listener, settings.connections_max);
     let site = Site {
         name: settings.name(),
         token: settings.token().map(Into::into),
@@ -149,14 +147,14 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             }
             let resizable = matches!(followers, Followers::Dns { .. });
             find(&leader, followers, &settings, address.port())?;
-            let router = http::leader(site.clone(), leader.clone(), resizable);
+            let service = LeaderService::new(site.clone(), leader.clone(), resizable);
             let drain = async move {
                 let mut changes = tokio::time::interval(Duration::from_millis(5));
                 while leader.look(|state| state.core.is_open() && state.core.in_flight() > 0) {
                     changes.tick().await;
                 }
             };
-            serve(listener, router, &site, shutdown, drain, &settings).await
+            serve(listener, service, &site, shutdown, drain, &settings).await
         }
         None => {
             let replica = match data_dir {
@@ -172,9 +170,9 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             let view = replica.view();
             info!(%address, name = %site.name, id = %view.hello.id, keys = view.keys, "follower starts");
             let failure = replica.store_failure();
-            let router = http::follower(site.clone(), replica);
+            let service = FollowerService::new(site.clone(), replica);
             tokio::select! {
-                ended = serve(listener, router, &site, shutdown, std::future::ready(()), &settings) => ended,
+                ended = serve(listener, service, &site, shutdown, std::future::ready(()), &settings) => ended,
                 // Nothing more can be confirmed, and whether a later sync tells the truth nobody knows.
                 failure = failure.wait() => {
                     error!("ended at once: {failure}. nothing was confirmed that is not stored");
@@ -203,7 +201,7 @@ fn restore(path: &Path, cluster: Option<&str>, name: Arc<str>) -> Result<Arc<Rep
 fn find(leader: &Arc<Coordinator>, followers: Followers, settings: &Settings, port: u16) -> Result<(), Failure> {
     let advertised = settings.advertise_url.clone().filter(|url| !url.is_empty());
     let advertised = advertised.unwrap_or_else(|| format!("http://{}:{port}", settings.name()));
-    let dialer = Dialer::new(advertised, settings.token().map(str::to_owned))?;
+    let dialer = Dialer::new(advertised, settings.token().map(str::to_owned));
     tokio::spawn(Coordinator::beat(Arc::downgrade(leader), HEARTBEAT_EVERY));
     match followers {
         Followers::Urls(urls) => {
@@ -221,22 +219,20 @@ fn find(leader: &Arc<Coordinator>, followers: Followers, settings: &Settings, po
 
 /// Serves until the first signal, finishes what is under way, and ends; a second signal ends at once.
 async fn serve(
-    listener: Bounded,
-    router: Router,
+    listener: TcpListener,
+    service: impl http::Service,
     site: &Site,
     mut shutdown: Shutdown,
     drain: impl Future<Output = ()>,
     settings: &Settings,
 ) -> Result<ExitCode, Failure> {
     let (close, closed) = tokio::sync::oneshot::channel::<()>();
-    let service = router.into_make_service_with_connect_info::<Admitted>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
+    let mut server = tokio::spawn(http::serve(listener, settings.connections_max, service, async move {
         let _ = closed.await;
-    });
-    let mut server = tokio::spawn(server.into_future());
+    }));
     tokio::select! {
         ended = &mut server => {
-            ended??;
+            ended?;
             return Err("the server ended by itself".into());
         }
         reason = shutdown.next() => info!(reason, "shutting down: finishing what is under way"),

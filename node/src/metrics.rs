@@ -24,27 +24,43 @@ struct OfFollower {
     follower: String,
 }
 
+/// How a write was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriteResult {
+    Committed,
+    Indeterminate,
+    Refused,
+}
+
 /// Counters that live as long as the leader. Gauges are read when somebody asks.
 #[derive(Debug)]
 pub struct LeaderMetrics {
     writes: Family<Outcome, Counter>,
+    committed: Counter,
     seconds: Histogram,
 }
 
 impl Default for LeaderMetrics {
     fn default() -> Self {
+        let writes = Family::<Outcome, Counter>::default();
+        let committed = writes.get_or_create(&Outcome { outcome: "committed" }).clone();
         // 0.1 ms to 13 s.
-        Self { writes: Family::default(), seconds: Histogram::new(exponential_buckets(1e-4, 2.0, 18)) }
+        Self { writes, committed, seconds: Histogram::new(exponential_buckets(1e-4, 2.0, 18)) }
     }
 }
 
 impl LeaderMetrics {
-    /// A write was answered: `committed`, `indeterminate` or `refused`.
-    pub(crate) fn write(&self, outcome: &'static str, seconds: f64) {
+    /// A write was answered.
+    pub(crate) fn write(&self, result: WriteResult, seconds: f64) {
+        let outcome = match result {
+            WriteResult::Committed => {
+                self.committed.inc();
+                return self.seconds.observe(seconds);
+            }
+            WriteResult::Indeterminate => "indeterminate",
+            WriteResult::Refused => "refused",
+        };
         self.writes.get_or_create(&Outcome { outcome }).inc();
-        if outcome == "committed" {
-            self.seconds.observe(seconds);
-        }
     }
 }
 

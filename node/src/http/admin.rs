@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::error::ApiError;
-use super::kv::parse;
+use super::kv::{parse, received};
 use super::{FollowerSite, LeaderSite};
 use crate::config::LiveConfig;
 use crate::metrics;
@@ -64,6 +64,7 @@ pub(super) async fn configure(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let Query(WaitQuery { wait_ms }) = query.map_err(|rejection| ApiError::bad(rejection.body_text()))?;
+    let body = received(body)?;
     let patch: ConfigPatch = parse(&body)?;
     let leader = &state.leader;
     let known = leader.look(|state| state.wanted.clone());
@@ -106,6 +107,7 @@ pub(super) async fn recover(
     State(state): State<LeaderSite>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
+    let body = received(body)?;
     let RecoverBody { accept_data_loss } = parse(&body)?;
     if !accept_data_loss {
         return Err(ApiError::bad("nothing to do: accept_data_loss is false"));

@@ -30,6 +30,17 @@ impl ApiError {
         Self::plain(StatusCode::BAD_REQUEST, message)
     }
 
+    /// The body is longer than any key and value may be.
+    pub fn too_long() -> Self {
+        Self::plain(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than any key and value may be")
+            .with("outcome", "not_applied")
+    }
+
+    /// The body did not arrive in whole.
+    pub fn unreadable(error: &dyn std::fmt::Display) -> Self {
+        Self::bad(format!("failed to read the body: {error}")).with("outcome", "not_applied")
+    }
+
     /// 404 for a path that is no route.
     pub fn no_route(path: &str) -> Self {
         let error = format!("no such route: {path}");

@@ -5,21 +5,24 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
+use hyper::Request;
+use hyper::body::Incoming;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize as DeserializeDerive, Serialize};
+use serde::{Deserialize as DeserializeDerive, Serialize, Serializer};
 
 use super::error::ApiError;
+use super::server::{self, Answer};
 use super::{LeaderSite, Site};
+use crate::metrics::WriteResult;
 use crate::protocol::leader::{Accepted, NewWrite, Receipt};
-use crate::protocol::types::Record;
-use crate::replication::coordinator::WriteOutcome;
+use crate::protocol::types::{Epoch, Record};
+use crate::replication::coordinator::{Placed, WriteOutcome};
 
 /// How many values one part of a dump carries.
 pub(super) const DUMP_PART: usize = 512;
@@ -99,13 +102,21 @@ pub(super) struct PutQuery {
     explain: bool,
 }
 
+/// A value as it displays.
+pub(super) struct Shown<T>(pub(super) T);
+
+impl<T: fmt::Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
 #[derive(Serialize)]
 struct PutAnswer {
     ok: bool,
     seq: u64,
     message: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    epoch: Option<String>,
+    epoch: Shown<Epoch>,
     #[serde(skip_serializing_if = "Option::is_none")]
     explain: Option<Explanation>,
 }
@@ -121,17 +132,16 @@ struct Explanation {
     delays_ms: Vec<f64>,
 }
 
+/// What a route of the router got as a body.
+pub(super) fn received(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_long(),
+        _ => ApiError::unreadable(&rejection),
+    })
+}
+
 /// Reads a JSON object, or says what is wrong with it.
-pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a Result<Bytes, BytesRejection>) -> Result<T, ApiError> {
-    let bytes = body.as_ref().map_err(|rejection| {
-        let status = rejection.status();
-        let message = if status == StatusCode::PAYLOAD_TOO_LARGE {
-            "the body is longer than any key and value may be".to_owned()
-        } else {
-            format!("failed to read the body: {rejection}")
-        };
-        ApiError::plain(status, message).with("outcome", "not_applied")
-    })?;
+pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| b"[\"tfn-0123456789".contains(byte)) {
         return Err(ApiError::bad("the body must be a JSON object"));
     }
@@ -162,12 +172,9 @@ fn check_lengths(site: &Site, key: &str, value: Option<&str>) -> Result<(), ApiE
 }
 
 /// `POST /put`.
-pub(super) async fn put(
-    State(state): State<LeaderSite>,
-    query: Result<Query<PutQuery>, QueryRejection>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
+pub(super) async fn put(state: &LeaderSite, request: Request<Incoming>) -> Result<Answer, ApiError> {
+    let (head, body) = request.into_parts();
+    let body = server::body(body, state.site.body_bytes_max()).await?;
     let PutBody { key, value } = parse(&body)?;
     let (key, value) = match (key, value) {
         (Field::Absent, _) | (_, Field::Absent) => {
@@ -179,18 +186,15 @@ pub(super) async fn put(
         (Field::Text(key), Field::Text(value)) => (key, value),
         _ => return Err(ApiError::bad("key and value must be strings")),
     };
-    write(&state, query, &headers, &key, Some(&value)).await
+    write(state, &head.uri, &head.headers, &key, Some(&value)).await
 }
 
 /// `POST /delete`.
-pub(super) async fn delete(
-    State(state): State<LeaderSite>,
-    query: Result<Query<PutQuery>, QueryRejection>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
+pub(super) async fn delete(state: &LeaderSite, request: Request<Incoming>) -> Result<Answer, ApiError> {
+    let (head, body) = request.into_parts();
+    let body = server::body(body, state.site.body_bytes_max()).await?;
     match parse::<DeleteBody<'_>>(&body)?.key {
-        Field::Text(key) if !key.is_empty() => write(&state, query, &headers, &key, None).await,
+        Field::Text(key) if !key.is_empty() => write(state, &head.uri, &head.headers, &key, None).await,
         Field::OtherType => Err(ApiError::bad("key must be a string")),
         _ => Err(ApiError::bad("Missing key")),
     }
@@ -198,12 +202,12 @@ pub(super) async fn delete(
 
 async fn write(
     state: &LeaderSite,
-    query: Result<Query<PutQuery>, QueryRejection>,
+    uri: &Uri,
     headers: &HeaderMap,
     key: &str,
     value: Option<&str>,
-) -> Result<Response, ApiError> {
-    let Query(PutQuery { explain }) = query.map_err(|rejection| ApiError::bad(rejection.body_text()))?;
+) -> Result<Answer, ApiError> {
+    let PutQuery { explain } = query(uri).map_err(ApiError::bad)?;
     check_lengths(&state.site, key, value)?;
     let retry_token = retry_token(headers)?;
     let begun = Instant::now();
@@ -215,30 +219,38 @@ async fn write(
         replicate(state, new).await
     };
     let outcome = match &answer {
-        Ok(_) => "committed",
-        Err(error) if error.is_indeterminate() => "indeterminate",
-        Err(_) => "refused",
+        Ok(_) => WriteResult::Committed,
+        Err(error) if error.is_indeterminate() => WriteResult::Indeterminate,
+        Err(_) => WriteResult::Refused,
     };
     state.leader.metrics.write(outcome, begun.elapsed().as_secs_f64());
-    answer.map(|answer| Json(answer).into_response())
+    Ok(server::json(&answer?))
+}
+
+/// The settings of a request; those of a request without any are the defaults.
+fn query<T: Default + serde::de::DeserializeOwned>(uri: &Uri) -> Result<T, String> {
+    if uri.query().is_none() {
+        return Ok(T::default());
+    }
+    Query::try_from_uri(uri).map(|Query(query)| query).map_err(|rejection| rejection.body_text())
 }
 
 async fn replicate(state: &LeaderSite, new: NewWrite) -> Result<PutAnswer, ApiError> {
     let leader = &state.leader;
-    let (accepted, outcome) = leader.put(new).map_err(|refusal| ApiError::refused_write(&refusal))?;
-    let (timeout, epoch) = leader.look(|state| (state.in_force.replication_timeout(), state.core.epoch()));
+    let Placed { accepted, outcome, epoch, timeout } =
+        leader.put(new).map_err(|refusal| ApiError::refused_write(&refusal))?;
     let message = "committed (quorum reached)";
     let seq = match accepted {
         Accepted::AlreadyCommitted { seq } => {
-            return Ok(PutAnswer { ok: true, seq, message, epoch: Some(epoch.to_string()), explain: None });
+            return Ok(PutAnswer { ok: true, seq, message, epoch: Shown(epoch), explain: None });
         }
         Accepted::Pending { seq } => seq,
     };
     match tokio::time::timeout(timeout, outcome).await {
         Ok(Ok(WriteOutcome::Committed(receipt))) => {
             let generation = receipt.delays_us.is_some().then(|| leader.look(|state| state.in_force.generation));
-            let epoch = Some(receipt.epoch.to_string());
-            Ok(PutAnswer { ok: true, seq, message, epoch, explain: explain(&receipt, generation) })
+            let explain = explain(&receipt, generation);
+            Ok(PutAnswer { ok: true, seq, message, epoch: Shown(receipt.epoch), explain })
         }
         // Whether nobody answered in time or another leader took over: the write may still turn up.
         _ => Err(ApiError::indeterminate(seq, &epoch.to_string())),
@@ -272,7 +284,7 @@ fn retry_token(headers: &HeaderMap) -> Result<Option<Arc<str>>, ApiError> {
 }
 
 /// `?key=…&consistency=linearizable|local`.
-#[derive(Debug, DeserializeDerive)]
+#[derive(Debug, Default, DeserializeDerive)]
 pub(super) struct GetQuery {
     #[serde(default)]
     pub(super) key: String,
@@ -294,7 +306,7 @@ pub(super) struct Got<'a> {
     pub(super) value: &'a str,
     pub(super) seq: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) epoch: Option<String>,
+    pub(super) epoch: Option<Shown<Epoch>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) committed: Option<bool>,
     /// Present, even as null, on a follower alone.
@@ -302,8 +314,8 @@ pub(super) struct Got<'a> {
     pub(super) staleness_ms: Option<Option<f64>>,
 }
 
-pub(super) fn the_key(query: Result<Query<GetQuery>, QueryRejection>) -> Result<GetQuery, ApiError> {
-    let Query(query) = query.map_err(|rejection| ApiError::read(StatusCode::BAD_REQUEST, rejection.body_text()))?;
+pub(super) fn the_key(uri: &Uri) -> Result<GetQuery, ApiError> {
+    let query: GetQuery = query(uri).map_err(|error| ApiError::read(StatusCode::BAD_REQUEST, error))?;
     if query.key.is_empty() {
         return Err(ApiError::read(StatusCode::BAD_REQUEST, "Missing key parameter"));
     }
@@ -311,11 +323,8 @@ pub(super) fn the_key(query: Result<Query<GetQuery>, QueryRejection>) -> Result<
 }
 
 /// `GET /get`.
-pub(super) async fn get(
-    State(state): State<LeaderSite>,
-    query: Result<Query<GetQuery>, QueryRejection>,
-) -> Result<Response, ApiError> {
-    let GetQuery { key, consistency } = the_key(query)?;
+pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiError> {
+    let GetQuery { key, consistency } = the_key(uri)?;
     let leader = &state.leader;
     let (record, committed) = match consistency {
         Consistency::Local => {
@@ -337,8 +346,8 @@ pub(super) async fn get(
     let Some((Record { version, .. }, value)) = found else {
         return Err(ApiError::read(StatusCode::NOT_FOUND, "Key not found"));
     };
-    let epoch = Some(version.epoch.to_string());
-    Ok(Json(Got { key: &key, value, seq: version.seq, epoch, committed, staleness_ms: None }).into_response())
+    let epoch = Some(Shown(version.epoch));
+    Ok(server::json(&Got { key: &key, value, seq: version.seq, epoch, committed, staleness_ms: None }))
 }
 
 #[derive(Serialize)]

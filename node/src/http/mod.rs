@@ -1,24 +1,27 @@
 //! How the world reaches a node: JSON over HTTP, errors included.
 
 mod admin;
-mod connections;
 pub mod error;
 mod kv;
 mod replica;
+mod server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::StatusCode;
+use axum::extract::DefaultBodyLimit;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
+use hyper::Request;
+use hyper::body::Incoming;
 
-pub use self::connections::{Admitted, Bounded};
 use self::error::ApiError;
+use self::server::{Answer, route};
+pub(crate) use self::server::{Service, serve};
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
 
@@ -65,57 +68,105 @@ pub struct FollowerSite {
 }
 
 /// Everything that a leader answers.
-pub fn leader(site: Site, leader: Arc<Coordinator>, resizable: bool) -> Router {
-    let limit = site.body_bytes_max();
-    let guard = middleware::from_fn_with_state(site.clone(), authorize);
-    let state = LeaderSite { site, leader, resizable };
-    let guarded = Router::new()
-        .route("/recover", post(admin::recover))
-        .route("/config", axum::routing::patch(admin::configure))
-        .route_layer(guard);
-    let open = Router::new()
-        .route("/put", post(kv::put))
-        .route("/delete", post(kv::delete))
-        .route("/get", get(kv::get))
-        .route("/dump", get(kv::dump))
-        .route("/config", get(admin::config))
-        .route("/status", get(admin::leader_status))
-        .route("/readyz", get(admin::leader_ready))
-        .route("/healthz", get(admin::leader_health))
-        .route("/metrics", get(admin::leader_metrics));
-    finish(open.merge(guarded), limit).with_state(state)
+#[derive(Clone)]
+pub struct LeaderService {
+    state: LeaderSite,
+    others: Router,
+}
+
+impl LeaderService {
+    /// The service of this leader.
+    pub fn new(site: Site, leader: Arc<Coordinator>, resizable: bool) -> Self {
+        let guard = middleware::from_fn_with_state(site.clone(), authorize);
+        let limit = site.body_bytes_max();
+        let state = LeaderSite { site, leader, resizable };
+        let guarded = Router::new()
+            .route("/recover", post(admin::recover))
+            .route("/config", axum::routing::patch(admin::configure))
+            .route_layer(guard);
+        let open = Router::new()
+            .route("/put", any(wrong_method))
+            .route("/delete", any(wrong_method))
+            .route("/get", any(wrong_method))
+            .route("/dump", get(kv::dump))
+            .route("/config", get(admin::config))
+            .route("/status", get(admin::leader_status))
+            .route("/readyz", get(admin::leader_ready))
+            .route("/healthz", get(admin::leader_health))
+            .route("/metrics", get(admin::leader_metrics));
+        Self { others: finish(open.merge(guarded), limit).with_state(state.clone()), state }
+    }
+}
+
+impl Service for LeaderService {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let answer = match (request.method(), request.uri().path()) {
+            (&Method::POST, "/put") => kv::put(&self.state, request).await,
+            (&Method::GET | &Method::HEAD, "/get") => kv::get(&self.state, request.uri()).await,
+            (&Method::POST, "/delete") => kv::delete(&self.state, request).await,
+            _ => Ok(route(&self.others, request).await),
+        };
+        answer.unwrap_or_else(Answer::from)
+    }
 }
 
 /// Everything that a follower answers.
-pub fn follower(site: Site, replica: Arc<Replica>) -> Router {
-    let limit = site.body_bytes_max();
-    let guard = middleware::from_fn_with_state(site.clone(), authorize);
-    let state = FollowerSite { site, replica };
-    let guarded = Router::new()
-        .route("/replicate", post(replica::replicate))
-        .route("/replication", get(replica::replication))
-        .route_layer(guard);
-    let open = Router::new()
-        .route("/put", axum::routing::any(replica::not_the_leader))
-        .route("/get", get(replica::get))
-        .route("/dump", get(replica::dump))
-        .route("/status", get(admin::follower_status))
-        .route("/readyz", get(admin::follower_ready))
-        .route("/healthz", get(admin::follower_health))
-        .route("/metrics", get(admin::follower_metrics));
-    finish(open.merge(guarded), limit).with_state(state)
+#[derive(Clone)]
+pub struct FollowerService {
+    state: FollowerSite,
+    others: Router,
+}
+
+impl FollowerService {
+    /// The service of this follower.
+    pub fn new(site: Site, replica: Arc<Replica>) -> Self {
+        let guard = middleware::from_fn_with_state(site.clone(), authorize);
+        let limit = site.body_bytes_max();
+        let state = FollowerSite { site, replica };
+        let guarded = Router::new()
+            .route("/replicate", post(replica::replicate))
+            .route("/replication", get(replica::replication))
+            .route_layer(guard);
+        let open = Router::new()
+            .route("/put", any(replica::not_the_leader))
+            .route("/get", any(wrong_method))
+            .route("/dump", get(replica::dump))
+            .route("/status", get(admin::follower_status))
+            .route("/readyz", get(admin::follower_ready))
+            .route("/healthz", get(admin::follower_health))
+            .route("/metrics", get(admin::follower_metrics));
+        Self { others: finish(open.merge(guarded), limit).with_state(state.clone()), state }
+    }
+}
+
+impl Service for FollowerService {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/get") => {
+                replica::get(&self.state, request.uri()).unwrap_or_else(Answer::from)
+            }
+            _ => route(&self.others, request).await,
+        }
+    }
 }
 
 fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, body_bytes_max: usize) -> Router<S> {
     router
-        .fallback(async |request: Request| ApiError::no_route(request.uri().path()))
-        .method_not_allowed_fallback(async |request: Request| ApiError::wrong_method(request.method().as_str()))
+        .fallback(async |request: axum::extract::Request| ApiError::no_route(request.uri().path()))
+        .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(body_bytes_max))
-        .layer(middleware::from_fn(connections::refuse_surplus))
+}
+
+async fn wrong_method(request: axum::extract::Request) -> ApiError {
+    ApiError::wrong_method(request.method().as_str())
 }
 
 /// Lets nobody past without the token, where one is set.
-async fn authorize(axum::extract::State(site): axum::extract::State<Site>, request: Request, next: Next) -> Response {
+async fn authorize(
+    axum::extract::State(site): axum::extract::State<Site>,
+    request: axum::extract::Request,
+    next: Next,
+) -> Response {
     let Some(token) = &site.token else {
         return next.run(request).await;
     };

@@ -2,19 +2,19 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{debug, info};
 
 use super::FollowerSite;
 use super::error::ApiError;
-use super::kv::{DUMP_PART, Dumped, Field, GetQuery, Got, parse, push_entry, stream_dump, the_key};
-use crate::replication::session::LEADER_HEADER;
+use super::kv::{DUMP_PART, Dumped, Field, GetQuery, Got, Shown, parse, push_entry, received, stream_dump, the_key};
+use super::server::{self, Answer};
+use crate::replication::session::{LEADER_HEADER, bare};
 use crate::replication::wire::PROTOCOL;
 
 #[derive(Deserialize)]
@@ -32,6 +32,7 @@ pub(super) async fn replicate(
     State(state): State<FollowerSite>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
+    let body = received(body)?;
     let ReplicateBody { key, value, seq } = parse(&body)?;
     let (key, value, seq) = match (key, value, seq) {
         (Field::Absent, ..) | (_, Field::Absent, _) | (.., None) => {
@@ -66,12 +67,13 @@ pub(super) async fn replication(State(state): State<FollowerSite>, headers: Head
     let leader = headers.get(LEADER_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("unknown").to_owned();
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
-        let upgraded = match upgrade.await {
-            Ok(upgraded) => upgraded,
+        let (stream, read) = match upgrade.await.map(bare) {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return debug!(leader, %error, "failed to take over a connection"),
             Err(error) => return debug!(leader, %error, "failed to take over a connection"),
         };
         info!(leader, "leader connected");
-        match state.replica.serve(TokioIo::new(upgraded), leader.clone()).await {
+        match state.replica.serve(stream, read, leader.clone()).await {
             Ok(()) => info!(leader, "leader disconnected"),
             Err(error) => info!(leader, %error, "leader disconnected"),
         }
@@ -91,20 +93,16 @@ pub(super) async fn not_the_leader(State(state): State<FollowerSite>) -> ApiErro
 }
 
 /// `GET /get`: what this follower has, and how old that may be.
-pub(super) async fn get(
-    State(state): State<FollowerSite>,
-    query: Result<Query<GetQuery>, QueryRejection>,
-) -> Result<Response, ApiError> {
-    let GetQuery { key, .. } = the_key(query)?;
+pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
+    let GetQuery { key, .. } = the_key(uri)?;
     let (shown, staleness) = state.replica.get(&key);
     let staleness_ms = Some(staleness.map(|staleness| staleness.as_secs_f64() * 1e3));
-    let Some(shown) = shown else {
+    let Some(found) = shown else {
         let error = ApiError::read(StatusCode::NOT_FOUND, "Key not found");
         return Err(error.with("staleness_ms", staleness_ms.flatten()));
     };
-    let epoch = shown.epoch.map(|epoch| epoch.to_string());
-    let got = Got { key: &key, value: &shown.value, seq: shown.seq, epoch, committed: None, staleness_ms };
-    Ok(Json(got).into_response())
+    let epoch = found.epoch.map(Shown);
+    Ok(server::json(&Got { key: &key, value: &found.value, seq: found.seq, epoch, committed: None, staleness_ms }))
 }
 
 /// `GET /dump`.

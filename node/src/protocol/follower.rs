@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use indexmap::IndexMap;
-
-use super::types::{Config, Epoch, FollowerId, Hello, Key, Record, Synced, ToFollower, ToLeader, Write};
+use super::types::{Config, Epoch, FollowerId, Hello, Key, KeyMap, Record, Synced, ToFollower, ToLeader, Write};
 
 /// About how many bytes of keys and values one [`ToLeader::Records`] carries.
 pub const FETCH_BYTES: usize = 256 * 1024;
@@ -45,13 +43,13 @@ pub struct Follower {
     promised: Epoch,
     synced: Option<Synced>,
     // Records never leave their position except when a full install drops what is older, so that a position is a cursor.
-    records: IndexMap<Key, Record>,
+    records: KeyMap<Record>,
 }
 
 impl Follower {
     /// A follower whose disk is new: it promised nothing and has nothing.
     pub fn blank(id: FollowerId, name: Arc<str>) -> Self {
-        Self { id, name, promised: Epoch::default(), synced: None, records: IndexMap::new() }
+        Self { id, name, promised: Epoch::default(), synced: None, records: KeyMap::default() }
     }
 
     /// Brings back a change that was stored before a restart.
@@ -91,7 +89,7 @@ impl Follower {
     }
 
     /// All records, deleted keys included. Positions are stable within an epoch.
-    pub fn records(&self) -> &IndexMap<Key, Record> {
+    pub fn records(&self) -> &KeyMap<Record> {
         &self.records
     }
 
@@ -169,7 +167,7 @@ impl Follower {
 
     fn write(&mut self, epoch: Epoch, writes: Vec<Write>, effects: &mut Effects) {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for Write { index, key, record } in writes {
+        for Write { index, key, record, .. } in writes {
             self.take(key, record, effects);
             match ranges.last_mut() {
                 Some((_, last)) if *last + 1 == index => *last = index,

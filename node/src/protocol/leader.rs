@@ -15,7 +15,6 @@ mod writes;
 
 use std::sync::Arc;
 
-use indexmap::IndexMap;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -24,7 +23,7 @@ use self::membership::Rules;
 use self::reads::Reads;
 use self::recovery::Recovery;
 use self::window::Window;
-use super::types::{Epoch, FollowerId, Hello, Key, Record, ToFollower, ToLeader, Write};
+use super::types::{Epoch, FollowerId, Hello, KeyMap, Record, ToFollower, ToLeader, Write};
 
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
 pub use self::recovery::RecoveryView;
@@ -248,7 +247,7 @@ pub struct Leader<W, R> {
     rng: SmallRng,
     slots: Vec<Option<Slot>>,
     rules: Rules,
-    entries: IndexMap<Key, Entry>,
+    entries: KeyMap<Entry>,
     window: Window<W>,
     reads: Reads<R>,
     accepted: u64,
@@ -272,7 +271,7 @@ impl<W, R> Leader<W, R> {
             rng: SmallRng::seed_from_u64(settings.seed),
             slots: Vec::new(),
             rules: Rules::default(),
-            entries: IndexMap::new(),
+            entries: KeyMap::default(),
             window: Window::new(1),
             reads: Reads::default(),
             accepted: 0,
@@ -293,6 +292,12 @@ impl<W, R> Leader<W, R> {
     /// What has to be done since the last call, in this order.
     pub fn take_outputs(&mut self) -> Vec<Output<W, R>> {
         std::mem::take(&mut self.out)
+    }
+
+    /// The same, into an empty vector in exchange for its memory.
+    pub fn swap_outputs(&mut self, empty: &mut Vec<Output<W, R>>) {
+        debug_assert!(empty.is_empty(), "what is swapped in would be done twice");
+        std::mem::swap(&mut self.out, empty);
     }
 
     /// Declares a follower by its name and returns its slot; the same name gives the same slot. `None` when all

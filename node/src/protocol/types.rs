@@ -1,12 +1,16 @@
 //! The words of the protocol: what is compared, what is stored, what is sent.
 
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
 /// A key. Shared, never copied, between the map, the window and the wire.
 pub type Key = Arc<str>;
+
+/// A map from keys that remembers the order in which they came, so that a position in it is a cursor.
+pub type KeyMap<T> = indexmap::IndexMap<Key, T, foldhash::fast::RandomState>;
 
 /// The right to lead, totally ordered: a term, and among equal terms the random id of the leader process.
 ///
@@ -138,6 +142,46 @@ pub struct Write {
     pub key: Key,
     /// The value with its version.
     pub record: Record,
+    /// How it is sent.
+    #[serde(skip)]
+    pub encoded: Encoded,
+}
+
+impl Write {
+    /// A write that nobody has sent yet.
+    pub fn new(index: u64, key: Key, record: Record) -> Self {
+        Self { index, key, record, encoded: Encoded::default() }
+    }
+}
+
+/// The bytes of something that is sent to many, made by the first who sends it. No part of what it stands beside: it is
+/// always equal, and a copy starts without.
+#[derive(Debug, Default)]
+pub struct Encoded(OnceLock<Box<[u8]>>);
+
+impl Encoded {
+    /// The bytes, made by `encode` if they are not there yet.
+    pub fn get_or_make(&self, encode: impl FnOnce() -> Vec<u8>) -> &[u8] {
+        self.0.get_or_init(|| encode().into_boxed_slice())
+    }
+}
+
+impl Clone for Encoded {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Encoded {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Encoded {}
+
+impl Hash for Encoded {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
 /// What a follower says first on every connection.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rand::RngExt;
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tracing::{info, warn};
@@ -20,7 +21,7 @@ use crate::metrics::LeaderMetrics;
 use crate::protocol::leader::{
     Accepted, InstallJob, Leader, Limits, NewWrite, Output, Receipt, Refusal, Settings, SlotId,
 };
-use crate::protocol::types::{Hello, Record, ToFollower, ToLeader};
+use crate::protocol::types::{Epoch, Hello, Record, ToFollower, ToLeader};
 
 /// How a write ended.
 #[derive(Debug)]
@@ -32,6 +33,16 @@ pub enum WriteOutcome {
         /// Its sequence number.
         seq: u64,
     },
+}
+
+/// A write that was taken.
+pub(crate) struct Placed {
+    pub(crate) accepted: Accepted,
+    /// How it ended. Of no use for the retry of a write that has ended already.
+    pub(crate) outcome: oneshot::Receiver<WriteOutcome>,
+    pub(crate) epoch: Epoch,
+    /// After how long the client is told that nobody knows.
+    pub(crate) timeout: Duration,
 }
 
 /// A read that waits for its leader to be sure, and where its answer goes: nothing inside means that there is no value.
@@ -57,13 +68,15 @@ pub(crate) struct State {
     pub(crate) wanted: LiveConfig,
     pub(crate) in_force: LiveConfig,
     sessions: u64,
+    /// Memory for the outputs of a step, used over and over.
+    outputs: Vec<Output<oneshot::Sender<WriteOutcome>, ReadWaiter>>,
 }
 
 /// What has to happen once the lock is released.
 #[derive(Default)]
 struct After {
     waits: Vec<(Duration, (SlotId, u64))>,
-    wake: Vec<Arc<Outbox>>,
+    wake: SmallVec<[Arc<Outbox>; 8]>,
     writes: Vec<(oneshot::Sender<WriteOutcome>, WriteOutcome)>,
     reads: Vec<(oneshot::Sender<Option<Record>>, Option<Record>)>,
     elect: bool,
@@ -94,6 +107,7 @@ impl Coordinator {
             in_force: LiveConfig { generation: 0, ..live.clone() },
             wanted: live,
             sessions: 0,
+            outputs: Vec::new(),
         };
         let coordinator = Arc::new(Self {
             state: Mutex::new(state),
@@ -139,9 +153,12 @@ impl Coordinator {
         let mut after = After::default();
         let mut state = self.state.lock();
         let result = step(&mut state);
-        for output in state.core.take_outputs() {
+        let mut outputs = std::mem::take(&mut state.outputs);
+        state.core.swap_outputs(&mut outputs);
+        for output in outputs.drain(..) {
             self.carry_out(&mut state, output, &mut after);
         }
+        state.outputs = outputs;
         drop(state);
         self.finish(after);
         result
@@ -255,16 +272,16 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Hands a write in. The receiver tells how it ended; a retry of a committed write has ended already.
+    /// Hands a write in.
     ///
     /// # Errors
     /// [`Refusal`] when nothing was assigned.
-    pub(crate) fn put(
-        self: &Arc<Self>,
-        write: NewWrite,
-    ) -> Result<(Accepted, oneshot::Receiver<WriteOutcome>), Refusal> {
-        let (sender, receiver) = oneshot::channel();
-        self.step(|state| state.core.put(write, sender)).map(|accepted| (accepted, receiver))
+    pub(crate) fn put(self: &Arc<Self>, write: NewWrite) -> Result<Placed, Refusal> {
+        let (sender, outcome) = oneshot::channel();
+        self.step(|state| {
+            let accepted = state.core.put(write, sender)?;
+            Ok(Placed { accepted, outcome, epoch: state.core.epoch(), timeout: state.in_force.replication_timeout() })
+        })
     }
 
     /// The newest committed record, once this leader is sure that it still leads.

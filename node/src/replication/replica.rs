@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::session::{ALIVE_EVERY, SILENCE_MAX};
+use super::session::{ALIVE_EVERY, QUIET_TICKS_MAX, Watch};
 use super::wire;
 use crate::protocol::follower::{Effects, Follower};
 use crate::protocol::types::{Epoch, Hello, Key, Synced, ToFollower, ToLeader};
@@ -147,11 +148,12 @@ impl Replica {
     /// What ended it.
     pub async fn serve(
         &self,
-        io: impl AsyncRead + AsyncWrite + Send,
+        stream: TcpStream,
+        mut input: BytesMut,
         leader: String,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let (mut reader, mut writer) = tokio::io::split(io);
-        let (mut input, mut output) = (BytesMut::with_capacity(64 << 10), BytesMut::new());
+        let (mut reader, mut writer) = stream.into_split();
+        let mut output = BytesMut::new();
         let (hello, mut stored) = {
             let state = self.state.lock();
             (state.core.hello(), state.store.append(Vec::new()))
@@ -161,16 +163,8 @@ impl Replica {
         wire::encode(&ToLeader::Hello(hello), &mut output);
         writer.write_all_buf(&mut output).await?;
         let mut messages = Vec::new();
-        let (mut heard, mut spoke) = (Instant::now(), Instant::now());
+        let mut watch = Watch::new();
         loop {
-            match timeout(ALIVE_EVERY, reader.read_buf(&mut input)).await {
-                Ok(read) => match read? {
-                    0 => return Ok(()),
-                    _ => heard = Instant::now(),
-                },
-                Err(_) if heard.elapsed() > SILENCE_MAX => return Err("nothing was heard from the leader".into()),
-                Err(_) => {}
-            }
             while let Some(message) = wire::decode::<ToFollower>(&mut input)? {
                 messages.push(message);
             }
@@ -182,15 +176,22 @@ impl Replica {
                     writer.write_all_buf(&mut output).await?;
                 }
                 // The leader's own signs of life waited in the meantime.
-                heard = Instant::now();
+                watch.note();
                 replies.iter().for_each(|reply| wire::encode(reply, &mut output));
             }
-            if output.is_empty() && spoke.elapsed() >= ALIVE_EVERY {
-                wire::encode_alive(&mut output);
-            }
-            if !output.is_empty() {
-                spoke = Instant::now();
-                writer.write_all_buf(&mut output).await?;
+            writer.write_all_buf(&mut output).await?;
+            tokio::select! {
+                biased;
+                read = reader.read_buf(&mut input) => match read? {
+                    0 => return Ok(()),
+                    _ => watch.note(),
+                },
+                quiet_ticks = watch.tick() => {
+                    if quiet_ticks > QUIET_TICKS_MAX {
+                        return Err("nothing was heard from the leader".into());
+                    }
+                    wire::encode_alive(&mut output);
+                }
             }
         }
     }

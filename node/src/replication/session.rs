@@ -3,10 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use reqwest::header::{AUTHORIZATION, CONNECTION, UPGRADE};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
+use hyper::http::uri::InvalidUri;
+use hyper::upgrade::Upgraded;
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::AbortHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::coordinator::Coordinator;
 use super::outbox::{Item, Outbox};
@@ -39,6 +48,8 @@ pub(crate) enum SessionError {
     Closed,
     #[error("the first message was not a greeting")]
     NoHello,
+    #[error("the connection is not over TCP")]
+    NotTcp,
     #[error("closed to start over")]
     Reset,
     #[error("failed to read or write: {0}")]
@@ -50,7 +61,6 @@ pub(crate) enum SessionError {
 /// How to reach followers.
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
-    client: reqwest::Client,
     advertised: String,
     token: Option<String>,
 }
@@ -58,60 +68,84 @@ pub(crate) struct Dialer {
 /// A connection on which the follower said who it is.
 pub(crate) struct Session {
     pub(crate) hello: Hello,
-    io: reqwest::Upgraded,
+    stream: TcpStream,
     buffer: BytesMut,
 }
 
 impl Dialer {
-    pub(crate) fn new(advertised: String, token: Option<String>) -> Result<Self, reqwest::Error> {
-        let client = reqwest::Client::builder()
-            .http1_only()
-            .connect_timeout(CONNECT_MAX)
-            .pool_max_idle_per_host(0)
-            .tcp_nodelay(true)
-            .no_proxy()
-            .build()?;
-        Ok(Self { client, advertised, token })
+    pub(crate) fn new(advertised: String, token: Option<String>) -> Self {
+        Self { advertised, token }
     }
 
     pub(crate) async fn dial(&self, url: &str) -> Result<Session, SessionError> {
         timeout(CONNECT_MAX, self.open(url)).await.map_err(|_| SessionError::Silent(CONNECT_MAX))?
     }
 
+    /// Hyper's client rather than reqwest's: only from hyper the bare connection comes back after the upgrade, and every
+    /// layer around it costs on every message (docs/performance.md).
     async fn open(&self, url: &str) -> Result<Session, SessionError> {
-        let mut request = self
-            .client
-            .get(format!("{url}/replication"))
+        let connect = |error: &dyn std::error::Error| SessionError::Connect(root_cause(error));
+        let uri: Uri = url.parse().map_err(|error: InvalidUri| connect(&error))?;
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await.map_err(|error| connect(&error))?;
+        stream.set_nodelay(true)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| connect(&error))?;
+        let connection = tokio::spawn(connection.with_upgrades());
+        // The connection's task must not outlive an attempt that is given up.
+        let _ended = AbortOnDrop(connection.abort_handle());
+
+        let mut request = Request::get("/replication")
+            .header(HOST, uri.authority().map_or("", |authority| authority.as_str()))
             .header(CONNECTION, "upgrade")
             .header(UPGRADE, wire::PROTOCOL)
             .header(LEADER_HEADER, &self.advertised);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let response = request.send().await.map_err(|error| SessionError::Connect(root_cause(&error)))?;
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| connect(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| connect(&error))?;
         let status = response.status();
-        if status != reqwest::StatusCode::SWITCHING_PROTOCOLS {
-            let body = response.text().await.unwrap_or_default();
-            return Err(SessionError::Status { status: status.as_u16(), body });
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            return Err(SessionError::Status {
+                status: status.as_u16(),
+                body: String::from_utf8_lossy(&body).into_owned(),
+            });
         }
-        let mut io = response.upgrade().await.map_err(|error| SessionError::Connect(root_cause(&error)))?;
-        let mut buffer = BytesMut::with_capacity(64 << 10);
+        let upgraded = hyper::upgrade::on(response).await.map_err(|error| connect(&error))?;
+        let (mut stream, mut buffer) = bare(upgraded)?;
         loop {
             match wire::decode::<ToLeader>(&mut buffer)? {
-                Some(ToLeader::Hello(hello)) => return Ok(Session { hello, io, buffer }),
+                Some(ToLeader::Hello(hello)) => return Ok(Session { hello, stream, buffer }),
                 Some(_) => return Err(SessionError::NoHello),
-                None if io.read_buf(&mut buffer).await? == 0 => return Err(SessionError::Closed),
+                None if stream.read_buf(&mut buffer).await? == 0 => return Err(SessionError::Closed),
                 None => {}
             }
         }
     }
 }
 
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The connection under an upgraded one, and what was already read of it.
+pub(crate) fn bare(upgraded: Upgraded) -> Result<(TcpStream, BytesMut), SessionError> {
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| SessionError::NotTcp)?;
+    let mut buffer = BytesMut::with_capacity(64 << 10);
+    buffer.extend_from_slice(&parts.read_buf);
+    Ok((parts.io.into_inner(), buffer))
+}
+
 impl Session {
     /// Serves the connection until it ends.
     pub(crate) async fn run(self, coordinator: &Arc<Coordinator>, slot: SlotId, url: &str) -> SessionError {
-        let Self { hello, io, buffer } = self;
-        let (reader, writer) = tokio::io::split(io);
+        let Self { hello, stream, buffer } = self;
+        let (reader, writer) = stream.into_split();
         let (session, outbox) = coordinator.connected(slot, url, hello);
         let ended = tokio::select! {
             ended = read(coordinator, slot, session, reader, buffer) => ended,
@@ -123,14 +157,44 @@ impl Session {
     }
 }
 
+/// Ends with an error once nothing was noted for [`SILENCE_MAX`]. One timer for the life of a connection: a timeout around
+/// every read would be set and taken back a hundred thousand times for each time that it is needed.
+pub(crate) struct Watch {
+    ticks: Interval,
+    quiet_ticks: u32,
+}
+
+impl Watch {
+    pub(crate) fn new() -> Self {
+        let mut ticks = interval(ALIVE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { ticks, quiet_ticks: 0 }
+    }
+
+    /// Something happened.
+    pub(crate) fn note(&mut self) {
+        self.quiet_ticks = 0;
+    }
+
+    /// The next tick, and how many passed since something happened, this one included.
+    pub(crate) async fn tick(&mut self) -> u32 {
+        self.ticks.tick().await;
+        self.quiet_ticks += 1;
+        self.quiet_ticks
+    }
+}
+
+/// More ticks than this without a word are a silence.
+pub(crate) const QUIET_TICKS_MAX: u32 = (SILENCE_MAX.as_millis() / ALIVE_EVERY.as_millis()) as u32;
+
 async fn read(
     coordinator: &Arc<Coordinator>,
     slot: SlotId,
     session: u64,
-    mut reader: impl AsyncRead + Unpin,
+    mut reader: OwnedReadHalf,
     mut buffer: BytesMut,
 ) -> Result<(), SessionError> {
-    let mut messages = Vec::new();
+    let (mut messages, mut watch) = (Vec::new(), Watch::new());
     loop {
         while let Some(message) = wire::decode::<ToLeader>(&mut buffer)? {
             messages.push(message);
@@ -138,25 +202,35 @@ async fn read(
         if !messages.is_empty() {
             coordinator.received(slot, session, &mut messages);
         }
-        let read = timeout(SILENCE_MAX, reader.read_buf(&mut buffer)).await;
-        if read.map_err(|_| SessionError::Silent(SILENCE_MAX))?? == 0 {
-            return Err(SessionError::Closed);
+        tokio::select! {
+            biased;
+            read = reader.read_buf(&mut buffer) => match read? {
+                0 => return Err(SessionError::Closed),
+                _ => watch.note(),
+            },
+            quiet_ticks = watch.tick() => if quiet_ticks > QUIET_TICKS_MAX {
+                return Err(SessionError::Silent(SILENCE_MAX));
+            },
         }
     }
 }
 
 /// Sends what is due, everything that gathered while the last send was under way in one go.
-async fn write(
-    coordinator: &Coordinator,
-    outbox: &Outbox,
-    mut writer: impl AsyncWrite + Unpin,
-) -> Result<(), SessionError> {
+async fn write(coordinator: &Coordinator, outbox: &Outbox, mut writer: OwnedWriteHalf) -> Result<(), SessionError> {
     let (mut items, mut writes, mut buffer) = (Vec::new(), Vec::new(), BytesMut::new());
+    let mut watch = Watch::new();
     loop {
-        match timeout(ALIVE_EVERY, outbox.take(&mut items)).await {
-            Ok(false) => return Ok(()),
-            Ok(true) => {}
-            Err(_) => wire::encode_alive(&mut buffer),
+        tokio::select! {
+            biased;
+            open = outbox.take(&mut items) => {
+                if !open {
+                    return Ok(());
+                }
+                watch.note();
+            }
+            quiet_ticks = watch.tick() => if quiet_ticks > 1 {
+                wire::encode_alive(&mut buffer);
+            },
         }
         for item in items.drain(..) {
             match item {
@@ -179,7 +253,6 @@ async fn write(
         }
         flush_writes(&mut writes, &mut buffer);
         writer.write_all_buf(&mut buffer).await?;
-        writer.flush().await?;
     }
 }
 

@@ -75,8 +75,15 @@ pub fn encode_writes(epoch: Epoch, writes: &[Arc<Write>], buffer: &mut BytesMut)
         // The empty list ends in its length, one byte: the real length and the writes take its place.
         buffer.truncate(buffer.len() - 1);
         append(&writes.len(), buffer);
-        writes.iter().for_each(|write| append(&**write, buffer));
+        writes.iter().for_each(|write| buffer.extend_from_slice(write.encoded.get_or_make(|| bytes_of(write))));
     });
+}
+
+fn bytes_of(write: &Write) -> Vec<u8> {
+    let Write { key, record, .. } = write;
+    let mut bytes = BytesMut::with_capacity(key.len() + record.value.as_ref().map_or(0, |value| value.len()) + 48);
+    append(write, &mut bytes);
+    bytes.into()
 }
 
 fn append<T: Serialize + ?Sized>(value: &T, buffer: &mut BytesMut) {
@@ -114,7 +121,7 @@ mod tests {
     fn write(index: u64) -> Arc<Write> {
         let version = Version { epoch: Epoch { term: 3, leader: u64::MAX - index }, seq: 200 + index };
         let value = Some(format!("value {index} \u{1f511}").into());
-        Arc::new(Write { index, key: format!("key{index}").into(), record: Record { version, value, marks: None } })
+        Arc::new(Write::new(index, format!("key{index}").into(), Record { version, value, marks: None }))
     }
 
     /// The short cut for writes is the same on the wire as the message that it stands for.

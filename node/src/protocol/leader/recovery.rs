@@ -1,19 +1,19 @@
 //! From a leader that knows nothing to one that is open: promises, merge, install.
 
-use indexmap::{IndexMap, map};
+use indexmap::map;
 
 use super::mask::Mask;
 use super::membership::Stage;
 use super::{Entry, INSTALL_SCAN_KEYS, InstallJob, Leader, Link, Output, Phase, Settings, SlotId};
 use crate::protocol::follower::{FETCH_BYTES, approximate_bytes};
-use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced, ToFollower, Version};
+use crate::protocol::types::{Config, Epoch, Key, KeyMap, Member, Record, Synced, ToFollower, Version};
 
 /// What recovery has gathered so far.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
     /// The epoch whose records are being merged.
     source: Option<Epoch>,
-    merged: IndexMap<Key, Record>,
+    merged: KeyMap<Record>,
     loss_accepted: bool,
 }
 
@@ -215,7 +215,7 @@ impl<W, R> Leader<W, R> {
                 let latest = Record { version: Version { epoch, seq: record.version.seq }, ..record };
                 (key, Entry { latest, index: 0, latest_committed: true, committed: None })
             })
-            .collect::<IndexMap<_, _>>();
+            .collect();
 
         self.basis = match self.highest_synced() {
             _ if recovery.loss_accepted => (epoch, u64::MAX),

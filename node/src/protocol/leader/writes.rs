@@ -105,7 +105,7 @@ impl<W, R> Leader<W, R> {
         let index = self.window.next_index();
         let entry = self.replace(known.map(|(position, _)| position), key.clone(), record.clone(), index);
 
-        let write = Arc::new(Write { index, key, record });
+        let write = Arc::new(Write::new(index, key, record));
         let (due, delays_us) = self.draw(&write, explain);
         self.window.push(Pending {
             write,

@@ -38,7 +38,7 @@ fn step(follower: &mut Follower, message: ToFollower) -> Effects {
 }
 
 fn writes(term: u64, index: u64, record: Record) -> ToFollower {
-    ToFollower::Writes { epoch: epoch(term), writes: vec![Write { index, key: "k".into(), record }] }
+    ToFollower::Writes { epoch: epoch(term), writes: vec![Write::new(index, "k".into(), record)] }
 }
 
 fn value(follower: &Follower) -> Option<Arc<str>> {
