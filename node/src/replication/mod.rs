@@ -1,5 +1,6 @@
 //! How what was decided reaches the followers, and how it is taken there.
 
+mod alarm;
 pub mod coordinator;
 pub(crate) mod discovery;
 pub(crate) mod outbox;

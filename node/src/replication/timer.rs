@@ -1,125 +1,141 @@
-//! The random waits, to the precision of the operating system.
-//!
-//! An asynchronous runtime's timers count in milliseconds and round up; with five followers and delays of 0 to 200 ms that
-//! alone would show in every measurement. A thread of its own that sleeps on a condition variable until the earliest
-//! deadline wakes within some tens of microseconds, however many waits there are.
+//! The random waits: however many there are, one alarm for the earliest of them.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::io;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+use tracing::error;
 
-struct State<T> {
-    waits: BinaryHeap<Reverse<(Instant, T)>>,
-    closed: bool,
-}
+use super::alarm::Alarm;
 
 struct Shared<T> {
-    state: Mutex<State<T>>,
-    earlier: Condvar,
+    waits: Mutex<BinaryHeap<Reverse<(Instant, T)>>>,
+    alarm: Alarm,
 }
 
-/// Hands things back after their wait, from a thread of its own.
+/// Hands things back after their wait.
 pub struct Timer<T> {
     shared: Arc<Shared<T>>,
+    task: AbortHandle,
 }
 
 impl<T: Ord + Send + 'static> Timer<T> {
-    /// Starts the thread; `ended` gets everything whose wait is over, together.
+    /// Starts to wait; `ended` gets everything whose wait is over, together. Must be called inside a runtime.
     ///
     /// # Errors
-    /// When the operating system gives no thread.
-    pub fn start(ended: impl Fn(&mut Vec<T>) + Send + 'static) -> std::io::Result<Self> {
-        let state = State { waits: BinaryHeap::new(), closed: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), earlier: Condvar::new() });
-        let of_thread = shared.clone();
-        thread::Builder::new().name("delays".to_owned()).spawn(move || run(&of_thread, &ended))?;
-        Ok(Self { shared })
+    /// When the operating system gives no timer.
+    pub fn start(ended: impl Fn(&mut Vec<T>) + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::new(Shared { waits: Mutex::default(), alarm: Alarm::new()? });
+        let of_task = shared.clone();
+        let task = tokio::spawn(async move {
+            let mut over = Vec::new();
+            loop {
+                if let Err(error) = of_task.alarm.rung().await {
+                    return error!(%error, "the random waits can no longer be waited for");
+                }
+                of_task.take_over(&mut over);
+                ended(&mut over);
+                over.clear();
+            }
+        });
+        Ok(Self { shared, task: task.abort_handle() })
     }
 
     /// Begins waits.
     pub fn schedule(&self, waits: impl IntoIterator<Item = (Duration, T)>) {
         let now = Instant::now();
-        let mut state = self.shared.state.lock();
-        let before = state.waits.peek().map(|Reverse((at, _))| *at);
-        state.waits.extend(waits.into_iter().map(|(wait, item)| Reverse((now + wait, item))));
-        let after = state.waits.peek().map(|Reverse((at, _))| *at);
-        drop(state);
-        if after != before {
-            self.shared.earlier.notify_one();
+        let mut all = self.shared.waits.lock();
+        let before = all.peek().map(|Reverse((at, _))| *at);
+        all.extend(waits.into_iter().map(|(wait, item)| Reverse((now + wait, item))));
+        if let Some(Reverse((at, _))) = all.peek()
+            && before.is_none_or(|before| *at < before)
+        {
+            self.shared.alarm.set(at.saturating_duration_since(now));
+        }
+    }
+}
+
+impl<T: Ord> Shared<T> {
+    /// Takes everything whose wait is over, and sets the alarm to the next end. The lock is held from the look at what is
+    /// left until the alarm is set: a shorter wait that begins in between would be overheard.
+    fn take_over(&self, over: &mut Vec<T>) {
+        let mut waits = self.waits.lock();
+        let now = Instant::now();
+        while waits.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            over.extend(waits.pop().map(|Reverse((_, item))| item));
+        }
+        if let Some(Reverse((at, _))) = waits.peek() {
+            self.alarm.set(at.saturating_duration_since(now));
         }
     }
 }
 
 impl<T> Drop for Timer<T> {
     fn drop(&mut self) {
-        self.shared.state.lock().closed = true;
-        self.shared.earlier.notify_one();
-    }
-}
-
-fn run<T: Ord>(shared: &Shared<T>, ended: &impl Fn(&mut Vec<T>)) {
-    let mut over = Vec::new();
-    let mut state = shared.state.lock();
-    while !state.closed {
-        let now = Instant::now();
-        while let Some(Reverse((at, _))) = state.waits.peek()
-            && *at <= now
-        {
-            over.extend(state.waits.pop().map(|Reverse((_, item))| item));
-        }
-        if !over.is_empty() {
-            // Unlocked, so that new waits can begin meanwhile.
-            parking_lot::MutexGuard::unlocked(&mut state, || ended(&mut over));
-            over.clear();
-            continue;
-        }
-        match state.waits.peek().map(|Reverse((at, _))| *at) {
-            Some(at) => {
-                shared.earlier.wait_until(&mut state, at);
-            }
-            None => shared.earlier.wait(&mut state),
-        }
+        self.task.abort();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use tokio::sync::mpsc;
 
     use super::*;
 
     /// Everything comes back once, in the order of its deadline, and never early.
-    #[test]
-    fn waits_end_in_order_and_not_early() {
-        let (sender, ended) = mpsc::channel();
+    #[tokio::test]
+    async fn waits_end_in_order_and_not_early() {
+        let (sender, mut ended) = mpsc::unbounded_channel();
         let timer = Timer::start(move |over: &mut Vec<u64>| {
             over.drain(..).for_each(|item| sender.send((Instant::now(), item)).expect("the test listens"));
         })
-        .expect("a thread");
+        .expect("a timer");
         let begun = Instant::now();
         let waits = [40, 5, 20, 0, 30, 10];
         timer.schedule(waits.map(|wait| (Duration::from_millis(wait), wait)));
-        let seen: Vec<(Instant, u64)> = (0..waits.len()).map(|_| ended.recv().expect("an end")).collect();
-        assert_eq!(seen.iter().map(|(_, wait)| *wait).collect::<Vec<_>>(), [0, 5, 10, 20, 30, 40]);
-        for (at, wait) in seen {
+        for expected in [0, 5, 10, 20, 30, 40] {
+            let (at, wait) = ended.recv().await.expect("an end");
+            assert_eq!(wait, expected);
             assert!(at - begun >= Duration::from_millis(wait), "the wait of {wait} ms ended early");
         }
     }
 
     /// A wait that is begun later but ends earlier does not stand behind a longer one.
-    #[test]
-    fn a_shorter_wait_overtakes() {
-        let (sender, ended) = mpsc::channel();
+    #[tokio::test]
+    async fn a_shorter_wait_overtakes() {
+        let (sender, mut ended) = mpsc::unbounded_channel();
         let timer = Timer::start(move |over: &mut Vec<&str>| {
             over.drain(..).for_each(|item| sender.send(item).expect("the test listens"));
         })
-        .expect("a thread");
+        .expect("a timer");
         timer.schedule([(Duration::from_secs(3600), "long")]);
         timer.schedule([(Duration::from_millis(1), "short")]);
-        assert_eq!(ended.recv().expect("an end"), "short");
+        assert_eq!(ended.recv().await.expect("an end"), "short");
+    }
+
+    /// However many begin while others end, none is forgotten.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn none_is_forgotten_under_load() {
+        const WAITS: u64 = 20_000;
+        let (sender, mut ended) = mpsc::unbounded_channel();
+        let timer = Timer::start(move |over: &mut Vec<u64>| {
+            over.drain(..).for_each(|item| sender.send(item).expect("the test listens"));
+        })
+        .expect("a timer");
+        for item in 0..WAITS {
+            timer.schedule([(Duration::from_micros(item * 7919 % 3000), item)]);
+            if item % 64 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let mut seen = vec![false; WAITS as usize];
+        for _ in 0..WAITS {
+            let item = ended.recv().await.expect("an end");
+            assert!(!std::mem::replace(&mut seen[item as usize], true), "{item} came back twice");
+        }
     }
 }

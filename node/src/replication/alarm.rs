@@ -1,0 +1,168 @@
+//! Waiting for a moment, to the precision of the operating system.
+//!
+//! An asynchronous runtime's timers count in milliseconds and round up; with five followers and delays of 0 to 200 ms that
+//! alone would show in every measurement.
+
+#[cfg(not(target_os = "linux"))]
+pub(super) use self::thread::Alarm;
+#[cfg(target_os = "linux")]
+pub(super) use self::timerfd::Alarm;
+
+/// A timer of the kernel that the runtime's own thread waits for beside its sockets: what is due is sent by the thread
+/// that woke, without handing over to another.
+#[cfg(target_os = "linux")]
+mod timerfd {
+    use std::io;
+    use std::os::fd::OwnedFd;
+    use std::time::Duration;
+
+    use rustix::fs::Timespec;
+    use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+    use tokio::io::unix::AsyncFd;
+
+    pub(in super::super) struct Alarm {
+        timer: AsyncFd<OwnedFd>,
+    }
+
+    impl Alarm {
+        /// Must be called inside a runtime.
+        #[allow(
+            deprecated,
+            reason = "unsound only for what changes its descriptor, as an OwnedFd never does; what replaces it is unsafe to call"
+        )]
+        pub(in super::super) fn new() -> io::Result<Self> {
+            let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+            Ok(Self { timer: AsyncFd::new(timerfd_create(TimerfdClockId::Monotonic, flags)?)? })
+        }
+
+        /// Rings after this time, and not when it would have before.
+        pub(in super::super) fn set(&self, after: Duration) {
+            let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+            // Zero would mean never.
+            let after = after.max(Duration::from_nanos(1));
+            let it_value = Timespec {
+                tv_sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: after.subsec_nanos().into(),
+            };
+            let set = timerfd_settime(
+                self.timer.get_ref(),
+                TimerfdTimerFlags::empty(),
+                &Itimerspec { it_interval: zero, it_value },
+            );
+            debug_assert!(set.is_ok(), "the descriptor is a timer and the time is in range: {set:?}");
+        }
+
+        /// Waits until it rings.
+        pub(in super::super) async fn rung(&self) -> io::Result<()> {
+            loop {
+                let mut ready = self.timer.readable().await?;
+                if let Ok(read) = ready.try_io(|timer| Ok(rustix::io::read(timer, &mut [0; 8])?)) {
+                    return read.map(drop);
+                }
+            }
+        }
+    }
+}
+
+/// The same by a thread that sleeps on a condition variable, for systems without such timers.
+#[cfg(any(test, not(target_os = "linux")))]
+#[cfg_attr(target_os = "linux", allow(dead_code, reason = "only tested here"))]
+mod thread {
+    use std::io;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use parking_lot::{Condvar, Mutex};
+    use tokio::sync::Notify;
+
+    #[derive(Default)]
+    struct Shared {
+        state: Mutex<State>,
+        changed: Condvar,
+        rung: Notify,
+    }
+
+    #[derive(Default)]
+    struct State {
+        at: Option<Instant>,
+        closed: bool,
+    }
+
+    pub(in super::super) struct Alarm {
+        shared: Arc<Shared>,
+    }
+
+    impl Alarm {
+        pub(in super::super) fn new() -> io::Result<Self> {
+            let shared = Arc::new(Shared::default());
+            let of_thread = shared.clone();
+            std::thread::Builder::new().name("delays".to_owned()).spawn(move || of_thread.run())?;
+            Ok(Self { shared })
+        }
+
+        pub(in super::super) fn set(&self, after: Duration) {
+            self.shared.state.lock().at = Some(Instant::now() + after);
+            self.shared.changed.notify_one();
+        }
+
+        pub(in super::super) async fn rung(&self) -> io::Result<()> {
+            self.shared.rung.notified().await;
+            Ok(())
+        }
+    }
+
+    impl Drop for Alarm {
+        fn drop(&mut self) {
+            self.shared.state.lock().closed = true;
+            self.shared.changed.notify_one();
+        }
+    }
+
+    impl Shared {
+        fn run(&self) {
+            let mut state = self.state.lock();
+            while !state.closed {
+                match state.at {
+                    Some(at) if at <= Instant::now() => {
+                        state.at = None;
+                        self.rung.notify_one();
+                    }
+                    Some(at) => drop(self.changed.wait_until(&mut state, at)),
+                    None => self.changed.wait(&mut state),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: an alarm rings after its time, at the moment set last, and again when set again. Method: the real clock, and
+    //! lower bounds alone.
+
+    use std::time::{Duration, Instant};
+
+    macro_rules! rings_when_it_was_set_to {
+        ($name:ident, $alarm:path) => {
+            #[tokio::test]
+            async fn $name() {
+                let alarm = <$alarm>::new().expect("an alarm");
+                let begun = Instant::now();
+                alarm.set(Duration::from_secs(3600));
+                alarm.set(Duration::from_millis(20));
+                alarm.rung().await.expect("rings");
+                assert!(begun.elapsed() >= Duration::from_millis(20));
+                alarm.set(Duration::ZERO);
+                alarm.rung().await.expect("rings");
+                let later = Instant::now();
+                alarm.set(Duration::from_millis(10));
+                alarm.rung().await.expect("rings again");
+                assert!(later.elapsed() >= Duration::from_millis(10));
+            }
+        };
+    }
+
+    #[cfg(target_os = "linux")]
+    rings_when_it_was_set_to!(a_timer_of_the_kernel_rings_when_it_was_set_to, super::timerfd::Alarm);
+    rings_when_it_was_set_to!(a_thread_rings_when_it_was_set_to, super::thread::Alarm);
+}
