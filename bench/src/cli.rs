@@ -1,12 +1,13 @@
 //! The command line: `kv-bench sweep`, its settings, its exit codes.
 
+mod load;
 mod sweep;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use self::sweep::SweepArguments;
+pub use self::{load::LoadArguments, sweep::SweepArguments};
 use crate::node_command;
 
 /// Something failed: no or partial results, or replicas that differ.
@@ -31,6 +32,11 @@ enum Command {
     /// that the replicas agree, and writes table, plot and data.
     #[command(after_help = sweep::AFTER_HELP)]
     Sweep(Box<SweepArguments>),
+    /// Measure throughput, latency and processor time under a closed or an open loop of puts and gets
+    ///
+    /// Starts a leader and five followers as processes on this machine, or takes a cluster that runs, and puts it under load.
+    #[command(after_help = load::AFTER_HELP)]
+    Load(Box<LoadArguments>),
     /// Run a node with the settings of the environment, until standard input ends
     #[command(hide = true)]
     Node,
@@ -44,6 +50,7 @@ pub fn main() -> ExitCode {
     }
     match Arguments::parse().command {
         Command::Sweep(arguments) => exit_code(sweep::main(&arguments)),
+        Command::Load(arguments) => exit_code(load::main(&arguments)),
         Command::Node => node_command::main(),
     }
 }

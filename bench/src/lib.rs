@@ -4,7 +4,7 @@
 //! cluster ([`cluster`] runs nodes as processes, each of them [`node_command`]), [`runner`] sets one quorum after the
 //! other through the [`client`] and lets the [`workload`] write, [`analysis`] sets each run beside [`theory`] with the
 //! means of [`stats`], [`consistency`] compares the replicas, [`findings`] says what it means, and [`report`] writes it
-//! down.
+//! down. What a cluster can do at most, and at what price, is measured by [`load`].
 
 pub mod analysis;
 pub mod cli;
@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod consistency;
 pub mod findings;
 pub mod interrupt;
+pub mod load;
 pub mod node_command;
 pub mod progress;
 pub mod report;
