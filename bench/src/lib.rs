@@ -7,9 +7,11 @@
 //! down. What a cluster can do at most, and at what price, is measured by [`load`].
 
 pub mod analysis;
+pub mod chart;
 pub mod cli;
 pub mod client;
 pub mod cluster;
+pub mod compare;
 pub mod consistency;
 pub mod findings;
 pub mod interrupt;

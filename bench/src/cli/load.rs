@@ -341,6 +341,9 @@ async fn run(arguments: &LoadArguments) -> Result<u8> {
     progress.finish();
     drop(standing);
     print!("{}", load::text(&report));
+    for path in load::export_all(&report, out)? {
+        println!("wrote {}", path.display());
+    }
     Ok(code(&report))
 }
 
@@ -355,7 +358,7 @@ fn code(report: &LoadReport) -> u8 {
     }
 }
 
-fn above_zero(text: &str) -> Result<f64, String> {
+pub(super) fn above_zero(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
         Ok(_) => Err("must be above 0".to_owned()),

@@ -21,11 +21,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub(crate) use self::report::{align, write_all};
 pub use self::{
     cpu::ProcessorTime,
     keys::Distribution,
     protocol::Outcome,
-    report::{CpuReport, KindReport, Latencies, LoadReport, SecondReport, text},
+    report::{CpuReport, KindReport, Latencies, LoadReport, SecondReport, export_all, text},
     run::{Observer, run},
     schedule::Arrivals,
     target::{Dialect, LoadTarget, Processes, raise_file_limit},

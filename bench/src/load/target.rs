@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{
     ReadFrom,
     engine::{Client, Link},
-    protocol::{Http, Protocol, Resp},
+    protocol::{Etcd, Http, Protocol, Resp},
 };
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,6 +29,8 @@ pub enum Dialect {
         /// As given to WAIT.
         replicas: u32,
     },
+    /// etcd's gRPC interface.
+    Etcd,
 }
 
 /// Processes on this machine whose processor time is told.
@@ -96,6 +98,7 @@ impl LoadTarget {
                 let suffix = if read_from == ReadFrom::Local { "&consistency=local" } else { "" };
                 Box::new(Http::new(&address.to_string(), suffix))
             }
+            Dialect::Etcd => Box::new(Etcd::new(&address.to_string())),
             Dialect::Redis { replicas } => Box::new(Resp::new(replicas, WAIT_MS)),
         }
     }

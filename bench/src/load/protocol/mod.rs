@@ -3,12 +3,13 @@
 //! A connection has one request under way. What comes may be cut anywhere; a protocol says how much of it was used up, and
 //! the engine hands it the rest again together with what comes next.
 
+mod etcd;
 mod http;
 mod resp;
 
 use serde::Serialize;
 
-pub(super) use self::{http::Http, resp::Resp};
+pub(super) use self::{etcd::Etcd, http::Http, resp::Resp};
 
 /// What one request asks for.
 #[derive(Debug, Clone, Copy)]

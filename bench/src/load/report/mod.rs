@@ -1,5 +1,6 @@
 //! What a run of the load found, for people and programs.
 
+mod files;
 mod text;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -7,7 +8,8 @@ use std::{collections::BTreeMap, time::Duration};
 use hdrhistogram::{Counter, Histogram};
 use serde::Serialize;
 
-pub use self::text::text;
+pub use self::{files::export_all, text::text};
+pub(crate) use self::{files::write_all, text::align};
 use super::{
     LoadOptions, LoadTarget, Pace,
     cpu::ProcessorTime,
