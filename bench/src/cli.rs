@@ -1,6 +1,7 @@
 //! The command line: `kv-bench sweep`, its settings, its exit codes.
 
 mod compare;
+mod curves;
 mod load;
 mod sweep;
 
@@ -8,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use self::{compare::CompareArguments, load::LoadArguments, sweep::SweepArguments};
+pub use self::{compare::CompareArguments, curves::CurvesArguments, load::LoadArguments, sweep::SweepArguments};
 use crate::node_command;
 
 /// Something failed: no or partial results, or replicas that differ.
@@ -44,6 +45,12 @@ enum Command {
     /// second and latencies at several numbers of connections. Takes about two and a half minutes.
     #[command(after_help = compare::AFTER_HELP)]
     Compare(Box<CompareArguments>),
+    /// Plot throughput, processor time and latency against followers, connections and value size, and for each kind of read
+    ///
+    /// Starts clusters on this machine and puts them under a closed loop, some seconds for each value of a setting. Takes about
+    /// three minutes.
+    #[command(after_help = curves::AFTER_HELP)]
+    Curves(Box<CurvesArguments>),
     /// Become the program of a peer, until the parent ends
     #[command(hide = true)]
     Peer,
@@ -65,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(arguments) => exit_code(sweep::main(&arguments)),
         Command::Load(arguments) => exit_code(load::main(&arguments)),
         Command::Compare(arguments) => exit_code(compare::main(&arguments)),
+        Command::Curves(arguments) => exit_code(curves::main(&arguments)),
         Command::Peer => crate::compare::become_peer(),
         Command::Node => node_command::main(),
     }

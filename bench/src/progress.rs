@@ -117,6 +117,11 @@ impl LoadProgress {
         self.last = (Duration::ZERO, 0);
     }
 
+    /// Prints while the bar is out of the way.
+    pub fn print(&self, text: &str) {
+        self.bar.suspend(|| print!("{text}"));
+    }
+
     /// Removes the bar.
     pub fn finish(&self) {
         self.bar.finish_and_clear();

@@ -348,8 +348,7 @@ async fn run(arguments: &LoadArguments) -> Result<u8> {
 }
 
 fn code(report: &LoadReport) -> u8 {
-    let failures: u64 = [&report.puts, &report.gets].into_iter().flatten().map(load::KindReport::failures).sum();
-    if failures > 0 || report.unsent > 0 {
+    if report.failures() > 0 || report.unsent > 0 {
         EXIT_FAILED
     } else if report.interrupted {
         EXIT_INTERRUPTED

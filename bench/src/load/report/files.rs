@@ -30,14 +30,15 @@ pub fn export_all(report: &LoadReport, directory: &Path) -> Result<Vec<PathBuf>>
 /// Writes files by name.
 pub(crate) fn write_all(
     directory: &Path,
-    files: impl IntoIterator<Item = (&'static str, Vec<u8>)>,
+    files: impl IntoIterator<Item = (impl AsRef<Path>, Vec<u8>)>,
 ) -> Result<Vec<PathBuf>> {
-    let write = |(name, content)| {
+    let mut paths = Vec::new();
+    for (name, content) in files {
         let path = directory.join(name);
         fs::write(&path, content).with_context(|| format!("failed to write {}", path.display()))?;
-        Ok(path)
-    };
-    files.into_iter().map(write).collect()
+        paths.push(path);
+    }
+    Ok(paths)
 }
 
 /// Throughput and latency over time.

@@ -158,6 +158,16 @@ impl LoadReport {
         [&self.puts, &self.gets].into_iter().flatten().map(|kind| kind.per_second).sum()
     }
 
+    /// One line on what was asked for.
+    pub fn settings_line(&self) -> String {
+        text::settings_line(&self.settings)
+    }
+
+    /// How many failed, puts and gets together.
+    pub fn failures(&self) -> u64 {
+        [&self.puts, &self.gets].into_iter().flatten().map(KindReport::failures).sum()
+    }
+
     /// How many operations ended so, puts and gets together.
     pub fn count(&self, outcome: Outcome) -> u64 {
         [&self.puts, &self.gets].into_iter().flatten().filter_map(|kind| kind.outcomes.get(&outcome)).sum()
