@@ -87,10 +87,13 @@ async fn run(arguments: &CompareArguments) -> Result<u8> {
         .tempdir_in(out)
         .with_context(|| format!("failed to create a data directory in {}", out.display()))?;
     let started = tokio::select! {
-        started = contenders(arguments.node_program.as_deref(), out, data.path(), &progress) => started?,
+        started = contenders(arguments.node_program.as_deref(), out, data.path(), &progress, &interrupt) => started,
         () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
     };
-    let (contenders, missing) = started;
+    let (contenders, missing) = match started {
+        Err(_) if interrupt.is_requested() => return Ok(EXIT_INTERRUPTED),
+        started => started?,
+    };
     progress.expect(options.warmup + options.duration);
     let report = tokio::task::block_in_place(|| compare::run(&contenders, missing, &options, &mut progress))?;
     progress.finish();
@@ -111,6 +114,7 @@ async fn contenders(
     out: &Path,
     data: &Path,
     progress: &LoadProgress,
+    interrupt: &Interrupt,
 ) -> Result<(Vec<Contender>, Vec<String>)> {
     let mut contenders = Vec::new();
     for (durability, words, is_stored) in
@@ -135,7 +139,7 @@ async fn contenders(
     let mut missing = Vec::new();
     for peer in Peer::ALL {
         progress.note(&format!("starting {}", peer.requirement()));
-        match tokio::task::block_in_place(|| peer.start(data))? {
+        match tokio::task::block_in_place(|| peer.start(data, &|| interrupt.is_requested()))? {
             Some(system) => contenders.push(Contender { peer: Some(peer), is_stored: peer.is_stored(), system }),
             None => missing.push(format!("{} is not installed: there is no such program in PATH", peer.requirement())),
         }

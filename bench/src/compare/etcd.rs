@@ -18,7 +18,7 @@ use crate::{cluster::free_ports, load::Dialect};
 const MEMBERS: usize = 5;
 
 /// Starts the members; `None` where etcd is not installed.
-pub(super) fn start(directory: &Path) -> Result<Option<System>> {
+pub(super) fn start(directory: &Path, is_stopped: &dyn Fn() -> bool) -> Result<Option<System>> {
     let Some(program) = find("etcd") else { return Ok(None) };
     let ports = free_ports(2 * MEMBERS)?;
     let (client_ports, peer_ports) = ports.split_at(MEMBERS);
@@ -53,7 +53,7 @@ pub(super) fn start(directory: &Path) -> Result<Option<System>> {
     }
     let mut addresses: Vec<SocketAddr> = client_ports.iter().map(|port| local(*port)).collect();
     let mut leader = None;
-    until("etcd to elect a leader", &mut servers, || {
+    until("etcd to elect a leader", &mut servers, is_stopped, || {
         leader = addresses.iter().position(|address| is_leader(*address));
         leader.is_some()
     })?;

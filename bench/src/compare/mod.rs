@@ -57,11 +57,11 @@ impl Peer {
     /// Starts it; `None` where it is not installed.
     ///
     /// # Errors
-    /// When it is installed and does not start.
-    pub fn start(self, directory: &Path) -> Result<Option<System>> {
+    /// When it is installed and does not start, or `is_stopped` says that it is not needed any more.
+    pub fn start(self, directory: &Path, is_stopped: &dyn Fn() -> bool) -> Result<Option<System>> {
         match self {
-            Self::RedisMemory | Self::RedisAlways => redis::start(self, directory),
-            Self::Etcd => etcd::start(directory),
+            Self::RedisMemory | Self::RedisAlways => redis::start(self, directory, is_stopped),
+            Self::Etcd => etcd::start(directory, is_stopped),
         }
         .with_context(|| format!("failed to start {}", self.requirement()))
     }

@@ -17,7 +17,7 @@ use super::{
 use crate::{cluster::free_ports, load::Dialect};
 
 /// Starts the master and its replicas; `None` where Redis is not installed.
-pub(super) fn start(peer: Peer, directory: &Path) -> Result<Option<System>> {
+pub(super) fn start(peer: Peer, directory: &Path, is_stopped: &dyn Fn() -> bool) -> Result<Option<System>> {
     let Some(program) = find("redis-server") else { return Ok(None) };
     let is_stored = peer == Peer::RedisAlways;
     let ports = free_ports(FOLLOWERS as usize + 1)?;
@@ -41,7 +41,7 @@ pub(super) fn start(peer: Peer, directory: &Path) -> Result<Option<System>> {
         servers.push(Server::start(&name, &program, &arguments, directory.join(format!("{name}.log")))?);
     }
     let master = ports[0];
-    until("Redis to take its replicas in", &mut servers, || {
+    until("Redis to take its replicas in", &mut servers, is_stopped, || {
         replicas_online(master).is_some_and(|count| count == FOLLOWERS)
     })?;
     let stored = if is_stored { "appendfsync always" } else { "no persistence" };

@@ -56,10 +56,18 @@ pub(super) fn local(port: u16) -> SocketAddr {
 /// Waits for a condition while the servers run.
 ///
 /// # Errors
-/// When a server ends, or the time is up.
-pub(super) fn until(what: &str, servers: &mut [Server], mut is_so: impl FnMut() -> bool) -> Result<()> {
+/// When a server ends, the time is up, or it should be given up.
+pub(super) fn until(
+    what: &str,
+    servers: &mut [Server],
+    is_stopped: &dyn Fn() -> bool,
+    mut is_so: impl FnMut() -> bool,
+) -> Result<()> {
     let began = Instant::now();
     while !is_so() {
+        if is_stopped() {
+            bail!("interrupted while waiting for {what}");
+        }
         servers.iter_mut().try_for_each(Server::check)?;
         if began.elapsed() > START_TIMEOUT {
             bail!("waited {} s in vain for {what}", START_TIMEOUT.as_secs());
