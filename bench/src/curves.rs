@@ -42,6 +42,16 @@ impl Dimension {
         }
     }
 
+    /// A value in the table.
+    fn shown(self, value: u64) -> String {
+        match (self, value) {
+            (Self::Reads, 1) => "leader, linearizable".to_owned(),
+            (Self::Reads, 2) => "leader, local".to_owned(),
+            (Self::Reads, _) => "followers".to_owned(),
+            _ => value.to_string(),
+        }
+    }
+
     fn file_stem(self) -> &'static str {
         match self {
             Self::Followers => "curve_followers",
@@ -113,7 +123,7 @@ impl Curve {
             let [leader, followers, load] = point.cpu_us();
             let all = leader.zip(load).map(|(leader, load)| leader + followers.unwrap_or(0.0) + load);
             let mut cells = vec![
-                point.value.to_string(),
+                self.by.shown(point.value),
                 format!("{:.0}", point.report.per_second()),
                 point.report.failures().to_string(),
             ];

@@ -337,8 +337,15 @@ async fn run(arguments: &LoadArguments) -> Result<u8> {
     };
     let options = arguments.workload.options(standing.request_timeout);
     progress.expect(options.warmup + options.duration);
-    let report = tokio::task::block_in_place(|| load::run(&standing.target, &options, &mut progress))?;
+    let report = tokio::task::block_in_place(|| load::run(&standing.target, &options, &mut progress));
     progress.finish();
+    let report = match report {
+        Err(error) if interrupt.is_requested() => {
+            eprintln!("{error:#}");
+            return Ok(EXIT_INTERRUPTED);
+        }
+        report => report?,
+    };
     drop(standing);
     print!("{}", load::text(&report));
     for path in load::export_all(&report, out)? {

@@ -380,6 +380,8 @@ impl Running<'_> {
         }
         if !is_done && self.schedule.is_none() {
             self.paused.push(Reverse((now_ns + nanoseconds(pause), number)));
+        } else if let (true, Some(intended_ns)) = (is_done, self.waiting.pop_front()) {
+            self.send(number, intended_ns, now_ns);
         } else if self.schedule.is_some() || self.is_ending || now_ns >= self.until_ns {
             self.idle.push(number);
         } else {
@@ -436,10 +438,13 @@ impl Running<'_> {
         }
         if let (Some(schedule), Some(alarm), false) = (&self.schedule, &mut self.alarm, self.is_ending) {
             let wait = Duration::from_nanos(schedule.next_ns().saturating_sub(now_ns));
-            if wait < SPIN {
+            if wait < SPIN.max(Alarm::TOLERANCE) {
                 return Ok(Some(Duration::ZERO));
             }
-            alarm.set(wait, schedule.next_ns())?;
+            let rings = alarm.set(wait, schedule.next_ns())?;
+            if !rings {
+                next_ns = next_ns.min(schedule.next_ns() - nanoseconds(Alarm::TOLERANCE));
+            }
         }
         Ok(Some(Duration::from_nanos(next_ns.saturating_sub(now_ns))))
     }
