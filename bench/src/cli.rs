@@ -1,12 +1,15 @@
 //! The command line: `kv-bench sweep`, its settings, its exit codes.
 
+mod compare;
+mod curves;
+mod load;
 mod sweep;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use self::sweep::SweepArguments;
+pub use self::{compare::CompareArguments, curves::CurvesArguments, load::LoadArguments, sweep::SweepArguments};
 use crate::node_command;
 
 /// Something failed: no or partial results, or replicas that differ.
@@ -31,6 +34,26 @@ enum Command {
     /// that the replicas agree, and writes table, plot and data.
     #[command(after_help = sweep::AFTER_HELP)]
     Sweep(Box<SweepArguments>),
+    /// Measure throughput, latency and processor time under a closed or an open loop of puts and gets
+    ///
+    /// Starts a leader and five followers as processes on this machine, or takes a cluster that runs, and puts it under load.
+    #[command(after_help = load::AFTER_HELP)]
+    Load(Box<LoadArguments>),
+    /// Compare kvcluster with Redis and etcd, where they are installed, under the same load in one run
+    ///
+    /// Starts each as one leader and its followers on this machine, with and without a disk, and tells the ratios of writes per
+    /// second and latencies at several numbers of connections. Takes about two and a half minutes.
+    #[command(after_help = compare::AFTER_HELP)]
+    Compare(Box<CompareArguments>),
+    /// Plot throughput, processor time and latency against followers, connections and value size, and for each kind of read
+    ///
+    /// Starts clusters on this machine and puts them under a closed loop, some seconds for each value of a setting. Takes about
+    /// three minutes.
+    #[command(after_help = curves::AFTER_HELP)]
+    Curves(Box<CurvesArguments>),
+    /// Become the program of a peer, until the parent ends
+    #[command(hide = true)]
+    Peer,
     /// Run a node with the settings of the environment, until standard input ends
     #[command(hide = true)]
     Node,
@@ -42,8 +65,15 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == node_command::SUBCOMMAND) {
         return node_command::main();
     }
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == crate::compare::SUBCOMMAND) {
+        return crate::compare::become_peer();
+    }
     match Arguments::parse().command {
         Command::Sweep(arguments) => exit_code(sweep::main(&arguments)),
+        Command::Load(arguments) => exit_code(load::main(&arguments)),
+        Command::Compare(arguments) => exit_code(compare::main(&arguments)),
+        Command::Curves(arguments) => exit_code(curves::main(&arguments)),
+        Command::Peer => crate::compare::become_peer(),
         Command::Node => node_command::main(),
     }
 }

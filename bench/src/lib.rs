@@ -4,15 +4,20 @@
 //! cluster ([`cluster`] runs nodes as processes, each of them [`node_command`]), [`runner`] sets one quorum after the
 //! other through the [`client`] and lets the [`workload`] write, [`analysis`] sets each run beside [`theory`] with the
 //! means of [`stats`], [`consistency`] compares the replicas, [`findings`] says what it means, and [`report`] writes it
-//! down.
+//! down. What a cluster can do at most, and at what price, is measured by [`load`], set beside
+//! other systems by [`compare`], and beside its own settings by [`curves`].
 
 pub mod analysis;
+pub mod chart;
 pub mod cli;
 pub mod client;
 pub mod cluster;
+pub mod compare;
 pub mod consistency;
+pub mod curves;
 pub mod findings;
 pub mod interrupt;
+pub mod load;
 pub mod node_command;
 pub mod progress;
 pub mod report;

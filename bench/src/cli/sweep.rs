@@ -204,7 +204,7 @@ fn code(report: &SweepReport) -> u8 {
     }
 }
 
-fn url(text: &str) -> Result<String, String> {
+pub(super) fn url(text: &str) -> Result<String, String> {
     let parsed = reqwest::Url::parse(text).map_err(|error| format!("{error}; expected http://HOST:PORT"))?;
     match parsed.scheme() {
         "http" if parsed.host().is_some() => Ok(text.trim_end_matches('/').to_owned()),
@@ -212,7 +212,7 @@ fn url(text: &str) -> Result<String, String> {
     }
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(number) => Ok(number),
@@ -229,7 +229,7 @@ fn value_size(text: &str) -> Result<usize, String> {
     }
 }
 
-fn not_negative(text: &str) -> Result<f64, String> {
+pub(super) fn not_negative(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number >= 0.0 => Ok(number),
         Ok(_) => Err("must be a number of milliseconds, 0 or more".to_owned()),

@@ -26,7 +26,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use self::process::{NodeProcess, NodeSpec, free_ports};
+pub(crate) use self::process::free_ports;
+use self::process::{NodeProcess, NodeSpec};
 use crate::client::{LeaderStatus, NodeClient};
 
 /// How often a condition is looked at while it is waited for.

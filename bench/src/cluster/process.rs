@@ -143,7 +143,7 @@ fn tail(path: &Path, bytes: u64) -> std::io::Result<String> {
 ///
 /// They lie below the range from which systems take ports of outgoing connections, so that a node that is down for a
 /// while finds its port free again; and each process begins elsewhere, so that benches side by side do not race.
-pub(super) fn free_ports(count: usize) -> Result<Vec<u16>> {
+pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
     const FIRST: u32 = 10_240;
     const COUNT: u32 = 20_480;
     const PER_PROCESS: u32 = 64;

@@ -4,8 +4,8 @@ mod csv;
 mod json;
 mod markdown;
 mod plot;
-mod png;
-mod svg;
+pub(crate) mod png;
+pub(crate) mod svg;
 mod text;
 
 use std::{

@@ -7,7 +7,7 @@ const FONT_FAMILIES: &str = "DejaVu Sans, Verdana, Geneva, sans-serif";
 
 /// A picture being drawn; later shapes cover earlier ones.
 #[derive(Debug)]
-pub(super) struct Svg {
+pub(crate) struct Svg {
     body: String,
     width: f64,
     height: f64,
@@ -15,7 +15,7 @@ pub(super) struct Svg {
 
 /// Where a text's reference point lies.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Anchor {
+pub(crate) enum Anchor {
     Start,
     Middle,
     End,
@@ -23,7 +23,7 @@ pub(super) enum Anchor {
 
 /// How a text looks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Style {
+pub(crate) struct Style {
     pub size: f64,
     pub color: &'static str,
     pub bold: bool,
@@ -31,14 +31,14 @@ pub(super) struct Style {
 }
 
 impl Style {
-    pub(super) fn bold(self) -> Self {
+    pub(crate) fn bold(self) -> Self {
         Self { bold: true, ..self }
     }
 }
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Stroke {
+pub(crate) struct Stroke {
     pub color: &'static str,
     pub width: f64,
     pub dashes: &'static str,
@@ -46,23 +46,23 @@ pub(super) struct Stroke {
 
 impl Svg {
     /// A white picture.
-    pub(super) fn new(width: f64, height: f64) -> Self {
+    pub(crate) fn new(width: f64, height: f64) -> Self {
         let mut svg = Self { body: String::new(), width, height };
         svg.rectangle(0.0, 0.0, width, height, "#ffffff");
         svg
     }
 
-    pub(super) fn rectangle(&mut self, x: f64, y: f64, width: f64, height: f64, fill: &str) {
+    pub(crate) fn rectangle(&mut self, x: f64, y: f64, width: f64, height: f64, fill: &str) {
         self.push(format_args!(
             r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" fill="{fill}"/>"#
         ));
     }
 
-    pub(super) fn line(&mut self, from: (f64, f64), to: (f64, f64), stroke: Stroke) {
+    pub(crate) fn line(&mut self, from: (f64, f64), to: (f64, f64), stroke: Stroke) {
         self.polyline(&[from, to], stroke);
     }
 
-    pub(super) fn polyline(&mut self, points: &[(f64, f64)], Stroke { color, width, dashes }: Stroke) {
+    pub(crate) fn polyline(&mut self, points: &[(f64, f64)], Stroke { color, width, dashes }: Stroke) {
         let points: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         let dashes = if dashes.is_empty() { String::new() } else { format!(r#" stroke-dasharray="{dashes}""#) };
         self.push(format_args!(
@@ -72,19 +72,19 @@ impl Svg {
     }
 
     /// A filled circle with a white rim, so that neighbours stay apart.
-    pub(super) fn dot(&mut self, (x, y): (f64, f64), radius: f64, fill: &str) {
+    pub(crate) fn dot(&mut self, (x, y): (f64, f64), radius: f64, fill: &str) {
         self.push(format_args!(
             r##"<circle cx="{x:.1}" cy="{y:.1}" r="{radius:.1}" fill="{fill}" stroke="#ffffff" stroke-width="1.5"/>"##
         ));
     }
 
     /// Text with a white halo, readable across lines.
-    pub(super) fn text(&mut self, (x, y): (f64, f64), text: &str, style: Style) {
+    pub(crate) fn text(&mut self, (x, y): (f64, f64), text: &str, style: Style) {
         self.placed_text(&format!(r#"x="{x:.1}" y="{y:.1}""#), text, style);
     }
 
     /// Text that reads upwards.
-    pub(super) fn upward_text(&mut self, (x, y): (f64, f64), text: &str, style: Style) {
+    pub(crate) fn upward_text(&mut self, (x, y): (f64, f64), text: &str, style: Style) {
         self.placed_text(&format!(r#"transform="translate({x:.1} {y:.1}) rotate(-90)""#), text, style);
     }
 
@@ -102,7 +102,7 @@ impl Svg {
     }
 
     /// The whole document.
-    pub(super) fn finish(self) -> String {
+    pub(crate) fn finish(self) -> String {
         let Self { body, width, height } = self;
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \

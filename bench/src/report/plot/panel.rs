@@ -2,6 +2,7 @@
 
 use super::{GRID, INK, MUTED, plain};
 use crate::{
+    chart::tick_step,
     report::{
         SweepReport,
         svg::{Anchor, Stroke, Svg},
@@ -107,14 +108,6 @@ fn highest_ms(report: &SweepReport) -> f64 {
         Some(latency.p99_ms.max(latency.mean_ms + latency.mean_interval_ms))
     });
     measured.chain([report.settings.max_delay_ms as f64, 1.0]).fold(0.0, f64::max) * 1.04
-}
-
-/// A round step (1, 2, 2.5 or 5 times a power of ten) that makes about five to ten ticks.
-fn tick_step(highest: f64) -> f64 {
-    let rough = highest / 10.0;
-    let power = 10_f64.powf(rough.log10().floor());
-    let steps = [1.0, 2.0, 2.5, 5.0].map(|factor| factor * power);
-    steps.into_iter().find(|step| *step >= rough).unwrap_or(10.0 * power)
 }
 
 #[cfg(test)]

@@ -1,0 +1,159 @@
+//! `kv-bench compare`: start what is installed → rounds of the same load → table and files → everything ends.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::{
+    EXIT_FAILED,
+    load::{Durability, LocalLoadCluster, above_zero},
+    sweep,
+};
+use crate::{
+    compare::{self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, System, WRITE_QUORUM},
+    interrupt::{EXIT_INTERRUPTED, Interrupt},
+    load::{raise_file_limit, write_all},
+    progress::LoadProgress,
+};
+
+pub(super) const AFTER_HELP: &str = "\
+Needs redis-server and etcd in PATH (Debian: redis-server, etcd-server); what is missing is told and left out.
+Exit codes: 0 compared; 1 failed, or a write failed; 2 wrong usage; 130 interrupted (partial results are still written).";
+
+/// The settings of a comparison.
+#[derive(Debug, Clone, Args)]
+pub struct CompareArguments {
+    /// Numbers of connections, comma-separated
+    #[arg(long, value_name = "C,…", value_delimiter = ',', value_parser = sweep::positive, default_value = "1,10,64,256")]
+    connections: Vec<usize>,
+
+    /// How long each point is measured in each round
+    #[arg(long, value_name = "SECONDS", value_parser = above_zero, default_value_t = 1.5)]
+    seconds: f64,
+
+    /// What comes before that is not measured
+    #[arg(long, value_name = "SECONDS", value_parser = sweep::not_negative, default_value_t = 0.5)]
+    warmup_seconds: f64,
+
+    /// How often each point is measured; the median is told
+    #[arg(long, value_name = "N", value_parser = sweep::positive, default_value_t = 3)]
+    rounds: usize,
+
+    /// Number of keys
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000), default_value_t = 10_000)]
+    keys: u64,
+
+    /// Size of each value
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(..=8_192), default_value_t = 64)]
+    value_size_bytes: u64,
+
+    /// Another build of kv-bench whose nodes to start [default: this one]
+    #[arg(long, value_name = "FILE")]
+    node_program: Option<PathBuf>,
+
+    /// Directory of the results, of logs, and, while it runs, of the servers' data
+    #[arg(long, value_name = "DIRECTORY", default_value = "out")]
+    out: PathBuf,
+}
+
+/// Runs the comparison; the value is the exit code.
+pub(super) fn main(arguments: &CompareArguments) -> Result<u8> {
+    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: &CompareArguments) -> Result<u8> {
+    let interrupt = Interrupt::listen().context("failed to listen for signals")?;
+    let out = &arguments.out;
+    fs::create_dir_all(out).with_context(|| format!("failed to create {}", out.display()))?;
+    let most = arguments.connections.iter().copied().max().unwrap_or_default();
+    raise_file_limit(most as u64)?;
+    let options = CompareOptions {
+        connections: arguments.connections.clone(),
+        duration: Duration::from_secs_f64(arguments.seconds),
+        warmup: Duration::from_secs_f64(arguments.warmup_seconds),
+        rounds: arguments.rounds,
+        keys: arguments.keys,
+        value_size_bytes: arguments.value_size_bytes as usize,
+    };
+    let mut progress = LoadProgress::on_stderr(interrupt.clone());
+    let data = tempfile::Builder::new()
+        .prefix("compare-")
+        .tempdir_in(out)
+        .with_context(|| format!("failed to create a data directory in {}", out.display()))?;
+    let started = tokio::select! {
+        started = contenders(arguments.node_program.as_deref(), out, data.path(), &progress, &interrupt) => started,
+        () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
+    };
+    let (contenders, missing) = match started {
+        Err(_) if interrupt.is_requested() => return Ok(EXIT_INTERRUPTED),
+        started => started?,
+    };
+    progress.expect(options.warmup + options.duration);
+    let report = tokio::task::block_in_place(|| compare::run(&contenders, missing, &options, &mut progress))?;
+    progress.finish();
+    drop(contenders);
+    print!("{}", compare::text(&report));
+    let mut json = serde_json::to_vec_pretty(&report).context("failed to render compare.json")?;
+    json.push(b'\n');
+    let files = [("compare.md", compare::markdown(&report).into_bytes()), ("compare.json", json)];
+    for path in write_all(out, files)? {
+        println!("wrote {}", path.display());
+    }
+    Ok(code(&report))
+}
+
+/// Starts kvcluster in memory and on disk, and every peer that is installed; in words, what is not.
+async fn contenders(
+    program: Option<&Path>,
+    out: &Path,
+    data: &Path,
+    progress: &LoadProgress,
+    interrupt: &Interrupt,
+) -> Result<(Vec<Contender>, Vec<String>)> {
+    let mut contenders = Vec::new();
+    for (durability, words, is_stored) in
+        [(Durability::Memory, "in memory", false), (Durability::Disk, "on disk", true)]
+    {
+        progress.note(&format!("starting kvcluster {words}"));
+        let cluster = LocalLoadCluster {
+            followers: FOLLOWERS,
+            write_quorum: WRITE_QUORUM,
+            min_delay_ms: 0,
+            max_delay_ms: 0,
+            durability,
+            program: program.map(Path::to_owned),
+        };
+        let directory = out.join(words.replace(' ', "-"));
+        fs::create_dir_all(&directory).with_context(|| format!("failed to create {}", directory.display()))?;
+        let standing = cluster.stand(&directory).await?;
+        let name = format!("kvcluster, W = {WRITE_QUORUM} of {FOLLOWERS}, {words}");
+        let system = System::new(name, standing.target.clone(), standing);
+        contenders.push(Contender { peer: None, is_stored, system });
+    }
+    let mut missing = Vec::new();
+    for peer in Peer::ALL {
+        progress.note(&format!("starting {}", peer.requirement()));
+        match tokio::task::block_in_place(|| peer.start(data, &|| interrupt.is_requested()))? {
+            Some(system) => contenders.push(Contender { peer: Some(peer), is_stored: peer.is_stored(), system }),
+            None => missing.push(format!("{} is not installed: there is no such program in PATH", peer.requirement())),
+        }
+    }
+    missing.dedup();
+    Ok((contenders, missing))
+}
+
+fn code(report: &CompareReport) -> u8 {
+    if report.systems.iter().flat_map(|system| &system.points).any(|point| point.failures > 0) {
+        EXIT_FAILED
+    } else if report.interrupted {
+        EXIT_INTERRUPTED
+    } else {
+        0
+    }
+}

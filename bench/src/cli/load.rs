@@ -1,0 +1,381 @@
+//! `kv-bench load`: settings → cluster → load → tables and files → exit code.
+
+use std::{
+    fs,
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use tempfile::TempDir;
+
+use super::{EXIT_FAILED, sweep};
+use crate::{
+    cluster::{LocalCluster, LocalClusterOptions},
+    interrupt::{EXIT_INTERRUPTED, Interrupt},
+    load::{
+        self, Arrivals, Dialect, Distribution, LoadOptions, LoadReport, LoadTarget, Pace, Processes, ReadFrom,
+        raise_file_limit,
+    },
+    progress::LoadProgress,
+};
+
+pub(super) const AFTER_HELP: &str = "\
+Exit codes: 0 measured; 1 failed, or an operation failed; 2 wrong usage; 130 interrupted (partial results are still written).";
+
+const DEFAULT_FOLLOWERS: u32 = 5;
+const DEFAULT_WRITE_QUORUM: u32 = 3;
+const DEFAULT_CONNECTIONS: usize = 64;
+/// An open loop's clients are as many as may be needed: a system that stalls meets all that arrive meanwhile.
+const DEFAULT_CONNECTIONS_OPEN: usize = 1_024;
+/// A local cluster's writes may wait this much longer than the longest delay before they count as failed.
+const LOCAL_TIMEOUT_MARGIN_MS: u64 = 5_000;
+/// A request without an answer is given up so much later than a node would answer that it has timed out.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Whether followers keep their state in memory or on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Durability {
+    Memory,
+    Disk,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DistributionKind {
+    Uniform,
+    Zipf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ArrivalsKind {
+    Poisson,
+    Even,
+}
+
+/// The settings of a load.
+#[derive(Debug, Clone, Args)]
+pub struct LoadArguments {
+    #[command(flatten)]
+    cluster: ClusterArguments,
+
+    #[command(flatten)]
+    workload: WorkloadArguments,
+
+    /// Directory of the results, and of the logs and data of nodes that were started
+    #[arg(long, value_name = "DIRECTORY", default_value = "out", help_heading = "Results")]
+    out: PathBuf,
+}
+
+/// Which cluster.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ClusterArguments {
+    /// Leader of a cluster that runs already, http://HOST:PORT (default: start one on this machine)
+    #[arg(long, value_name = "URL", value_parser = sweep::url, conflicts_with = "compose", help_heading = "Cluster")]
+    leader: Option<String>,
+
+    /// Followers of that cluster, comma-separated, for --read-from followers
+    #[arg(long, value_name = "URL,…", value_parser = sweep::url, value_delimiter = ',', requires = "leader",
+        help_heading = "Cluster")]
+    followers: Vec<String>,
+
+    /// The cluster of deploy/docker-compose.yml: leader on localhost:8000, followers on 8001-8005
+    #[arg(long, help_heading = "Cluster")]
+    compose: bool,
+
+    /// Followers to start [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60),
+        conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+    follower_count: Option<u32>,
+
+    /// Followers that must confirm a write [default: 3, or all where there are fewer]
+    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..),
+        conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+    write_quorum: Option<u32>,
+
+    /// Shortest delay before a write is sent to a follower, in ms [default: 0]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=600_000),
+        conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+    min_delay_ms: Option<u64>,
+
+    /// Longest delay before a write is sent to a follower, in ms [default: 0, or the shortest]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=600_000),
+        conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+    max_delay_ms: Option<u64>,
+
+    /// Where the followers to start keep their state [default: memory]
+    #[arg(long, value_enum, conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+    durability: Option<Durability>,
+
+    /// Another build of kv-bench whose nodes to start, to compare builds under the same load [default: this one]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+    node_program: Option<PathBuf>,
+}
+
+/// What is done to it.
+#[derive(Debug, Clone, Args)]
+struct WorkloadArguments {
+    /// Clients, each with one request under way [default: 64; with --rate 1024, the most requests under way]
+    #[arg(long, value_name = "C", value_parser = sweep::positive, help_heading = "Workload")]
+    connections: Option<usize>,
+
+    /// Operations per second that are due whatever the system does; latency counts from when each was due (default: closed
+    /// loop, each client sends when it was answered)
+    #[arg(long, value_name = "PER_SECOND", value_parser = above_zero, help_heading = "Workload")]
+    rate: Option<f64>,
+
+    /// How the operations of --rate follow each other
+    #[arg(long, value_enum, default_value = "poisson", requires = "rate", help_heading = "Workload")]
+    arrivals: ArrivalsKind,
+
+    /// Part of the operations that are reads, 0 to 1; every key is written once before
+    #[arg(long, value_name = "PART", value_parser = part, default_value_t = 0.0, help_heading = "Workload")]
+    reads: f64,
+
+    /// Who answers reads: the leader (linearizable), the leader without asking its followers, or the followers
+    #[arg(long, value_enum, default_value = "leader", help_heading = "Workload")]
+    read_from: ReadFrom,
+
+    /// Number of keys
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000),
+        default_value_t = 10_000, help_heading = "Workload")]
+    keys: u64,
+
+    /// How often each key is taken
+    #[arg(long, value_enum, default_value = "uniform", help_heading = "Workload")]
+    distribution: DistributionKind,
+
+    /// Of a zipf distribution: the k-th most popular key is taken in proportion to 1/k^EXPONENT
+    #[arg(long, value_name = "EXPONENT", value_parser = above_zero, default_value_t = 0.99, help_heading = "Workload")]
+    zipf_exponent: f64,
+
+    /// Size of each value
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(..=16 * 1024 * 1024),
+        default_value_t = 64, help_heading = "Workload")]
+    value_size_bytes: u64,
+
+    /// How long to measure
+    #[arg(long, value_name = "SECONDS", value_parser = above_zero, default_value_t = 10.0, help_heading = "Workload")]
+    seconds: f64,
+
+    /// What comes before that is not measured
+    #[arg(long, value_name = "SECONDS", value_parser = sweep::not_negative, default_value_t = 2.0,
+        help_heading = "Workload")]
+    warmup_seconds: f64,
+
+    /// Threads of the load: one is enough up to about a hundred thousand operations a second
+    #[arg(long, value_name = "N", value_parser = sweep::positive, default_value_t = 1, help_heading = "Workload")]
+    threads: usize,
+
+    /// Makes keys, mix and arrivals repeatable
+    #[arg(long, value_name = "SEED", default_value_t = 1, help_heading = "Workload")]
+    seed: u64,
+}
+
+impl WorkloadArguments {
+    fn options(&self, request_timeout: Duration) -> LoadOptions {
+        let arrivals = match self.arrivals {
+            ArrivalsKind::Poisson => Arrivals::Poisson,
+            ArrivalsKind::Even => Arrivals::Even,
+        };
+        let distribution = match self.distribution {
+            DistributionKind::Uniform => Distribution::Uniform,
+            DistributionKind::Zipf => Distribution::Zipf { exponent: self.zipf_exponent },
+        };
+        let default = if self.rate.is_some() { DEFAULT_CONNECTIONS_OPEN } else { DEFAULT_CONNECTIONS };
+        LoadOptions {
+            pace: self.rate.map_or(Pace::Closed, |rate| Pace::Open { rate, arrivals }),
+            connections: self.connections.unwrap_or(default),
+            reads: self.reads,
+            read_from: self.read_from,
+            keys: self.keys,
+            distribution,
+            value_size_bytes: self.value_size_bytes as usize,
+            warmup: Duration::from_secs_f64(self.warmup_seconds),
+            duration: Duration::from_secs_f64(self.seconds),
+            request_timeout,
+            threads: self.threads,
+            seed: self.seed,
+        }
+    }
+}
+
+/// A target, and what keeps it running.
+pub(super) struct Standing {
+    pub target: LoadTarget,
+    pub request_timeout: Duration,
+    /// Dropped in this order: the processes first, then their data.
+    _cluster: Option<LocalCluster>,
+    _data: Option<TempDir>,
+}
+
+impl ClusterArguments {
+    async fn stand(&self, out: &std::path::Path) -> Result<Standing> {
+        let running = |description: String, leader: &str, followers: &[String]| -> Result<Standing> {
+            let target = LoadTarget {
+                description,
+                dialect: Dialect::Http,
+                leader: address(leader)?,
+                followers: followers.iter().map(|url| address(url)).collect::<Result<_>>()?,
+                processes: Processes::default(),
+            };
+            let request_timeout = Duration::from_millis(LOCAL_TIMEOUT_MARGIN_MS) + GRACE;
+            Ok(Standing { target, request_timeout, _cluster: None, _data: None })
+        };
+        if let Some(leader) = &self.leader {
+            return running(format!("cluster at {leader}"), leader, &self.followers);
+        }
+        if self.compose {
+            let followers: Vec<String> = (8001..=8005).map(|port| format!("http://localhost:{port}")).collect();
+            return running("docker compose".to_owned(), "http://localhost:8000", &followers);
+        }
+        let followers = self.follower_count.unwrap_or(DEFAULT_FOLLOWERS);
+        let min_delay_ms = self.min_delay_ms.unwrap_or(0);
+        let local = LocalLoadCluster {
+            followers,
+            write_quorum: self.write_quorum.unwrap_or(DEFAULT_WRITE_QUORUM.min(followers)),
+            min_delay_ms,
+            max_delay_ms: self.max_delay_ms.unwrap_or(min_delay_ms),
+            durability: self.durability.unwrap_or(Durability::Memory),
+            program: self.node_program.clone(),
+        };
+        local.stand(out).await
+    }
+}
+
+/// A cluster of processes on this machine, to be put under load.
+#[derive(Debug, Clone)]
+pub(super) struct LocalLoadCluster {
+    pub followers: u32,
+    pub write_quorum: u32,
+    pub min_delay_ms: u64,
+    pub max_delay_ms: u64,
+    pub durability: Durability,
+    /// This one when absent.
+    pub program: Option<PathBuf>,
+}
+
+impl LocalLoadCluster {
+    pub(super) async fn stand(self, out: &std::path::Path) -> Result<Standing> {
+        let Self { followers, write_quorum, min_delay_ms, max_delay_ms, durability, program } = self;
+        if min_delay_ms > max_delay_ms {
+            bail!("minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms");
+        }
+        if write_quorum > followers {
+            bail!("write quorum {write_quorum} is not possible with {followers} followers");
+        }
+        let data = match durability {
+            Durability::Memory => None,
+            Durability::Disk => {
+                let directory = tempfile::Builder::new().prefix("data-").tempdir_in(out);
+                Some(directory.with_context(|| format!("failed to create a data directory in {}", out.display()))?)
+            }
+        };
+        let program = match program {
+            Some(program) => program,
+            None => std::env::current_exe().context("failed to find this program's own file")?,
+        };
+        let replication_timeout_ms = max_delay_ms + LOCAL_TIMEOUT_MARGIN_MS;
+        let cluster = LocalCluster::start(LocalClusterOptions {
+            followers,
+            write_quorum,
+            min_delay_ms,
+            max_delay_ms,
+            replication_timeout_ms,
+            data_directory: data.as_ref().map(|directory| directory.path().to_owned()),
+            start_timeout: Duration::from_secs(30),
+            ..LocalClusterOptions::new(program, out.join("logs"))
+        })
+        .await?;
+        let delay = if max_delay_ms == 0 { "no delay".to_owned() } else { format!("{min_delay_ms}-{max_delay_ms} ms") };
+        let stored = if durability == Durability::Memory { "in memory" } else { "on disk" };
+        let processes = cluster.process_ids();
+        let target = LoadTarget {
+            description: format!(
+                "local processes: leader and {followers} followers, W = {write_quorum}, {delay}, {stored}"
+            ),
+            dialect: Dialect::Http,
+            leader: address(&cluster.leader_url())?,
+            followers: cluster.follower_urls().iter().map(|url| address(url)).collect::<Result<_>>()?,
+            processes: Processes { leader: processes.first().copied(), followers: processes[1..].to_vec() },
+        };
+        let request_timeout = Duration::from_millis(replication_timeout_ms) + GRACE;
+        Ok(Standing { target, request_timeout, _cluster: Some(cluster), _data: data })
+    }
+}
+
+/// The address of `http://HOST:PORT`, the first at which somebody listens.
+fn address(url: &str) -> Result<SocketAddr> {
+    let parsed = reqwest::Url::parse(url).with_context(|| format!("failed to understand {url}"))?;
+    let host = parsed.host_str().with_context(|| format!("failed to find a host in {url}"))?.trim_matches(['[', ']']);
+    let port = parsed.port_or_known_default().with_context(|| format!("failed to find a port in {url}"))?;
+    let addresses: Vec<SocketAddr> =
+        (host, port).to_socket_addrs().with_context(|| format!("failed to resolve {host}"))?.collect();
+    let answers = |address: &&SocketAddr| std::net::TcpStream::connect_timeout(address, Duration::from_secs(2)).is_ok();
+    let first = addresses.iter().find(answers).or(addresses.first());
+    first.copied().with_context(|| format!("failed to find an address of {host}"))
+}
+
+/// Runs the load; the value is the exit code.
+pub(super) fn main(arguments: &LoadArguments) -> Result<u8> {
+    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: &LoadArguments) -> Result<u8> {
+    let interrupt = Interrupt::listen().context("failed to listen for signals")?;
+    let out = &arguments.out;
+    fs::create_dir_all(out).with_context(|| format!("failed to create {}", out.display()))?;
+    let mut progress = LoadProgress::on_stderr(interrupt.clone());
+    progress.note("starting the cluster");
+    // The nodes, too, need a file for each connection.
+    raise_file_limit(arguments.workload.connections.unwrap_or_default() as u64)?;
+    let standing = tokio::select! {
+        standing = arguments.cluster.stand(out) => standing?,
+        () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
+    };
+    let options = arguments.workload.options(standing.request_timeout);
+    progress.expect(options.warmup + options.duration);
+    let report = tokio::task::block_in_place(|| load::run(&standing.target, &options, &mut progress));
+    progress.finish();
+    let report = match report {
+        Err(error) if interrupt.is_requested() => {
+            eprintln!("{error:#}");
+            return Ok(EXIT_INTERRUPTED);
+        }
+        report => report?,
+    };
+    drop(standing);
+    print!("{}", load::text(&report));
+    for path in load::export_all(&report, out)? {
+        println!("wrote {}", path.display());
+    }
+    Ok(code(&report))
+}
+
+fn code(report: &LoadReport) -> u8 {
+    if report.failures() > 0 || report.unsent > 0 {
+        EXIT_FAILED
+    } else if report.interrupted {
+        EXIT_INTERRUPTED
+    } else {
+        0
+    }
+}
+
+pub(super) fn above_zero(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        Ok(_) => Err("must be above 0".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        Ok(_) => Err("must lie between 0 and 1".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}

@@ -1,0 +1,145 @@
+//! kvcluster beside what users would pick instead: the same load for all of them, on one machine, in one run.
+//!
+//! All systems run side by side, and only one of them is under load at a time. Rounds go over every system at every number of
+//! connections, so that what else happens on the machine meets all alike; a ratio is computed within its round, and the
+//! median of the rounds is told.
+
+mod etcd;
+mod process;
+mod redis;
+mod report;
+mod system;
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, Result};
+
+pub use self::{
+    process::{SUBCOMMAND, main as become_peer},
+    report::{CompareReport, Point, Ratio, SystemReport, markdown, text},
+    system::System,
+};
+use crate::load::{self, Distribution, LoadOptions, Observer, Pace, ReadFrom};
+
+/// Replicas of each system besides the one that takes the writes; etcd has its five members.
+pub const FOLLOWERS: u32 = 5;
+/// How many of them must have a write.
+pub const WRITE_QUORUM: u32 = 3;
+
+/// A system of another maker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// Redis that stores nothing.
+    RedisMemory,
+    /// Redis that appends each write to a synced file.
+    RedisAlways,
+    /// etcd, which always stores.
+    Etcd,
+}
+
+impl Peer {
+    /// All, in the order in which they are told.
+    pub const ALL: [Self; 3] = [Self::RedisMemory, Self::RedisAlways, Self::Etcd];
+
+    /// What has to be installed for it.
+    pub fn requirement(self) -> &'static str {
+        match self {
+            Self::RedisMemory | Self::RedisAlways => "redis-server",
+            Self::Etcd => "etcd",
+        }
+    }
+
+    /// Whether a write is on disk when it is answered.
+    pub fn is_stored(self) -> bool {
+        !matches!(self, Self::RedisMemory)
+    }
+
+    /// Starts it; `None` where it is not installed.
+    ///
+    /// # Errors
+    /// When it is installed and does not start, or `is_stopped` says that it is not needed any more.
+    pub fn start(self, directory: &Path, is_stopped: &dyn Fn() -> bool) -> Result<Option<System>> {
+        match self {
+            Self::RedisMemory | Self::RedisAlways => redis::start(self, directory, is_stopped),
+            Self::Etcd => etcd::start(directory, is_stopped),
+        }
+        .with_context(|| format!("failed to start {}", self.requirement()))
+    }
+}
+
+/// One of the systems to compare, and how its writes are kept.
+#[derive(Debug)]
+pub struct Contender {
+    /// Whose it is: kvcluster's own have no peer.
+    pub peer: Option<Peer>,
+    /// Whether a write is on disk when it is answered.
+    pub is_stored: bool,
+    /// Where it runs.
+    pub system: System,
+}
+
+/// How to compare.
+#[derive(Debug, Clone)]
+pub struct CompareOptions {
+    /// Numbers of connections.
+    pub connections: Vec<usize>,
+    /// How long each point is measured, and warmed up before.
+    pub duration: Duration,
+    /// Before each measurement.
+    pub warmup: Duration,
+    /// How often each point is measured.
+    pub rounds: usize,
+    /// Number of keys.
+    pub keys: u64,
+    /// Size of each value.
+    pub value_size_bytes: usize,
+}
+
+/// Puts all contenders under load in turn. What was measured before an interruption is told.
+///
+/// # Errors
+/// When a system cannot be put under load at all; it is named.
+pub fn run(
+    contenders: &[Contender],
+    missing: Vec<String>,
+    options: &CompareOptions,
+    observer: &mut dyn Observer,
+) -> Result<CompareReport> {
+    let mut report = CompareReport::new(contenders, missing, options);
+    for round in 0..options.rounds {
+        for &connections in &options.connections {
+            for (number, contender) in contenders.iter().enumerate() {
+                if observer.is_stopped() {
+                    report.interrupted = true;
+                    return Ok(report);
+                }
+                let measured =
+                    load::run(&contender.system.target, &load_options(options, connections, round), observer)
+                        .with_context(|| format!("failed to put {} under load", contender.system.name));
+                match measured {
+                    Ok(measured) => report.add(number, connections, &measured),
+                    Err(_) if observer.is_stopped() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn load_options(options: &CompareOptions, connections: usize, round: usize) -> LoadOptions {
+    LoadOptions {
+        pace: Pace::Closed,
+        connections,
+        reads: 0.0,
+        read_from: ReadFrom::Leader,
+        keys: options.keys,
+        distribution: Distribution::Uniform,
+        value_size_bytes: options.value_size_bytes,
+        warmup: options.warmup,
+        duration: options.duration,
+        request_timeout: Duration::from_secs(15),
+        threads: 1,
+        seed: round as u64,
+    }
+}

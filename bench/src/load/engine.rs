@@ -1,0 +1,519 @@
+//! One thread of the load: every client's sockets on one poll, no task, no allocation per request.
+//!
+//! The load shares its processors with what it measures, so its own cost is part of the result. Per request it makes one
+//! send, one receive and its share of a poll.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    io::{self, Read, Write},
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use mio::{Events, Interest, Poll, Token, net::TcpStream};
+
+use super::{
+    alarm::Alarm,
+    operations::Operations,
+    protocol::{Answer, Outcome, Protocol},
+    recorder::{Flight, Kind, Recorder, Window},
+    schedule::Schedule,
+};
+
+const READ_BUFFER_BYTES: usize = 256 * 1024;
+const EVENTS_MAX: usize = 1024;
+/// How often requests without an answer are looked for, and the stop flag with nothing else to do.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// A client whose request failed waits so long before its next one, or as long as it was told to, up to the second value.
+const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Arrivals closer than this are waited for without sleeping.
+const SPIN: Duration = Duration::from_micros(20);
+/// Each client has up to two links: where it writes, and where it reads.
+const LINKS: usize = 2;
+const ALARM: Token = Token(usize::MAX);
+
+/// What other threads see of a run, and how they stop it.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// No further request begins once this is set.
+    pub stop: AtomicBool,
+    /// Done and failed so far.
+    pub done: AtomicU64,
+    pub failed: AtomicU64,
+}
+
+/// One connection, and what came and could not be sent so far.
+pub(super) struct Link {
+    address: SocketAddr,
+    /// `None` while there is no connection.
+    stream: Option<TcpStream>,
+    protocol: Box<dyn Protocol>,
+    received: Vec<u8>,
+    unsent: Vec<u8>,
+}
+
+impl Link {
+    /// A link over a connection that stands already.
+    pub(super) fn new(stream: std::net::TcpStream, address: SocketAddr, protocol: Box<dyn Protocol>) -> Result<Self> {
+        stream.set_nonblocking(true).context("failed to set up a connection")?;
+        stream.set_nodelay(true).context("failed to set up a connection")?;
+        let stream = Some(TcpStream::from_std(stream));
+        Ok(Self { address, stream, protocol, received: Vec::new(), unsent: Vec::new() })
+    }
+}
+
+/// One client: at most one operation under way.
+pub(super) struct Client {
+    /// For writes, then for reads where those go elsewhere.
+    pub links: Vec<Link>,
+    flight: Option<Flight>,
+}
+
+impl Client {
+    pub(super) fn new(links: Vec<Link>) -> Self {
+        Self { links, flight: None }
+    }
+}
+
+/// A thread of the load before it runs.
+pub(super) struct Engine<'a> {
+    pub clients: Vec<Client>,
+    pub operations: Operations,
+    /// Absent in a closed loop.
+    pub schedule: Option<Schedule>,
+    pub window: Window,
+    pub request_timeout: Duration,
+    pub begin: Instant,
+    pub shared: &'a Shared,
+}
+
+impl Engine<'_> {
+    /// Runs until the end of the window, or until the operations end, and until what was under way then has ended.
+    pub(super) fn run(self) -> Result<Recorder> {
+        let Engine { clients, operations, schedule, window, request_timeout, begin, shared } = self;
+        let poll = Poll::new().context("failed to set up polling")?;
+        let alarm = schedule.is_some().then(|| Alarm::new(poll.registry(), ALARM)).transpose()?;
+        let mut running = Running {
+            recorder: Recorder::new(window, schedule.is_some())?,
+            idle: (0..clients.len()).rev().collect(),
+            clients,
+            operations,
+            schedule,
+            until_ns: window.until_ns,
+            request_timeout_ns: nanoseconds(request_timeout),
+            begin,
+            shared,
+            poll,
+            alarm,
+            waiting: VecDeque::new(),
+            paused: BinaryHeap::new(),
+            under_way: 0,
+            out: Vec::new(),
+            input: vec![0; READ_BUFFER_BYTES],
+            counted: (0, 0),
+            is_ending: false,
+        };
+        running.register_all()?;
+        running.run()?;
+        Ok(running.recorder)
+    }
+}
+
+struct Running<'a> {
+    recorder: Recorder,
+    clients: Vec<Client>,
+    operations: Operations,
+    schedule: Option<Schedule>,
+    until_ns: u64,
+    request_timeout_ns: u64,
+    begin: Instant,
+    shared: &'a Shared,
+    poll: Poll,
+    alarm: Option<Alarm>,
+    /// Arrivals that found no idle client, by when they were due.
+    waiting: VecDeque<u64>,
+    idle: Vec<usize>,
+    /// Clients that wait after a failure, by when they go on.
+    paused: BinaryHeap<Reverse<(u64, usize)>>,
+    under_way: usize,
+    out: Vec<u8>,
+    input: Vec<u8>,
+    /// Done and failed since they were last told to others.
+    counted: (u64, u64),
+    is_ending: bool,
+}
+
+impl Running<'_> {
+    fn register_all(&mut self) -> Result<()> {
+        for (number, client) in self.clients.iter_mut().enumerate() {
+            for (place, link) in client.links.iter_mut().enumerate() {
+                if let Some(stream) = &mut link.stream {
+                    register(&self.poll, stream, number, place).context("failed to watch a connection")?;
+                }
+                open(link);
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut housekeeping_ns = 0;
+        loop {
+            let now_ns = self.now_ns();
+            if !self.is_ending && (now_ns >= self.until_ns || self.shared.stop.load(Ordering::Relaxed)) {
+                self.end(now_ns);
+            }
+            if self.is_ending && self.under_way == 0 && self.waiting.is_empty() {
+                self.tell();
+                return Ok(());
+            }
+            self.begin_what_is_due(now_ns);
+            if now_ns >= housekeeping_ns {
+                housekeeping_ns = now_ns + nanoseconds(HOUSEKEEPING);
+                self.give_up_overdue(now_ns);
+                self.tell();
+            }
+            let timeout = self.timeout(housekeeping_ns)?;
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error).context("failed to poll the connections"),
+            }
+            for event in &events {
+                if event.token() == ALARM {
+                    continue;
+                }
+                let (number, place) = (event.token().0 / LINKS, event.token().0 % LINKS);
+                if event.is_writable() {
+                    self.flush(number, place);
+                }
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    self.receive(number, place, event.is_read_closed() || event.is_error());
+                }
+            }
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        nanoseconds(self.begin.elapsed())
+    }
+
+    /// No operation begins from now on, apart from arrivals that were due before.
+    fn end(&mut self, now_ns: u64) {
+        self.is_ending = true;
+        let until_ns = self.until_ns.min(now_ns);
+        if let Some(schedule) = &mut self.schedule {
+            while schedule.next_ns() < until_ns {
+                self.waiting.push_back(schedule.take(self.operations.random()));
+            }
+        }
+        self.until_ns = until_ns;
+    }
+
+    fn begin_what_is_due(&mut self, now_ns: u64) {
+        while let Some(Reverse((due_ns, number))) = self.paused.peek().copied() {
+            if due_ns > now_ns {
+                break;
+            }
+            self.paused.pop();
+            self.idle.push(number);
+        }
+        let Some(schedule) = &mut self.schedule else {
+            while !self.is_ending
+                && let Some(number) = self.idle.pop()
+            {
+                let now_ns = self.now_ns();
+                self.send(number, now_ns, now_ns);
+            }
+            return;
+        };
+        if !self.is_ending {
+            while schedule.next_ns() <= now_ns {
+                self.waiting.push_back(schedule.take(self.operations.random()));
+            }
+        }
+        while let Some(intended_ns) = self.waiting.front().copied() {
+            // What a system cannot take is not sent for ever after: its time is up as that of a request would be.
+            if self.is_ending && now_ns > self.until_ns + self.request_timeout_ns {
+                self.recorder.unsent += self.waiting.len() as u64;
+                self.waiting.clear();
+                return;
+            }
+            let Some(number) = self.idle.pop() else { return };
+            self.waiting.pop_front();
+            let now_ns = self.now_ns();
+            self.send(number, intended_ns, now_ns);
+        }
+    }
+
+    /// Begins the next operation on an idle client.
+    fn send(&mut self, number: usize, intended_ns: u64, now_ns: u64) {
+        self.out.clear();
+        let Some((kind, operation)) = self.operations.next() else {
+            self.end(now_ns);
+            return;
+        };
+        let client = &mut self.clients[number];
+        let place = place_of(kind, client.links.len());
+        let link = &mut client.links[place];
+        let flight = Flight { kind, intended_ns, sent_ns: now_ns };
+        client.flight = Some(flight);
+        self.under_way += 1;
+        if link.stream.is_none()
+            && let Err(error) = reconnect(&self.poll, link, number, place)
+        {
+            let address = link.address;
+            self.fail(number, now_ns, Outcome::NotConnected, || format!("failed to connect to {address}: {error}"));
+            return;
+        }
+        if let Err(words) = link.protocol.request(operation, &mut self.out) {
+            self.fail(number, now_ns, Outcome::Refused, || words);
+            return;
+        }
+        if let Err(error) = write(link, &self.out) {
+            self.broken(number, place, now_ns, &error);
+        }
+    }
+
+    /// Sends what could not be sent before.
+    fn flush(&mut self, number: usize, place: usize) {
+        let link = &mut self.clients[number].links[place];
+        if link.unsent.is_empty() {
+            return;
+        }
+        let unsent = std::mem::take(&mut link.unsent);
+        if let Err(error) = write(link, &unsent) {
+            let now_ns = self.now_ns();
+            self.broken(number, place, now_ns, &error);
+        }
+    }
+
+    /// Reads what came. Events tell of changes alone, so that a read which does not fill the buffer is the last one, unless
+    /// the other side has closed.
+    fn receive(&mut self, number: usize, place: usize, is_closing: bool) {
+        loop {
+            let link = &mut self.clients[number].links[place];
+            let Some(stream) = &mut link.stream else { return };
+            match stream.read(&mut self.input) {
+                Ok(0) => {
+                    let now_ns = self.now_ns();
+                    let error = io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed");
+                    return self.broken(number, place, now_ns, &error);
+                }
+                Ok(count) => {
+                    self.received(number, place, count);
+                    if count < self.input.len() && !is_closing {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let now_ns = self.now_ns();
+                    return self.broken(number, place, now_ns, &error);
+                }
+            }
+        }
+    }
+
+    /// Takes `count` bytes of the input apart; they are kept only where they are part of something longer.
+    fn received(&mut self, number: usize, place: usize, count: usize) {
+        let now_ns = self.now_ns();
+        self.out.clear();
+        let link = &mut self.clients[number].links[place];
+        let parsed = if link.received.is_empty() {
+            let parsed = link.protocol.parse(&self.input[..count], &mut self.out);
+            if let Ok(parsed) = &parsed {
+                link.received.extend_from_slice(&self.input[parsed.consumed..count]);
+            }
+            parsed
+        } else {
+            link.received.extend_from_slice(&self.input[..count]);
+            let parsed = link.protocol.parse(&link.received, &mut self.out);
+            if let Ok(parsed) = &parsed {
+                link.received.drain(..parsed.consumed);
+            }
+            parsed
+        };
+        let answer = match parsed {
+            Ok(parsed) => parsed.answer,
+            Err(words) => {
+                return self.broken(number, place, now_ns, &io::Error::new(io::ErrorKind::InvalidData, words));
+            }
+        };
+        if !self.out.is_empty()
+            && let Err(error) = write(link, &self.out)
+        {
+            return self.broken(number, place, now_ns, &error);
+        }
+        if let Some(answer) = answer {
+            if !answer.keep {
+                link.stream = None;
+                link.received.clear();
+            }
+            self.answered(number, now_ns, answer);
+        }
+    }
+
+    fn answered(&mut self, number: usize, now_ns: u64, answer: Answer) {
+        let Some(flight) = self.clients[number].flight.take() else {
+            return;
+        };
+        self.under_way -= 1;
+        let is_done = matches!(answer.outcome, Outcome::Ok | Outcome::NotFound);
+        let pause = answer.retry_after_s.map_or(PAUSE, |seconds| Duration::from_secs(seconds.into()).min(PAUSE_MAX));
+        self.recorder.answered(flight, now_ns, answer);
+        self.next(number, now_ns, is_done, pause);
+    }
+
+    /// What the client does after an operation has ended.
+    fn next(&mut self, number: usize, now_ns: u64, is_done: bool, pause: Duration) {
+        if is_done {
+            self.counted.0 += 1;
+        } else {
+            self.counted.1 += 1;
+        }
+        if !is_done && self.schedule.is_none() {
+            self.paused.push(Reverse((now_ns + nanoseconds(pause), number)));
+        } else if let (true, Some(intended_ns)) = (is_done, self.waiting.pop_front()) {
+            self.send(number, intended_ns, now_ns);
+        } else if self.schedule.is_some() || self.is_ending || now_ns >= self.until_ns {
+            self.idle.push(number);
+        } else {
+            // In a closed loop the answer's time is the next request's time: one look at the clock for both.
+            self.send(number, now_ns, now_ns);
+        }
+    }
+
+    /// The connection is of no use any more; so is the request that was under way on it.
+    fn broken(&mut self, number: usize, place: usize, now_ns: u64, error: &io::Error) {
+        let client = &mut self.clients[number];
+        let link = &mut client.links[place];
+        link.stream = None;
+        link.received.clear();
+        link.unsent.clear();
+        let address = link.address;
+        let is_its_own = client.flight.is_some_and(|flight| place_of(flight.kind, client.links.len()) == place);
+        if is_its_own {
+            let outcome = if error.kind() == io::ErrorKind::ConnectionRefused {
+                Outcome::NotConnected
+            } else {
+                Outcome::NoAnswer
+            };
+            self.fail(number, now_ns, outcome, || format!("{address}: {error}"));
+        }
+    }
+
+    fn fail(&mut self, number: usize, now_ns: u64, outcome: Outcome, words: impl FnOnce() -> String) {
+        if let Some(flight) = self.clients[number].flight.take() {
+            self.under_way -= 1;
+            self.recorder.ended(flight, now_ns, outcome, words);
+            self.next(number, now_ns, false, PAUSE);
+        }
+    }
+
+    fn give_up_overdue(&mut self, now_ns: u64) {
+        for number in 0..self.clients.len() {
+            let client = &self.clients[number];
+            let Some(flight) = client.flight else { continue };
+            if now_ns.saturating_sub(flight.sent_ns) > self.request_timeout_ns {
+                let place = place_of(flight.kind, client.links.len());
+                let error = io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+                self.broken(number, place, now_ns, &error);
+            }
+        }
+    }
+
+    /// How long the poll may sleep: until the next arrival, the next paused client, or the housekeeping.
+    fn timeout(&mut self, housekeeping_ns: u64) -> Result<Option<Duration>> {
+        let now_ns = self.now_ns();
+        let mut next_ns = housekeeping_ns.min(self.until_ns.max(now_ns + 1_000_000));
+        if let Some(Reverse((due_ns, _))) = self.paused.peek() {
+            next_ns = next_ns.min(*due_ns);
+        }
+        if let (Some(schedule), Some(alarm), false) = (&self.schedule, &mut self.alarm, self.is_ending) {
+            let wait = Duration::from_nanos(schedule.next_ns().saturating_sub(now_ns));
+            if wait < SPIN.max(Alarm::TOLERANCE) {
+                return Ok(Some(Duration::ZERO));
+            }
+            let rings = alarm.set(wait, schedule.next_ns())?;
+            if !rings {
+                next_ns = next_ns.min(schedule.next_ns() - nanoseconds(Alarm::TOLERANCE));
+            }
+        }
+        Ok(Some(Duration::from_nanos(next_ns.saturating_sub(now_ns))))
+    }
+
+    /// Tells others how many operations have ended.
+    fn tell(&mut self) {
+        let (done, failed) = std::mem::take(&mut self.counted);
+        self.shared.done.fetch_add(done, Ordering::Relaxed);
+        self.shared.failed.fetch_add(failed, Ordering::Relaxed);
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Which of a client's links an operation takes.
+fn place_of(kind: Kind, links: usize) -> usize {
+    usize::from(kind == Kind::Get && links > 1)
+}
+
+fn register(poll: &Poll, stream: &mut TcpStream, number: usize, place: usize) -> io::Result<()> {
+    poll.registry().register(stream, Token(number * LINKS + place), Interest::READABLE | Interest::WRITABLE)
+}
+
+/// Begins a new connection; what is written before it stands goes out once it does.
+fn reconnect(poll: &Poll, link: &mut Link, number: usize, place: usize) -> io::Result<()> {
+    let mut stream = TcpStream::connect(link.address)?;
+    stream.set_nodelay(true)?;
+    register(poll, &mut stream, number, place)?;
+    link.stream = Some(stream);
+    open(link);
+    Ok(())
+}
+
+/// Makes the protocol's opening words the first to be sent.
+fn open(link: &mut Link) {
+    link.received.clear();
+    link.unsent.clear();
+    let Link { protocol, unsent, .. } = link;
+    protocol.open(unsent);
+}
+
+/// Sends as much as the socket takes, and keeps the rest.
+fn write(link: &mut Link, bytes: &[u8]) -> io::Result<()> {
+    let Some(stream) = &mut link.stream else {
+        return Err(io::ErrorKind::NotConnected.into());
+    };
+    if !link.unsent.is_empty() {
+        link.unsent.extend_from_slice(bytes);
+        let unsent = std::mem::take(&mut link.unsent);
+        return write_all_that_fits(stream, &unsent, &mut link.unsent);
+    }
+    write_all_that_fits(stream, bytes, &mut link.unsent)
+}
+
+fn write_all_that_fits(stream: &mut TcpStream, mut bytes: &[u8], rest: &mut Vec<u8>) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            // A connection that does not stand yet takes nothing either.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
+                rest.extend_from_slice(bytes);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

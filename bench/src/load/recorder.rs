@@ -1,0 +1,175 @@
+//! What one thread of the load saw: latencies in histograms, outcomes counted, each second by itself.
+
+use anyhow::{Context, Result};
+use hdrhistogram::{Counter, Histogram};
+
+use super::protocol::{Answer, Outcome};
+
+/// Latencies are told apart to a tenth of a per cent; those of single seconds, of which there may be many, to one.
+const DIGITS: u8 = 3;
+const DIGITS_OF_SECONDS: u8 = 2;
+
+/// Puts or gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Put,
+    Get,
+}
+
+/// One operation under way, in ns since the run began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flight {
+    pub kind: Kind,
+    /// When it should have been sent; in a closed loop, when it was.
+    pub intended_ns: u64,
+    pub sent_ns: u64,
+}
+
+/// The part of the run that is measured, in ns since it began.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub from_ns: u64,
+    pub until_ns: u64,
+}
+
+impl Window {
+    pub(super) fn contains(&self, ns: u64) -> bool {
+        (self.from_ns..self.until_ns).contains(&ns)
+    }
+}
+
+/// The operations of one kind that were due within the window, however long they took.
+#[derive(Debug, Clone)]
+pub(super) struct KindRecord {
+    /// From sending to the whole answer.
+    pub service_ns: Histogram<u64>,
+    /// From when it should have been sent to the whole answer.
+    pub response_ns: Histogram<u64>,
+    pub outcomes: [u64; Outcome::ALL.len()],
+    /// Done within the window, whenever they were due: what throughput is computed from.
+    pub done_within: u64,
+}
+
+/// What was answered within one second of the window.
+#[derive(Debug, Clone)]
+pub(super) struct Second {
+    pub puts: u64,
+    pub gets: u64,
+    pub failures: u64,
+    pub response_us: Histogram<u32>,
+}
+
+/// What one thread saw.
+#[derive(Debug, Clone)]
+pub(super) struct Recorder {
+    window: Window,
+    /// Whether response times differ from service times.
+    is_open_loop: bool,
+    pub puts: KindRecord,
+    pub gets: KindRecord,
+    pub seconds: Vec<Second>,
+    /// What the first operation without success met.
+    pub first_failure: Option<String>,
+    /// Operations that were due and never sent.
+    pub unsent: u64,
+    /// The longest time by which an operation was sent late, in ns.
+    pub late_ns_max: u64,
+}
+
+impl Recorder {
+    /// # Errors
+    /// Never with the bounds above; the histogram's constructor is one that can fail.
+    pub(super) fn new(window: Window, is_open_loop: bool) -> Result<Self> {
+        let kind = KindRecord {
+            service_ns: histogram(DIGITS)?,
+            response_ns: histogram(DIGITS)?,
+            outcomes: [0; Outcome::ALL.len()],
+            done_within: 0,
+        };
+        let second = Second { puts: 0, gets: 0, failures: 0, response_us: histogram(DIGITS_OF_SECONDS)? };
+        let seconds = (window.until_ns - window.from_ns).div_ceil(1_000_000_000);
+        Ok(Self {
+            window,
+            is_open_loop,
+            puts: kind.clone(),
+            gets: kind,
+            seconds: vec![second; usize::try_from(seconds).context("failed to make room for so many seconds")?],
+            first_failure: None,
+            unsent: 0,
+            late_ns_max: 0,
+        })
+    }
+
+    /// Counts an answered operation.
+    pub(super) fn answered(&mut self, flight: Flight, now_ns: u64, answer: Answer) {
+        self.ended(flight, now_ns, answer.outcome, || answer.words.unwrap_or_default());
+    }
+
+    /// Counts an operation, however it ended.
+    pub(super) fn ended(&mut self, flight: Flight, now_ns: u64, outcome: Outcome, words: impl FnOnce() -> String) {
+        let Flight { kind, intended_ns, sent_ns } = flight;
+        let is_done = matches!(outcome, Outcome::Ok | Outcome::NotFound);
+        let response_ns = now_ns.saturating_sub(intended_ns);
+        let of_kind = if kind == Kind::Put { &mut self.puts } else { &mut self.gets };
+        if self.window.contains(intended_ns) {
+            of_kind.outcomes[outcome as usize] += 1;
+            if is_done {
+                record(&mut of_kind.service_ns, now_ns.saturating_sub(sent_ns));
+                if self.is_open_loop {
+                    record(&mut of_kind.response_ns, response_ns);
+                    self.late_ns_max = self.late_ns_max.max(sent_ns.saturating_sub(intended_ns));
+                }
+            }
+        }
+        if !is_done {
+            self.first_failure.get_or_insert_with(words);
+        }
+        if !self.window.contains(now_ns) {
+            return;
+        }
+        of_kind.done_within += u64::from(is_done);
+        let index = (now_ns - self.window.from_ns) / 1_000_000_000;
+        if let Some(second) = usize::try_from(index).ok().and_then(|index| self.seconds.get_mut(index)) {
+            match (is_done, kind) {
+                (false, _) => second.failures += 1,
+                (true, Kind::Put) => second.puts += 1,
+                (true, Kind::Get) => second.gets += 1,
+            }
+            if is_done {
+                record(&mut second.response_us, response_ns / 1_000);
+            }
+        }
+    }
+
+    /// Takes in what another thread saw of the same window.
+    pub(super) fn merge(&mut self, other: Self) -> Result<()> {
+        for (mine, theirs) in [(&mut self.puts, other.puts), (&mut self.gets, other.gets)] {
+            mine.service_ns.add(&theirs.service_ns).context("failed to add up latencies")?;
+            mine.response_ns.add(&theirs.response_ns).context("failed to add up latencies")?;
+            mine.done_within += theirs.done_within;
+            for (mine, theirs) in mine.outcomes.iter_mut().zip(theirs.outcomes) {
+                *mine += theirs;
+            }
+        }
+        for (mine, theirs) in self.seconds.iter_mut().zip(other.seconds) {
+            mine.puts += theirs.puts;
+            mine.gets += theirs.gets;
+            mine.failures += theirs.failures;
+            mine.response_us.add(&theirs.response_us).context("failed to add up latencies")?;
+        }
+        self.first_failure = self.first_failure.take().or(other.first_failure);
+        self.unsent += other.unsent;
+        self.late_ns_max = self.late_ns_max.max(other.late_ns_max);
+        Ok(())
+    }
+}
+
+/// An empty histogram, which grows with what it sees: seconds are many, and most see nothing long.
+fn histogram<C: Counter>(digits: u8) -> Result<Histogram<C>> {
+    Histogram::new(digits).context("failed to make a histogram")
+}
+
+fn record<C: Counter>(histogram: &mut Histogram<C>, value: u64) {
+    // A histogram that grows takes every value up to 2^62: no latency is longer.
+    let _ = histogram.record(value);
+}

@@ -1,0 +1,98 @@
+//! The files of a run: `load.json` with everything, `load.csv` second by second, `load.png` and `load.svg`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use super::{Latencies, LoadReport, SecondReport, text::settings_line};
+use crate::chart::{Chart, Panel, Scale, Series};
+
+/// Writes every file into `directory`, and returns their paths.
+///
+/// # Errors
+/// When a file cannot be made; those before it are there.
+pub fn export_all(report: &LoadReport, directory: &Path) -> Result<Vec<PathBuf>> {
+    let chart = chart(report);
+    let mut json = serde_json::to_vec_pretty(report).context("failed to render load.json")?;
+    json.push(b'\n');
+    let files = [
+        ("load.png", chart.png().context("failed to render load.png")?),
+        ("load.svg", chart.svg().into_bytes()),
+        ("load.csv", csv(report).into_bytes()),
+        ("load.json", json),
+    ];
+    write_all(directory, files)
+}
+
+/// Writes files by name.
+pub(crate) fn write_all(
+    directory: &Path,
+    files: impl IntoIterator<Item = (impl AsRef<Path>, Vec<u8>)>,
+) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for (name, content) in files {
+        let path = directory.join(name);
+        fs::write(&path, content).with_context(|| format!("failed to write {}", path.display()))?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// Throughput and latency over time.
+fn chart(report: &LoadReport) -> Chart {
+    let over_time = |value: &dyn Fn(&SecondReport) -> Option<f64>| -> Vec<(f64, f64)> {
+        report.seconds.iter().filter_map(|second| Some((second.at_s as f64, value(second)?))).collect()
+    };
+    let latency = |name: &str, value: fn(&Latencies) -> f64| Series {
+        name: name.to_owned(),
+        points: over_time(&|second| second.latency.as_ref().map(value)),
+    };
+    let mut throughput = Vec::new();
+    if report.puts.is_some() {
+        throughput.push(Series { name: "puts".into(), points: over_time(&|second| Some(second.puts as f64)) });
+    }
+    if report.gets.is_some() {
+        throughput.push(Series { name: "gets".into(), points: over_time(&|second| Some(second.gets as f64)) });
+    }
+    if report.seconds.iter().any(|second| second.failures > 0) {
+        throughput.push(Series { name: "failed".into(), points: over_time(&|second| Some(second.failures as f64)) });
+    }
+    let panel = |title: &str, y_name: &str, series| Panel {
+        title: title.to_owned(),
+        x_name: "seconds since the measurement began".to_owned(),
+        x_scale: Scale::Linear,
+        y_name: y_name.to_owned(),
+        series,
+    };
+    let latencies = vec![
+        latency("p50", |latency| latency.p50_ms),
+        latency("p90", |latency| latency.p90_ms),
+        latency("p99", |latency| latency.p99_ms),
+    ];
+    Chart {
+        title: "Throughput and latency over time".to_owned(),
+        subtitles: vec![report.target.clone(), settings_line(&report.settings)],
+        panels: vec![
+            panel("Throughput", "operations per second", throughput),
+            panel("Latency of what was answered in each second", "ms", latencies),
+        ],
+    }
+}
+
+/// One line per second; a second in which nothing was done has no latency.
+fn csv(report: &LoadReport) -> String {
+    let mut text = "at_s,puts,gets,failures,mean_ms,p50_ms,p90_ms,p99_ms,p999_ms,max_ms\n".to_owned();
+    for SecondReport { at_s, puts, gets, failures, latency } in &report.seconds {
+        let latencies = latency.map_or_else(
+            || ",".repeat(5),
+            |Latencies { count: _, mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms }| {
+                [mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms].map(|ms| format!("{ms:.3}")).join(",")
+            },
+        );
+        text.push_str(&format!("{at_s},{puts},{gets},{failures},{latencies}\n"));
+    }
+    text
+}

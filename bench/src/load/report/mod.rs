@@ -1,0 +1,205 @@
+//! What a run of the load found, for people and programs.
+
+mod files;
+mod text;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hdrhistogram::{Counter, Histogram};
+use serde::Serialize;
+
+pub use self::{files::export_all, text::text};
+pub(crate) use self::{files::write_all, text::align};
+use super::{
+    LoadOptions, LoadTarget, Pace,
+    cpu::ProcessorTime,
+    protocol::Outcome,
+    recorder::{KindRecord, Recorder, Second},
+};
+
+/// Everything about a run; `load.json` is this, field by field.
+#[derive(Debug, Clone, Serialize)]
+pub struct LoadReport {
+    /// When it began, RFC 3339, UTC.
+    pub started_at: String,
+    /// Version of kv-bench.
+    pub bench_version: String,
+    /// What was under load.
+    pub target: String,
+    /// What was asked for.
+    pub settings: LoadOptions,
+    /// How long was measured, in ms: less than asked for when interrupted.
+    pub measured_ms: f64,
+    /// The writes, where there were any.
+    pub puts: Option<KindReport>,
+    /// The reads, where there were any.
+    pub gets: Option<KindReport>,
+    /// Processor time for each operation, where the processes run on this machine.
+    pub cpu: Option<CpuReport>,
+    /// Second by second.
+    pub seconds: Vec<SecondReport>,
+    /// What the first operation without success met.
+    pub first_failure: Option<String>,
+    /// Operations of an open loop that were due and that no client became free for.
+    pub unsent: u64,
+    /// The longest time by which an operation of an open loop was sent late, in ms.
+    pub late_ms_max: f64,
+    /// Whether it was stopped before its end.
+    pub interrupted: bool,
+}
+
+/// All operations of one kind.
+#[derive(Debug, Clone, Serialize)]
+pub struct KindReport {
+    /// Done in the measured time, for each of its seconds.
+    pub per_second: f64,
+    /// How those ended that were due in the measured time; none is left out.
+    pub outcomes: BTreeMap<Outcome, u64>,
+    /// From sending to the whole answer, of those that were done.
+    pub service: Option<Latencies>,
+    /// From when it was due to the whole answer: what a user of a system at this rate sees. Open loop alone.
+    pub response: Option<Latencies>,
+}
+
+/// A distribution of latencies, in ms.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Latencies {
+    /// How many.
+    pub count: u64,
+    /// Arithmetic mean.
+    pub mean_ms: f64,
+    /// Median.
+    pub p50_ms: f64,
+    /// 90 % are at or below.
+    pub p90_ms: f64,
+    /// 99 % are at or below.
+    pub p99_ms: f64,
+    /// 99.9 % are at or below.
+    pub p999_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
+}
+
+impl Latencies {
+    /// `None` of nothing; `unit_ms` is what one step of the histogram means.
+    fn of<C: Counter>(histogram: &Histogram<C>, unit_ms: f64) -> Option<Self> {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 * unit_ms;
+        (!histogram.is_empty()).then(|| Self {
+            count: histogram.len(),
+            mean_ms: histogram.mean() * unit_ms,
+            p50_ms: at(0.5),
+            p90_ms: at(0.9),
+            p99_ms: at(0.99),
+            p999_ms: at(0.999),
+            max_ms: histogram.max() as f64 * unit_ms,
+        })
+    }
+}
+
+/// Processor time for each operation that was done.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CpuReport {
+    /// Of the leader.
+    pub leader: Option<ProcessorTime>,
+    /// Of all followers together.
+    pub followers: Option<ProcessorTime>,
+    /// Of the load itself.
+    pub load: ProcessorTime,
+}
+
+/// What was answered in one second.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SecondReport {
+    /// When it began, in s since the measurement did.
+    pub at_s: usize,
+    /// Writes done.
+    pub puts: u64,
+    /// Reads done.
+    pub gets: u64,
+    /// Operations that failed.
+    pub failures: u64,
+    /// Latencies of what was done, counted from when it was due.
+    pub latency: Option<Latencies>,
+}
+
+impl LoadReport {
+    pub(super) fn new(
+        started_at: String,
+        target: &LoadTarget,
+        options: &LoadOptions,
+        measured: Duration,
+        recorder: Recorder,
+        cpu: Option<CpuReport>,
+        interrupted: bool,
+    ) -> Self {
+        let Recorder { puts, gets, seconds, first_failure, unsent, late_ns_max, .. } = recorder;
+        let is_open_loop = matches!(options.pace, Pace::Open { .. });
+        // The last second of an interrupted run is no whole one.
+        let whole_seconds = measured.as_secs_f64().ceil() as usize;
+        Self {
+            started_at,
+            bench_version: env!("CARGO_PKG_VERSION").to_owned(),
+            target: target.description.clone(),
+            settings: options.clone(),
+            measured_ms: measured.as_secs_f64() * 1e3,
+            puts: KindReport::of(&puts, measured, is_open_loop),
+            gets: KindReport::of(&gets, measured, is_open_loop),
+            cpu,
+            seconds: seconds.iter().take(whole_seconds).enumerate().map(SecondReport::of).collect(),
+            first_failure,
+            unsent,
+            late_ms_max: late_ns_max as f64 / 1e6,
+            interrupted,
+        }
+    }
+
+    /// Puts and gets done in each second of the measured time.
+    pub fn per_second(&self) -> f64 {
+        [&self.puts, &self.gets].into_iter().flatten().map(|kind| kind.per_second).sum()
+    }
+
+    /// One line on what was asked for.
+    pub fn settings_line(&self) -> String {
+        text::settings_line(&self.settings)
+    }
+
+    /// How many failed, puts and gets together.
+    pub fn failures(&self) -> u64 {
+        [&self.puts, &self.gets].into_iter().flatten().map(KindReport::failures).sum()
+    }
+
+    /// How many operations ended so, puts and gets together.
+    pub fn count(&self, outcome: Outcome) -> u64 {
+        [&self.puts, &self.gets].into_iter().flatten().filter_map(|kind| kind.outcomes.get(&outcome)).sum()
+    }
+}
+
+impl KindReport {
+    fn of(record: &KindRecord, measured: Duration, is_open_loop: bool) -> Option<Self> {
+        const NS_MS: f64 = 1e-6;
+        let outcomes: BTreeMap<Outcome, u64> =
+            Outcome::ALL.into_iter().map(|outcome| (outcome, record.outcomes[outcome as usize])).collect();
+        let any = record.done_within > 0 || outcomes.values().any(|count| *count > 0);
+        any.then(|| Self {
+            per_second: record.done_within as f64 / measured.as_secs_f64(),
+            outcomes,
+            service: Latencies::of(&record.service_ns, NS_MS),
+            response: is_open_loop.then(|| Latencies::of(&record.response_ns, NS_MS)).flatten(),
+        })
+    }
+
+    /// How many failed.
+    pub fn failures(&self) -> u64 {
+        let is_failure = |outcome: Outcome| !matches!(outcome, Outcome::Ok | Outcome::NotFound);
+        self.outcomes.iter().filter(|(outcome, _)| is_failure(**outcome)).map(|(_, count)| count).sum()
+    }
+}
+
+impl SecondReport {
+    fn of((at_s, second): (usize, &Second)) -> Self {
+        const US_MS: f64 = 1e-3;
+        let Second { puts, gets, failures, response_us } = second;
+        let latency = Latencies::of(response_us, US_MS);
+        Self { at_s, puts: *puts, gets: *gets, failures: *failures, latency }
+    }
+}

@@ -1,0 +1,220 @@
+//! One run: connections, every key once where reads need them, warm-up, measurement, and what came of it.
+
+use std::{
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, Result, bail};
+use rand::{SeedableRng, rngs::StdRng};
+
+use super::{
+    LoadOptions, LoadReport, Pace,
+    cpu::ProcessorTime,
+    engine::{Client, Engine, Shared},
+    operations::Operations,
+    protocol::Outcome,
+    recorder::{Recorder, Window},
+    report::CpuReport,
+    schedule::Schedule,
+    target::{LoadTarget, Processes},
+};
+
+/// How often the run is looked at while it goes on.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Clients that write every key once.
+const PRELOAD_CONNECTIONS: usize = 64;
+/// A preload that takes longer is an error.
+const PRELOAD_TIME_MAX: Duration = Duration::from_secs(3_600);
+
+/// Looks at a run while it goes on.
+pub trait Observer {
+    /// Operations done and failed since it began; called a few times a second.
+    fn progress(&mut self, stage: &str, elapsed: Duration, done: u64, failed: u64);
+
+    /// Whether the run should end.
+    fn is_stopped(&self) -> bool;
+}
+
+/// Puts `target` under the load that `options` describe. Blocks until the end.
+///
+/// # Errors
+/// When no connection can be opened, or the system fails the load itself; requests that fail are part of the report.
+pub fn run(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer) -> Result<LoadReport> {
+    let started_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    if options.reads > 0.0 {
+        preload(target, options, observer)?;
+    }
+    let clients = target.connect(options.connections, options.reads, options.read_from)?;
+    let window = Window {
+        from_ns: nanoseconds(options.warmup),
+        until_ns: nanoseconds(options.warmup) + nanoseconds(options.duration),
+    };
+    let shared = Shared::default();
+    let begin = Instant::now();
+    let engines = engines(clients, options, window, begin, &shared);
+    let (recorder, used) = thread::scope(|scope| -> Result<_> {
+        let threads: Vec<_> = engines.into_iter().map(|engine| scope.spawn(move || engine.run())).collect();
+        let used =
+            watch(target, options, begin, &shared, observer, || threads.iter().all(|thread| thread.is_finished()));
+        shared.stop.store(true, Ordering::Relaxed);
+        let mut merged: Option<Recorder> = None;
+        for thread in threads {
+            let recorder = thread.join().map_err(|_| anyhow::anyhow!("failed to run a thread of the load"))??;
+            match &mut merged {
+                Some(merged) => merged.merge(recorder)?,
+                None => merged = Some(recorder),
+            }
+        }
+        Ok((merged.context("failed to run without a thread")?, used))
+    })?;
+    let measured = used.measured.min(options.duration);
+    if measured.is_zero() {
+        bail!("interrupted before anything was measured");
+    }
+    let operations = recorder.puts.done_within + recorder.gets.done_within;
+    let cpu = used.cpu(operations);
+    Ok(LoadReport::new(started_at, target, options, measured, recorder, cpu, observer.is_stopped()))
+}
+
+fn engines<'a>(
+    clients: Vec<Client>,
+    options: &LoadOptions,
+    window: Window,
+    begin: Instant,
+    shared: &'a Shared,
+) -> Vec<Engine<'a>> {
+    let threads = options.threads.min(clients.len()).max(1);
+    let mut shares: Vec<Vec<Client>> = (0..threads).map(|_| Vec::new()).collect();
+    for (number, client) in clients.into_iter().enumerate() {
+        shares[number % threads].push(client);
+    }
+    let engine = |(share, clients): (usize, Vec<Client>)| {
+        let LoadOptions { pace, reads, distribution, keys, value_size_bytes, seed, request_timeout, .. } = *options;
+        let seed = seed.wrapping_add(share as u64);
+        let schedule = match pace {
+            Pace::Closed => None,
+            Pace::Open { rate, arrivals } => {
+                let mut random = StdRng::seed_from_u64(seed);
+                Some(Schedule::new(arrivals, rate, share, threads, &mut random))
+            }
+        };
+        let operations = Operations::mix(reads, distribution, keys, value_size_bytes, seed);
+        Engine { clients, operations, schedule, window, request_timeout, begin, shared }
+    };
+    shares.into_iter().enumerate().map(engine).collect()
+}
+
+/// Writes every key once, so that reads find something.
+fn preload(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer) -> Result<()> {
+    let LoadOptions { keys, value_size_bytes, seed, request_timeout, .. } = *options;
+    let connections = usize::try_from(keys).unwrap_or(usize::MAX).min(PRELOAD_CONNECTIONS);
+    let clients = target.connect(connections, 0.0, options.read_from)?;
+    let shared = Shared::default();
+    let begin = Instant::now();
+    // Its own figures are not looked at; only its outcomes are.
+    let window = Window { from_ns: 0, until_ns: nanoseconds(PRELOAD_TIME_MAX) };
+    let operations = Operations::each_once(keys, value_size_bytes, seed);
+    let engine = Engine { clients, operations, schedule: None, window, request_timeout, begin, shared: &shared };
+    let recorder = thread::scope(|scope| {
+        let thread = scope.spawn(move || engine.run());
+        while !thread.is_finished() {
+            thread::sleep(LOOK_INTERVAL);
+            tell(observer, "writing every key once", begin, &shared);
+        }
+        thread.join().map_err(|_| anyhow::anyhow!("failed to run a thread of the load"))?
+    })?;
+    let done = recorder.puts.outcomes[Outcome::Ok as usize];
+    if done != keys && !observer.is_stopped() {
+        let failure = recorder.first_failure.unwrap_or_else(|| "time is up".to_owned());
+        bail!("failed to write every key once before reading: {} of {keys} writes failed: {failure}", keys - done);
+    }
+    Ok(())
+}
+
+fn tell(observer: &mut dyn Observer, stage: &str, begin: Instant, shared: &Shared) {
+    let (done, failed) = (shared.done.load(Ordering::Relaxed), shared.failed.load(Ordering::Relaxed));
+    observer.progress(stage, begin.elapsed(), done, failed);
+    if observer.is_stopped() {
+        shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Processor time of everyone at the edges of the window.
+struct Used {
+    before: Option<Usage>,
+    after: Option<Usage>,
+    measured: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    leader: Option<ProcessorTime>,
+    followers: Option<ProcessorTime>,
+    load: Option<ProcessorTime>,
+}
+
+impl Usage {
+    fn now(processes: &Processes) -> Self {
+        let Processes { leader, followers } = processes;
+        Self {
+            leader: leader.and_then(ProcessorTime::of_process),
+            followers: (!followers.is_empty()).then(|| ProcessorTime::of_processes(followers)).flatten(),
+            load: ProcessorTime::of_this_process(),
+        }
+    }
+}
+
+impl Used {
+    fn cpu(&self, operations: u64) -> Option<CpuReport> {
+        let (before, after) = (self.before?, self.after?);
+        let each = |of: fn(&Usage) -> Option<ProcessorTime>| of(&after)?.since(of(&before)?, operations);
+        let load = each(|usage| usage.load)?;
+        Some(CpuReport { leader: each(|usage| usage.leader), followers: each(|usage| usage.followers), load })
+    }
+}
+
+/// Waits through the run; takes the processor times when the window begins and when it ends.
+fn watch(
+    target: &LoadTarget,
+    options: &LoadOptions,
+    begin: Instant,
+    shared: &Shared,
+    observer: &mut dyn Observer,
+    is_finished: impl Fn() -> bool,
+) -> Used {
+    let (from, until) = (options.warmup, options.warmup + options.duration);
+    let mut used = Used { before: None, after: None, measured: Duration::ZERO };
+    while !is_finished() {
+        let elapsed = begin.elapsed();
+        if used.before.is_none() && elapsed >= from {
+            used.before = Some(Usage::now(&target.processes));
+        }
+        let is_over = elapsed >= until || shared.stop.load(Ordering::Relaxed);
+        if used.after.is_none() && is_over && used.before.is_some() {
+            used.after = Some(Usage::now(&target.processes));
+            used.measured = elapsed.saturating_sub(from);
+        }
+        let stage = if used.before.is_none() {
+            "warming up"
+        } else if used.after.is_none() {
+            "measuring"
+        } else {
+            "waiting for the last answers"
+        };
+        tell(observer, stage, begin, shared);
+        let next_edge = if used.before.is_none() { from } else { until };
+        let wait = next_edge.saturating_sub(begin.elapsed());
+        thread::sleep(if wait.is_zero() { LOOK_INTERVAL } else { wait.min(LOOK_INTERVAL) });
+    }
+    if used.after.is_none() && used.before.is_some() {
+        used.after = Some(Usage::now(&target.processes));
+        used.measured = begin.elapsed().saturating_sub(from);
+    }
+    used
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
