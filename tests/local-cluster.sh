@@ -5,7 +5,7 @@
 #   tests/local-cluster.sh COMMAND [ARGUMENT...]
 #
 # WRITE_QUORUM (3), MIN_DELAY_MS and the other settings of kv-node reach the leader from the environment. KV_NODE names
-# the program (target/release/kv-node).
+# the program (target/release/kv-node); LEADER_UNDER may name a command to run the leader under, such as a profiler.
 set -euo pipefail
 
 [ $# -gt 0 ] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
@@ -40,7 +40,8 @@ for i in 1 2 3 4 5; do
   ROLE=follower NODE_NAME=follower$i PORT=800$i "$node" >"$logs/follower$i.log" 2>&1 &
   pids+=($!)
 done
-ROLE=leader NODE_NAME=leader PORT=8000 FOLLOWERS=$followers WRITE_QUORUM=${WRITE_QUORUM:-3} "$node" >"$logs/leader.log" 2>&1 &
+# shellcheck disable=SC2086 # several words
+ROLE=leader NODE_NAME=leader PORT=8000 FOLLOWERS=$followers WRITE_QUORUM=${WRITE_QUORUM:-3} ${LEADER_UNDER:-} "$node" >"$logs/leader.log" 2>&1 &
 pids+=($!)
 
 for port in 8000 8001 8002 8003 8004 8005; do

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# How many instructions the leader's program takes for a write (W = 3 of 5, no delay, in memory), and in which functions:
+# a figure that a busy machine does not move. Needs valgrind and release builds of kv-node and kv-bench.
+#
+#   tests/instructions.sh [CONNECTIONS] [SECONDS]       default 64 and 4; the table ends in target/instructions.txt
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "${1:-}" != measure ]; then
+  out=target/callgrind.out
+  rm -f "$out"
+  export LEADER_UNDER="valgrind --quiet --tool=callgrind --instr-atstart=no --callgrind-out-file=$out"
+  MAX_DELAY_MS=0 LOG_LEVEL=warn tests/local-cluster.sh tests/instructions.sh measure "${1:-64}" "${2:-4}"
+  writes=$(cat target/instructions.writes)
+  callgrind_annotate --threshold=99 "$out" >target/callgrind.txt
+  awk -v writes="$writes" '
+    /PROGRAM TOTALS/ { gsub(",", "", $1); printf "%d writes, %.0f instructions each\n\n", writes, $1 / writes }
+    /^ *[0-9,]+ \(/ && !/PROGRAM/ { count = $1; gsub(",", "", count); $1 = ""; sub(/^ *\([^)]*\) */, ""); printf "%7.0f  %s\n", count / writes, $0 }
+  ' target/callgrind.txt >target/instructions.txt
+  head -25 target/instructions.txt
+  exit
+fi
+
+load() { target/release/kv-bench load --leader http://127.0.0.1:8000 --connections "$1" --warmup-seconds 0 --seconds "$2" --out target/instructions; }
+committed() { curl -sf http://127.0.0.1:8000/status | jq .writes.committed; }
+load "$2" 1 >/dev/null
+leader=$(pgrep -f 'callgrind --instr-atstart=no' | head -1)
+callgrind_control -i on "$leader" >/dev/null
+before=$(committed)
+load "$2" "$3" >/dev/null
+echo $(($(committed) - before)) >target/instructions.writes
