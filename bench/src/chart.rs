@@ -17,6 +17,8 @@ const GRID: &str = "#e3e6ea";
 const COLORS: [&str; 5] = ["#0068ad", "#d98200", "#007a5e", "#b5321c", "#7a4fa3"];
 /// Beyond this many points a line alone is clearer.
 const DOTS_MAX: usize = 40;
+/// So few whole places are marked themselves, in place of round steps.
+const MARKED_MAX: usize = 12;
 
 /// A picture of several panels.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +31,7 @@ pub struct Chart {
     pub panels: Vec<Panel>,
 }
 
-/// One coordinate system; the vertical axis begins at 0.
+/// One coordinate system; a linear vertical axis begins at 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Panel {
     /// Above it.
@@ -40,16 +42,18 @@ pub struct Panel {
     pub x_scale: Scale,
     /// Name and unit of the vertical axis.
     pub y_name: String,
+    /// How the vertical axis is divided.
+    pub y_scale: Scale,
     /// The lines.
     pub series: Vec<Series>,
 }
 
-/// How the horizontal axis is divided.
+/// How an axis is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
     /// Equal steps.
     Linear,
-    /// Equal factors; every measured place is marked.
+    /// Equal factors; on the horizontal axis every measured place is marked.
     Logarithmic,
 }
 
@@ -90,26 +94,23 @@ impl Chart {
 impl Panel {
     fn draw(&self, svg: &mut Svg, left: f64) {
         let all = || self.series.iter().flat_map(|series| &series.points);
-        let highest = all().map(|point| point.1).fold(0.0, f64::max).max(1e-9) * 1.04;
-        let step = tick_step(highest);
-        let top = (highest / step).ceil() * step;
-        let y = |value: f64| TOP + PANEL_HEIGHT * (1.0 - value / top);
+        let vertical = Vertical::new(self.y_scale, all().map(|point| point.1));
+        let y = |value: f64| TOP + PANEL_HEIGHT * (1.0 - vertical.place(value));
+        let bottom = TOP + PANEL_HEIGHT;
         let axis = Horizontal::new(self.x_scale, all().map(|point| point.0));
         let x = |value: f64| left + PANEL_WIDTH * axis.place(value);
 
-        let mut tick = 0.0;
-        while tick <= top * 1.0001 {
-            let color = if tick == 0.0 { MUTED } else { GRID };
-            svg.line((left, y(tick)), (left + PANEL_WIDTH, y(tick)), Stroke { color, width: 1.2, dashes: "" });
-            svg.text((left - 10.0, y(tick) + 5.0), &number(tick, step), style(14.0, MUTED, Anchor::End));
-            tick += step;
+        for (place, (value, label)) in vertical.ticks().into_iter().enumerate() {
+            let color = if place == 0 { MUTED } else { GRID };
+            svg.line((left, y(value)), (left + PANEL_WIDTH, y(value)), Stroke { color, width: 1.2, dashes: "" });
+            svg.text((left - 10.0, y(value) + 5.0), &label, style(14.0, MUTED, Anchor::End));
         }
         let mut last_label = f64::NEG_INFINITY;
         for (value, label) in axis.ticks() {
             let at = x(value);
-            svg.line((at, y(0.0)), (at, y(0.0) + 6.0), Stroke { color: MUTED, width: 1.2, dashes: "" });
-            if at - last_label >= 44.0 {
-                svg.text((at, y(0.0) + 24.0), &label, style(14.0, MUTED, Anchor::Middle));
+            svg.line((at, bottom), (at, bottom + 6.0), Stroke { color: MUTED, width: 1.2, dashes: "" });
+            if at - last_label >= 34.0 {
+                svg.text((at, bottom + 24.0), &label, style(14.0, MUTED, Anchor::Middle));
                 last_label = at;
             }
         }
@@ -128,6 +129,54 @@ impl Panel {
             svg.line((legend, TOP - 20.0), (legend + 22.0, TOP - 20.0), Stroke { color, width: 3.0, dashes: "" });
             svg.text((legend + 28.0, TOP - 15.0), &series.name, style(14.0, INK, Anchor::Start));
             legend += 56.0 + 8.2 * series.name.chars().count() as f64;
+        }
+    }
+}
+
+/// The vertical axis: from values to places between 0 and 1.
+struct Vertical {
+    scale: Scale,
+    low: f64,
+    high: f64,
+    step: f64,
+}
+
+impl Vertical {
+    fn new(scale: Scale, values: impl Iterator<Item = f64>) -> Self {
+        let positive: Vec<f64> = values.filter(|value| *value > 0.0).collect();
+        let highest = positive.iter().copied().fold(1e-9, f64::max);
+        match scale {
+            Scale::Linear => {
+                let step = tick_step(highest * 1.04);
+                Self { scale, low: 0.0, high: (highest * 1.04 / step).ceil() * step, step }
+            }
+            Scale::Logarithmic => {
+                // Whole powers of ten, so that there are always two.
+                let power = |value: f64| value.log10().floor();
+                let lowest = positive.iter().copied().fold(highest, f64::min);
+                Self { scale, low: 10_f64.powf(power(lowest)), high: 10_f64.powf(power(highest) + 1.0), step: 10.0 }
+            }
+        }
+    }
+
+    fn place(&self, value: f64) -> f64 {
+        match self.scale {
+            Scale::Linear => value / self.high,
+            Scale::Logarithmic => (value.max(self.low) / self.low).ln() / (self.high / self.low).ln(),
+        }
+    }
+
+    fn ticks(&self) -> Vec<(f64, String)> {
+        let Self { scale, low, high, step } = *self;
+        match scale {
+            Scale::Linear => {
+                let count = (high / step).round() as usize;
+                (0..=count).map(|place| place as f64 * step).map(|value| (value, number(value, step))).collect()
+            }
+            Scale::Logarithmic => {
+                let powers = (high / low).log10().round() as i32;
+                (0..=powers).map(|power| low * step.powi(power)).map(|value| (value, number(value, value))).collect()
+            }
         }
     }
 }
@@ -164,6 +213,11 @@ impl Horizontal {
     fn ticks(&self) -> Vec<(f64, String)> {
         match self.scale {
             Scale::Logarithmic => self.measured.iter().map(|value| (*value, short(*value))).collect(),
+            Scale::Linear
+                if self.measured.len() <= MARKED_MAX && self.measured.iter().all(|value| value.fract() == 0.0) =>
+            {
+                self.measured.iter().map(|value| (*value, format!("{value}"))).collect()
+            }
             Scale::Linear => {
                 let step = tick_step((self.high - self.low).max(1e-9));
                 let count = ((self.high - self.low) / step).floor() as usize;
@@ -216,6 +270,7 @@ mod tests {
             x_name: "value size in bytes".into(),
             x_scale: scale,
             y_name: format!("{name} in ms"),
+            y_scale: scale,
             series: vec![
                 Series { name: "p50".into(), points: points.clone() },
                 Series { name: "p99".into(), points: vec![] },

@@ -155,6 +155,8 @@ impl Curve {
             x_name: x_name.to_owned(),
             x_scale,
             y_name: y_name.to_owned(),
+            // Over four powers of ten of size everything but the largest would lie on the axis.
+            y_scale: if self.by == Dimension::ValueSize { Scale::Logarithmic } else { Scale::Linear },
             series: series.into_iter().filter(|series| !series.points.is_empty()).collect(),
         };
         let throughput = vec![series("done", &|point| Some(point.report.per_second()))];
@@ -167,10 +169,15 @@ impl Curve {
             series("p50", &|point| point.latency().map(|latency| latency.p50_ms)),
             series("p99", &|point| point.latency().map(|latency| latency.p99_ms)),
         ];
-        let told = |report: &LoadReport| vec![report.target.clone(), report.settings_line()];
+        let told = |point: &CurvePoint| {
+            let CurvePoint { value, report } = point;
+            format!("at {}: {}; {}", self.by.shown(*value), report.target, report.settings_line())
+        };
+        // The first and the last say between them what changes and what does not.
+        let ends = [self.points.first(), self.points.last()];
         Chart {
             title: format!("Throughput, processor time and latency by {x_name}"),
-            subtitles: self.points.last().map(|point| told(&point.report)).unwrap_or_default(),
+            subtitles: ends.into_iter().flatten().map(told).collect(),
             panels: vec![
                 panel("Throughput", "operations per second", throughput),
                 panel("Processor time", "µs per operation", cpu),

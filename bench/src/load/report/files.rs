@@ -65,6 +65,7 @@ fn chart(report: &LoadReport) -> Chart {
         x_name: "seconds since the measurement began".to_owned(),
         x_scale: Scale::Linear,
         y_name: y_name.to_owned(),
+        y_scale: Scale::Linear,
         series,
     };
     let latencies = vec![
