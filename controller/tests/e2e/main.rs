@@ -15,4 +15,5 @@ mod quorum;
 mod refused;
 mod repair;
 mod scale;
+mod sweep;
 mod writer;
