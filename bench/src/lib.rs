@@ -1,11 +1,11 @@
 //! What a write quorum costs, measured beside theory.
 //!
 //! A sweep flows through the modules in this order: [`cli`] reads what is asked for, [`target`] finds or starts the
-//! cluster ([`cluster`] runs nodes as processes, each of them [`node_command`]), [`runner`] sets one quorum after the
-//! other through the [`client`] and lets the [`workload`] write, [`analysis`] sets each run beside [`theory`] with the
-//! means of [`stats`], [`consistency`] compares the replicas, [`findings`] says what it means, and [`report`] writes it
-//! down. What a cluster can do at most, and at what price, is measured by [`load`], set beside
-//! other systems by [`compare`], and beside its own settings by [`curves`].
+//! cluster ([`cluster`] runs nodes as processes, each of them [`node_command`]), [`runner`] has one quorum after the other
+//! put in force by whoever is in [`control`], the leader or a KvCluster, and lets the [`workload`] write through the
+//! [`client`], [`analysis`] sets each run beside [`theory`] with the means of [`stats`], [`consistency`] compares the
+//! replicas, [`findings`] says what it means, and [`report`] writes it down. What a cluster can do at most, and at what
+//! price, is measured by [`load`], set beside other systems by [`compare`], and beside its own settings by [`curves`].
 
 pub mod analysis;
 pub mod chart;
@@ -14,6 +14,7 @@ pub mod client;
 pub mod cluster;
 pub mod compare;
 pub mod consistency;
+pub mod control;
 pub mod curves;
 pub mod findings;
 pub mod interrupt;

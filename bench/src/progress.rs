@@ -24,8 +24,9 @@ impl Progress {
 
     /// No bars.
     pub fn hidden() -> Self {
-        let spinner = ProgressBar::hidden();
-        Self { bars: MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()), spinner }
+        let bars = MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden());
+        let spinner = bars.add(ProgressBar::hidden());
+        Self { bars, spinner }
     }
 
     /// Shows what happens between the measurements.
@@ -152,6 +153,14 @@ const LOAD_TEMPLATE: &str = "{bar:32.cyan/dim} {percent:>3} %  {msg}";
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hidden_bar_can_be_used_as_a_shown_one() {
+        let progress = Progress::hidden();
+        progress.note("something");
+        let _bar = progress.quorum(1, 10);
+        progress.finish();
+    }
 
     #[test]
     fn the_template_is_valid() {

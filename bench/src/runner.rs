@@ -1,14 +1,14 @@
 //! The sweep: for each quorum set it live, see it in force, warm up, measure; then restore and compare the replicas.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use tokio::time::sleep;
 
 use crate::{
     analysis::QuorumReport,
     client::{ClusterConfig, ConfigChange, LeaderStatus, NodeClient},
     consistency,
+    control::Control,
     findings::{Finding, FindingKind},
     interrupt::Interrupt,
     progress::Progress,
@@ -18,11 +18,6 @@ use crate::{
     workload::{self, FAILURES_MAX, Run, Workload},
 };
 
-/// How long a change of settings may take to be in force.
-const CONFIG_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the leader may wait within one request for that.
-const CONFIG_WAIT: Duration = Duration::from_secs(5);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// What a write or the draining may take beyond the replication timeout, which the leader keeps itself.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -59,14 +54,15 @@ pub async fn sweep(
     let started_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let http = NodeClient::http(options.workload.concurrency)?;
     let leader = NodeClient::new(http.clone(), &target.leader_url, target.token.as_deref());
-    let original = leader.config().await?;
+    let config = leader.config().await?;
     let status = leader.status().await?;
-    let settings = settle(options, &original)?;
-    check_followers(target, &original)?;
+    let settings = settle(options, &config)?;
+    check_followers(target, &config)?;
+    let original = target.control.original(&config).await?;
 
     let mut quorums = Vec::new();
-    let measured = measure_all(&leader, &settings, interrupt, progress, &mut quorums).await;
-    let restored = restore(&leader, &original).await;
+    let measured = measure_all(&leader, &target.control, &settings, interrupt, progress, &mut quorums).await;
+    let restored = target.control.restore(&leader, original).await;
     let failure = match (measured, restored) {
         (Ok(()), Ok(())) => None,
         (Err(error), Ok(())) | (Ok(()), Err(error)) => Some(error),
@@ -136,6 +132,7 @@ fn check_followers(target: &Target, config: &ClusterConfig) -> Result<()> {
 
 async fn measure_all(
     leader: &NodeClient,
+    control: &Control,
     settings: &Settings,
     interrupt: &Interrupt,
     progress: &Progress,
@@ -146,7 +143,7 @@ async fn measure_all(
         progress.note(&format!("setting write quorum {write_quorum}"));
         let change = ConfigChange { write_quorum, min_delay_ms, max_delay_ms };
         tokio::select! {
-            applied = apply(leader, change) => applied?,
+            applied = control.apply(leader, change) => applied?,
             () = interrupt.requested() => return Ok(()),
         }
         warm_up(leader, settings, write_quorum, interrupt).await?;
@@ -183,41 +180,6 @@ async fn warm_up(leader: &NodeClient, settings: &Settings, write_quorum: u32, in
         bail!("failed to warm up at write quorum {write_quorum}: {failed} writes failed, the first with: {first}");
     }
     Ok(())
-}
-
-/// Sets the values and returns once the leader says that they are in force.
-async fn apply(leader: &NodeClient, change: ConfigChange) -> Result<()> {
-    let began = Instant::now();
-    leader
-        .change_config(change, CONFIG_WAIT)
-        .await
-        .with_context(|| format!("failed to set write quorum {}", change.write_quorum))?;
-    loop {
-        let config = leader.config().await?;
-        if change.is_in_force(&config) {
-            return Ok(());
-        }
-        if began.elapsed() > CONFIG_TIMEOUT {
-            let reason = config
-                .pending
-                .map_or_else(|| format!("write quorum {} is in force", config.write_quorum), |pending| pending.message);
-            let seconds = CONFIG_TIMEOUT.as_secs();
-            bail!("failed to bring write quorum {} into force within {seconds} s: {reason}", change.write_quorum);
-        }
-        sleep(POLL_INTERVAL).await;
-    }
-}
-
-/// Brings back what was in force before, unless it still is.
-async fn restore(leader: &NodeClient, original: &ClusterConfig) -> Result<()> {
-    let change = ConfigChange::from(original);
-    match leader.config().await {
-        Ok(config) if change.is_in_force(&config) => Ok(()),
-        _ => apply(leader, change).await.with_context(|| {
-            let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
-            format!("failed to restore write quorum {write_quorum} and delays of {min_delay_ms}-{max_delay_ms} ms")
-        }),
-    }
 }
 
 fn write_timeout(settings: &Settings) -> Duration {

@@ -114,9 +114,10 @@ fn work(
 ) -> anyhow::Result<impl Future<Output = ()>> {
     let namespace = settings.namespace();
     let config = Config::default().concurrency(settings.concurrency);
-    let controller =
-        Controller::new(api::<Guarded>(&client, namespace), watcher::Config::default()).with_config(config);
-    let clusters = controller.store();
+    let (clusters, writer) = reflector::store();
+    let watch = watcher(api::<Guarded>(&client, namespace), watcher::Config::default()).default_backoff();
+    let changes = reflector::reflector(writer, watch).applied_objects();
+    let controller = Controller::for_stream(without_errors(changes), clusters.clone()).with_config(config);
     let (accounts, controller) = watched(controller, &client, namespace);
     let (configs, controller) = watched(controller, &client, namespace);
     let (services, controller) = watched(controller, &client, namespace);
@@ -171,8 +172,7 @@ fn work(
     }))
 }
 
-// Keeps what has our label in a store, and lets every change of it reconcile the KvCluster it belongs to. Each watch has
-// a backoff of its own: one that fails does not hold up the others.
+// Keeps what has our label in a store, and lets every change of it reconcile the KvCluster it belongs to.
 fn watched<K>(
     controller: Controller<Guarded>,
     client: &Client,
@@ -198,7 +198,23 @@ where
     let (store, writer) = reflector::store();
     let ours = watcher::Config::default()
         .labels(&format!("app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/name={}", crate::build::APP));
-    (store, reflector::reflector(writer, watcher(api, ours).default_backoff()).touched_objects())
+    (store, without_errors(reflector::reflector(writer, watcher(api, ours).default_backoff()).touched_objects()))
+}
+
+// Each watch has a backoff of its own and goes on by itself. To kube's Controller an error would be a reason to hold up all
+// of them together, for longer with each one: after a restart of the API server, when every watch fails once, for minutes.
+fn without_errors<K>(
+    changes: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
+) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
+where
+    K: Resource<DynamicType = ()> + Send + 'static,
+{
+    changes.filter_map(|change| {
+        if let Err(error) = &change {
+            tracing::warn!(%error, kind = %K::kind(&()), "failed to watch");
+        }
+        std::future::ready(change.ok().map(Ok))
+    })
 }
 
 // By label and by owner: either may have been removed by hand.

@@ -8,7 +8,7 @@
 //! 6. [`status`]: what is reported; [`events`]: what is told. Written (client) only where they differ.
 //!
 //! A scale-up grows the StatefulSet first and then tells the leader; a scale-down tells the leader first, and the
-//! StatefulSet shrinks once the smaller number is in force: [`follower_pods`].
+//! StatefulSet shrinks once the leader has let go of those that leave: [`follower_pods`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -140,8 +140,10 @@ async fn one(cluster: &KvCluster, context: &Context) -> Result<Action, Error> {
     let (secret, token) = token(cluster, &validated, context).await?;
     let leader_pods = context.stores.pods_of(&validated.namespace, &validated.name, Component::Leader);
     let mut leader = context.leaders.observe(&leader_pods).await;
+    let existing = cached(&context.stores.stateful_sets, &validated.namespace, &names::followers(&validated.name));
+    let existing = existing.and_then(|set| set.spec.as_ref()?.replicas);
     let observed = Observed {
-        follower_pods: follower_pods(&validated, &leader, &previous),
+        follower_pods: follower_pods(&validated, &leader, &previous, existing),
         opened: previous.opened || leader.open().is_some(),
         token,
     };
@@ -174,24 +176,38 @@ async fn one(cluster: &KvCluster, context: &Context) -> Result<Action, Error> {
     Ok(Action::requeue(jittered(if settled { context.poll_interval } else { UNSETTLED })))
 }
 
-/// How many follower pods there have to be: as many as the spec says, and no fewer than count for a quorum at the leader
-/// or are about to. So a scale-down waits until the leader has the smaller number in force, and a leader that cannot be
-/// asked keeps all.
+/// How many follower pods there have to be: as many as the spec says, and before a scale-down is through, all that there
+/// are. It is through when the leader is open, has the smaller number in force with nothing on its way, and knows none of
+/// those that leave any more: until then another leader could depend on what they hold. `existing` is what the
+/// StatefulSet asks for now.
 #[must_use]
-pub fn follower_pods(cluster: &Validated, leader: &LeaderSeen, previous: &KvClusterStatus) -> i32 {
-    let wanted = i32::try_from(cluster.live.followers).unwrap_or(i32::MAX);
+pub fn follower_pods(
+    cluster: &Validated,
+    leader: &LeaderSeen,
+    previous: &KvClusterStatus,
+    existing: Option<i32>,
+) -> i32 {
+    let pods = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
+    let wanted = pods(cluster.live.followers);
     if !previous.opened && leader.open().is_none() {
         return wanted; // it never took a write: nothing to keep
     }
-    let in_use = match leader.open() {
-        Some(leader) => {
-            let config = &leader.status.config;
-            let coming = config.pending.as_ref().map_or(0, |pending| pending.followers);
-            i32::try_from(config.followers.max(coming)).unwrap_or(i32::MAX)
+    let leaving = leader.answered().and_then(|leader| {
+        let prefix = format!("{}-", names::followers(&cluster.name));
+        let views = leader.status.followers.iter();
+        views.filter_map(|view| view.name.strip_prefix(&prefix)?.parse::<u32>().ok()).max()
+    });
+    let known = leaving.map_or(0, |ordinal| pods(ordinal.saturating_add(1)));
+    if let Some(leader) = leader.open() {
+        let config = &leader.status.config;
+        let through = config.pending.is_none() && pods(config.followers) == wanted && known <= wanted;
+        if through {
+            return wanted;
         }
-        None => previous.applied_replicas.unwrap_or(0),
-    };
-    wanted.max(in_use)
+    }
+    // A StatefulSet that was deleted by hand comes back with as many as were in use.
+    let in_use = existing.unwrap_or(0).max(previous.applied_replicas.unwrap_or(0));
+    wanted.max(in_use).max(known)
 }
 
 // The token in use: that of the Secret; else the one that the pods were started with; else a new one.

@@ -8,6 +8,7 @@ use clap::Args;
 use super::{EXIT_DEVIATES, EXIT_FAILED};
 use crate::{
     cluster::LocalClusterOptions,
+    control::{Access, KvClusterResource},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     progress::Progress,
     report::{self, SweepReport},
@@ -45,17 +46,25 @@ pub struct SweepArguments {
     #[arg(long, help_heading = "Cluster")]
     compose: bool,
 
+    /// The KvCluster of this name: from outside through port-forward, in a pod directly. Its spec changes, and is restored
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+    kube: Option<String>,
+
+    /// Namespace of the KvCluster [default: that of the kubeconfig's context, or of the pod]
+    #[arg(long, short, value_name = "NAMESPACE", requires = "kube", help_heading = "Cluster")]
+    namespace: Option<String>,
+
     /// Bearer token for changing settings, where the cluster asks for one
     #[arg(long, env = "AUTH_TOKEN", hide_env_values = true, value_name = "TOKEN", help_heading = "Cluster")]
     auth_token: Option<String>,
 
     /// Followers to start [default: 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60),
-        conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+        conflicts_with_all = ["leader", "compose", "kube"], help_heading = "Cluster")]
     follower_count: Option<u32>,
 
     /// Seed of the random delays of the cluster to start [default: drawn, and reported]
-    #[arg(long, value_name = "SEED", conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
+    #[arg(long, value_name = "SEED", conflicts_with_all = ["leader", "compose", "kube"], help_heading = "Cluster")]
     delay_seed: Option<u64>,
 
     /// Shortest delay before a write is sent to a follower, in ms [default: 0; of a running cluster: as it is]
@@ -102,6 +111,10 @@ pub struct SweepArguments {
     /// Directory of the results, and of the logs of nodes that were started
     #[arg(long, value_name = "DIRECTORY", default_value = "out", help_heading = "Results")]
     out: PathBuf,
+
+    /// Files to print as well, after the table: where a log is all that stays
+    #[arg(long, value_enum, value_name = "FILE,…", value_delimiter = ',', help_heading = "Results")]
+    print: Vec<report::TextFile>,
 }
 
 impl SweepArguments {
@@ -153,6 +166,11 @@ impl SweepArguments {
         if let Some(leader) = &self.leader {
             return Ok(target::remote(leader.clone(), self.followers.clone(), self.auth_token.clone()));
         }
+        if let Some(name) = &self.kube {
+            let access = Access::infer().await?;
+            let resource = KvClusterResource::new(access.client.clone(), name, self.namespace.as_deref());
+            return target::kube(&access, resource).await;
+        }
         if self.compose {
             return Ok(target::compose(self.auth_token.clone()));
         }
@@ -186,6 +204,9 @@ async fn run(arguments: &SweepArguments) -> Result<u8> {
     print!("{}", report::text(&report));
     for path in report::export_all(&report, out)? {
         println!("wrote {}", path.display());
+    }
+    for file in &arguments.print {
+        print!("\n{}", file.render(&report)?);
     }
     Ok(code(&report))
 }
@@ -294,6 +315,11 @@ mod tests {
             ("--followers http://localhost:8001", "--leader"),
             ("--compose --leader http://localhost:8000", "cannot be used with"),
             ("--compose --follower-count 3", "cannot be used with"),
+            ("--kube demo --compose", "cannot be used with"),
+            ("--kube demo --leader http://localhost:8000", "cannot be used with"),
+            ("--kube demo --delay-seed 3", "cannot be used with"),
+            ("--namespace blue", "--kube"),
+            ("--print png", "possible values: svg, csv, json, md"),
             ("--leader http://localhost:8000 --delay-seed 3", "cannot be used with"),
             ("--max-deviation-ms -1", "0 or more"),
             ("--max-deviation-ms NaN", "0 or more"),

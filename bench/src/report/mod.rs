@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use serde::Serialize;
 
 pub use self::{csv::Csv, json::Json, markdown::Markdown, plot::SvgPlot, png::PngPlot, text::text};
@@ -161,6 +162,36 @@ pub trait Exporter {
     fn render(&self, report: &SweepReport) -> Result<Vec<u8>>;
 }
 
+/// The files that are text, so that they can be printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TextFile {
+    /// The plot.
+    Svg,
+    /// The figures, one quorum a line.
+    Csv,
+    /// Everything.
+    Json,
+    /// The report.
+    Md,
+}
+
+impl TextFile {
+    /// The text of this file.
+    ///
+    /// # Errors
+    /// When the report cannot be expressed in this form.
+    pub fn render(self, report: &SweepReport) -> Result<String> {
+        let exporter: &dyn Exporter = match self {
+            Self::Svg => &SvgPlot,
+            Self::Csv => &Csv,
+            Self::Json => &Json,
+            Self::Md => &Markdown,
+        };
+        let content = exporter.render(report).with_context(|| format!("failed to render {}", exporter.file_name()))?;
+        String::from_utf8(content).with_context(|| format!("failed to print {}", exporter.file_name()))
+    }
+}
+
 /// Writes every file into `directory`, and returns their paths.
 ///
 /// # Errors
@@ -207,6 +238,19 @@ mod tests {
         let check = report.deviation_check.expect("asked for");
         assert!(!check.passed);
         assert!(check.text.ends_with("W = 5 was not measured"), "{}", check.text);
+    }
+
+    #[test]
+    fn a_printed_file_can_be_cut_out_of_a_log_by_its_first_and_last_line() {
+        let report = synthetic_report(Behaviour::Sound, 3, 20, 60, 100);
+        for (file, first, last) in [(TextFile::Svg, "<svg", "</svg>"), (TextFile::Json, "{", "}")] {
+            let text = file.render(&report).expect("text");
+            let lines: Vec<&str> = text.lines().collect();
+            let starts = |mark: &str| lines.iter().filter(|line| line.starts_with(mark)).count();
+            assert!(text.starts_with(first) && lines.last().is_some_and(|line| line.starts_with(last)), "{file:?}");
+            assert_eq!((starts(first), starts(last)), (1, 1), "{file:?}");
+            assert!(text.ends_with('\n'), "{file:?}");
+        }
     }
 
     #[test]

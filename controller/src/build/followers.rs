@@ -17,7 +17,11 @@ const DATA: &str = "data";
 const DATA_DIR: &str = "/data";
 
 pub(super) fn stateful_set(cluster: &Validated, observed: &Observed) -> StatefulSet {
-    let mut env = vec![pod::env("DURABILITY", &format!("{:?}", cluster.durability).to_lowercase())];
+    let mut env = vec![
+        pod::env("DURABILITY", &format!("{:?}", cluster.durability).to_lowercase()),
+        // Volumes that stayed are for the next KvCluster of this name in this namespace, and for no other.
+        pod::env("CLUSTER_NAME", &format!("{}/{}", cluster.namespace, cluster.name)),
+    ];
     if cluster.durability == Durability::Disk {
         env.push(pod::env("DATA_DIR", DATA_DIR));
     }

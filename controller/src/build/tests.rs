@@ -100,6 +100,7 @@ fn followers_on_disk_have_a_volume_each_that_stays_unless_the_spec_says_otherwis
     let env = container["env"].as_array().expect("env");
     assert!(env.contains(&json!({"name": "DATA_DIR", "value": "/data"})));
     assert!(env.contains(&json!({"name": "DURABILITY", "value": "disk"})));
+    assert!(env.contains(&json!({"name": "CLUSTER_NAME", "value": "shop/demo"})));
     let spread = &set["template"]["spec"]["topologySpreadConstraints"][0];
     assert_eq!(spread["whenUnsatisfiable"], json!("DoNotSchedule"));
     assert_eq!(spread["topologyKey"], json!("topology.kubernetes.io/zone"));

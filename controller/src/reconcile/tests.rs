@@ -110,9 +110,14 @@ struct ScriptedLeader {
 
 impl ScriptedLeader {
     async fn start(config: Value, answer: (u16, Value)) -> Self {
+        Self::start_with(7, config, answer).await
+    }
+
+    /// One that lists so many followers.
+    async fn start_with(listed: u32, config: Value, answer: (u16, Value)) -> Self {
         let patched: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
         let log = patched.clone();
-        let followers: Vec<Value> = (0..7)
+        let followers: Vec<Value> = (0..listed)
             .map(|n| json!({"name": format!("demo-follower-{n}"), "state": "streaming", "member": true}))
             .collect();
         let status = json!({"role": "leader", "state": "open", "epoch": {"term": 1, "leader": "a"}, "config": config, "followers": followers});
@@ -364,16 +369,27 @@ async fn a_refusal_of_the_leader_is_reported_in_its_words() {
 }
 
 #[tokio::test]
-async fn a_scale_down_shrinks_the_stateful_set_only_once_the_leader_has_it_in_force() {
-    let waiting = json!({"generation": 2, "write_quorum": 3, "followers": 7, "min_delay_ms": 0, "max_delay_ms": 200,
-        "replication_timeout_ms": 5000, "pending": {"generation": 4, "write_quorum": 3, "followers": 3, "message": "waits"}});
-    for (before, after, pods) in [(config(2, 3, 7), waiting, 7), (config(4, 3, 3), json!({}), 3)] {
+async fn a_scale_down_shrinks_the_stateful_set_only_once_the_leader_has_let_go_of_those_that_leave() {
+    let with_pending = |followers| {
+        let mut config = config(2, 3, followers);
+        config["pending"] = json!({"generation": 4, "write_quorum": 3, "followers": 3, "message": "waits"});
+        config
+    };
+    for (before, after, listed, pods) in [
+        (config(2, 3, 7), with_pending(7), 7, 7),
+        (with_pending(7), with_pending(7), 7, 7),
+        // The smaller number is in force, but not on so many followers that no leader would go by the larger one.
+        (with_pending(3), with_pending(3), 7, 7),
+        (config(4, 3, 3), json!({}), 7, 7),
+        (config(4, 3, 3), json!({}), 3, 3),
+    ] {
         let (api, client) = ApiServer::start(|_| None);
-        let leader = ScriptedLeader::start(before, (202, after)).await;
+        let leader = ScriptedLeader::start_with(listed, before.clone(), (202, after)).await;
         reconcile(guarded(opened("{replicas: 3}", 7)), context(client, leader.port, vec![leader_pod()]))
             .await
             .expect("it succeeds");
-        assert_eq!(api.applied("statefulsets/demo-follower")["spec"]["replicas"], json!(pods));
+        let applied = api.applied("statefulsets/demo-follower")["spec"]["replicas"].clone();
+        assert_eq!(applied, json!(pods), "{before} with {listed} followers listed");
     }
 }
 
@@ -381,9 +397,11 @@ async fn a_scale_down_shrinks_the_stateful_set_only_once_the_leader_has_it_in_fo
 fn a_leader_that_cannot_be_asked_keeps_every_follower_and_a_new_cluster_has_none_to_keep() {
     let three = validated("{replicas: 3, writeQuorum: 2}");
     let nobody = LeaderSeen::NotRunning("no leader pod runs".to_owned());
-    let before = KvClusterStatus { opened: true, applied_replicas: Some(7), ..KvClusterStatus::default() };
-    assert_eq!(follower_pods(&three, &nobody, &before), 7);
-    assert_eq!(follower_pods(&three, &nobody, &KvClusterStatus::default()), 3);
+    let before = KvClusterStatus { opened: true, applied_replicas: Some(3), ..KvClusterStatus::default() };
+    assert_eq!(follower_pods(&three, &nobody, &before, Some(7)), 7, "the status may be ahead of what followers store");
+    let seven = KvClusterStatus { applied_replicas: Some(7), ..before };
+    assert_eq!(follower_pods(&three, &nobody, &seven, None), 7, "the StatefulSet was deleted");
+    assert_eq!(follower_pods(&three, &nobody, &KvClusterStatus::default(), Some(7)), 3);
 }
 
 #[test]

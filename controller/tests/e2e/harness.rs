@@ -71,7 +71,7 @@ impl Demo {
         let started = Instant::now();
         let condition = |cluster: Option<&KvCluster>| cluster.is_some_and(&holds);
         let api: Api<KvCluster> = self.api();
-        if tokio::time::timeout(PATIENCE, await_condition(api.clone(), "demo", condition)).await.is_err() {
+        if !comes_true(&api, "demo", PATIENCE, condition).await {
             let status = api.get("demo").await.map(|cluster| cluster.status);
             panic!("demo in {} does not become: {what}; its status: {status:#?}", self.namespace);
         }
@@ -88,8 +88,8 @@ impl Demo {
             + Send
             + 'static,
     {
-        let waited = tokio::time::timeout(PATIENCE, await_condition(self.api::<K>(), name, holds)).await;
-        assert!(waited.is_ok(), "{} {name} in {} does not become: {what}", K::kind(&()), self.namespace);
+        let came = comes_true(&self.api::<K>(), name, PATIENCE, holds).await;
+        assert!(came, "{} {name} in {} does not become: {what}", K::kind(&()), self.namespace);
     }
 
     /// The pods of a component, or of both, by name.
@@ -134,6 +134,20 @@ impl Demo {
         )
         .await
     }
+}
+
+/// Waits until an object is as described, also across a restart of the API server; false when the time is up.
+pub async fn comes_true<K>(api: &Api<K>, name: &str, patience: Duration, holds: impl Fn(Option<&K>) -> bool) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let watched = async {
+        // A watch that fails says nothing about the object.
+        while await_condition(api.clone(), name, &holds).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(patience, watched).await.is_ok()
 }
 
 /// Listens on this machine, and hands each connection to a ready pod with these labels. Works from wherever the API server

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
+mod api_server;
 mod failure;
 mod harness;
 mod idle;
@@ -15,4 +16,5 @@ mod quorum;
 mod refused;
 mod repair;
 mod scale;
+mod sweep;
 mod writer;

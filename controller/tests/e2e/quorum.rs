@@ -9,7 +9,8 @@ use crate::writer::Writer;
 #[tokio::test]
 async fn a_quorum_is_patched_under_load() {
     let demo =
-        Demo::ready(json!({"replicas": 5, "writeQuorum": 3, "delay": {"maxMs": 40}, "durability": "Memory"})).await;
+        Demo::ready(json!({"replicas": 5, "writeQuorum": 3, "delay": {"maxMs": 40}, "storage": {"size": "10Mi"}}))
+            .await;
     let before = demo.identities().await;
     let writer = Writer::start(&demo).await;
     for quorum in [5, 1, 2, 4, 3] {

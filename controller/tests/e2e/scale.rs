@@ -14,8 +14,15 @@ async fn from_five_to_seven_to_three_under_load() {
     let demo = Demo::ready(five()).await;
     let writer = Writer::start(&demo).await;
     for replicas in [7, 3] {
+        let leader = demo.leader().await;
         let scale = json!({"spec": {"replicas": replicas}});
         demo.api::<KvCluster>().patch_scale("demo", &PatchParams::default(), &Patch::Merge(&scale)).await.unwrap();
+        if replicas == 3 {
+            // A new leader may need those that leave, and a new operator must not take them away before.
+            let at_once = DeleteParams::default().grace_period(0);
+            demo.api::<Pod>().delete(&leader.name_any(), &at_once).await.unwrap();
+            kill_operators(&demo).await;
+        }
         let took = demo.until("scaled", |cluster| {
             let status = cluster.status.as_ref();
             phase(cluster) == Phase::Ready
@@ -42,8 +49,6 @@ async fn from_five_to_seven_to_three_under_load() {
 async fn the_nodes_are_upgraded_and_the_operator_is_killed_under_load() {
     let demo = Demo::ready(five()).await;
     let before = demo.identities().await;
-    let operators: Api<Pod> = Api::all(demo.client.clone());
-    let ours = ListParams::default().labels("app.kubernetes.io/name=kv-controller");
     let writer = Writer::start(&demo).await;
 
     // The same image under its full name: another template, as a new version would be.
@@ -53,10 +58,7 @@ async fn the_nodes_are_upgraded_and_the_operator_is_killed_under_load() {
         if image == full_name { image.trim_start_matches("docker.io/library/").to_owned() } else { full_name };
     demo.patch(json!({"image": renamed})).await.unwrap();
     demo.until("on its way", |cluster| phase(cluster) != Phase::Ready).await;
-    for operator in operators.list(&ours).await.unwrap() {
-        let pods: Api<Pod> = Api::namespaced(demo.client.clone(), &operator.namespace().unwrap());
-        pods.delete(&operator.name_any(), &DeleteParams::default().grace_period(0)).await.unwrap();
-    }
+    kill_operators(&demo).await;
     let took = demo.until("upgraded", |cluster| phase(cluster) == Phase::Ready).await;
     println!("upgraded after {took:?}: {}", writer.finish(&demo).await);
     let after = demo.identities().await;
@@ -71,12 +73,7 @@ async fn the_nodes_are_upgraded_and_the_operator_is_killed_under_load() {
 async fn a_restart_of_the_operator_touches_no_pod() {
     let demo = Demo::ready(five()).await;
     let before = demo.identities().await;
-    let operators: Api<Pod> = Api::all(demo.client.clone());
-    let ours = ListParams::default().labels("app.kubernetes.io/name=kv-controller");
-    for operator in operators.list(&ours).await.unwrap() {
-        let pods: Api<Pod> = Api::namespaced(demo.client.clone(), &operator.namespace().unwrap());
-        pods.delete(&operator.name_any(), &DeleteParams::default().grace_period(0)).await.unwrap();
-    }
+    kill_operators(&demo).await;
     // A change that the new operator carries out shows that it works.
     demo.patch(json!({"writeQuorum": 4})).await.unwrap();
     let took = demo
@@ -87,6 +84,15 @@ async fn a_restart_of_the_operator_touches_no_pod() {
     println!("a new operator works after {took:?}");
     assert_eq!(demo.identities().await, before);
     demo.remove().await;
+}
+
+async fn kill_operators(demo: &Demo) {
+    let operators: Api<Pod> = Api::all(demo.client.clone());
+    let ours = ListParams::default().labels("app.kubernetes.io/name=kv-controller");
+    for operator in operators.list(&ours).await.unwrap() {
+        let pods: Api<Pod> = Api::namespaced(demo.client.clone(), &operator.namespace().unwrap());
+        pods.delete(&operator.name_any(), &DeleteParams::default().grace_period(0)).await.unwrap();
+    }
 }
 
 fn five() -> Value {

@@ -310,6 +310,24 @@ impl<W, R> Leader<W, R> {
             }
             return Some(id);
         }
+        self.add(Slot::new(name.into()))
+    }
+
+    /// Takes in a follower that is not declared any more, for as long as it is needed: what it holds may have to be
+    /// recovered, and a rule that names it binds until one without it is in force. From then on, `None`.
+    pub fn declare_leaving(&mut self, hello: &Hello) -> Option<SlotId> {
+        if let Some((id, _)) = self.each_slot().find(|(_, slot)| slot.name == hello.name) {
+            return Some(id);
+        }
+        let needed = match self.phase {
+            Phase::Waiting | Phase::Recovering(_) => hello.synced.is_some(),
+            Phase::Opening | Phase::Open => self.rules.name(&hello.name),
+            Phase::Fenced(_) => false,
+        };
+        if needed { self.add(Slot { wanted: false, ..Slot::new(hello.name.clone()) }) } else { None }
+    }
+
+    fn add(&mut self, slot: Slot) -> Option<SlotId> {
         let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         if free >= FOLLOWERS_MAX {
             return None;
@@ -317,7 +335,7 @@ impl<W, R> Leader<W, R> {
         if free == self.slots.len() {
             self.slots.push(None);
         }
-        self.slots[free] = Some(Slot::new(name.into()));
+        self.slots[free] = Some(slot);
         Some(SlotId(free as u8))
     }
 
@@ -348,7 +366,8 @@ impl<W, R> Leader<W, R> {
             return self.out.push(Output::Reset(id));
         }
         let Some(slot) = self.slot_mut(id) else {
-            return;
+            // Let go of between its greeting and now: the connection is nobody's.
+            return self.out.push(Output::Reset(id));
         };
         let same_disk = slot.hello.as_ref().is_some_and(|known| known.id == hello.id);
         let promised = hello.promised;

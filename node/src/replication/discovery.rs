@@ -72,10 +72,12 @@ async fn follow_address(coordinator: Arc<Coordinator>, dialer: Dialer, address: 
     };
     let name = session.hello.name.clone();
     let slot = coordinator.step(|state| {
-        if !is_member(&name, state.wanted.followers) {
-            return Err("it is not among the declared followers");
-        }
-        let slot = state.core.declare(&name).ok_or("no more followers can be declared")?;
+        let slot = if is_member(&name, state.wanted.followers) {
+            state.core.declare(&name).ok_or("no more followers can be declared")?
+        } else {
+            // A leader that starts while followers are being let go may depend on what those hold.
+            state.core.declare_leaving(&session.hello).ok_or("it is not among the declared followers")?
+        };
         if state.has_session(slot) { Err("another follower of this name is connected") } else { Ok(slot) }
     });
     match slot {

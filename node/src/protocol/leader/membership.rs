@@ -98,6 +98,11 @@ impl Rules {
         newest.config.earlier = earlier;
     }
 
+    /// Whether any of them names this follower.
+    pub(super) fn name(&self, name: &str) -> bool {
+        self.0.iter().any(|rule| rule.config.members.iter().any(|member| &*member.name == name))
+    }
+
     pub(super) fn involves(&self, slot: SlotId) -> bool {
         self.0.iter().any(|rule| rule.members.contains(slot))
     }
@@ -348,7 +353,6 @@ impl<W, R> Leader<W, R> {
         let Some(slot) = self.slot(id) else {
             return false;
         };
-        self.rules.involves(id)
-            || self.rules.0.iter().any(|rule| rule.config.members.iter().any(|member| member.name == slot.name))
+        self.rules.involves(id) || self.rules.name(&slot.name)
     }
 }

@@ -1,0 +1,102 @@
+//! Who puts a quorum in force: the leader itself, by its admin route, or the operator, by the KvCluster resource.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::time::sleep;
+
+pub use self::resource::{Access, KvClusterResource};
+use crate::client::{ClusterConfig, ConfigChange, NodeClient};
+
+mod resource;
+
+/// How long a change of settings may take to be in force.
+const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the leader may wait within one request for that.
+const LEADER_WAIT: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Whom a sweep asks for a quorum and for delays.
+#[derive(Debug, Clone)]
+pub enum Control {
+    /// The leader.
+    Leader,
+    /// The KvCluster. Its operator hands the leader what the spec says, and undoes what the leader was told directly.
+    Resource(KvClusterResource),
+}
+
+impl Control {
+    /// What is to be brought back after the sweep: what the KvCluster asks for, or else what is in force.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn original(&self, in_force: &ClusterConfig) -> Result<ConfigChange> {
+        match self {
+            Self::Leader => Ok(ConfigChange::from(in_force)),
+            Self::Resource(resource) => resource.asked_for().await,
+        }
+    }
+
+    /// Sets the values and returns once they are in force: the leader says so, and of a KvCluster its status too.
+    ///
+    /// # Errors
+    /// When they are refused, or are not in force in time.
+    pub async fn apply(&self, leader: &NodeClient, change: ConfigChange) -> Result<()> {
+        let began = Instant::now();
+        let asked = self.ask(leader, change).await;
+        let asked = asked.with_context(|| format!("failed to set write quorum {}", change.write_quorum))?;
+        while let Some(reason) = self.lacks(leader, change, asked).await? {
+            if began.elapsed() > IN_FORCE_TIMEOUT {
+                let seconds = IN_FORCE_TIMEOUT.as_secs();
+                bail!("failed to bring write quorum {} into force within {seconds} s: {reason}", change.write_quorum);
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Brings back what was there before, unless it still is.
+    ///
+    /// # Errors
+    /// As [`Control::apply`].
+    pub async fn restore(&self, leader: &NodeClient, original: ConfigChange) -> Result<()> {
+        if let (Self::Leader, Ok(config)) = (self, leader.config().await)
+            && original.is_in_force(&config)
+        {
+            return Ok(());
+        }
+        self.apply(leader, original).await.with_context(|| {
+            let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = original;
+            format!("failed to restore write quorum {write_quorum} and delays of {min_delay_ms}-{max_delay_ms} ms")
+        })
+    }
+
+    /// Returns the generation of the spec that says so, where there is one.
+    async fn ask(&self, leader: &NodeClient, change: ConfigChange) -> Result<Option<i64>> {
+        match self {
+            Self::Leader => leader.change_config(change, LEADER_WAIT).await.map(|()| None),
+            Self::Resource(resource) => resource.ask_for(change).await.map(Some),
+        }
+    }
+
+    /// What is still missing, in words; nothing once the change is in force.
+    async fn lacks(&self, leader: &NodeClient, change: ConfigChange, asked: Option<i64>) -> Result<Option<String>> {
+        let config = leader.config().await;
+        let config = match self {
+            Self::Leader => config?,
+            // The resource stands, and whoever leads next will carry it out: reason enough to wait.
+            Self::Resource(_) => match config {
+                Ok(config) => config,
+                Err(error) => return Ok(Some(format!("{error:#}"))),
+            },
+        };
+        if !change.is_in_force(&config) {
+            let told = config.pending.map(|pending| pending.message);
+            return Ok(Some(told.unwrap_or_else(|| format!("write quorum {} is in force", config.write_quorum))));
+        }
+        match (self, asked) {
+            (Self::Resource(resource), Some(generation)) => Ok(resource.lacks(change, generation).await),
+            _ => Ok(None),
+        }
+    }
+}

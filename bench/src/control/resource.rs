@@ -1,0 +1,259 @@
+//! A KvCluster as a sweep needs it: which quorum it asks for, which one its operator reports as applied.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{
+    Api, Client, Config,
+    api::{Object, Patch, PatchParams},
+    config::KubeConfigOptions,
+    core::{ApiResource, GroupVersionKind},
+};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::sleep;
+
+use crate::client::ConfigChange;
+
+/// Under this name the resource remembers who changed its fields.
+const FIELD_MANAGER: &str = "kv-bench";
+/// For how long an API server that does not answer, or not now, is asked again.
+const PERSISTENCE: Duration = Duration::from_secs(20);
+/// How long a cluster may take to be complete before a sweep goes on without.
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+type KvCluster = Object<Spec, Status>;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Spec {
+    write_quorum: u32,
+    delay: Delay,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Delay {
+    min_ms: u64,
+    max_ms: u64,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    observed_generation: Option<i64>,
+    phase: String,
+    message: String,
+    leader: Option<String>,
+    applied_write_quorum: Option<u32>,
+    applied_replicas: Option<u32>,
+    applied_delay: Option<Delay>,
+    conditions: Vec<Condition>,
+}
+
+/// A Kubernetes cluster, and from where it is used.
+#[derive(Clone)]
+pub struct Access {
+    /// Speaks with the API server.
+    pub client: Client,
+    /// Whether this program is a pod of that cluster, so that it reaches the nodes by their names.
+    pub inside: bool,
+}
+
+impl Access {
+    /// From a pod by its service account, from elsewhere (and where KUBECONFIG is set) by the kubeconfig.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub async fn infer() -> Result<Self> {
+        let set = |name| std::env::var_os(name).is_some();
+        let inside = set("KUBERNETES_SERVICE_HOST") && !set("KUBECONFIG");
+        let config = if inside {
+            Config::incluster().context("failed to use this pod's service account")?
+        } else {
+            let found = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
+            found.context("failed to find a Kubernetes cluster by KUBECONFIG")?
+        };
+        Ok(Self { client: Client::try_from(config).context("failed to make a Kubernetes client")?, inside })
+    }
+}
+
+/// One KvCluster.
+#[derive(Clone)]
+pub struct KvClusterResource {
+    api: Api<KvCluster>,
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+}
+
+impl KvClusterResource {
+    /// The KvCluster of this name; without a namespace in that of the kubeconfig, or of this pod.
+    pub fn new(client: Client, name: &str, namespace: Option<&str>) -> Self {
+        let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
+        let kind = GroupVersionKind::gvk("kvcluster.io", "v1alpha1", "KvCluster");
+        let api = Api::namespaced_with(client, &namespace, &ApiResource::from_gvk_with_plural(&kind, "kvclusters"));
+        Self { api, name: name.to_owned(), namespace }
+    }
+
+    /// Waits until the cluster takes writes and, for a while, until it is complete. Returns the number of its followers.
+    ///
+    /// # Errors
+    /// When there is no such KvCluster, or it does not get ready.
+    pub async fn ready(&self) -> Result<u32> {
+        let began = Instant::now();
+        loop {
+            let cluster = self.get().await?;
+            let generation = cluster.metadata.generation;
+            let status = cluster.status.unwrap_or_default();
+            let open = status.is_true("Ready", generation.unwrap_or_default());
+            if let (true, Some(followers)) = (open, status.applied_replicas)
+                && (status.phase == "Ready" || began.elapsed() > COMPLETE_TIMEOUT)
+            {
+                return Ok(followers);
+            }
+            if began.elapsed() > COMPLETE_TIMEOUT {
+                bail!("{self} is not ready ({}): {}", status.phase, status.message);
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// The pod that leads.
+    ///
+    /// # Errors
+    /// When nobody does, or the API server does not answer.
+    pub async fn leader(&self) -> Result<String> {
+        let status = self.get().await?.status.unwrap_or_default();
+        status.leader.with_context(|| format!("{self} has no leader: {}", status.message))
+    }
+
+    pub(super) async fn asked_for(&self) -> Result<ConfigChange> {
+        let Spec { write_quorum, delay: Delay { min_ms, max_ms } } = self.get().await?.spec;
+        Ok(ConfigChange { write_quorum, min_delay_ms: min_ms, max_delay_ms: max_ms })
+    }
+
+    /// Returns the generation of the spec with these values.
+    pub(super) async fn ask_for(&self, change: ConfigChange) -> Result<i64> {
+        let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
+        let delay = json!({"minMs": min_delay_ms, "maxMs": max_delay_ms});
+        let patch = Patch::Merge(json!({"spec": {"writeQuorum": write_quorum, "delay": delay}}));
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let patched = self.persist("patch", || self.api.patch(&self.name, &parameters, &patch)).await?;
+        Ok(patched.metadata.generation.unwrap_or_default())
+    }
+
+    /// What the status still lacks, in words; nothing once it reports these values of this generation as applied.
+    pub(super) async fn lacks(&self, change: ConfigChange, generation: i64) -> Option<String> {
+        match self.get().await {
+            Ok(cluster) => cluster.status.unwrap_or_default().lacks(change, generation),
+            Err(error) => Some(format!("{error:#}")),
+        }
+    }
+
+    async fn get(&self) -> Result<KvCluster> {
+        self.persist("get", || self.api.get(&self.name)).await
+    }
+
+    /// Asks again while the API server does not answer; what it refuses stays refused.
+    async fn persist<T, F>(&self, what: &str, ask: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = kube::Result<T>>,
+    {
+        let began = Instant::now();
+        loop {
+            let error = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let refused =
+                matches!(&error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429);
+            if refused || began.elapsed() > PERSISTENCE {
+                return Err(error).with_context(|| format!("failed to {what} {self}"));
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+impl Status {
+    fn is_true(&self, type_: &str, generation: i64) -> bool {
+        let found = self.conditions.iter().find(|condition| condition.type_ == type_);
+        found.is_some_and(|found| found.status == "True" && found.observed_generation >= Some(generation))
+    }
+
+    fn lacks(&self, change: ConfigChange, generation: i64) -> Option<String> {
+        let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
+        if self.observed_generation < Some(generation) {
+            return Some(format!("the operator has not seen generation {generation} of the spec yet"));
+        }
+        let delay = Delay { min_ms: min_delay_ms, max_ms: max_delay_ms };
+        if self.applied_write_quorum != Some(write_quorum) || self.applied_delay != Some(delay) {
+            let applied = self.applied_write_quorum.map_or_else(|| "none".to_owned(), |quorum| quorum.to_string());
+            return Some(format!("the status says that write quorum {applied} is applied"));
+        }
+        if self.is_true("ConfigApplied", generation) {
+            return None;
+        }
+        let condition = self.conditions.iter().find(|condition| condition.type_ == "ConfigApplied");
+        Some(condition.map_or_else(|| "no condition ConfigApplied".to_owned(), |found| found.message.clone()))
+    }
+}
+
+impl std::fmt::Display for KvClusterResource {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "KvCluster {} in namespace {}", self.name, self.namespace)
+    }
+}
+
+impl std::fmt::Debug for KvClusterResource {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, namespace, .. } = self;
+        formatter
+            .debug_struct("KvClusterResource")
+            .field("name", name)
+            .field("namespace", namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Access").field("inside", &self.inside).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHANGE: ConfigChange = ConfigChange { write_quorum: 4, min_delay_ms: 20, max_delay_ms: 60 };
+
+    fn status(observed: i64, quorum: u32, max_ms: u64, applied: &str) -> Status {
+        serde_json::from_value(json!({
+            "observedGeneration": observed, "phase": "Ready", "opened": true, "appliedWriteQuorum": quorum,
+            "appliedDelay": {"minMs": 20, "maxMs": max_ms},
+            "conditions": [{"type": "ConfigApplied", "status": applied, "reason": "R", "message": "stored on 2 followers",
+                "observedGeneration": observed, "lastTransitionTime": "2026-11-22T10:45:00Z"}],
+        }))
+        .expect("as the operator writes it")
+    }
+
+    #[test]
+    fn a_change_is_applied_when_the_status_of_its_generation_says_so() {
+        assert_eq!(status(7, 4, 60, "True").lacks(CHANGE, 7), None);
+        assert_eq!(status(8, 4, 60, "True").lacks(CHANGE, 7), None, "someone changed something else since");
+        for (status, expected) in [
+            (status(6, 4, 60, "True"), "the operator has not seen generation 7 of the spec yet"),
+            (status(7, 3, 60, "True"), "the status says that write quorum 3 is applied"),
+            (status(7, 4, 61, "True"), "the status says that write quorum 4 is applied"),
+            (status(7, 4, 60, "False"), "stored on 2 followers"),
+            (Status::default(), "the operator has not seen generation 7 of the spec yet"),
+        ] {
+            assert_eq!(status.lacks(CHANGE, 7).as_deref(), Some(expected));
+        }
+    }
+}

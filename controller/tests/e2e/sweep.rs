@@ -1,0 +1,179 @@
+//! Goal: the sweep runs by the KvCluster's spec, as the supplied Job and from outside, and leaves nothing changed behind,
+//! also when it is interrupted.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
+use kv_bench::interrupt::Interrupt;
+use kv_bench::progress::Progress;
+use kv_bench::runner::{self, SweepOptions};
+use kv_bench::workload::Workload;
+use kv_bench::{control::Access, control::KvClusterResource, target};
+use kv_controller::crd::KvCluster;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::harness::{Demo, condition};
+
+const MANIFEST: &str = include_str!("../../../deploy/sweep-job.yaml");
+const NAME: &str = "kvcluster-sweep";
+/// Wide: this shows that a sweep works, not how quiet the machine is.
+const DEVIATION_MAX_MS: f64 = 40.0;
+
+#[tokio::test]
+async fn the_job_measures_every_quorum_and_changes_nothing() {
+    let demo = Demo::ready(spec()).await;
+    let (before, pods) = (quorum_and_delay(&demo).await, demo.identities().await);
+    let limit = format!("--max-deviation-ms={DEVIATION_MAX_MS}");
+    start_job(&demo, &["--writes=400", &limit]).await;
+    demo.until_object::<Job>(NAME, "ended", |job| job.is_some_and(|job| ended(job).is_some())).await;
+    let log = log(&demo).await;
+    println!("{}", log.split("\n<svg").next().unwrap_or_default());
+    assert_eq!(ended(&demo.api::<Job>().get(NAME).await.unwrap()).as_deref(), Some("Complete"), "{log}");
+
+    let report: Value = serde_json::from_str(&cut(&log, "{", "}")).unwrap();
+    means_rise_and_replicas_agree(&report);
+    assert!(report["target"].as_str().unwrap().ends_with(", from inside"), "{}", report["target"]);
+    assert!(cut(&log, "<svg", "</svg>").contains("theory"));
+    assert_eq!(quorum_and_delay(&demo).await, before, "restored");
+    assert_eq!(demo.identities().await, pods, "no pod was restarted or replaced");
+    demo.remove().await;
+}
+
+#[tokio::test]
+async fn a_job_that_is_deleted_restores_the_quorum_and_the_delay() {
+    let demo = Demo::ready(spec()).await;
+    let before = quorum_and_delay(&demo).await;
+    start_job(&demo, &["--writes=1000000", "--min-delay-ms=5", "--max-delay-ms=15", "--quorums=5,4"]).await;
+    demo.until("swept", |cluster| applied(cluster) == Some((5, (5, 15)))).await;
+    let pod = demo.api::<Pod>().list(&ListParams::default().labels("job-name=kvcluster-sweep")).await.unwrap();
+    demo.api::<Job>().delete(NAME, &DeleteParams::background()).await.unwrap();
+    let took = demo.until("as it was", |cluster| applied(cluster) == Some((3, (20, 120)))).await;
+    println!("restored {took:?} after the Job was deleted");
+    assert_eq!(quorum_and_delay(&demo).await, before, "restored");
+    demo.until_object::<Pod>(&pod.items[0].name_any(), "gone", |pod| pod.is_none()).await;
+    demo.remove().await;
+}
+
+#[tokio::test]
+async fn from_outside_it_reaches_leader_and_followers_by_port_forward() {
+    let demo = Demo::ready(spec()).await;
+    let (before, pods) = (quorum_and_delay(&demo).await, demo.identities().await);
+    let access = Access { client: demo.client.clone(), inside: false };
+    let resource = KvClusterResource::new(access.client.clone(), "demo", Some(&demo.namespace));
+    let target = target::kube(&access, resource).await.unwrap();
+    let workload = Workload { writes: 200, concurrency: 8, keys: 5, value_size_bytes: None };
+    let options = SweepOptions {
+        quorums: Some(vec![1, 5]),
+        min_delay_ms: None,
+        max_delay_ms: None,
+        workload,
+        warmup_writes: 16,
+        max_deviation_ms: Some(DEVIATION_MAX_MS),
+    };
+    let (_, interrupt) = Interrupt::manual();
+    let report = runner::sweep(&target, &options, &interrupt, &Progress::hidden()).await.unwrap();
+    println!("{}", kv_bench::report::text(&report));
+    let report = serde_json::to_value(&report).unwrap();
+    means_rise_and_replicas_agree(&report);
+    assert_eq!(quorum_and_delay(&demo).await, before, "restored");
+    assert_eq!(demo.identities().await, pods, "no pod was restarted or replaced");
+    demo.remove().await;
+}
+
+// Delays far above what a busy machine adds. Only the sweep may write: nothing else is admitted but the operator.
+fn spec() -> Value {
+    json!({"replicas": 5, "writeQuorum": 3, "delay": {"minMs": 20, "maxMs": 120}, "durability": "Disk",
+        "storage": {"size": "10Mi"},
+        "networkPolicy": {"clients": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": NAME}}}]}})
+}
+
+fn means_rise_and_replicas_agree(report: &Value) {
+    assert_eq!(report["failure"], Value::Null);
+    assert_eq!(report["deviation_check"]["passed"], true, "{}", report["deviation_check"]["text"]);
+    let quorums = report["quorums"].as_array().unwrap();
+    assert_eq!(quorums.len(), report["settings"]["quorums"].as_array().unwrap().len());
+    let means: Vec<f64> = quorums.iter().map(|quorum| quorum["latency"]["mean_ms"].as_f64().unwrap()).collect();
+    assert!(means.is_sorted(), "a larger quorum waits longer: {means:?}");
+    for quorum in quorums {
+        assert_eq!(quorum["under_other_quorum"], 0, "the quorum was in force before it was measured");
+    }
+    let followers = report["consistency"]["followers"].as_array().unwrap();
+    assert_eq!(followers.len(), 5);
+    for follower in followers {
+        assert_eq!((&follower["error"], &follower["mismatches"]), (&Value::Null, &json!(0)), "{follower}");
+        assert_eq!(follower["keys"], follower["leader_keys"]);
+    }
+}
+
+// As `kubectl apply -f deploy/sweep-job.yaml`, with more arguments, and the image that the nodes have.
+async fn start_job(demo: &Demo, arguments: &[&str]) {
+    let image = demo.leader().await.spec.unwrap().containers[0].image.clone();
+    let documents: Vec<Value> = serde_saphyr::from_multiple(MANIFEST).unwrap();
+    for mut document in documents {
+        match document["kind"].as_str().unwrap() {
+            "ServiceAccount" => create::<ServiceAccount>(demo, document).await,
+            "Role" => create::<Role>(demo, document).await,
+            "RoleBinding" => create::<RoleBinding>(demo, document).await,
+            "Job" => {
+                let container = &mut document["spec"]["template"]["spec"]["containers"][0];
+                container["image"] = json!(image);
+                container["args"].as_array_mut().unwrap().extend(arguments.iter().map(|argument| json!(argument)));
+                create::<Job>(demo, document).await;
+            }
+            other => panic!("what is a {other} for?"),
+        }
+    }
+}
+
+async fn create<K>(demo: &Demo, document: Value)
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + serde::Serialize
+        + DeserializeOwned,
+{
+    demo.api::<K>().create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap();
+}
+
+/// `Complete` or `Failed`, once it is one of them.
+fn ended(job: &Job) -> Option<String> {
+    let conditions = job.status.as_ref()?.conditions.as_ref()?;
+    let ends = |type_: &str| ["Complete", "Failed"].contains(&type_);
+    conditions.iter().find(|c| ends(&c.type_) && c.status == "True").map(|c| c.type_.clone())
+}
+
+async fn log(demo: &Demo) -> String {
+    let labels = ListParams::default().labels("job-name=kvcluster-sweep");
+    let pods = demo.api::<Pod>().list(&labels).await.unwrap().items;
+    demo.api::<Pod>().logs(&pods[0].name_any(), &LogParams::default()).await.unwrap()
+}
+
+// As the README's `sed -n '/^FIRST/,/^LAST/p'`.
+fn cut(log: &str, first: &str, last: &str) -> String {
+    let from = log.lines().skip_while(|line| !line.starts_with(first));
+    let mut lines: Vec<&str> = Vec::new();
+    for line in from {
+        lines.push(line);
+        if line.starts_with(last) {
+            break;
+        }
+    }
+    lines.join("\n")
+}
+
+async fn quorum_and_delay(demo: &Demo) -> Value {
+    let spec = demo.api::<KvCluster>().get("demo").await.unwrap().spec;
+    json!({"writeQuorum": spec.write_quorum, "delay": spec.delay})
+}
+
+/// Quorum and delay in force, once they are those of the spec.
+fn applied(cluster: &KvCluster) -> Option<(i32, (i32, i32))> {
+    let status = cluster.status.as_ref().filter(|status| status.observed_generation == cluster.metadata.generation)?;
+    let delay = status.applied_delay?;
+    (condition(cluster, "ConfigApplied").0 == "True")
+        .then_some((status.applied_write_quorum?, (delay.min_ms, delay.max_ms)))
+}
