@@ -72,7 +72,7 @@ pub struct Settings {
 }
 
 /// What the caller has to do next.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Output<W, R> {
     /// Send this message on the follower's present connection.
     Send(SlotId, ToFollower),
@@ -138,7 +138,7 @@ pub struct Receipt {
 const INSTALL_SCAN_KEYS: usize = 16_384;
 
 /// A state transfer under way; hand it to [`Leader::install_part`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InstallJob {
     epoch: Epoch,
     full: bool,
@@ -148,7 +148,7 @@ pub struct InstallJob {
     ended: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     /// Waits before it asks for promises again.
     Waiting,
@@ -161,7 +161,7 @@ enum Phase {
 }
 
 /// The newest state of one key, as accepted, and as far as it is committed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     latest: Record,
     /// Index of the write that made it; 0 for what recovery found.
@@ -187,7 +187,7 @@ enum Link {
 }
 
 /// One follower, as the leader knows it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
     name: Arc<str>,
     /// Declared to be a follower; one that is not leaves as soon as those that stay have everything.
@@ -238,8 +238,8 @@ impl Slot {
     }
 }
 
-/// The leader of one epoch.
-#[derive(Debug)]
+/// The leader of one epoch. A clone decides as the original would; its debug form shows everything that it decides by.
+#[derive(Clone, Debug)]
 pub struct Leader<W, R> {
     epoch: Epoch,
     phase: Phase,
