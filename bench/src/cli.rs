@@ -3,13 +3,16 @@
 mod compare;
 mod curves;
 mod load;
+mod recover;
 mod sweep;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use self::{compare::CompareArguments, curves::CurvesArguments, load::LoadArguments, sweep::SweepArguments};
+pub use self::{
+    compare::CompareArguments, curves::CurvesArguments, load::LoadArguments, recover::RecoverArguments, sweep::SweepArguments,
+};
 use crate::node_command;
 
 /// Something failed: no or partial results, or replicas that differ.
@@ -54,6 +57,11 @@ enum Command {
     /// Become the program of a peer, until the parent ends
     #[command(hide = true)]
     Peer,
+    /// Measure how long a cluster with many keys needs to be itself again
+    ///
+    /// Starts a leader and followers with disks on this machine, writes many keys, then restarts the leader, empties a
+    /// follower, kills everything at once, and overwrites keys at random, while it looks at time, memory and disk.
+    Recover(Box<RecoverArguments>),
     /// Run a node with the settings of the environment, until standard input ends
     #[command(hide = true)]
     Node,
@@ -74,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Compare(arguments) => exit_code(compare::main(&arguments)),
         Command::Curves(arguments) => exit_code(curves::main(&arguments)),
         Command::Peer => crate::compare::become_peer(),
+        Command::Recover(arguments) => exit_code(recover::main(&arguments)),
         Command::Node => node_command::main(),
     }
 }

@@ -160,6 +160,18 @@ impl NodeClient {
         self.http.post(format!("{}/put?explain=true", self.url)).timeout(timeout).json(&Put { key, value })
     }
 
+    /// Writes a value.
+    ///
+    /// # Errors
+    /// When it was not acknowledged, in the leader's words.
+    pub async fn write(&self, key: &str, value: &str, timeout: Duration) -> Result<()> {
+        let request = self.request(Method::POST, "/put").timeout(timeout);
+        let request = request.json(&serde_json::json!({"key": key, "value": value}));
+        let response = self.send("/put", request).await?;
+        // Read to its end, so that the connection can be used again.
+        response.bytes().await.map(drop).with_context(|| format!("failed to read the answer of {}", self.url))
+    }
+
     /// Which settings are in force.
     pub async fn config(&self) -> Result<ClusterConfig> {
         self.get("/config").await
