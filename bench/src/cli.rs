@@ -3,6 +3,7 @@
 mod compare;
 mod curves;
 mod load;
+mod backup;
 mod recover;
 mod sweep;
 
@@ -11,7 +12,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use self::{
-    compare::CompareArguments, curves::CurvesArguments, load::LoadArguments, recover::RecoverArguments, sweep::SweepArguments,
+    backup::{BackupArguments, RestoreArguments},
+    compare::CompareArguments,
+    curves::CurvesArguments,
+    load::LoadArguments,
+    recover::RecoverArguments,
+    sweep::SweepArguments,
 };
 use crate::node_command;
 
@@ -57,6 +63,10 @@ enum Command {
     /// Become the program of a peer, until the parent ends
     #[command(hide = true)]
     Peer,
+    /// Write everything that a cluster has into a file, as it is at one moment
+    Backup(BackupArguments),
+    /// Put a backup into an empty cluster
+    Restore(RestoreArguments),
     /// Measure how long a cluster with many keys needs to be itself again
     ///
     /// Starts a leader and followers with disks on this machine, writes many keys, then restarts the leader, empties a
@@ -82,6 +92,8 @@ pub fn main() -> ExitCode {
         Command::Compare(arguments) => exit_code(compare::main(&arguments)),
         Command::Curves(arguments) => exit_code(curves::main(&arguments)),
         Command::Peer => crate::compare::become_peer(),
+        Command::Backup(arguments) => exit_code(backup::save(&arguments)),
+        Command::Restore(arguments) => exit_code(backup::restore(&arguments)),
         Command::Recover(arguments) => exit_code(recover::main(&arguments)),
         Command::Node => node_command::main(),
     }

@@ -9,6 +9,7 @@ mod mask;
 mod membership;
 mod reads;
 mod recovery;
+mod restore;
 mod view;
 mod window;
 mod writes;
@@ -27,6 +28,7 @@ use super::types::{Epoch, FollowerId, Hello, KeyMap, Record, ToFollower, ToLeade
 
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
 pub use self::recovery::RecoveryView;
+pub use self::restore::Saved;
 pub use self::view::FollowerView;
 pub use self::writes::{Accepted, NewWrite, Refusal};
 

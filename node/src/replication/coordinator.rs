@@ -19,7 +19,7 @@ use super::timer::Timer;
 use crate::config::{ConfigError, LiveConfig};
 use crate::metrics::LeaderMetrics;
 use crate::protocol::leader::{
-    Accepted, InstallJob, Leader, Limits, NewWrite, Output, Receipt, Refusal, Settings, SlotId,
+    Accepted, InstallJob, Leader, Limits, NewWrite, Output, Receipt, Refusal, Saved, Settings, SlotId,
 };
 use crate::protocol::types::{Epoch, Hello, Record, ToFollower, ToLeader};
 
@@ -292,6 +292,25 @@ impl Coordinator {
         self.step(|state| {
             let accepted = state.core.put(write, sender)?;
             Ok(Placed { accepted, outcome, epoch: state.core.epoch(), timeout: state.in_force.replication_timeout() })
+        })
+    }
+
+    /// Hands in keys of a backup, all at once. Where one is refused, those before it were taken.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(crate) fn restore(
+        self: &Arc<Self>,
+        keys: Vec<Saved>,
+        overwrite: bool,
+    ) -> Result<Vec<(Accepted, oneshot::Receiver<WriteOutcome>)>, Refusal> {
+        let now_us = self.now_us();
+        self.step(|state| {
+            let take = |saved| {
+                let (sender, receiver) = oneshot::channel();
+                state.core.restore(saved, overwrite, now_us, sender).map(|accepted| (accepted, receiver))
+            };
+            keys.into_iter().map(take).collect()
         })
     }
 
