@@ -7,7 +7,7 @@
 //! is what it happens to; `clients` is what must hold.
 //!
 //! What the bounds count is what interrupts: as long as nothing does, two processes talk until both have said all, in one
-//! step. So a state is one in which something else could come between, and 1.2 million of them go far.
+//! step. So a state is one in which something else could come between, and 1.4 million of them go far.
 //!
 //! `cargo test -p kv-node --test model -- --nocapture` tells how many states there were. `MODEL_MORE=1` goes further, for
 //! hours and with a lot of memory: one more of everything that the bounds of a check have any of.
