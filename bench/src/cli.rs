@@ -1,9 +1,9 @@
 //! The command line: `kv-bench sweep`, its settings, its exit codes.
 
+mod backup;
 mod compare;
 mod curves;
 mod load;
-mod backup;
 mod recover;
 mod sweep;
 
