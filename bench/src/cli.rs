@@ -1,15 +1,24 @@
 //! The command line: `kv-bench sweep`, its settings, its exit codes.
 
+mod backup;
 mod compare;
 mod curves;
 mod load;
+mod recover;
 mod sweep;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use self::{compare::CompareArguments, curves::CurvesArguments, load::LoadArguments, sweep::SweepArguments};
+pub use self::{
+    backup::{BackupArguments, RestoreArguments},
+    compare::CompareArguments,
+    curves::CurvesArguments,
+    load::LoadArguments,
+    recover::RecoverArguments,
+    sweep::SweepArguments,
+};
 use crate::node_command;
 
 /// Something failed: no or partial results, or replicas that differ.
@@ -54,6 +63,15 @@ enum Command {
     /// Become the program of a peer, until the parent ends
     #[command(hide = true)]
     Peer,
+    /// Write everything that a cluster has into a file, as it is at one moment
+    Backup(BackupArguments),
+    /// Put a backup into an empty cluster
+    Restore(RestoreArguments),
+    /// Measure how long a cluster with many keys needs to be itself again
+    ///
+    /// Starts a leader and followers with disks on this machine, writes many keys, then restarts the leader, empties a
+    /// follower, kills everything at once, and overwrites keys at random, while it looks at time, memory and disk.
+    Recover(Box<RecoverArguments>),
     /// Run a node with the settings of the environment, until standard input ends
     #[command(hide = true)]
     Node,
@@ -74,6 +92,9 @@ pub fn main() -> ExitCode {
         Command::Compare(arguments) => exit_code(compare::main(&arguments)),
         Command::Curves(arguments) => exit_code(curves::main(&arguments)),
         Command::Peer => crate::compare::become_peer(),
+        Command::Backup(arguments) => exit_code(backup::save(&arguments)),
+        Command::Restore(arguments) => exit_code(backup::restore(&arguments)),
+        Command::Recover(arguments) => exit_code(recover::main(&arguments)),
         Command::Node => node_command::main(),
     }
 }

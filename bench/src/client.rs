@@ -76,6 +76,9 @@ pub struct LeaderStatus {
     /// What it waits for, or empty.
     #[serde(default)]
     pub message: String,
+    /// How many keys there are, deleted ones included.
+    #[serde(default)]
+    pub keys: u64,
     /// How far replication has come.
     pub writes: WriteCounts,
     /// Every follower the leader knows.
@@ -121,6 +124,29 @@ pub struct Entry {
 /// Everything a node holds, by key.
 pub type Dump = BTreeMap<String, Entry>;
 
+/// Keys of a backup were not taken, or may not have been.
+#[derive(Debug)]
+pub struct RestoreError {
+    /// None where there was no answer.
+    status: Option<StatusCode>,
+    words: String,
+}
+
+impl RestoreError {
+    /// Whether the same request may be taken a little later.
+    pub fn is_temporary(&self) -> bool {
+        self.status.is_none_or(|status| status.is_server_error())
+    }
+}
+
+impl std::fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the leader did not take the keys: {}", self.words)
+    }
+}
+
+impl std::error::Error for RestoreError {}
+
 /// One node over HTTP. Clones share the connections.
 #[derive(Debug, Clone)]
 pub struct NodeClient {
@@ -160,6 +186,49 @@ impl NodeClient {
         self.http.post(format!("{}/put?explain=true", self.url)).timeout(timeout).json(&Put { key, value })
     }
 
+    /// Writes a value.
+    ///
+    /// # Errors
+    /// When it was not acknowledged, in the leader's words.
+    pub async fn write(&self, key: &str, value: &str, timeout: Duration) -> Result<()> {
+        let request = self.request(Method::POST, "/put").timeout(timeout);
+        let request = request.json(&serde_json::json!({"key": key, "value": value}));
+        let response = self.send("/put", request).await?;
+        // Read to its end, so that the connection can be used again.
+        response.bytes().await.map(drop).with_context(|| format!("failed to read the answer of {}", self.url))
+    }
+
+    /// The whole state as a file, to be read chunk by chunk.
+    ///
+    /// # Errors
+    /// When the leader gives none.
+    pub async fn backup(&self) -> Result<Response> {
+        self.send("/backup", self.with_token(self.request(Method::GET, "/backup"))).await
+    }
+
+    /// Hands in some lines of a backup.
+    ///
+    /// # Errors
+    /// When they were not, or may not have been, taken.
+    pub async fn restore(&self, lines: String, overwrite: bool, timeout: Duration) -> Result<(), RestoreError> {
+        let path = format!("/restore?overwrite={overwrite}");
+        let request = self.with_token(self.request(Method::POST, &path)).timeout(timeout).body(lines);
+        let response = request.send().await.map_err(|error| RestoreError { status: None, words: error.to_string() })?;
+        let status = response.status();
+        let body = response.text().await.unwrap_or_default();
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(RestoreError { status: Some(status), words: format!("{}{}", describe(status), words_of(&body)) })
+    }
+
+    fn with_token(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
     /// Which settings are in force.
     pub async fn config(&self) -> Result<ClusterConfig> {
         self.get("/config").await
@@ -169,10 +238,8 @@ impl NodeClient {
     /// [`NodeClient::config`].
     pub async fn change_config(&self, change: ConfigChange, wait: Duration) -> Result<()> {
         let path = format!("/config?wait_ms={}", wait.as_millis());
-        let mut request = self.request(Method::PATCH, &path).timeout(wait + ADMIN_TIMEOUT).json(&change);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
-        }
+        let request = self.request(Method::PATCH, &path).timeout(wait + ADMIN_TIMEOUT).json(&change);
+        let request = self.with_token(request);
         self.send(&path, request).await.map(drop)
     }
 

@@ -5,9 +5,12 @@
 //! put in force by whoever is in [`control`], the leader or a KvCluster, and lets the [`workload`] write through the
 //! [`client`], [`analysis`] sets each run beside [`theory`] with the means of [`stats`], [`consistency`] compares the
 //! replicas, [`findings`] says what it means, and [`report`] writes it down. What a cluster can do at most, and at what
-//! price, is measured by [`load`], set beside other systems by [`compare`], and beside its own settings by [`curves`].
+//! price, is measured by [`load`], set beside other systems by [`compare`], and beside its own settings by [`curves`];
+//! how long it needs to be itself again with many keys, by [`recovery`]. [`backup`] takes its state
+//! out and puts it in.
 
 pub mod analysis;
+pub mod backup;
 pub mod chart;
 pub mod cli;
 pub mod client;
@@ -21,6 +24,7 @@ pub mod interrupt;
 pub mod load;
 pub mod node_command;
 pub mod progress;
+pub mod recovery;
 pub mod report;
 pub mod runner;
 pub mod stats;

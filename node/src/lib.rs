@@ -11,8 +11,9 @@
 //!    as it is meant to be, and the confirmation goes back.
 //! 6. The W-th confirmation commits the write, and the client is answered.
 //!
-//! [`config`] says what can be set, [`cli`] is the program.
+//! [`config`] says what can be set, [`backup`] what a state looks like in a file, [`cli`] is the program.
 
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod http;

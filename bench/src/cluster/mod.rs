@@ -160,6 +160,13 @@ impl LocalCluster {
         start_and_listen(&mut self.followers[index], self.start_timeout).await
     }
 
+    /// Starts every node that does not run, all at once; returns when each answers HTTP.
+    pub async fn start_all(&mut self) -> Result<()> {
+        let nodes = std::iter::once(&mut self.leader).chain(&mut self.followers).filter(|node| !node.is_started());
+        let timeout = self.start_timeout;
+        futures::future::try_join_all(nodes.map(|node| start_and_listen(node, timeout))).await.map(drop)
+    }
+
     /// Freezes the leader (SIGSTOP): to everyone else it looks like a partition or a long pause.
     pub fn pause_leader(&self) -> Result<()> {
         self.leader.signal(Signal::STOP)

@@ -157,7 +157,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiErr
 }
 
 /// Limits that JSON says nothing about.
-fn check_lengths(site: &Site, key: &str, value: Option<&str>) -> Result<(), ApiError> {
+pub(super) fn check_lengths(site: &Site, key: &str, value: Option<&str>) -> Result<(), ApiError> {
     let too_long = |what: &str, bytes: usize, most: usize| {
         let message = format!("the {what} has {bytes} bytes (limit {most})");
         Err(ApiError::plain(StatusCode::PAYLOAD_TOO_LARGE, message).with("outcome", "not_applied"))

@@ -1,6 +1,7 @@
 //! How the world reaches a node: JSON over HTTP, errors included.
 
 mod admin;
+mod backup;
 pub mod error;
 mod kv;
 mod replica;
@@ -18,6 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use hyper::Request;
 use hyper::body::Incoming;
+use tokio::sync::Semaphore;
 
 use self::error::ApiError;
 use self::server::{Answer, route};
@@ -58,6 +60,8 @@ pub struct LeaderSite {
     pub(crate) leader: Arc<Coordinator>,
     /// Whether the number of followers can change: it cannot where they are listed by URL.
     pub(crate) resizable: bool,
+    /// One backup at a time: each holds a list of all keys.
+    pub(crate) backups: Arc<Semaphore>,
 }
 
 /// The state of a follower's handlers.
@@ -79,9 +83,11 @@ impl LeaderService {
     pub fn new(site: Site, leader: Arc<Coordinator>, resizable: bool) -> Self {
         let guard = middleware::from_fn_with_state(site.clone(), authorize);
         let limit = site.body_bytes_max();
-        let state = LeaderSite { site, leader, resizable };
+        let state = LeaderSite { site, leader, resizable, backups: Arc::new(Semaphore::new(1)) };
         let guarded = Router::new()
             .route("/recover", post(admin::recover))
+            .route("/backup", get(backup::backup))
+            .route("/restore", post(backup::restore).layer(DefaultBodyLimit::max(limit + backup::RESTORE_BYTES_MAX)))
             .route("/config", axum::routing::patch(admin::configure))
             .route_layer(guard);
         let open = Router::new()

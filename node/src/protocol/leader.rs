@@ -9,6 +9,7 @@ mod mask;
 mod membership;
 mod reads;
 mod recovery;
+mod restore;
 mod view;
 mod window;
 mod writes;
@@ -27,6 +28,7 @@ use super::types::{Epoch, FollowerId, Hello, KeyMap, Record, ToFollower, ToLeade
 
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
 pub use self::recovery::RecoveryView;
+pub use self::restore::Saved;
 pub use self::view::FollowerView;
 pub use self::writes::{Accepted, NewWrite, Refusal};
 
@@ -72,7 +74,7 @@ pub struct Settings {
 }
 
 /// What the caller has to do next.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Output<W, R> {
     /// Send this message on the follower's present connection.
     Send(SlotId, ToFollower),
@@ -138,7 +140,7 @@ pub struct Receipt {
 const INSTALL_SCAN_KEYS: usize = 16_384;
 
 /// A state transfer under way; hand it to [`Leader::install_part`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InstallJob {
     epoch: Epoch,
     full: bool,
@@ -148,7 +150,7 @@ pub struct InstallJob {
     ended: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     /// Waits before it asks for promises again.
     Waiting,
@@ -161,7 +163,7 @@ enum Phase {
 }
 
 /// The newest state of one key, as accepted, and as far as it is committed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     latest: Record,
     /// Index of the write that made it; 0 for what recovery found.
@@ -187,7 +189,7 @@ enum Link {
 }
 
 /// One follower, as the leader knows it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Slot {
     name: Arc<str>,
     /// Declared to be a follower; one that is not leaves as soon as those that stay have everything.
@@ -238,8 +240,8 @@ impl Slot {
     }
 }
 
-/// The leader of one epoch.
-#[derive(Debug)]
+/// The leader of one epoch. A clone decides as the original would; its debug form shows everything that it decides by.
+#[derive(Clone, Debug)]
 pub struct Leader<W, R> {
     epoch: Epoch,
     phase: Phase,

@@ -19,9 +19,12 @@ use super::timer::Timer;
 use crate::config::{ConfigError, LiveConfig};
 use crate::metrics::LeaderMetrics;
 use crate::protocol::leader::{
-    Accepted, InstallJob, Leader, Limits, NewWrite, Output, Receipt, Refusal, Settings, SlotId,
+    Accepted, InstallJob, Leader, Limits, NewWrite, Output, Receipt, Refusal, Saved, Settings, SlotId,
 };
 use crate::protocol::types::{Epoch, Hello, Record, ToFollower, ToLeader};
+
+/// How often the pause between two attempts to start doubles: up to 6.4 s.
+const BACKOFF_DOUBLINGS_MAX: u32 = 5;
 
 /// How a write ended.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub(crate) struct State {
     sessions: u64,
     /// Memory for the outputs of a step, used over and over.
     outputs: Vec<Output<oneshot::Sender<WriteOutcome>, ReadWaiter>>,
+    /// How often another leader that was starting stepped in since this one was last open.
+    backoffs: u32,
 }
 
 /// What has to happen once the lock is released.
@@ -79,7 +84,8 @@ struct After {
     wake: SmallVec<[Arc<Outbox>; 8]>,
     writes: Vec<(oneshot::Sender<WriteOutcome>, WriteOutcome)>,
     reads: Vec<(oneshot::Sender<Option<Record>>, Option<Record>)>,
-    elect: bool,
+    /// After how long to ask for promises again.
+    elect: Option<Duration>,
 }
 
 /// The leader.
@@ -108,6 +114,7 @@ impl Coordinator {
             wanted: live,
             sessions: 0,
             outputs: Vec::new(),
+            backoffs: 0,
         };
         let coordinator = Arc::new(Self {
             state: Mutex::new(state),
@@ -193,8 +200,14 @@ impl Coordinator {
                 }
                 self.settle(state);
             }
-            Output::Backoff => after.elect = true,
+            Output::Backoff => {
+                // Two leaders that start together must not step on each other for ever: longer each time.
+                let wait_ms = rand::rng().random_range(20..200) << state.backoffs.min(BACKOFF_DOUBLINGS_MAX);
+                state.backoffs += 1;
+                after.elect = Some(Duration::from_millis(wait_ms));
+            }
             Output::Opened => {
+                state.backoffs = 0;
                 let keys = state.core.keys();
                 info!(epoch = %state.core.epoch(), keys, "leader open");
                 self.settle(state);
@@ -221,12 +234,10 @@ impl Coordinator {
         for (waiter, record) in after.reads {
             let _ = waiter.send(record);
         }
-        if after.elect {
+        if let Some(wait) = after.elect {
             let coordinator = self.clone();
             self.runtime.spawn(async move {
-                // Two leaders that start together must not step on each other for ever.
-                let wait = rand::rng().random_range(20..200);
-                tokio::time::sleep(Duration::from_millis(wait)).await;
+                tokio::time::sleep(wait).await;
                 coordinator.step(|state| state.core.elect());
             });
         }
@@ -281,6 +292,25 @@ impl Coordinator {
         self.step(|state| {
             let accepted = state.core.put(write, sender)?;
             Ok(Placed { accepted, outcome, epoch: state.core.epoch(), timeout: state.in_force.replication_timeout() })
+        })
+    }
+
+    /// Hands in keys of a backup, all at once. Where one is refused, those before it were taken.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub(crate) fn restore(
+        self: &Arc<Self>,
+        keys: Vec<Saved>,
+        overwrite: bool,
+    ) -> Result<Vec<(Accepted, oneshot::Receiver<WriteOutcome>)>, Refusal> {
+        let now_us = self.now_us();
+        self.step(|state| {
+            let take = |saved| {
+                let (sender, receiver) = oneshot::channel();
+                state.core.restore(saved, overwrite, now_us, sender).map(|accepted| (accepted, receiver))
+            };
+            keys.into_iter().map(take).collect()
         })
     }
 

@@ -164,6 +164,7 @@ impl Replica {
         writer.write_all_buf(&mut output).await?;
         let mut messages = Vec::new();
         let mut watch = Watch::new();
+        let mut silent_since = None;
         loop {
             while let Some(message) = wire::decode::<ToFollower>(&mut input)? {
                 messages.push(message);
@@ -178,6 +179,13 @@ impl Replica {
                 // The leader's own signs of life waited in the meantime.
                 watch.note();
                 replies.iter().for_each(|reply| wire::encode(reply, &mut output));
+                // The parts of a state are not answered one by one, and there may be many: the leader has to hear something.
+                if !output.is_empty() {
+                    silent_since = None;
+                } else if silent_since.get_or_insert_with(Instant::now).elapsed() >= ALIVE_EVERY {
+                    silent_since = None;
+                    wire::encode_alive(&mut output);
+                }
             }
             writer.write_all_buf(&mut output).await?;
             tokio::select! {

@@ -1,6 +1,8 @@
 //! Tests of the protocol core: the shipped state machines in simulated worlds, and cases told step by step.
 
 mod cases;
+#[path = "../shared/mutation.rs"]
+mod mutation;
 mod mutations;
 mod sim;
 mod simulation;

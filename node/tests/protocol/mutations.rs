@@ -1,7 +1,7 @@
 //! Goal: every rule of the protocol is needed, and the simulation would notice its absence. Method: one rule is switched
 //! off from outside, by what the simulated network or disk does, and some world breaks the contract.
 
-use crate::sim::mutation::Mutation;
+use crate::mutation::Mutation;
 use crate::sim::{Plan, run};
 
 /// Worlds to look at before a mutation counts as not found.

@@ -3,7 +3,7 @@
 //! `SIMULATION_SEEDS=100000 cargo test -p kv-node --test protocol` runs more of them, `SIMULATION_SEED=17` one, with its
 //! trace.
 
-use crate::sim::mutation::Mutation;
+use crate::mutation::Mutation;
 use crate::sim::{Plan, Summary, run};
 
 /// How many worlds a plain test run looks at.

@@ -28,7 +28,7 @@ pub(super) enum Stage {
 }
 
 /// One rule, with what the leader knows about its members.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub(super) config: Config,
     stage: Stage,
@@ -47,7 +47,7 @@ impl Rule {
 }
 
 /// The rule in force first, then those on their way. All of them bind.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Rules(VecDeque<Rule>);
 
 impl Rules {

@@ -6,7 +6,7 @@ use super::writes::Refusal;
 use super::{Leader, Link, Output, Phase, SlotId};
 use crate::protocol::types::{Record, ToFollower};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reads<R> {
     /// Number of the last question sent.
     round: u64,

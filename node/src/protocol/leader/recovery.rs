@@ -9,7 +9,7 @@ use crate::protocol::follower::{FETCH_BYTES, approximate_bytes};
 use crate::protocol::types::{Config, Epoch, Key, KeyMap, Member, Record, Synced, ToFollower, Version};
 
 /// What recovery has gathered so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Recovery {
     /// The epoch whose records are being merged.
     source: Option<Epoch>,

@@ -7,7 +7,7 @@ use super::mask::Mask;
 use crate::protocol::types::Write;
 
 /// One accepted write.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pending<W> {
     pub(super) write: Arc<Write>,
     /// Position of the key in the leader's map, so that a commit needs no second look-up.
@@ -33,7 +33,7 @@ impl<W> Pending<W> {
 }
 
 /// A queue with stable indices: `base` is the index of its front.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Window<W> {
     base: u64,
     queue: VecDeque<Pending<W>>,

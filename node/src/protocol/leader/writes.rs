@@ -62,6 +62,14 @@ pub enum Refusal {
         /// The write that used it.
         seq: u64,
     },
+    /// A backup has another value of a key that is there.
+    #[error("the key {key:?} is there already, with another value (seq {seq})")]
+    Exists {
+        /// The key.
+        key: Key,
+        /// Of what is there.
+        seq: u64,
+    },
 }
 
 impl<W, R> Leader<W, R> {
@@ -88,10 +96,7 @@ impl<W, R> Leader<W, R> {
             let (seq, print) = (mark.seq, mark.fingerprint);
             return self.retry(&key, seq, print == fingerprint(value.as_deref()), waiter);
         }
-        let (writes, limit) = (self.window.uncommitted(), self.settings.limits.writes_in_flight);
-        if writes >= limit {
-            return Err(Refusal::Overloaded { writes, limit });
-        }
+        self.refuse_overload()?;
 
         let seq = known.as_ref().map_or(0, |(_, latest)| latest.version.seq) + 1;
         let earlier = known.as_ref().and_then(|(_, latest)| latest.marks.clone());
@@ -102,8 +107,27 @@ impl<W, R> Leader<W, R> {
             None => earlier,
         };
         let record = Record { version: Version { epoch: self.epoch, seq }, value, marks };
+        self.enter(known.map(|(position, _)| position), key, record, explain, now_us, waiter);
+        Ok(Accepted::Pending { seq })
+    }
+
+    pub(super) fn refuse_overload(&self) -> Result<(), Refusal> {
+        let (writes, limit) = (self.window.uncommitted(), self.settings.limits.writes_in_flight);
+        if writes >= limit { Err(Refusal::Overloaded { writes, limit }) } else { Ok(()) }
+    }
+
+    /// Makes an accepted record the latest of its key, and hands it to every follower's random wait.
+    pub(super) fn enter(
+        &mut self,
+        position: Option<usize>,
+        key: Key,
+        record: Record,
+        explain: bool,
+        now_us: u64,
+        waiter: W,
+    ) {
         let index = self.window.next_index();
-        let entry = self.replace(known.map(|(position, _)| position), key.clone(), record.clone(), index);
+        let entry = self.replace(position, key.clone(), record.clone(), index);
 
         let write = Arc::new(Write::new(index, key, record));
         let (due, delays_us) = self.draw(&write, explain);
@@ -120,11 +144,10 @@ impl<W, R> Leader<W, R> {
         });
         self.accepted += 1;
         self.bound_backlog();
-        Ok(Accepted::Pending { seq })
     }
 
     /// A write that was accepted before: waits for the same commit, or is committed already.
-    fn retry(&mut self, key: &str, seq: u64, same_value: bool, waiter: W) -> Result<Accepted, Refusal> {
+    pub(super) fn retry(&mut self, key: &str, seq: u64, same_value: bool, waiter: W) -> Result<Accepted, Refusal> {
         if !same_value {
             return Err(Refusal::TokenReused { seq });
         }

@@ -289,3 +289,35 @@ fn a_quorum_that_cannot_be_had_waits() {
     assert!(world.run_until(LONG_US, |world| world.is_acked(op)));
     world.settle();
 }
+
+// Goal: an opening that waits for members which will not come back opens by a person's word, with all that is there.
+// Method: W = 3 of three; two machines are gone when the next leader is started with W = 1. One promise suffices for the
+// state, but the old rule wants its successor stored where nobody answers. Later two new disks take the places.
+#[test]
+fn accepting_the_loss_of_members_while_opening() {
+    let mut world = cluster(3, 3);
+    let op = world.acknowledged(0);
+    world.settle();
+    world.kill_leader(0);
+    for place in [1, 2] {
+        world.crash(place);
+        world.wipe(place);
+    }
+    world.wanted = (1, 3);
+    let next = world.leader_reaching(&[0]);
+    world.until("one promise", |world| world.leads[next].leader.is_opening());
+    world.rest();
+    assert!(!world.is_open(next), "it has to wait for the others");
+    let mut taken = false;
+    world.drive(next, |lead| taken = lead.accept_loss());
+    assert!(taken, "there is something to accept");
+    world.until("opening", |world| world.is_open(next));
+    assert_eq!(world.seen(next), value_of(op));
+    world.drive(next, |lead| taken = lead.accept_loss());
+    assert!(!taken, "an open leader has nothing to accept");
+    world.free(next);
+    world.restart(1);
+    world.restart(2);
+    world.settle();
+    assert_eq!(world.seen(next), value_of(op));
+}

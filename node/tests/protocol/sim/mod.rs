@@ -10,7 +10,7 @@ pub(crate) mod faults;
 pub(crate) mod history;
 pub(crate) mod leaders;
 pub(crate) mod linearizability;
-pub(crate) mod mutation;
+mod mutation;
 pub(crate) mod network;
 pub(crate) mod places;
 
@@ -26,9 +26,9 @@ use self::clients::Client;
 use self::faults::Fault;
 use self::history::History;
 use self::leaders::Lead;
-use self::mutation::Mutation;
 use self::network::Connection;
 use self::places::Place;
+use crate::mutation::Mutation;
 
 /// What can happen next.
 #[derive(Clone, Debug)]

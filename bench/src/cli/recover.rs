@@ -1,0 +1,125 @@
+//! `kv-bench recover`: how long a cluster with many keys needs to be itself again.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::{
+    cluster::LocalClusterOptions,
+    recovery::{self, Recovery, RecoveryOptions},
+};
+
+/// The settings of a recovery.
+#[derive(Debug, Clone, Args)]
+pub struct RecoverArguments {
+    /// Keys to write before anything is restarted
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    keys: u64,
+
+    /// Size of each value in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 100)]
+    value_size_bytes: usize,
+
+    /// Connections that write, each one write at a time
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    connections: u16,
+
+    /// Writes to random keys at the end, while the disk is watched
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    overwrites: u64,
+
+    /// Followers to start
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=60))]
+    follower_count: u32,
+
+    /// Followers that confirm a write
+    #[arg(long, value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    quorum: u32,
+
+    /// Directory of the nodes' data and logs; what the last run left there goes
+    #[arg(long, value_name = "DIRECTORY", default_value = "out/recover")]
+    out: PathBuf,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When a node fails or does not come back.
+pub(super) fn main(arguments: &RecoverArguments) -> Result<u8> {
+    let RecoverArguments { keys, value_size_bytes, connections, overwrites, follower_count, quorum, out } = arguments;
+    if quorum > follower_count {
+        bail!("write quorum {quorum} is not possible with {follower_count} followers");
+    }
+    let data = out.join("data");
+    if data.exists() {
+        fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
+    }
+    let program = std::env::current_exe().context("failed to find this program's own file")?;
+    let cluster = LocalClusterOptions {
+        followers: *follower_count,
+        write_quorum: *quorum,
+        max_delay_ms: 0,
+        replication_timeout_ms: 60_000,
+        data_directory: Some(data.clone()),
+        ..LocalClusterOptions::new(program, out.join("logs"))
+    };
+    let options = RecoveryOptions {
+        keys: *keys,
+        value_size_bytes: *value_size_bytes,
+        connections: usize::from(*connections),
+        overwrites: *overwrites,
+        patience: Duration::from_secs(600),
+    };
+    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
+    let measured = runtime.block_on(recovery::measure(cluster, options, |what| eprintln!("{what} …")))?;
+    print!("{}", told(&measured, &options));
+    // A second look at the result does not need it, and it is large.
+    fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
+    Ok(0)
+}
+
+fn told(measured: &Recovery, options: &RecoveryOptions) -> String {
+    let Recovery {
+        fill,
+        leader_bytes,
+        follower_bytes,
+        disk_bytes,
+        leader_restart,
+        leader_settles,
+        follower_refill,
+        cluster_restart,
+        disk_bytes_overwriting_max,
+        overwrite,
+    } = measured;
+    let RecoveryOptions { keys, value_size_bytes, overwrites, .. } = options;
+    let rate = |count: u64, time: &Duration| count as f64 / time.as_secs_f64();
+    let a_key = |bytes: &u64| *bytes as f64 / *keys as f64;
+    let megabytes = |bytes: &u64| *bytes as f64 / 1e6;
+    let payload_bytes = keys * (*value_size_bytes as u64 + recovery::KEY_SIZE_BYTES);
+    let mut text = String::new();
+    let mut line = |what: &str, figure: String| text.push_str(&format!("{what:<44} {figure}\n"));
+    line("keys, bytes of a value", format!("{keys}, {value_size_bytes}"));
+    line("written", format!("{:.0} /s", rate(*keys, fill)));
+    line("memory of the leader", format!("{:.0} MB, {:.0} bytes a key", megabytes(leader_bytes), a_key(leader_bytes)));
+    line(
+        "memory of a follower",
+        format!("{:.0} MB, {:.0} bytes a key", megabytes(follower_bytes), a_key(follower_bytes)),
+    );
+    line("disk of a follower", format!("{:.0} MB, {:.0} bytes a key", megabytes(disk_bytes), a_key(disk_bytes)));
+    line("leader restarted: takes writes after", format!("{:.1} s", leader_restart.as_secs_f64()));
+    line("… and has every follower back", format!("{:.1} s later", leader_settles.as_secs_f64()));
+    line(
+        "follower emptied: takes part after",
+        format!(
+            "{:.1} s: {:.0} keys/s, {:.1} MB/s",
+            follower_refill.as_secs_f64(),
+            rate(*keys, follower_refill),
+            rate(payload_bytes, follower_refill) / 1e6
+        ),
+    );
+    line("everything killed: takes writes after", format!("{:.1} s", cluster_restart.as_secs_f64()));
+    line("overwritten", format!("{overwrites} times, {:.0} /s", rate(*overwrites, overwrite)));
+    line("disk of a follower meanwhile, at most", format!("{:.0} MB", megabytes(disk_bytes_overwriting_max)));
+    text
+}

@@ -1,0 +1,233 @@
+//! What a backup looks like: lines of JSON, the first and the last about the file itself.
+//!
+//! ```text
+//! {"kvcluster_backup":1,"epoch":"4.5330a361fbe5e544","keys":2}
+//! {"key":"color","seq":7,"value":"blue"}
+//! {"key":"shape","seq":3,"value":null}
+//! {"end":{"keys":2,"digest":"1ba62d6a2cbe21ec"}}
+//! ```
+//!
+//! Deleted keys are in it, without a value, so that their sequence numbers go on after a restore; and so are the marks of
+//! retried writes. The digest (64-bit XXH3) covers every byte before the last line: a file that was cut off, or changed on
+//! its way, is noticed before anything of it is restored.
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::protocol::leader::Saved;
+
+/// What this release writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// The first line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Number of the format.
+    pub kvcluster_backup: u32,
+    /// The epoch of the leader that gave it.
+    pub epoch: String,
+    /// How many keys follow, deleted ones included.
+    pub keys: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Trailer {
+    end: End,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct End {
+    keys: u64,
+    digest: String,
+}
+
+/// What is wrong with a backup.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// It begins with something else.
+    #[error("this is no backup of kvcluster: {0}")]
+    NoBackup(String),
+    /// A later release wrote it.
+    #[error("the backup has format {found}, and this release reads format {FORMAT}: use a newer release")]
+    NewerFormat {
+        /// As the header says.
+        found: u32,
+    },
+    /// A line in the middle is not a key.
+    #[error("line {line} of the backup is not a key: {why}")]
+    Line {
+        /// From 1.
+        line: u64,
+        /// Why not.
+        why: String,
+    },
+    /// The last line is missing.
+    #[error("the backup is cut off after line {lines}: its last line is missing")]
+    CutOff {
+        /// How many lines are there.
+        lines: u64,
+    },
+    /// The last line says something else than what stands before it.
+    #[error("the backup was changed after it was made: its digest is {found}, and its last line says {told}")]
+    Changed {
+        /// Over what is there.
+        found: String,
+        /// As the last line says.
+        told: String,
+    },
+}
+
+/// Makes the lines of a backup.
+#[derive(Clone, Default)]
+pub struct Writer {
+    digest: Xxh3,
+    keys: u64,
+}
+
+impl Writer {
+    /// The first line.
+    pub fn header(&mut self, epoch: String, keys: u64) -> String {
+        self.line(&Header { kvcluster_backup: FORMAT, epoch, keys })
+    }
+
+    /// A key's line.
+    pub fn key(&mut self, saved: &Saved) -> String {
+        self.keys += 1;
+        self.line(saved)
+    }
+
+    /// The last line.
+    pub fn trailer(mut self) -> String {
+        let digest = format!("{:016x}", self.digest.digest());
+        let keys = self.keys;
+        self.line(&Trailer { end: End { keys, digest } })
+    }
+
+    fn line(&mut self, line: &impl Serialize) -> String {
+        // Plain data always serialises.
+        let mut text = serde_json::to_string(line).unwrap_or_default();
+        text.push('\n');
+        self.digest.update(text.as_bytes());
+        text
+    }
+}
+
+/// Checks a backup line by line.
+#[derive(Clone, Default)]
+pub struct Reader {
+    digest: Xxh3,
+    header: Option<Header>,
+    lines: u64,
+    keys: u64,
+    ended: bool,
+}
+
+impl Reader {
+    /// Takes the next line, with its line break; returns the key that stands there.
+    ///
+    /// # Errors
+    /// [`BackupError`].
+    pub fn line(&mut self, line: &str) -> Result<Option<Saved>, BackupError> {
+        self.lines += 1;
+        let whole = line.ends_with('\n');
+        let not_a_key = |why: String| BackupError::Line { line: self.lines, why };
+        if self.ended {
+            return Err(not_a_key("it stands after the last line".to_owned()));
+        }
+        let Some(header) = &self.header else {
+            let header: Header =
+                serde_json::from_str(line).map_err(|error| BackupError::NoBackup(error.to_string()))?;
+            if header.kvcluster_backup > FORMAT {
+                return Err(BackupError::NewerFormat { found: header.kvcluster_backup });
+            }
+            self.digest.update(line.as_bytes());
+            self.header = Some(header);
+            return Ok(None);
+        };
+        if !whole {
+            return Err(BackupError::CutOff { lines: self.lines - 1 });
+        }
+        if let Ok(Trailer { end }) = serde_json::from_str(line) {
+            let found = format!("{:016x}", self.digest.digest());
+            if found != end.digest || self.keys != end.keys || self.keys != header.keys {
+                return Err(BackupError::Changed { found, told: end.digest });
+            }
+            self.ended = true;
+            return Ok(None);
+        }
+        let saved: Saved = serde_json::from_str(line).map_err(|error| not_a_key(error.to_string()))?;
+        self.digest.update(line.as_bytes());
+        self.keys += 1;
+        Ok(Some(saved))
+    }
+
+    /// Says that there are no more lines; returns the header and how many keys there were.
+    ///
+    /// # Errors
+    /// [`BackupError::CutOff`].
+    pub fn end(self) -> Result<(Header, u64), BackupError> {
+        match self.header {
+            Some(header) if self.ended => Ok((header, self.keys)),
+            None => Err(BackupError::NoBackup("it is empty".to_owned())),
+            Some(_) => Err(BackupError::CutOff { lines: self.lines }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(seq: u64, value: Option<&str>) -> Saved {
+        Saved { key: format!("key {seq}").into(), seq, value: value.map(Into::into), marks: None }
+    }
+
+    fn written() -> String {
+        let mut writer = Writer::default();
+        let mut text = writer.header("4.01".to_owned(), 3);
+        for saved in [saved(1, Some("one\n\"line\"")), saved(2, None), saved(3, Some(""))] {
+            text.push_str(&writer.key(&saved));
+        }
+        text + &writer.trailer()
+    }
+
+    fn read(text: &str) -> Result<Vec<Saved>, BackupError> {
+        let mut reader = Reader::default();
+        let keys = text.split_inclusive('\n').filter_map(|line| reader.line(line).transpose());
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        reader.end()?;
+        Ok(keys)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let keys = read(&written()).expect("whole");
+        assert_eq!(keys, [saved(1, Some("one\n\"line\"")), saved(2, None), saved(3, Some(""))]);
+    }
+
+    // Wherever a file ends too early, and whichever byte of it is another one.
+    #[test]
+    fn every_cut_and_every_change_is_noticed() {
+        let text = written();
+        for cut in 0..text.len() {
+            assert!(read(&text[..cut]).is_err(), "cut at {cut}");
+        }
+        for position in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[position] ^= 1;
+            if let Ok(changed) = String::from_utf8(bytes) {
+                assert!(read(&changed).is_err(), "changed at {position}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_files_are_named_for_what_they_are() {
+        let newer = written().replace("\"kvcluster_backup\":1", "\"kvcluster_backup\":2");
+        let error = read(&newer).expect_err("newer").to_string();
+        assert_eq!(error, "the backup has format 2, and this release reads format 1: use a newer release");
+        let error = read("hello\n").expect_err("no backup").to_string();
+        assert!(error.starts_with("this is no backup of kvcluster"), "{error}");
+        assert_eq!(read("").expect_err("empty").to_string(), "this is no backup of kvcluster: it is empty");
+    }
+}

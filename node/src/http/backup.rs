@@ -1,0 +1,108 @@
+//! The state out, as one file, and in again.
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::LeaderSite;
+use super::error::ApiError;
+use super::kv::{check_lengths, parse};
+use crate::backup::Writer;
+use crate::protocol::leader::{Accepted, Saved};
+use crate::replication::coordinator::WriteOutcome;
+
+/// How many keys one part of the stream carries.
+const PART_KEYS: usize = 512;
+
+/// How long the lines of one request may be together, beside one of the longest key and value.
+pub(super) const RESTORE_BYTES_MAX: usize = 8 << 20;
+
+/// `GET /backup`: everything that is committed, as it is at one moment after the request arrived.
+///
+/// That moment is when the state is copied under the lock; the keys and values themselves are shared. It holds every write
+/// that was acknowledged before the request, because W followers confirm, after it arrived, that this leader still leads;
+/// and of writes acknowledged meanwhile none without those that were acknowledged before it was begun.
+pub(super) async fn backup(State(state): State<LeaderSite>) -> Result<Response, ApiError> {
+    let Ok(permit) = state.backups.clone().try_acquire_owned() else {
+        return Err(ApiError::plain(StatusCode::TOO_MANY_REQUESTS, "another backup is under way"));
+    };
+    let leader = &state.leader;
+    let timeout = leader.look(|state| state.in_force.replication_timeout());
+    let led = tokio::time::timeout(timeout, leader.read("")).await.map_err(|_| {
+        let message =
+            format!("no write quorum confirmed within {} ms that this leader still leads", timeout.as_millis());
+        ApiError::not_applied(message)
+    })?;
+    led.map_err(|refusal| ApiError::refused_write(&refusal))?;
+    let (epoch, saved) = leader.look(|state| (state.core.epoch(), state.core.saved()));
+
+    let mut writer = Writer::default();
+    let header = writer.header(epoch.to_string(), saved.len() as u64);
+    let parts = stream::unfold(Some((header, writer, saved, 0, permit)), |state| async move {
+        let (mut text, mut writer, saved, position, permit) = state?;
+        let end = saved.len().min(position + PART_KEYS);
+        saved[position..end].iter().for_each(|saved| text.push_str(&writer.key(saved)));
+        let next = if end == saved.len() {
+            text.push_str(&writer.trailer());
+            None
+        } else {
+            Some((String::new(), writer, saved, end, permit))
+        };
+        Some((Ok::<_, std::convert::Infallible>(text), next))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(parts)).into_response())
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct RestoreQuery {
+    #[serde(default)]
+    overwrite: bool,
+}
+
+/// `POST /restore`: some of the keys of a backup, a line each. Answered once all of them are committed; a request that is
+/// sent again changes nothing.
+pub(super) async fn restore(
+    State(state): State<LeaderSite>,
+    query: Result<Query<RestoreQuery>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Query(RestoreQuery { overwrite }) = query.map_err(|rejection| ApiError::bad(rejection.body_text()))?;
+    let body = body.map_err(|rejection| ApiError::plain(rejection.status(), rejection.body_text()))?;
+    if state.site.is_draining() {
+        return Err(ApiError::not_applied("the leader is shutting down"));
+    }
+    let mut keys = Vec::new();
+    for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+        let saved: Saved = parse(line)?;
+        if saved.key.is_empty() || saved.seq == 0 {
+            return Err(ApiError::bad(format!("no key, or no sequence number: {:?}, {}", saved.key, saved.seq)));
+        }
+        check_lengths(&state.site, &saved.key, saved.value.as_deref())?;
+        keys.push(saved);
+    }
+    let leader = &state.leader;
+    let taken = leader.restore(keys, overwrite).map_err(|refusal| ApiError::refused_write(&refusal))?;
+    let (timeout, epoch) = leader.look(|state| (state.in_force.replication_timeout(), state.core.epoch()));
+    let deadline = tokio::time::Instant::now() + timeout;
+    let (mut restored, mut there) = (0, 0);
+    for (accepted, outcome) in taken {
+        let seq = match accepted {
+            Accepted::AlreadyCommitted { .. } => {
+                there += 1;
+                continue;
+            }
+            Accepted::Pending { seq } => seq,
+        };
+        match tokio::time::timeout_at(deadline, outcome).await {
+            Ok(Ok(WriteOutcome::Committed(_))) => restored += 1,
+            _ => return Err(ApiError::indeterminate(seq, &epoch.to_string())),
+        }
+    }
+    Ok(Json(json!({"ok": true, "restored": restored, "there_already": there})))
+}

@@ -1,0 +1,421 @@
+//! What can happen next, and what follows from it.
+
+use std::collections::VecDeque;
+
+use kv_node::protocol::follower::{Effects, Follower};
+use kv_node::protocol::leader::{Accepted, DelayRange, Leader, Limits, NewWrite, Output, Settings, SlotId};
+use kv_node::protocol::types::{Epoch, FollowerId, ToFollower, ToLeader};
+
+use crate::mutation::{self, Mutation};
+use crate::world::{FOLLOWERS, Lead, Link, Part, Place, Plan, Process, Sent, World, epoch_of};
+
+pub(crate) const KEY: &str = "k";
+
+/// One step of one state; leaders and followers by their numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// A leader process starts.
+    Start,
+    /// The two connect if they are not connected, and everything between them arrives, until both have said all.
+    Exchange(u8, u8),
+    /// The two connect, and no more.
+    Connect(u8, u8),
+    /// The next message reaches the follower, and its answer the leader.
+    Deliver(u8, u8),
+    /// The next message reaches the follower; its answer is on its way.
+    DeliverAlone(u8, u8),
+    /// A copy of the next message will arrive late.
+    Repeat(u8, u8),
+    /// The connection breaks. A follower that crashes and restarts looks the same.
+    Break(u8, u8),
+    /// The next message of a connection that is gone arrives.
+    Late(u8, u8, u8),
+    Elect(u8),
+    Write(u8),
+    Read(u8),
+    /// Another quorum is wanted from now on.
+    Want,
+    /// The leader is told.
+    Tell(u8),
+    /// A follower loses its disk.
+    Wipe(u8),
+    /// The answer leaves before the sync, and the follower crashes; only in a mutation.
+    AnswerUnsynced(u8, u8),
+}
+
+const NO_DELAY: DelayRange = DelayRange { min_us: 0, max_us: 0 };
+
+/// There is one connection at a time between two processes, and its answers end with it: one number is enough.
+const SESSION: u64 = 1;
+
+impl World {
+    /// Everything that can happen next.
+    pub(crate) fn actions(&self, plan: &Plan) -> Vec<Action> {
+        let (mut actions, left) = (Vec::new(), self.left);
+        for (number, lead) in self.leads.iter().enumerate() {
+            self.actions_of(number as u8, lead, plan, &mut actions);
+        }
+        if left.leaders > 0 {
+            actions.push(Action::Start);
+        }
+        if left.changes > 0 {
+            actions.push(Action::Want);
+        }
+        if left.wipes > 0 {
+            let lost = (0..FOLLOWERS).filter(|place| self.may_lose(*place));
+            actions.extend(lost.map(|place| Action::Wipe(place as u8)));
+        }
+        actions
+    }
+
+    fn actions_of(&self, number: u8, lead: &Lead, plan: &Plan, actions: &mut Vec<Action>) {
+        let left = self.left;
+        for place in 0..FOLLOWERS as u8 {
+            let link = &lead.links[usize::from(place)];
+            actions.extend((0..link.late.len()).map(|which| Action::Late(number, place, which as u8)));
+            if lead.process.leader.fenced_by().is_some() {
+                continue;
+            }
+            if !link.live {
+                actions.push(Action::Exchange(number, place));
+                if left.stops > 0 {
+                    actions.push(Action::Connect(number, place));
+                }
+                continue;
+            }
+            if !link.down.is_empty() || !link.up.is_empty() {
+                actions.push(Action::Exchange(number, place));
+            }
+            if let Some(next) = link.down.front() {
+                if left.stops > 0 {
+                    actions.push(Action::Deliver(number, place));
+                    actions.push(Action::DeliverAlone(number, place));
+                }
+                if left.repeats > 0 && matches!(next, Sent::Message(message) if changes_state(message)) {
+                    actions.push(Action::Repeat(number, place));
+                }
+                if left.breaks > 0 && plan.mutation == Some(Mutation::RepliesBeforeSync) {
+                    actions.push(Action::AnswerUnsynced(number, place));
+                }
+            }
+            if left.breaks > 0 {
+                actions.push(Action::Break(number, place));
+            }
+        }
+        let Process { leader, waits, told, .. } = &*lead.process;
+        if leader.fenced_by().is_some() {
+            return;
+        }
+        if *waits {
+            actions.push(Action::Elect(number));
+        }
+        if *told != self.wanted {
+            actions.push(Action::Tell(number));
+        }
+        if leader.is_open() && left.writes > 0 {
+            actions.push(Action::Write(number));
+        }
+        if leader.is_open() && left.reads > 0 {
+            actions.push(Action::Read(number));
+        }
+    }
+
+    /// The state after an action; nothing where it lies outside the bounds.
+    pub(crate) fn after(&self, action: Action, plan: &Plan) -> Option<Self> {
+        let mut world = self.clone();
+        world.act(action, plan);
+        let within = world.leads.iter().all(|lead| lead.process.leader.epoch().term <= plan.terms);
+        within.then_some(world)
+    }
+
+    pub(crate) fn act(&mut self, action: Action, plan: &Plan) {
+        let at = |number: u8, place: u8| (usize::from(number), usize::from(place));
+        match action {
+            Action::Start => self.start(plan),
+            Action::Exchange(number, place) => self.exchange(at(number, place), plan),
+            Action::Connect(number, place) => {
+                self.left.stops -= 1;
+                self.connect(at(number, place), plan);
+            }
+            Action::Deliver(number, place) => {
+                self.left.stops -= 1;
+                let at = at(number, place);
+                self.take(at, plan);
+                self.hear(at, plan);
+            }
+            Action::DeliverAlone(number, place) => {
+                self.left.stops -= 1;
+                self.take(at(number, place), plan);
+            }
+            Action::Repeat(number, place) => {
+                self.left.repeats -= 1;
+                self.link(at(number, place)).change(|link| {
+                    if let Some(Sent::Message(message)) = link.down.front().cloned() {
+                        link.late.push(VecDeque::from([message]));
+                    }
+                });
+            }
+            Action::Break(number, place) => {
+                self.left.breaks -= 1;
+                self.cut(at(number, place), plan);
+            }
+            Action::Late(number, place, which) => self.arrive_late(at(number, place), usize::from(which), plan),
+            Action::Elect(number) => {
+                self.leads[usize::from(number)].process.change(|process| process.waits = false);
+                self.drive(usize::from(number), plan, Leader::elect);
+            }
+            Action::Write(number) => self.write(usize::from(number), plan),
+            Action::Read(number) => self.read(usize::from(number), plan),
+            Action::Want => {
+                self.left.changes -= 1;
+                self.wanted = if self.wanted == plan.quorum { plan.change_to } else { plan.quorum };
+            }
+            Action::Tell(number) => {
+                let wanted = self.wanted;
+                self.leads[usize::from(number)].process.change(|process| process.told = wanted);
+                self.drive(usize::from(number), plan, |leader| leader.set(wanted, FOLLOWERS as u16, NO_DELAY));
+            }
+            Action::Wipe(place) => self.wipe(usize::from(place), plan),
+            Action::AnswerUnsynced(number, place) => {
+                self.left.breaks -= 1;
+                let at = at(number, place);
+                let before = self.places[at.1].clone();
+                self.take(at, plan);
+                self.places[at.1] = before;
+                self.hear(at, plan);
+                self.cut(at, plan);
+            }
+        }
+        self.forget_what_is_refused(plan);
+    }
+
+    fn link(&mut self, at: (usize, usize)) -> &mut Part<Link> {
+        &mut self.leads[at.0].links[at.1]
+    }
+
+    fn start(&mut self, plan: &Plan) {
+        self.left.leaders -= 1;
+        let id = mutation::leader_id(plan.mutation, 100 + self.leads.len() as u64);
+        let limits = Limits { writes_in_flight: 64, backlog_writes: 64, backlog_bytes: 1 << 20 };
+        let (quorum, size) = (self.wanted, FOLLOWERS as u16);
+        let mut leader = Leader::new(id, Settings { quorum, size, delay: NO_DELAY, limits, seed: 0 });
+        let slots = std::array::from_fn(|place| leader.declare(&format!("f{place}")).expect("there are free slots"));
+        let process = Part::new(Process { leader, slots, waits: false, told: self.wanted, promoted: None });
+        let links = std::array::from_fn(|_| Part::new(Link::default()));
+        self.leads.push(Lead { process, links });
+    }
+
+    fn connect(&mut self, at: (usize, usize), plan: &Plan) {
+        self.link(at).change(|link| link.live = true);
+        let hello = ToLeader::Hello(self.places[at.1].follower.hello());
+        self.answer(at, hello, plan);
+    }
+
+    fn exchange(&mut self, at: (usize, usize), plan: &Plan) {
+        if !self.leads[at.0].links[at.1].live {
+            self.connect(at, plan);
+        }
+        self.hear(at, plan);
+        while !self.leads[at.0].links[at.1].down.is_empty() {
+            self.take(at, plan);
+            self.hear(at, plan);
+        }
+    }
+
+    /// The follower takes the next message. What it says to that is on its way.
+    fn take(&mut self, at: (usize, usize), plan: &Plan) {
+        let mut next = self.link(at).change(|link| link.down.pop_front());
+        if let Some(Sent::Install(job)) = &mut next {
+            let part = self.leads[at.0].process.leader.install_part(job);
+            if part.is_some() {
+                let rest = Sent::Install(job.clone());
+                self.link(at).change(|link| link.down.push_front(rest));
+            }
+            next = part.map(Sent::Message);
+        }
+        if let Some(Sent::Message(message)) = next {
+            let replies = self.step(at.1, message, plan);
+            self.link(at).change(|link| link.up.extend(replies));
+        }
+    }
+
+    fn step(&mut self, place: usize, message: ToFollower, plan: &Plan) -> Vec<ToLeader> {
+        let mut effects = Effects::default();
+        self.places[place].change(|place| mutation::step(plan.mutation, &mut place.follower, message, &mut effects));
+        effects.replies
+    }
+
+    /// What is on its way to the leader arrives.
+    fn hear(&mut self, at: (usize, usize), plan: &Plan) {
+        while let Some(reply) = self.link(at).change(|link| link.up.pop_front()) {
+            self.answer(at, reply, plan);
+        }
+    }
+
+    fn answer(&mut self, at: (usize, usize), reply: ToLeader, plan: &Plan) {
+        let process = &mut self.leads[at.0].process;
+        let reply = match plan.mutation {
+            Some(_) => process.change(|process| mutation::answer(plan.mutation, &mut process.promoted, at.1, reply)),
+            None => reply,
+        };
+        let slot = process.slots[at.1];
+        self.drive(at.0, plan, |leader| match reply {
+            ToLeader::Hello(hello) => leader.hello(slot, SESSION, hello),
+            reply => leader.receive(slot, SESSION, reply),
+        });
+    }
+
+    fn arrive_late(&mut self, at: (usize, usize), which: usize, plan: &Plan) {
+        let message = self.link(at).change(|link| {
+            let message = link.late[which].pop_front();
+            link.late.retain(|queue| !queue.is_empty());
+            message
+        });
+        if let Some(message) = message {
+            self.step(at.1, message, plan);
+        }
+    }
+
+    /// The connection is gone, and the leader notices. What was sent may arrive late.
+    fn cut(&mut self, at: (usize, usize), plan: &Plan) {
+        let was_live = self.link(at).change(|link| {
+            let sent = std::mem::take(&mut link.down).into_iter();
+            let sent = sent.map_while(|sent| if let Sent::Message(message) = sent { Some(message) } else { None });
+            let late: VecDeque<ToFollower> = sent.filter(changes_state).collect();
+            if !late.is_empty() {
+                link.late.push(late);
+            }
+            link.up.clear();
+            std::mem::replace(&mut link.live, false)
+        });
+        if was_live && self.leads[at.0].process.leader.fenced_by().is_none() {
+            let slot = self.leads[at.0].process.slots[at.1];
+            self.drive(at.0, plan, |leader| leader.closed(slot, SESSION));
+        }
+    }
+
+    fn wipe(&mut self, place: usize, plan: &Plan) {
+        self.left.wipes -= 1;
+        self.disks += 1;
+        let id = FollowerId(self.disks);
+        let before = &self.places[place].follower;
+        let kept = mutation::memory_of_wiped(plan.mutation, before);
+        let pretends = kept.is_some();
+        let follower = kept.unwrap_or_else(|| Follower::blank(id, before.hello().name));
+        self.places[place] = Part::new(Place { follower, pretends });
+        for number in 0..self.leads.len() {
+            self.cut((number, place), plan);
+            // It was sent to a process that is gone.
+            self.link((number, place)).change(|link| link.late.clear());
+        }
+    }
+
+    /// What a follower will not take any more, and whose refusal nobody hears, may as well not be there.
+    fn forget_what_is_refused(&mut self, plan: &Plan) {
+        if plan.mutation == Some(Mutation::TakesWritesOfOldLeaders) {
+            return;
+        }
+        for lead in &mut self.leads {
+            for (place, link) in self.places.iter().zip(&mut lead.links) {
+                let promised = place.follower.promised();
+                let refused = |message: &ToFollower| {
+                    let settled = matches!(message, ToFollower::Prepare { epoch } if *epoch == promised);
+                    epoch_of(message) < promised || settled
+                };
+                if link.late.iter().flatten().any(refused) {
+                    link.change(|link| {
+                        link.late.iter_mut().for_each(|queue| queue.retain(|message| !refused(message)));
+                        link.late.retain(|queue| !queue.is_empty());
+                    });
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, number: usize, plan: &Plan) {
+        self.left.writes -= 1;
+        let (op, value) = self.clients.change(|clients| clients.call(true));
+        let new = NewWrite { key: KEY.into(), value: Some(value), retry_token: None, explain: false, now_us: 0 };
+        let process = &mut self.leads[number].process;
+        let taken = process.change(|process| {
+            let taken = process.leader.put(new, op);
+            taken.map(|taken| (taken, process.leader.latest(KEY).map(|(record, _)| record.version)))
+        });
+        match taken {
+            Ok((Accepted::Pending { .. }, Some(version))) => {
+                self.clients.change(|clients| clients.accepted(op, version));
+            }
+            other => panic!("an open leader takes a write, and this one says {other:?}"),
+        }
+        self.drive(number, plan, |_| {});
+    }
+
+    fn read(&mut self, number: usize, plan: &Plan) {
+        self.left.reads -= 1;
+        let (op, _) = self.clients.change(|clients| clients.call(false));
+        if plan.mutation == Some(Mutation::ReadsWithoutAsking) {
+            self.show(number, op);
+        } else {
+            self.drive(number, plan, |leader| leader.read(op).expect("an open leader takes a read"));
+        }
+    }
+
+    fn show(&mut self, number: usize, op: usize) {
+        let leader = &self.leads[number].process.leader;
+        let (record, epoch) = (leader.committed(KEY).cloned(), leader.epoch());
+        self.clients.change(|clients| clients.read(op, record.as_ref(), epoch));
+    }
+
+    fn drive(&mut self, number: usize, plan: &Plan, event: impl FnOnce(&mut Leader<usize, usize>)) {
+        let (outputs, epoch) = self.leads[number].process.change(|process| {
+            event(&mut process.leader);
+            (process.leader.take_outputs(), process.leader.epoch())
+        });
+        outputs.into_iter().for_each(|output| self.carry_out(number, epoch, output, plan));
+    }
+
+    fn carry_out(&mut self, number: usize, epoch: Epoch, output: Output<usize, usize>, plan: &Plan) {
+        let place = |slot: SlotId| slot.index();
+        match output {
+            Output::Send(slot, message) => self.send((number, place(slot)), Sent::Message(message)),
+            Output::Transmit(slot, write) => {
+                let writes = vec![(*write).clone()];
+                self.send((number, place(slot)), Sent::Message(ToFollower::Writes { epoch, writes }));
+            }
+            Output::Install(slot, job) if plan.late_installs => {
+                self.send((number, place(slot)), Sent::Install(job));
+            }
+            Output::Install(slot, mut job) => {
+                while let Some(part) = self.leads[number].process.leader.install_part(&mut job) {
+                    self.send((number, place(slot)), Sent::Message(part));
+                }
+            }
+            Output::Schedule { .. } => unreachable!("nothing waits here"),
+            Output::Committed { waiter, receipt } => {
+                self.clients.change(|clients| clients.acknowledged(waiter, receipt.epoch, receipt.seq));
+            }
+            Output::ReadConfirmed(reader) => self.show(number, reader),
+            Output::Reset(slot) => self.cut((number, place(slot)), plan),
+            Output::Backoff => self.leads[number].process.change(|process| process.waits = true),
+            Output::Opened => {
+                let leader = &self.leads[number].process.leader;
+                let (record, epoch) = (leader.latest(KEY).map(|(record, _)| record.clone()), leader.epoch());
+                self.clients.change(|clients| clients.opened(epoch, record.as_ref()));
+            }
+            Output::Fenced(_) => (0..FOLLOWERS).for_each(|place| self.cut((number, place), plan)),
+            // Its client hears nothing certain; nobody is taken out of the set.
+            Output::Indeterminate { .. } | Output::ReadRefused(_) | Output::InForce | Output::Released(_) => {}
+        }
+    }
+
+    fn send(&mut self, at: (usize, usize), sent: Sent) {
+        if self.leads[at.0].links[at.1].live {
+            self.link(at).change(|link| link.down.push_back(sent));
+        }
+    }
+}
+
+/// Whether a follower may be another one after it, so that it matters when it arrives late.
+fn changes_state(message: &ToFollower) -> bool {
+    !matches!(message, ToFollower::Fetch { .. } | ToFollower::Probe { .. })
+}
