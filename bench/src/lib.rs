@@ -6,9 +6,12 @@
 //! [`client`], [`analysis`] sets each run beside [`theory`] with the means of [`stats`], [`consistency`] compares the
 //! replicas, [`findings`] says what it means, and [`report`] writes it down. What a cluster can do at most, and at what
 //! price, is measured by [`load`], set beside other systems by [`compare`], and beside its own settings by [`curves`].
+//!
+//! [`check`] breaks a cluster and says whether what its clients saw was linearizable.
 
 pub mod analysis;
 pub mod chart;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod cluster;

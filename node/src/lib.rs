@@ -15,6 +15,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod deliberate;
 pub mod http;
 pub mod metrics;
 pub mod protocol;

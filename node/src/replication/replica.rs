@@ -13,6 +13,7 @@ use tracing::info;
 
 use super::session::{ALIVE_EVERY, QUIET_TICKS_MAX, Watch};
 use super::wire;
+use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::{Effects, Follower};
 use crate::protocol::types::{Epoch, Hello, Key, Synced, ToFollower, ToLeader};
 use crate::store::disk::Found;
@@ -170,6 +171,9 @@ impl Replica {
             }
             if !messages.is_empty() {
                 let (replies, mut stored) = self.state.lock().step(&mut messages, &leader);
+                if deliberate::is_on(DeliberateFault::ConfirmsBeforeStored) {
+                    stored = Store::Memory.append(Vec::new());
+                }
                 // A slow disk is no reason for the leader to take this follower for dead.
                 while timeout(ALIVE_EVERY, stored.wait()).await.map_or(Ok(true), |wait| wait.map(|()| false))? {
                     wire::encode_alive(&mut output);
