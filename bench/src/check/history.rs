@@ -111,9 +111,10 @@ pub struct FaultRecord {
     pub round: u32,
     /// When it was done, in microseconds since the history began.
     pub from_us: u64,
-    /// When it was undone.
+    /// When its undoing began: the process was started or continued.
     pub to_us: u64,
-    /// From the undoing of the last fault of its round until the cluster was whole again; nothing where it never was.
+    /// From the undoing of the last fault of its round until the cluster was whole again: one leader open, every follower
+    /// taking part and having everything that was accepted before. Nothing where it never was.
     pub recovered_us: Option<u64>,
 }
 

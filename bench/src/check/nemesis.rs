@@ -60,8 +60,7 @@ impl Nemesis<'_> {
             let words: Vec<String> = planned.iter().map(|planned| planned.fault.to_string()).collect();
             on_round(round, &words.join(", "));
             let first = faults.len();
-            self.run_round(target, &planned, round, faults).await?;
-            let mended_us = self.clock.now_us();
+            let mended_us = self.run_round(target, &planned, round, faults).await?;
             target.heal().await?;
             let recovered_us = self.clock.now_us() - mended_us;
             faults[first..].iter_mut().for_each(|fault| fault.recovered_us = Some(recovered_us));
@@ -69,14 +68,15 @@ impl Nemesis<'_> {
         Ok(round)
     }
 
-    /// Does and undoes what is planned, each at its time. An interruption undoes everything at once.
+    /// Does and undoes what is planned, each at its time. An interruption undoes everything at once. Returns when it
+    /// began to undo the last one.
     async fn run_round(
         &self,
         target: &mut impl Breakable,
         planned: &[Planned],
         round: u32,
         faults: &mut Vec<FaultRecord>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let began = Instant::now();
         let mut struck: Vec<Option<usize>> = vec![None; planned.len()];
         let mut times: Vec<(Duration, bool, usize)> = Vec::new();
@@ -84,13 +84,15 @@ impl Nemesis<'_> {
             times.extend([(*at, false, index), (*at + *lasts, true, index)]);
         }
         times.sort_unstable();
+        let mut mended_us = self.clock.now_us();
         for (at, mends, index) in times {
             self.pause(began, at).await;
             let fault = planned[index].fault;
             if mends {
                 let Some(record) = struck[index] else { continue };
+                mended_us = self.clock.now_us();
                 target.mend(fault).await?;
-                faults[record].to_us = self.clock.now_us();
+                faults[record].to_us = mended_us;
             } else if !self.interrupt.is_requested() {
                 struck[index] = Some(faults.len());
                 let (kind, text, from_us) = (fault.kind().name(), fault.to_string(), self.clock.now_us());
@@ -98,7 +100,7 @@ impl Nemesis<'_> {
                 target.strike(fault).await?;
             }
         }
-        Ok(())
+        Ok(mended_us)
     }
 
     /// Waits until so long after `from`, unless the run is asked to end.
