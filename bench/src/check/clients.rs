@@ -84,6 +84,7 @@ struct Answer {
     value: Option<String>,
     seq: Option<u64>,
     epoch: Option<String>,
+    staleness_ms: Option<f64>,
     message: Option<String>,
     error: Option<String>,
     outcome: Option<String>,
@@ -174,6 +175,7 @@ impl Crowd {
             outcome: Outcome::Failed,
             seq: None,
             epoch: None,
+            staleness_ms: None,
             attempts: 0,
             detail: None,
         }
@@ -289,6 +291,7 @@ impl Crowd {
             }
             Ok((StatusCode::NOT_FOUND, answer)) if answer.error.as_deref() == Some("Key not found") => {
                 operation.outcome = Outcome::Answered;
+                operation.staleness_ms = answer.staleness_ms;
             }
             Ok((status, answer)) => operation.detail = Some(answer.words(status)),
             Err(error) => operation.detail = Some(words_of(error)),
@@ -322,6 +325,7 @@ impl Operation {
     fn told(&mut self, answer: &Answer) {
         self.seq = answer.seq;
         self.epoch = answer.epoch.as_deref().and_then(parse_epoch);
+        self.staleness_ms = answer.staleness_ms;
     }
 }
 

@@ -64,6 +64,9 @@ pub struct Operation {
     /// The epoch that the last answer told.
     #[serde(serialize_with = "as_text")]
     pub epoch: Option<Epoch>,
+    /// How old what a follower shows may be, as it says, in ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub staleness_ms: Option<f64>,
     /// How often it was sent, each time under the same idempotency key.
     pub attempts: u32,
     /// What went wrong, in the node's words or the client's.

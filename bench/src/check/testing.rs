@@ -25,6 +25,7 @@ fn operation(action: Action, key: &str, value: Option<&str>, seq: u64, (called_u
         outcome: Outcome::Answered,
         seq: Some(seq),
         epoch: epoch(1),
+        staleness_ms: None,
         attempts: 1,
         detail: None,
     }

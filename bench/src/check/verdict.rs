@@ -34,6 +34,8 @@ pub enum Rule {
     NotAfterRecovery,
     /// One life of a follower never shows an older version of a key than before.
     LocalNeverBack,
+    /// What a follower shows is no older than it says.
+    StalenessBound,
     /// Once everything has drained, all nodes hold the same.
     ReplicasAgree,
 }
@@ -50,6 +52,7 @@ impl Rule {
             Self::ValueWritten => "never written",
             Self::NotAfterRecovery => "back from the dead",
             Self::LocalNeverBack => "a follower went back",
+            Self::StalenessBound => "staler than it says",
             Self::ReplicasAgree => "replicas differ",
         }
     }
@@ -213,6 +216,14 @@ mod tests {
                 ],
             ),
             (
+                "a follower is as late as it says",
+                vec![
+                    put("k", "a", 1, (1, 2_000)),
+                    put("k", "b", 2, (3_000, 8_000)),
+                    Operation { staleness_ms: Some(3.0), ..local("k", "a", 1, (10_000, 11_000)) },
+                ],
+            ),
+            (
                 "another life of a follower",
                 vec![
                     put("k", "a", 1, (1, 2)),
@@ -318,6 +329,15 @@ mod tests {
                     local("k", "a", 1, (7, 8)),
                 ],
                 &[Rule::LocalNeverBack],
+            ),
+            (
+                "a follower is later than it says",
+                vec![
+                    put("k", "a", 1, (1, 2_000)),
+                    put("k", "b", 2, (3_000, 8_000)),
+                    Operation { staleness_ms: Some(1.5), ..local("k", "a", 1, (10_000, 11_000)) },
+                ],
+                &[Rule::StalenessBound],
             ),
             (
                 "a follower loses an acknowledged value",

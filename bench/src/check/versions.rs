@@ -24,6 +24,7 @@ pub(super) fn check_key(history: &History, key: &str, numbers: &[usize]) -> Vec<
     key.never_back(&mut violations);
     key.not_after_a_recovery_without_it(&mut violations);
     key.local_reads_never_back(&mut violations);
+    key.no_staler_than_it_says(&mut violations);
     key.in_every_final_dump(&mut violations);
     violations
 }
@@ -220,6 +221,37 @@ impl<'a> Key<'a> {
                     let text = format!("{} after {} had ended", now.words(), then.words());
                     violations.push(self.violation(Rule::LocalNeverBack, vec![earlier, number], text));
                 }
+            }
+        }
+    }
+
+    /// A follower that says how old what it shows may be shows everything that was settled before that.
+    fn no_staler_than_it_says(&self, violations: &mut Vec<Violation>) {
+        let reads = self.operations().filter_map(|(number, read)| {
+            let staleness_us = read.staleness_ms.filter(|_| read.is_answered())? * 1e3;
+            Some((read.called_us.checked_sub(staleness_us.ceil() as u64)?, number))
+        });
+        let mut reads: Vec<(u64, usize)> = reads.collect();
+        reads.sort_unstable();
+        let mut ended: Vec<(u64, usize, u64)> =
+            self.settled().map(|(number, operation, seq)| (operation.ended_us, number, seq)).collect();
+        ended.sort_unstable();
+        let mut ended = ended.into_iter().peekable();
+        let mut newest: Option<(u64, usize)> = None;
+        for (as_of_us, number) in reads {
+            while let Some((_, earlier, seq)) = ended.next_if(|(ended_us, ..)| *ended_us < as_of_us) {
+                newest = newest.max(Some((seq, earlier)));
+            }
+            let read = &self.history.operations[number];
+            if let Some((seq, earlier)) = newest.filter(|(seq, _)| read.seq.unwrap_or(0) < *seq) {
+                let (then, staleness_ms) = (&self.history.operations[earlier], read.staleness_ms.unwrap_or(0.0));
+                let age_ms = (read.called_us - then.ended_us) as f64 / 1e3;
+                let text = format!(
+                    "{} says that it is at most {staleness_ms:.0} ms old, and {} (seq {seq}) had ended {age_ms:.0} ms before",
+                    read.words(),
+                    then.words()
+                );
+                violations.push(self.violation(Rule::StalenessBound, vec![earlier, number], text));
             }
         }
     }

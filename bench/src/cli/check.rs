@@ -88,7 +88,7 @@ pub struct CheckArguments {
     seed: Option<u64>,
 
     /// Clients, each with one operation under way
-    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=10_000),
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000),
         help_heading = "Load")]
     clients: u32,
 

@@ -109,16 +109,16 @@ pub fn export(report: &CheckReport, history: &History, directory: &Path) -> Resu
     paths.push(path);
 
     let (svg, png) = (place("violation.svg"), place("violation.png"));
-    match report.verdict.violations.first() {
-        Some(violation) => {
-            let drawing = timeline::draw(history, violation);
-            paths.push(write(svg, drawing.as_bytes())?);
-            paths.push(write(png, &png::rasterize(&drawing)?)?);
-        }
-        None => {
+    match report.verdict.violations.as_slice() {
+        [] => {
             for path in [svg, png].into_iter().filter(|path| path.exists()) {
                 fs::remove_file(&path).with_context(|| format!("failed to remove {}", path.display()))?;
             }
+        }
+        violations => {
+            let drawing = timeline::draw(history, violations);
+            paths.push(write(svg, drawing.as_bytes())?);
+            paths.push(write(png, &png::rasterize(&drawing)?)?);
         }
     }
     Ok(paths)

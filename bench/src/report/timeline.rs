@@ -3,7 +3,7 @@
 use super::svg::{Anchor, Stroke, Style, Svg};
 use crate::check::{
     history::{Action, History, Operation, Outcome},
-    verdict::Violation,
+    verdict::{Rule, Violation},
 };
 
 const WIDTH: f64 = 1500.0;
@@ -18,6 +18,8 @@ const LETTER: f64 = 6.4;
 const TITLE_LINE: usize = 150;
 /// How much is shown before and after the operations of the violation, in microseconds; more where they take long.
 const MARGIN_US: u64 = 120_000;
+/// How far the next fault after a lost write is looked for.
+const NEXT_FAULT_US: u64 = 3_000_000;
 
 const INK: &str = "#1b1f24";
 const MUTED: &str = "#57606a";
@@ -38,12 +40,14 @@ struct View<'a> {
     /// Numbers of the operations in it, and the row of each.
     shown: Vec<(usize, usize)>,
     clients: Vec<u32>,
-    guilty: &'a [usize],
+    guilty: Vec<usize>,
 }
 
-/// The history around `violation` as an SVG document.
-pub(super) fn draw(history: &History, violation: &Violation) -> String {
-    let view = View::around(history, violation);
+/// The history around the first of `violations`, with all that came out by the same operation, as an SVG document.
+pub(super) fn draw(history: &History, violations: &[Violation]) -> String {
+    let (Some(violation), view) = (violations.first(), View::around(history, violations)) else {
+        return Svg::new(WIDTH, TOP).finish();
+    };
     let fault_rows = view.fault_rows();
     let faults_height = 12.0 + 20.0 * fault_rows.iter().map(|(_, row)| row + 1).max().unwrap_or(0) as f64;
     let rows_top = TOP + faults_height;
@@ -51,7 +55,8 @@ pub(super) fn draw(history: &History, violation: &Violation) -> String {
     let mut svg = Svg::new(WIDTH, bottom + 90.0);
     svg.text((30.0, 44.0), &format!("Violation: {}", violation.rule.words()), plain(24.0, GUILTY).bold());
     let mut y = 74.0;
-    for line in wrapped(&violation.text).into_iter().take(2) {
+    let same = violations.iter().filter(|other| is_of_the_same(violation, other));
+    for line in same.flat_map(|violation| wrapped(&violation.text)).take(2) {
         svg.text((30.0, y), &line, plain(15.0, INK));
         y += 20.0;
     }
@@ -76,6 +81,11 @@ pub(super) fn draw(history: &History, violation: &Violation) -> String {
     svg.finish()
 }
 
+/// Whether both came out by the same operation.
+fn is_of_the_same(first: &Violation, other: &Violation) -> bool {
+    first.key == other.key && first.operations.last() == other.operations.last()
+}
+
 fn plain(size: f64, color: &'static str) -> Style {
     Style { size, color, bold: false, anchor: Anchor::Start }
 }
@@ -98,17 +108,24 @@ fn legend(svg: &mut Svg, y: f64) {
 }
 
 impl<'a> View<'a> {
-    fn around(history: &'a History, violation: &'a Violation) -> Self {
+    fn around(history: &'a History, violations: &[Violation]) -> Self {
         let all = &history.operations;
-        let guilty = violation.operations.as_slice();
+        let (first, key) = (violations.first(), violations.first().and_then(|violation| violation.key.as_deref()));
+        let same = violations.iter().filter(|other| first.is_some_and(|first| is_of_the_same(first, other)));
+        let guilty: Vec<usize> = same.flat_map(|violation| violation.operations.iter().copied()).collect();
         let end_us = all.iter().map(|operation| operation.ended_us).max().unwrap_or(0);
-        let from_us =
-            guilty.iter().map(|number| all[*number].called_us).min().unwrap_or(end_us.saturating_sub(1_000_000));
-        let to_us = guilty.iter().map(|number| all[*number].ended_us).max().unwrap_or(end_us);
+        let from_us = guilty.iter().map(|number| all[*number].called_us).min();
+        let from_us = from_us.unwrap_or(end_us.saturating_sub(1_000_000));
+        let mut to_us = guilty.iter().map(|number| all[*number].ended_us).max().unwrap_or(end_us);
+        if first.is_some_and(|violation| violation.rule == Rule::InFinalDumps) {
+            // It was there, and then something was done to it.
+            let next = history.faults.iter().find(|fault| fault.from_us >= to_us);
+            to_us = next.map_or(to_us, |fault| fault.to_us.min(to_us + NEXT_FAULT_US));
+        }
         let margin_us = MARGIN_US.max((to_us - from_us) / 8);
         let (from_us, to_us) = (from_us.saturating_sub(margin_us), to_us + margin_us);
         let is_shown = |operation: &Operation| {
-            let same_key = violation.key.as_deref().is_none_or(|key| key == &*operation.key);
+            let same_key = key.is_none_or(|key| key == &*operation.key);
             same_key && operation.called_us <= to_us && operation.ended_us >= from_us
         };
         let numbers: Vec<usize> = (0..all.len()).filter(|number| is_shown(&all[*number])).collect();
@@ -255,7 +272,7 @@ mod tests {
             FaultRecord { kind: "all", text, round: 1, from_us: 30_021_000, to_us: 30_040_000, recovered_us: Some(5) };
         history.faults.push(record);
         let verdict = judge(&history);
-        let drawing = draw(&history, &verdict.violations[0]);
+        let drawing = draw(&history, &verdict.violations);
         assert!(drawing.contains("get → long-ago (seq 1)") && drawing.contains("all nodes killed"), "{drawing}");
         assert!(!drawing.contains("elsewhere"), "another key");
         let document = resvg::usvg::roxmltree::Document::parse(&drawing).expect("well-formed");
@@ -268,7 +285,7 @@ mod tests {
             assert!(number("y") >= 0.0 && number("y") + number("height") <= height);
             red += usize::from(bar.attribute("fill") == Some(GUILTY));
         }
-        assert_eq!(red, verdict.violations[0].operations.len() + 1, "the guilty and the legend");
+        assert_eq!(red, 1 + 1 + 1, "the read, the write that it should have shown, the legend");
         assert!(crate::report::png::rasterize(&drawing).expect("rendered").starts_with(b"\x89PNG"));
     }
 
