@@ -243,11 +243,11 @@ impl<'a> Key<'a> {
                 newest = newest.max(Some((seq, earlier)));
             }
             let read = &self.history.operations[number];
-            if let Some((seq, earlier)) = newest.filter(|(seq, _)| read.seq.unwrap_or(0) < *seq) {
+            if let Some((_, earlier)) = newest.filter(|(seq, _)| read.seq.unwrap_or(0) < *seq) {
                 let (then, staleness_ms) = (&self.history.operations[earlier], read.staleness_ms.unwrap_or(0.0));
                 let age_ms = (read.called_us - then.ended_us) as f64 / 1e3;
                 let text = format!(
-                    "{} says that it is at most {staleness_ms:.0} ms old, and {} (seq {seq}) had ended {age_ms:.0} ms before",
+                    "{} says that it is at most {staleness_ms:.0} ms old, and {} had ended {age_ms:.0} ms before",
                     read.words(),
                     then.words()
                 );
