@@ -75,7 +75,8 @@ pub async fn run(
     let nemesis = Nemesis { shape, limit: *limit, clock, interrupt, slowness: 1.0 };
     let on_round = |round: u32, what: &str| progress.note(&words(&crowd, clock, *limit, round, what));
     let raged = nemesis.rage(target, &mut rng, &mut history.faults, on_round).await;
-    let rounds = history.faults.last().map_or(0, |fault| fault.round);
+    let begun = history.faults.last().map_or(0, |fault| fault.round);
+    let rounds = raged.as_ref().copied().unwrap_or(begun);
 
     progress.note("the clients finish");
     crowd.stop();
