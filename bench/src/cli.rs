@@ -11,7 +11,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use self::{
-    check::CheckArguments, compare::CompareArguments, curves::CurvesArguments, load::LoadArguments, sweep::SweepArguments,
+    check::CheckArguments, compare::CompareArguments, curves::CurvesArguments, load::LoadArguments,
+    sweep::SweepArguments,
 };
 use crate::node_command;
 
