@@ -1,6 +1,7 @@
-//! The command line: `kv-bench sweep`, its settings, its exit codes.
+//! The command line: its subcommands, their settings, their exit codes.
 
 mod backup;
+mod check;
 mod compare;
 mod curves;
 mod load;
@@ -13,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 pub use self::{
     backup::{BackupArguments, RestoreArguments},
+    check::CheckArguments,
     compare::CompareArguments,
     curves::CurvesArguments,
     load::LoadArguments,
@@ -25,8 +27,10 @@ use crate::node_command;
 pub const EXIT_FAILED: u8 = 1;
 /// The measured means are too far from theory for `--max-deviation-ms`.
 pub const EXIT_DEVIATES: u8 = 3;
+/// What clients saw breaks the contract.
+pub const EXIT_VIOLATION: u8 = 3;
 
-/// Explains what a write quorum costs: measures it, beside theory
+/// Explains what a write quorum costs and buys: measures it, beside theory, and checks that nothing is lost
 #[derive(Debug, Parser)]
 #[command(name = "kv-bench", version, about, arg_required_else_help = true)]
 struct Arguments {
@@ -43,6 +47,13 @@ enum Command {
     /// that the replicas agree, and writes table, plot and data.
     #[command(after_help = sweep::AFTER_HELP)]
     Sweep(Box<SweepArguments>),
+    /// Break a cluster, and say whether what its clients saw was linearizable
+    ///
+    /// Starts a leader and five followers as processes on this machine. While clients write and read, kills and pauses
+    /// nodes, empties disks within what the write quorum allows, lets two leaders compete and changes the quorum. Then
+    /// judges everything that the clients were told, and shows the history around a violation.
+    #[command(after_help = check::AFTER_HELP)]
+    Check(Box<CheckArguments>),
     /// Measure throughput, latency and processor time under a closed or an open loop of puts and gets
     ///
     /// Starts a leader and five followers as processes on this machine, or takes a cluster that runs, and puts it under load.
@@ -88,6 +99,7 @@ pub fn main() -> ExitCode {
     }
     match Arguments::parse().command {
         Command::Sweep(arguments) => exit_code(sweep::main(&arguments)),
+        Command::Check(arguments) => exit_code(check::main(&arguments)),
         Command::Load(arguments) => exit_code(load::main(&arguments)),
         Command::Compare(arguments) => exit_code(compare::main(&arguments)),
         Command::Curves(arguments) => exit_code(curves::main(&arguments)),

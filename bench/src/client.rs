@@ -106,6 +106,9 @@ pub struct FollowerStatus {
     /// Whether it counts towards N.
     #[serde(default = "yes")]
     pub member: bool,
+    /// Age of the oldest write that it has not confirmed, in ms.
+    #[serde(default)]
+    pub lag_ms: f64,
 }
 
 fn yes() -> bool {
@@ -169,6 +172,12 @@ impl NodeClient {
             .connect_timeout(Duration::from_secs(5))
             .build()
             .context("failed to build the HTTP client")
+    }
+
+    /// The same for another node of the same cluster.
+    #[must_use]
+    pub fn at(&self, url: &str) -> Self {
+        Self::new(self.http.clone(), url, self.token.as_deref())
     }
 
     /// Where the node is.

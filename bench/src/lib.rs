@@ -8,10 +8,13 @@
 //! price, is measured by [`load`], set beside other systems by [`compare`], and beside its own settings by [`curves`];
 //! how long it needs to be itself again with many keys, by [`recovery`]. [`backup`] takes its state
 //! out and puts it in.
+//!
+//! [`check`] breaks a cluster and says whether what its clients saw was linearizable.
 
 pub mod analysis;
 pub mod backup;
 pub mod chart;
+pub mod check;
 pub mod cli;
 pub mod client;
 pub mod cluster;

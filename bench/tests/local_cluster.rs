@@ -7,7 +7,7 @@ use std::path::Path;
 
 use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use serde_json::{Value, json};
-use support::{KV_BENCH, eventually};
+use support::{KV_BENCH, PATIENCE, eventually};
 
 fn options(logs: &Path) -> LocalClusterOptions {
     LocalClusterOptions { followers: 2, write_quorum: 1, max_delay_ms: 5, ..LocalClusterOptions::new(KV_BENCH, logs) }
@@ -72,4 +72,36 @@ async fn a_cluster_that_cannot_start_says_why_and_shows_the_log() {
     let missing = LocalClusterOptions { program: "/nonexistent".into(), ..options(logs.path()) };
     let error = LocalCluster::start(missing).await.expect_err("no program").to_string();
     assert!(error.contains("failed to start follower1 from /nonexistent"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_replace_each_other_and_disks_outlive_everybody_but_a_wipe() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let data = directory.path().join("data");
+    let options = LocalClusterOptions { data_directory: Some(data.clone()), ..options(&directory.path().join("logs")) };
+    let mut cluster = LocalCluster::start(options).await.expect("starts");
+    assert_eq!(put(&cluster, "kept", "a").await, 200);
+
+    let first = cluster.leader_url();
+    let second = cluster.start_second_leader().await.expect("starts");
+    assert_eq!((cluster.second_leader_url().as_deref(), cluster.process_ids().len()), (Some(second.as_str()), 4));
+    cluster.keep_one_leader(PATIENCE).await.expect("one is replaced");
+    assert_eq!((cluster.leader_url(), cluster.second_leader_url()), (second, None));
+    assert_ne!(cluster.leader_url(), first);
+    cluster.wait_until_open().await.expect("open");
+    assert_eq!(put(&cluster, "by-the-second", "b").await, 200);
+
+    cluster.kill_all().expect("killed");
+    assert!(cluster.process_ids().is_empty());
+    for follower in 0..2 {
+        cluster.start_follower(follower).await.expect("starts");
+    }
+    cluster.start_leader().await.expect("starts");
+    cluster.wait_until_open().await.expect("recovers");
+    assert_eq!(value_at(&cluster.leader_url(), "by-the-second").await.as_deref(), Some("b"), "disks remember");
+
+    assert!(cluster.wipe_follower(1).is_err(), "it runs");
+    cluster.kill_follower(1).expect("killed");
+    cluster.wipe_follower(1).expect("emptied");
+    assert!(data.join("follower1").exists() && !data.join("follower2").exists());
 }

@@ -122,6 +122,8 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     let leader = if settings.role == Role::Leader { Some(settings.leader()?) } else { None };
     let data_dir = if leader.is_none() { settings.data_dir()?.map(Path::to_owned) } else { None };
     start_log(&settings)?;
+    #[cfg(feature = "deliberate-faults")]
+    settings.deliberate_fault.into_iter().for_each(crate::deliberate::switch_on);
     if let Some(path) = settings.data_dir.as_deref().filter(|path| !path.is_empty() && data_dir.is_none()) {
         info!(path, "DATA_DIR is not used: only followers keep their state, and only with durability disk");
     }

@@ -128,6 +128,10 @@ pub struct Settings {
     /// Which log lines: error, warn, info, debug, trace, or a filter such as kv_node=debug
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,
+    /// Breaks a rule of the protocol, for tests of those who check it
+    #[cfg(feature = "deliberate-faults")]
+    #[arg(long, env = "DELIBERATE_FAULT", value_enum)]
+    pub deliberate_fault: Option<crate::deliberate::DeliberateFault>,
 }
 
 /// How a leader finds its followers.

@@ -16,6 +16,7 @@
 pub mod backup;
 pub mod cli;
 pub mod config;
+pub mod deliberate;
 pub mod http;
 pub mod metrics;
 pub mod protocol;

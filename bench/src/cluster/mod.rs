@@ -83,9 +83,13 @@ impl LocalClusterOptions {
 #[derive(Debug)]
 pub struct LocalCluster {
     leader: NodeProcess,
+    /// Another leader over the same followers, once one was wanted.
+    second_leader: Option<NodeProcess>,
     followers: Vec<NodeProcess>,
+    data_directory: Option<PathBuf>,
     client: NodeClient,
     start_timeout: Duration,
+    starts: u64,
 }
 
 impl LocalCluster {
@@ -97,7 +101,10 @@ impl LocalCluster {
         let (leader, followers) = nodes(&options)?;
         let token = options.environment.iter().find(|(name, _)| name == "AUTH_TOKEN").map(|(_, token)| token.as_str());
         let client = NodeClient::new(NodeClient::http(1)?, &leader.url(), token);
-        let mut cluster = Self { leader, followers, client, start_timeout: options.start_timeout };
+        let LocalClusterOptions { data_directory, start_timeout, .. } = options;
+        let starts = 1;
+        let mut cluster =
+            Self { leader, second_leader: None, followers, data_directory, client, start_timeout, starts };
         for index in 0..cluster.followers.len() {
             cluster.followers[index].start()?;
         }
@@ -126,7 +133,13 @@ impl LocalCluster {
 
     /// Process ids of the nodes that run: the leader's first.
     pub fn process_ids(&self) -> Vec<u32> {
-        std::iter::once(&self.leader).chain(&self.followers).filter_map(NodeProcess::id).collect()
+        let leaders = std::iter::once(&self.leader).chain(&self.second_leader);
+        leaders.chain(&self.followers).filter_map(NodeProcess::id).collect()
+    }
+
+    /// How often followers were started: a number that none of their processes shares with another.
+    pub fn starts(&self) -> u64 {
+        self.starts
     }
 
     /// The leader's log.
@@ -149,6 +162,79 @@ impl LocalCluster {
         self.followers[index].kill()
     }
 
+    /// kill -9 of every node at once; returns when all processes are gone.
+    pub fn kill_all(&mut self) -> Result<()> {
+        let nodes = || std::iter::once(&self.leader).chain(&self.second_leader).chain(&self.followers);
+        nodes().filter(|node| node.is_started()).try_for_each(|node| node.signal(Signal::KILL))?;
+        let nodes = std::iter::once(&mut self.leader).chain(&mut self.second_leader).chain(&mut self.followers);
+        nodes.into_iter().try_for_each(NodeProcess::kill)
+    }
+
+    /// Empties the disk of follower `index`, which must not run. Nothing to do for one without a disk.
+    pub fn wipe_follower(&self, index: usize) -> Result<()> {
+        let NodeProcess { spec, .. } = &self.followers[index];
+        if self.followers[index].is_started() {
+            bail!("failed to wipe {}: it is running", spec.name);
+        }
+        let Some(directory) = self.data_directory.as_ref().map(|all| all.join(&spec.name)) else { return Ok(()) };
+        match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("failed to empty {}", directory.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Starts a second leader over the same followers, as a Deployment does before the first one is gone. Returns its
+    /// URL once it answers HTTP. Followers obey one of the two; [`LocalCluster::keep_one_leader`] ends the other.
+    pub async fn start_second_leader(&mut self) -> Result<String> {
+        let second = match self.second_leader.take() {
+            Some(second) => second,
+            None => self.leader.sibling("leader2", free_ports(1)?[0])?,
+        };
+        let second = self.second_leader.insert(second);
+        start_and_listen(second, self.start_timeout).await?;
+        Ok(second.url())
+    }
+
+    /// Where the second leader listens, while it runs.
+    pub fn second_leader_url(&self) -> Option<String> {
+        self.second_leader.as_ref().filter(|node| node.is_started()).map(NodeProcess::url)
+    }
+
+    /// Where two leaders run, waits until one of them is open and the other one knows that it was replaced, and kills
+    /// that one. What is left is [`LocalCluster::leader_url`].
+    ///
+    /// # Errors
+    /// When the time is up; both still run.
+    pub async fn keep_one_leader(&mut self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        while let Some(second_url) = self.second_leader_url() {
+            let second = self.client.at(&second_url);
+            let (first, second) = (self.client.status().await, second.status().await);
+            let state = |status: &Result<LeaderStatus>| status.as_ref().map_or("unreachable", state_word).to_owned();
+            match (state(&first).as_str(), state(&second).as_str()) {
+                ("open", "fenced") => self.second_leader.iter_mut().try_for_each(NodeProcess::kill)?,
+                ("fenced", "open") => {
+                    self.leader.kill()?;
+                    if let Some(second) = &mut self.second_leader {
+                        std::mem::swap(&mut self.leader, second);
+                    }
+                    self.client = self.client.at(&second_url);
+                }
+                (first, second) if Instant::now() > deadline => {
+                    let seconds = timeout.as_secs_f64();
+                    bail!(
+                        "of two leaders one is {first} and one {second} after {seconds} s; {}",
+                        self.leader.log_tail()
+                    );
+                }
+                _ => sleep(POLL_INTERVAL).await,
+            }
+        }
+        Ok(())
+    }
+
     /// Starts the leader again, on its port with its settings; returns when it answers HTTP, which is before it has
     /// recovered: see [`LocalCluster::wait_until_open`].
     pub async fn start_leader(&mut self) -> Result<()> {
@@ -157,6 +243,7 @@ impl LocalCluster {
 
     /// Starts follower `index` again, on its port with its settings; returns when it answers HTTP.
     pub async fn start_follower(&mut self, index: usize) -> Result<()> {
+        self.starts += 1;
         start_and_listen(&mut self.followers[index], self.start_timeout).await
     }
 
@@ -204,9 +291,7 @@ impl LocalCluster {
     pub async fn wait_until_open(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.start_timeout;
         loop {
-            for node in std::iter::once(&mut self.leader).chain(&mut self.followers) {
-                fail_if_exited(node)?;
-            }
+            self.fail_if_any_exited()?;
             let missing = match self.client.status().await {
                 Ok(status) => self.missing(&status),
                 Err(error) => Some(format!("{error:#}")),
@@ -220,6 +305,15 @@ impl LocalCluster {
             }
             sleep(POLL_INTERVAL).await;
         }
+    }
+
+    /// Fails when a node ended that nobody killed.
+    ///
+    /// # Errors
+    /// Which node, and the end of its log.
+    pub fn fail_if_any_exited(&mut self) -> Result<()> {
+        let nodes = std::iter::once(&mut self.leader).chain(&mut self.second_leader).chain(&mut self.followers);
+        nodes.into_iter().try_for_each(fail_if_exited)
     }
 
     /// What the leader still lacks; `None` when it is open and has its running followers.
@@ -298,6 +392,10 @@ async fn terminate(node: &mut NodeProcess, timeout: Duration) -> Result<Option<i
         }
         sleep(POLL_INTERVAL).await;
     }
+}
+
+fn state_word(status: &LeaderStatus) -> &str {
+    &status.state
 }
 
 fn fail_if_exited(node: &mut NodeProcess) -> Result<()> {

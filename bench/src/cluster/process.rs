@@ -45,6 +45,21 @@ impl NodeProcess {
         Ok(Self { spec, child: None })
     }
 
+    /// Another node with the same settings but for its name, its port and its log, which does not run yet.
+    pub(super) fn sibling(&self, name: &str, port: u16) -> Result<Self> {
+        let mut spec = NodeSpec { name: name.to_owned(), port, ..self.spec.clone() };
+        spec.log_path.set_file_name(format!("{name}.log"));
+        for (setting, value) in &mut spec.environment {
+            match setting.as_str() {
+                "PORT" => *value = port.to_string(),
+                "NODE_NAME" => name.clone_into(value),
+                "ADVERTISE_URL" => *value = format!("http://127.0.0.1:{port}"),
+                _ => {}
+            }
+        }
+        Self::new(spec)
+    }
+
     pub(super) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.spec.port)
     }

@@ -1,5 +1,6 @@
-//! What a sweep found, and the files it is written to: one exporter per file.
+//! What a sweep found, and the files it is written to: one exporter per file. And what a [`check`] found.
 
+pub mod check;
 mod csv;
 mod json;
 mod markdown;
@@ -7,6 +8,7 @@ mod plot;
 pub(crate) mod png;
 pub(crate) mod svg;
 mod text;
+mod timeline;
 
 use std::{
     fs,

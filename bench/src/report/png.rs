@@ -1,4 +1,4 @@
-//! `quorum_vs_latency.png`: the same plot as pixels, with a font that comes with this program.
+//! Drawings as pixels, with a font that comes with this program: `quorum_vs_latency.png` and others.
 
 use std::sync::Arc;
 
@@ -10,8 +10,7 @@ use super::{Exporter, SweepReport, plot};
 /// Pixels per unit of the drawing: sharp on paper at the width of a page.
 const SCALE: f32 = 2.0;
 
-/// Renders the plot to PNG. The font is DejaVu Sans, which may be embedded freely; fonts of this machine are not
-/// looked at, so that the picture is the same everywhere.
+/// Renders the plot to PNG.
 #[derive(Debug)]
 pub struct PngPlot;
 

@@ -299,10 +299,10 @@ pub(super) async fn follower_status(State(state): State<FollowerSite>) -> Json<V
 pub(super) async fn follower_ready(State(state): State<FollowerSite>) -> Response {
     let view = state.replica.view();
     let synced = view.hello.synced.as_ref().is_some_and(|synced| synced.epoch == view.hello.promised);
-    match view.staleness {
+    match view.heard {
         _ if state.site.is_draining() => ready(false, "shutting down"),
         _ if !synced => ready(false, "waits for a leader to install its state"),
-        Some(staleness) if staleness <= CONTACT_MAX => ready(true, "synced"),
+        Some(heard) if heard <= CONTACT_MAX => ready(true, "synced"),
         _ => ready(false, "nothing was heard from the leader for a while"),
     }
 }

@@ -250,8 +250,12 @@ pub enum ToFollower {
         epoch: Epoch,
         /// Comes back in the answer.
         round: u64,
-        /// Age of the oldest write that this follower has not confirmed, in microseconds; 0 when it has them all.
+        /// Everything that any leader accepted up to this long before the question was sent, in microseconds, is at this
+        /// follower. The largest number where nothing is said about it.
         lag_us: u64,
+        /// The highest round that this follower had answered when the question was sent. It cannot have been sent before
+        /// that answer, however long it was on its way.
+        heard: u64,
     },
 }
 

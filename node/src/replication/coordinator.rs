@@ -17,6 +17,7 @@ use super::discovery::is_member;
 use super::outbox::{Item, Outbox};
 use super::timer::Timer;
 use crate::config::{ConfigError, LiveConfig};
+use crate::deliberate::{self, DeliberateFault};
 use crate::metrics::LeaderMetrics;
 use crate::protocol::leader::{
     Accepted, InstallJob, Leader, Limits, NewWrite, Output, Receipt, Refusal, Saved, Settings, SlotId,
@@ -319,6 +320,9 @@ impl Coordinator {
     /// # Errors
     /// [`Refusal`] when it does not.
     pub(crate) async fn read(self: &Arc<Self>, key: &str) -> Result<Option<Record>, Refusal> {
+        if deliberate::is_on(DeliberateFault::ReadsWithoutAsking) && self.look(|state| state.core.is_open()) {
+            return Ok(self.look(|state| state.core.committed(key).cloned()));
+        }
         let (answer, receiver) = oneshot::channel();
         self.step(|state| state.core.read(ReadWaiter { key: key.into(), answer }))?;
         receiver
@@ -327,7 +331,8 @@ impl Coordinator {
     }
 
     /// A follower connected. Returns the number of the session and its outbox.
-    pub(crate) fn connected(self: &Arc<Self>, slot: SlotId, url: &str, hello: Hello) -> (u64, Arc<Outbox>) {
+    pub(crate) fn connected(self: &Arc<Self>, slot: SlotId, url: &str, mut hello: Hello) -> (u64, Arc<Outbox>) {
+        deliberate::one_promise_fewer(hello.synced.as_mut());
         self.step(|state| {
             state.sessions += 1;
             let (session, outbox) = (state.sessions, Arc::new(Outbox::default()));
@@ -361,6 +366,11 @@ impl Coordinator {
     }
 
     pub(crate) fn received(self: &Arc<Self>, slot: SlotId, session: u64, messages: &mut Vec<ToLeader>) {
+        for message in messages.iter_mut() {
+            if let ToLeader::Promised { synced, .. } = message {
+                deliberate::one_promise_fewer(synced.as_mut());
+            }
+        }
         self.step(|state| messages.drain(..).for_each(|message| state.core.receive(slot, session, message)));
     }
 

@@ -1,6 +1,6 @@
 //! The follower at run time: the state machine, what it stores, and the connections of its leaders.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use tracing::info;
 
 use super::session::{ALIVE_EVERY, QUIET_TICKS_MAX, Watch};
 use super::wire;
+use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::{Effects, Follower};
 use crate::protocol::types::{Epoch, Hello, Key, Synced, ToFollower, ToLeader};
 use crate::store::disk::Found;
@@ -32,12 +33,48 @@ pub struct Shown {
     pub epoch: Option<Epoch>,
 }
 
-/// When a leader was heard from, and how far behind it said that this follower is.
+/// What a leader said last of how far behind this follower is.
 #[derive(Clone, Debug)]
 struct Contact {
     leader: String,
-    at: Instant,
+    /// When that arrived. It may have lain in a socket for long: this process, or the leader's, may have stood still.
+    received: Instant,
+    /// A moment before it was sent.
+    as_of: Instant,
+    /// How far behind, as of then.
     lag: Duration,
+}
+
+/// When this follower answered the heartbeats of a leader: what the leader sends once it has an answer, it sends later.
+#[derive(Debug, Default)]
+struct Answers {
+    epoch: Epoch,
+    rounds: VecDeque<(u64, Instant)>,
+}
+
+impl Answers {
+    /// Heartbeats without an answer that was heard. Those beyond are not remembered; an earlier one is as true.
+    const ROUNDS_MAX: usize = 256;
+
+    fn note(&mut self, epoch: Epoch, round: u64, at: Instant) {
+        if self.epoch != epoch {
+            *self = Self { epoch, rounds: VecDeque::new() };
+        }
+        if self.rounds.len() < Self::ROUNDS_MAX {
+            self.rounds.push_back((round, at));
+        }
+    }
+
+    /// A moment before anything was sent by a leader that had heard the answer to this round.
+    fn before(&mut self, epoch: Epoch, heard: u64) -> Option<Instant> {
+        if self.epoch != epoch {
+            return None;
+        }
+        while self.rounds.get(1).is_some_and(|(round, _)| *round <= heard) {
+            self.rounds.pop_front();
+        }
+        self.rounds.front().filter(|(round, _)| *round <= heard).map(|(_, at)| *at)
+    }
 }
 
 struct State {
@@ -46,6 +83,7 @@ struct State {
     /// given to a leader and never stored as one of its records: whoever sends it cannot undo what was acknowledged.
     foreign: HashMap<Key, (u64, Arc<str>)>,
     contact: Option<Contact>,
+    answers: Answers,
     store: Store,
 }
 
@@ -60,6 +98,8 @@ pub struct ReplicaView {
     pub leader: Option<String>,
     /// Upper bound of how old its state is, if a leader was heard from.
     pub staleness: Option<Duration>,
+    /// How long ago a leader was heard from.
+    pub heard: Option<Duration>,
 }
 
 /// `POST /replicate` is refused: too many keys came that way.
@@ -76,7 +116,8 @@ pub struct Replica {
 impl Replica {
     /// A follower as its store has it.
     pub fn new(core: Follower, store: Store, found: Option<Found>) -> Arc<Self> {
-        let state = Mutex::new(State { core, foreign: HashMap::new(), contact: None, store });
+        let state =
+            Mutex::new(State { core, foreign: HashMap::new(), contact: None, answers: Answers::default(), store });
         Arc::new(Self { state, found })
     }
 
@@ -134,6 +175,7 @@ impl Replica {
             keys: state.core.records().len(),
             leader: state.contact.as_ref().map(|contact| contact.leader.clone()),
             staleness: state.staleness(),
+            heard: state.contact.as_ref().map(|contact| contact.received.elapsed()),
         }
     }
 
@@ -163,14 +205,17 @@ impl Replica {
         wire::encode(&ToLeader::Hello(hello), &mut output);
         writer.write_all_buf(&mut output).await?;
         let mut messages = Vec::new();
-        let mut watch = Watch::new();
+        let (mut watch, connected) = (Watch::new(), Instant::now());
         let mut silent_since = None;
         loop {
             while let Some(message) = wire::decode::<ToFollower>(&mut input)? {
                 messages.push(message);
             }
             if !messages.is_empty() {
-                let (replies, mut stored) = self.state.lock().step(&mut messages, &leader);
+                let (replies, mut stored) = self.state.lock().step(&mut messages, &leader, connected);
+                if deliberate::is_on(DeliberateFault::ConfirmsBeforeStored) {
+                    stored = Store::Memory.append(Vec::new());
+                }
                 // A slow disk is no reason for the leader to take this follower for dead.
                 while timeout(ALIVE_EVERY, stored.wait()).await.map_or(Ok(true), |wait| wait.map(|()| false))? {
                     wire::encode_alive(&mut output);
@@ -206,25 +251,33 @@ impl Replica {
 }
 
 impl State {
-    fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &str) -> (Vec<ToLeader>, Stored) {
+    /// Takes messages that came on a connection which has been there since `connected`.
+    fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &str, connected: Instant) -> (Vec<ToLeader>, Stored) {
         let mut effects = Effects::default();
+        let now = Instant::now();
         for message in messages.drain(..) {
             let heartbeat = match message {
-                ToFollower::Probe { epoch, lag_us, .. } if lag_us < u64::MAX => Some((epoch, lag_us)),
+                ToFollower::Probe { epoch, round, lag_us, heard } if lag_us < u64::MAX => {
+                    Some((epoch, round, lag_us, heard))
+                }
                 _ => None,
             };
             let before = self.core.synced().map(|synced| synced.epoch);
             self.core.step(message, &mut effects);
-            if let Some((epoch, lag_us)) = heartbeat
+            if let Some((epoch, round, lag_us, heard)) = heartbeat
                 && self.core.promised() == epoch
                 && self.core.synced().is_some_and(|synced| synced.epoch == epoch)
             {
-                let lag = Duration::from_micros(lag_us);
-                self.contact = Some(Contact { leader: leader.to_owned(), at: Instant::now(), lag });
+                if let Some(as_of) = self.answers.before(epoch, heard) {
+                    let (leader, lag) = (leader.to_owned(), Duration::from_micros(lag_us));
+                    self.contact = Some(Contact { leader, received: now, as_of, lag });
+                }
+                self.answers.note(epoch, round, now);
             }
             if let Some(Synced { epoch, .. }) = self.core.synced().filter(|synced| Some(synced.epoch) != before) {
                 info!(%epoch, leader, keys = self.core.records().len(), "took over the state of a leader");
-                self.contact = Some(Contact { leader: leader.to_owned(), at: Instant::now(), lag: Duration::ZERO });
+                let leader = leader.to_owned();
+                self.contact = Some(Contact { leader, received: now, as_of: connected, lag: Duration::ZERO });
             }
         }
         let stored = self.store.append(effects.changes);
@@ -244,6 +297,69 @@ impl State {
     }
 
     fn staleness(&self) -> Option<Duration> {
-        self.contact.as_ref().map(|contact| contact.at.elapsed() + contact.lag)
+        self.contact.as_ref().map(|contact| contact.as_of.elapsed() + contact.lag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::{Config, FollowerId};
+
+    const EPOCH: Epoch = Epoch { term: 1, leader: 7 };
+
+    fn state() -> State {
+        let core = Follower::blank(FollowerId(1), "f".into());
+        let answers = Answers::default();
+        let mut state = State { core, foreign: HashMap::new(), contact: None, answers, store: Store::Memory };
+        let config = Config { generation: 1, quorum: 1, size: 1, members: Vec::new(), earlier: Vec::new() };
+        let install = ToFollower::InstallEnd { epoch: EPOCH, config, full: true, token: 1 };
+        let _ = state.step(&mut vec![ToFollower::Prepare { epoch: EPOCH }, install], "l", Instant::now());
+        state
+    }
+
+    fn heartbeat(state: &mut State, round: u64, lag_us: u64, heard: u64) {
+        let _ = state.step(&mut vec![ToFollower::Probe { epoch: EPOCH, round, lag_us, heard }], "l", Instant::now());
+    }
+
+    fn as_of(state: &State) -> Instant {
+        state.contact.as_ref().expect("a leader was heard").as_of
+    }
+
+    // Goal: a heartbeat that lay in a socket makes nobody look fresh. Method: when it was sent is known only from the
+    // newest answer that its leader had; what it says counts from then, not from when it was read.
+    #[test]
+    fn what_a_heartbeat_says_counts_from_the_last_answer_that_its_leader_had() {
+        let mut state = state();
+        let connected = as_of(&state);
+        heartbeat(&mut state, 1, 0, 0);
+        assert_eq!(as_of(&state), connected, "sent before any answer: nobody knows when");
+        let answered = state.answers.rounds[0].1;
+        assert!(answered > connected);
+        // Sent at once after the first answer; read who knows when.
+        for round in 2..=5 {
+            heartbeat(&mut state, round, 3_000, 1);
+            assert_eq!(as_of(&state), answered, "round {round}");
+        }
+        assert!(state.staleness().expect("heard") >= Duration::from_micros(3_000));
+        let later = state.answers.rounds[3].1;
+        heartbeat(&mut state, 6, 0, 4);
+        assert_eq!(as_of(&state), later);
+        assert_eq!(state.answers.rounds.len(), 3, "what nobody needs any more is forgotten");
+    }
+
+    #[test]
+    fn an_answer_that_another_process_gave_says_nothing_and_memory_is_bounded() {
+        let mut state = state();
+        let connected = as_of(&state);
+        heartbeat(&mut state, 900, 0, 899);
+        assert_eq!(as_of(&state), connected);
+        for round in 901..2_000 {
+            heartbeat(&mut state, round, 0, 0);
+        }
+        assert_eq!((state.answers.rounds.len(), as_of(&state)), (Answers::ROUNDS_MAX, connected));
+        let last = state.answers.rounds[Answers::ROUNDS_MAX - 1];
+        heartbeat(&mut state, 2_000, 0, 1_999);
+        assert_eq!(as_of(&state), last.1, "an earlier answer is as true");
     }
 }

@@ -11,6 +11,7 @@ use tracing::warn;
 
 use super::StoreError;
 use super::engine::panic_text;
+use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::Change;
 
 /// How long a commit may take before the disk counts as failed. A database whose writing thread has died would wait for
@@ -19,6 +20,9 @@ const COMMIT_MAX: Duration = Duration::from_secs(60);
 
 /// After how long without work the committer tidies up.
 const IDLE: Duration = Duration::from_millis(100);
+
+/// How late a store is that confirms before it has stored.
+const DELIBERATE_WAIT: Duration = Duration::from_millis(300);
 
 /// What the thread writes to.
 pub(super) trait Sink: Send + 'static {
@@ -150,6 +154,10 @@ impl Shared {
             if tidy {
                 sink.idle()?;
                 continue;
+            }
+            if deliberate::is_on(DeliberateFault::ConfirmsBeforeStored) {
+                // What was confirmed already has yet to get here: a moment in which a kill loses it.
+                std::thread::sleep(DELIBERATE_WAIT);
             }
             sink.commit(changes)?;
             self.progress.send_modify(|progress| progress.stored = position);

@@ -10,7 +10,7 @@
 //! step. So a state is one in which something else could come between, and 1.4 million of them go far.
 //!
 //! `cargo test -p kv-node --test model -- --nocapture` tells how many states there were. `MODEL_MORE=1` goes further, for
-//! hours and with a lot of memory: one more of everything that the bounds of a check have any of.
+//! as long and with as much memory as there is: one more of everything that the bounds of a check have any of.
 
 mod actions;
 mod checks;

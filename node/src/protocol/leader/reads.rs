@@ -14,11 +14,15 @@ pub(super) struct Reads<R> {
     asking: Option<(u64, Vec<R>)>,
     /// They arrived while a question was under way: the next one is theirs.
     waiting: Vec<R>,
+    /// A heartbeat that W followers have not all answered yet, and when it was sent, in microseconds.
+    beat: Option<(u64, u64)>,
+    /// When the last heartbeat was sent that W followers answered: at that time nobody else led.
+    led_us: u64,
 }
 
 impl<R> Default for Reads<R> {
     fn default() -> Self {
-        Self { round: 0, asking: None, waiting: Vec::new() }
+        Self { round: 0, asking: None, waiting: Vec::new(), beat: None, led_us: 0 }
     }
 }
 
@@ -51,6 +55,13 @@ impl<W, R> Leader<W, R> {
             return;
         }
         self.reads.round += 1;
+        if let Some((round, sent_us)) = self.reads.beat
+            && self.rules.satisfied(self.mask_of(|slot| slot.link == Link::Streaming && slot.probed >= round))
+        {
+            self.reads.led_us = sent_us;
+            self.reads.beat = None;
+        }
+        self.reads.beat.get_or_insert((self.reads.round, now_us));
         self.probe(now_us);
     }
 
@@ -62,24 +73,27 @@ impl<W, R> Leader<W, R> {
         self.reads.round += 1;
         self.reads.asking = Some((self.reads.round, std::mem::take(&mut self.reads.waiting)));
         let (epoch, round) = (self.epoch, self.reads.round);
-        let streaming: Vec<SlotId> = self.streaming().collect();
-        // No clock here: the lag that heartbeats carry is good enough until the next of them.
-        self.out.extend(
-            streaming.into_iter().map(|id| Output::Send(id, ToFollower::Probe { epoch, round, lag_us: u64::MAX })),
-        );
+        let streaming: Vec<(SlotId, u64)> = self.streaming().collect();
+        for (id, heard) in streaming {
+            // No clock here: the lag that heartbeats carry is good enough until the next of them.
+            self.out.push(Output::Send(id, ToFollower::Probe { epoch, round, lag_us: u64::MAX, heard }));
+        }
     }
 
     fn probe(&mut self, now_us: u64) {
         let (epoch, round) = (self.epoch, self.reads.round);
-        let streaming: Vec<SlotId> = self.streaming().collect();
-        for id in streaming {
-            let lag_us = self.lag_us(id, now_us);
-            self.out.push(Output::Send(id, ToFollower::Probe { epoch, round, lag_us }));
+        let streaming: Vec<(SlotId, u64)> = self.streaming().collect();
+        // What another leader accepted since this one is known to have led may be anywhere.
+        let unsure_us = now_us.saturating_sub(self.reads.led_us);
+        for (id, heard) in streaming {
+            let lag_us = self.lag_us(id, now_us).max(unsure_us);
+            self.out.push(Output::Send(id, ToFollower::Probe { epoch, round, lag_us, heard }));
         }
     }
 
-    fn streaming(&self) -> impl Iterator<Item = SlotId> {
-        self.each_slot().filter(|(_, slot)| slot.link == Link::Streaming).map(|(id, _)| id)
+    /// Those that can be asked, and the highest round that each has answered.
+    fn streaming(&self) -> impl Iterator<Item = (SlotId, u64)> {
+        self.each_slot().filter(|(_, slot)| slot.link == Link::Streaming).map(|(id, slot)| (id, slot.probed))
     }
 
     /// Age of the oldest write that a follower has not confirmed, in microseconds.

@@ -95,7 +95,7 @@ fn nothing_is_taken_outside_the_promised_and_installed_epoch() {
         writes(2, 1, record(2, 1, "old leader")),
         writes(3, 1, record(3, 1, "not installed yet")),
         writes(4, 1, record(4, 1, "never asked")),
-        ToFollower::Probe { epoch: epoch(2), round: 1, lag_us: 0 },
+        ToFollower::Probe { epoch: epoch(2), round: 1, lag_us: 0, heard: 0 },
         ToFollower::Configure { epoch: epoch(3), config: rule(9) },
         ToFollower::InstallEnd { epoch: epoch(3), config: rule(9), full: false, token: 1 },
         ToFollower::Prepare { epoch: epoch(2) },

@@ -1,0 +1,220 @@
+//! Processes on this machine as a cluster that can be broken.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use super::{
+    faults::{Fault, Node},
+    history::FinalDump,
+    target::{Breakable, Endpoint, Endpoints},
+};
+use crate::{
+    client::{ConfigChange, LeaderStatus, NodeClient},
+    cluster::{LocalCluster, LocalClusterOptions},
+};
+
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Two names, so that histories tell the leaders of a cluster apart; they change places when one replaces the other.
+const LEADERS: [&str; 2] = ["leader", "leader2"];
+
+/// A leader and followers as processes.
+#[derive(Debug)]
+pub struct LocalTarget {
+    cluster: LocalCluster,
+    http: reqwest::Client,
+    endpoints: watch::Sender<Endpoints>,
+    /// What is in force outside of faults.
+    settings: ConfigChange,
+    heal_timeout: Duration,
+    durable: bool,
+}
+
+impl LocalTarget {
+    /// Starts the cluster and waits until it is open.
+    ///
+    /// # Errors
+    /// As [`LocalCluster::start`].
+    pub async fn start(options: LocalClusterOptions, heal_timeout: Duration) -> Result<Self> {
+        let LocalClusterOptions { write_quorum, min_delay_ms, max_delay_ms, .. } = options;
+        let durable = options.data_directory.is_some();
+        let cluster = LocalCluster::start(options).await?;
+        let followers = cluster.follower_urls().into_iter().enumerate().map(|(index, url)| Endpoint {
+            name: Node::Follower(index).to_string().into(),
+            url,
+            incarnation: Some(1),
+        });
+        let leader = Endpoint { name: LEADERS[0].into(), url: cluster.leader_url(), incarnation: None };
+        let endpoints = watch::Sender::new(Endpoints { leaders: vec![leader], followers: followers.collect() });
+        let settings = ConfigChange { write_quorum, min_delay_ms, max_delay_ms };
+        Ok(Self { cluster, http: NodeClient::http(4)?, endpoints, settings, heal_timeout, durable })
+    }
+
+    fn leader(&self) -> NodeClient {
+        NodeClient::new(self.http.clone(), &self.cluster.leader_url(), None)
+    }
+
+    /// Its present life ends; clients that ask from here on get no life's answer for certain.
+    fn life_ends(&self, follower: usize) -> u32 {
+        let mut life = 0;
+        self.endpoints.send_modify(|endpoints| life = endpoints.followers[follower].incarnation.take().unwrap_or(0));
+        life
+    }
+
+    fn life_begins(&self, follower: usize, life: u32) {
+        self.endpoints.send_modify(|endpoints| endpoints.followers[follower].incarnation = Some(life));
+    }
+
+    async fn start_follower(&mut self, follower: usize) -> Result<()> {
+        self.cluster.start_follower(follower).await?;
+        // Started a second time under the same number, it would pass for the same life: the clock tells them apart.
+        let life = u32::try_from(self.cluster.starts()).unwrap_or(u32::MAX);
+        self.life_begins(follower, life);
+        Ok(())
+    }
+
+    /// Asks for the quorum and does not wait: a leader that is down or closed takes its own when it opens.
+    async fn ask_for_quorum(&self, write_quorum: u32) {
+        let change = ConfigChange { write_quorum, ..self.settings };
+        let leader = self.leader();
+        let _ = tokio::time::timeout(Duration::from_millis(500), leader.change_config(change, Duration::ZERO)).await;
+    }
+
+    /// Clients know the leader that is left, by its name.
+    fn one_leader(&self) {
+        let (url, second) = (self.cluster.leader_url(), self.cluster.second_leader_url());
+        self.endpoints.send_modify(|endpoints| {
+            endpoints.leaders.retain(|leader| leader.url == url);
+            debug_assert!(!endpoints.leaders.is_empty() && second.as_ref() != Some(&url));
+        });
+    }
+
+    /// What is not as it should be; nothing when all is well. Writes accepted within `elapsed` may be on their way.
+    async fn missing(&self, elapsed: Duration) -> Result<Option<String>> {
+        let leader = self.leader();
+        let (status, config) = (leader.status().await?, leader.config().await?);
+        let LeaderStatus { state, message, followers, .. } = status;
+        if state != "open" {
+            return Ok(Some(format!("the leader is {state}: {message}")));
+        }
+        if !self.settings.is_in_force(&config) {
+            if config.write_quorum != self.settings.write_quorum && config.pending.is_none() {
+                self.ask_for_quorum(self.settings.write_quorum).await;
+            }
+            return Ok(Some(format!("write quorum {} is in force", config.write_quorum)));
+        }
+        let lagging = followers.iter().find(|follower| {
+            let is_late = follower.lag_ms >= elapsed.as_secs_f64() * 1e3;
+            follower.state != "streaming" || !follower.member || is_late
+        });
+        Ok(lagging.map(|follower| format!("{} is {}, {:.0} ms behind", follower.url, follower.state, follower.lag_ms)))
+    }
+}
+
+impl Breakable for LocalTarget {
+    fn description(&self) -> String {
+        format!("local processes, followers {}", if self.durable { "on disk" } else { "in memory" })
+    }
+
+    fn endpoints(&self) -> watch::Receiver<Endpoints> {
+        self.endpoints.subscribe()
+    }
+
+    async fn strike(&mut self, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::Kill(Node::Leader) => self.cluster.kill_leader(),
+            Fault::Kill(Node::Follower(follower)) => {
+                self.life_ends(follower);
+                self.cluster.kill_follower(follower)
+            }
+            Fault::Wipe(follower) => {
+                self.life_ends(follower);
+                self.cluster.kill_follower(follower)?;
+                self.cluster.wipe_follower(follower)
+            }
+            Fault::All => {
+                (0..self.cluster.follower_urls().len()).for_each(|follower| {
+                    self.life_ends(follower);
+                });
+                self.cluster.kill_all()
+            }
+            Fault::Pause(Node::Leader) => self.cluster.pause_leader(),
+            Fault::Pause(Node::Follower(follower)) => self.cluster.pause_follower(follower),
+            Fault::TwoLeaders { paused } => {
+                if paused {
+                    self.cluster.pause_leader()?;
+                }
+                let url = self.cluster.start_second_leader().await?;
+                self.endpoints.send_modify(|Endpoints { leaders, .. }| {
+                    let taken = |name: &&str| leaders.iter().any(|leader| &*leader.name == *name);
+                    let name = LEADERS.into_iter().find(|name| !taken(name)).unwrap_or(LEADERS[1]);
+                    leaders.push(Endpoint { name: name.into(), url, incarnation: None });
+                });
+                Ok(())
+            }
+            Fault::Quorum(quorum) => {
+                self.ask_for_quorum(quorum).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn mend(&mut self, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::Kill(Node::Leader) => self.cluster.start_leader().await,
+            Fault::Kill(Node::Follower(follower)) | Fault::Wipe(follower) => self.start_follower(follower).await,
+            Fault::All => {
+                for follower in 0..self.cluster.follower_urls().len() {
+                    self.start_follower(follower).await?;
+                }
+                self.cluster.start_leader().await
+            }
+            Fault::Pause(Node::Leader) => self.cluster.resume_leader(),
+            Fault::Pause(Node::Follower(follower)) => self.cluster.resume_follower(follower),
+            // Which of the two stays, is decided once everybody else is up again.
+            Fault::TwoLeaders { paused } => {
+                if paused {
+                    self.cluster.resume_leader()?;
+                }
+                Ok(())
+            }
+            Fault::Quorum(_) => {
+                self.ask_for_quorum(self.settings.write_quorum).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn heal(&mut self) -> Result<()> {
+        let began = Instant::now();
+        self.cluster.keep_one_leader(self.heal_timeout).await?;
+        self.one_leader();
+        loop {
+            self.cluster.fail_if_any_exited()?;
+            let missing = match self.missing(began.elapsed()).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(missing)) => missing,
+                Err(error) => format!("{error:#}"),
+            };
+            if began.elapsed() > self.heal_timeout {
+                bail!("the cluster did not heal within {} s: {missing}", self.heal_timeout.as_secs());
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    async fn dumps(&mut self) -> Result<Vec<FinalDump>> {
+        let endpoints = self.endpoints.borrow().clone();
+        let mut dumps = Vec::new();
+        for Endpoint { name, url, .. } in endpoints.leaders.iter().chain(&endpoints.followers) {
+            let client = NodeClient::new(self.http.clone(), url, None);
+            let entries = client.dump().await.with_context(|| format!("failed to dump {name}"))?;
+            dumps.push(FinalDump { node: name.to_string(), entries });
+        }
+        Ok(dumps)
+    }
+}

@@ -1,0 +1,132 @@
+//! Breaks a cluster while clients use it, and says whether what they saw was linearizable.
+//!
+//! [`faults`] draws rounds of faults from a seed, `nemesis` does and undoes them on a [`target`] ([`local`]: processes),
+//! [`clients`] write down what they were told as a [`history`], and [`verdict`] judges it: by the [`versions`] that every
+//! answer carries, and by a search for an order that explains it ([`linearizability`]). [`summary`] counts what there was.
+
+pub mod clients;
+pub mod faults;
+pub mod history;
+pub mod linearizability;
+pub mod local;
+mod nemesis;
+pub mod summary;
+pub mod target;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod verdict;
+pub mod versions;
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result};
+use rand::{SeedableRng, rngs::SmallRng};
+use tokio::sync::mpsc;
+
+pub use self::nemesis::Limit;
+use self::{
+    clients::{Crowd, Load},
+    faults::Shape,
+    history::{Clock, History, Operation},
+    nemesis::Nemesis,
+    summary::{CheckReport, Settings},
+    target::Breakable,
+};
+use crate::{client::NodeClient, interrupt::Interrupt, progress::Progress};
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub struct CheckOptions {
+    /// When it ends.
+    pub limit: Limit,
+    /// What may be done to the cluster.
+    pub shape: Shape,
+    /// What clients do.
+    pub load: Load,
+    /// Prefix of the keys and idempotency keys, where others share the cluster.
+    pub run: String,
+    /// Longest random wait before a send to a follower, for the report, in ms.
+    pub max_delay_ms: u64,
+}
+
+/// Runs it to its end, and judges whatever was seen: also after an interruption, and where the cluster did not heal.
+///
+/// # Errors
+/// When it could not begin, or judging failed.
+pub async fn run(
+    target: &mut impl Breakable,
+    options: &CheckOptions,
+    interrupt: &Interrupt,
+    progress: &Progress,
+) -> Result<(CheckReport, History)> {
+    let started_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let CheckOptions { limit, shape, load, run, .. } = options;
+    let (clock, endpoints) = (Clock::start(), target.endpoints());
+    let (written, seen) = mpsc::unbounded_channel();
+    let http = NodeClient::http(load.clients as usize)?;
+    let crowd = Arc::new(Crowd::new(load.clone(), run.clone(), clock, http, endpoints, written));
+    let clients: Vec<_> = (0..load.clients).map(|client| tokio::spawn(crowd.clone().client(client))).collect();
+
+    let mut history = History::default();
+    let mut rng = SmallRng::seed_from_u64(load.seed);
+    let nemesis = Nemesis { shape, limit: *limit, clock, interrupt, slowness: 1.0 };
+    let on_round = |round: u32, what: &str| progress.note(&words(&crowd, clock, *limit, round, what));
+    let raged = nemesis.rage(target, &mut rng, &mut history.faults, on_round).await;
+    let begun = history.faults.last().map_or(0, |fault| fault.round);
+    let rounds = raged.as_ref().copied().unwrap_or(begun);
+
+    progress.note("the clients finish");
+    crowd.stop();
+    for client in clients {
+        client.await.context("failed to end a client")?;
+    }
+    let ended = match raged {
+        Ok(_) => {
+            progress.note("final reads and dumps");
+            finish(target, &crowd, &mut history).await
+        }
+        Err(error) => Err(error),
+    };
+    let elapsed = Duration::from_micros(clock.now_us());
+    history.operations = drain(crowd, seen);
+    progress.note(&format!("judging {} operations", history.operations.len()));
+    let judged = tokio::task::spawn_blocking(move || (verdict::judge(&history), history));
+    let (verdict, history) = judged.await.context("failed to judge")?;
+    let settings = Settings::new(options, elapsed, rounds);
+    let description = target.description();
+    let mut report = CheckReport::new(started_at, description, settings, &history, verdict);
+    report.interrupted = interrupt.is_requested();
+    report.failure = ended.err().map(|error| format!("{error:#}"));
+    Ok((report, history))
+}
+
+/// With nobody writing any more: everything arrives everywhere, and then everybody is asked what they have.
+async fn finish(target: &mut impl Breakable, crowd: &Crowd, history: &mut History) -> Result<()> {
+    target.heal().await?;
+    crowd.final_reads().await;
+    history.dumps = target.dumps().await?;
+    Ok(())
+}
+
+fn drain(crowd: Arc<Crowd>, mut seen: mpsc::UnboundedReceiver<Operation>) -> Vec<Operation> {
+    drop(crowd);
+    let mut operations = Vec::with_capacity(seen.len());
+    while let Ok(operation) = seen.try_recv() {
+        operations.push(operation);
+    }
+    operations
+}
+
+fn words(crowd: &Crowd, clock: Clock, limit: Limit, round: u32, what: &str) -> String {
+    let elapsed_s = clock.now_us() / 1_000_000;
+    let progress = match limit {
+        Limit::Time(limit) => format!("{elapsed_s} of {} s, round {round}", limit.as_secs()),
+        Limit::Rounds(limit) => format!("{elapsed_s} s, round {round} of {limit}"),
+    };
+    let (operations, acknowledged) = (&crowd.counters.operations, &crowd.counters.acknowledged);
+    let (operations, acknowledged) = (operations.load(Ordering::Relaxed), acknowledged.load(Ordering::Relaxed));
+    format!("{progress}: {operations} operations, {acknowledged} writes acknowledged; {what}")
+}

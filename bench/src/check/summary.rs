@@ -1,0 +1,167 @@
+//! What a check comes to: counts, recovery times, verdict. `check.json` is this, field by field.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use super::{
+    CheckOptions,
+    clients::Load,
+    history::{Action, History, Outcome},
+    verdict::Verdict,
+};
+use crate::stats::quantile;
+
+/// Everything about a check but its history.
+#[derive(Debug, Clone, Serialize)]
+pub struct CheckReport {
+    /// When it began, RFC 3339, UTC.
+    pub started_at: String,
+    /// Version of kv-bench, and so of the nodes that it started.
+    pub version: String,
+    /// What was checked.
+    pub target: String,
+    /// What was asked for.
+    pub settings: Settings,
+    /// Writes, over all their attempts.
+    pub puts: PutCounts,
+    /// Linearizable reads.
+    pub gets: GetCounts,
+    /// Reads of one follower.
+    pub local_gets: GetCounts,
+    /// By kind.
+    pub faults: Vec<FaultSummary>,
+    /// What the history says.
+    pub verdict: Verdict,
+    /// Whether it was stopped before its end.
+    pub interrupted: bool,
+    /// What ended it before its time.
+    pub failure: Option<String>,
+}
+
+/// The settings of a check, and how long it took.
+#[derive(Debug, Clone, Serialize)]
+pub struct Settings {
+    /// Number of followers, N.
+    pub followers: usize,
+    /// W.
+    pub write_quorum: u32,
+    /// Longest random wait before a send to a follower, in ms.
+    pub max_delay_ms: u64,
+    /// Kinds of faults that were allowed.
+    pub faults: Vec<&'static str>,
+    /// What clients did.
+    pub load: Load,
+    /// From the first operation to the last dump, in seconds.
+    pub elapsed_s: f64,
+    /// Rounds of faults that began.
+    pub rounds: u32,
+}
+
+impl Settings {
+    /// As asked for, and as it came.
+    pub fn new(options: &CheckOptions, elapsed: Duration, rounds: u32) -> Self {
+        let CheckOptions { shape, load, max_delay_ms, .. } = options;
+        Self {
+            followers: shape.followers,
+            write_quorum: shape.write_quorum,
+            max_delay_ms: *max_delay_ms,
+            faults: shape.kinds.iter().map(|kind| kind.name()).collect(),
+            load: load.clone(),
+            elapsed_s: elapsed.as_secs_f64(),
+            rounds,
+        }
+    }
+}
+
+/// Writes by outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PutCounts {
+    /// Answered as committed.
+    pub acknowledged: usize,
+    /// Of those, after more than one attempt under one idempotency key.
+    pub acknowledged_by_retry: usize,
+    /// Refused before anything was assigned.
+    pub not_applied: usize,
+    /// Nobody knows.
+    pub unknown: usize,
+}
+
+/// Reads by outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct GetCounts {
+    /// They show something.
+    pub answered: usize,
+    /// They were refused or lost.
+    pub failed: usize,
+}
+
+/// The faults of one kind.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FaultSummary {
+    /// As on the command line.
+    pub kind: String,
+    /// How many there were.
+    pub count: usize,
+    /// From the last undoing in their round until the cluster was whole again, in ms: median and longest. Absent when it
+    /// never was.
+    pub recovery_median_ms: Option<f64>,
+    /// The longest.
+    pub recovery_max_ms: Option<f64>,
+}
+
+impl CheckReport {
+    /// Counts what is in the history.
+    pub fn new(started_at: String, target: String, settings: Settings, history: &History, verdict: Verdict) -> Self {
+        let count = |action: Action, outcome: Outcome| {
+            let operations = history.operations.iter();
+            operations.filter(|operation| operation.action == action && operation.outcome == outcome).count()
+        };
+        let gets = |action: Action| GetCounts {
+            answered: count(action, Outcome::Answered),
+            failed: count(action, Outcome::Failed),
+        };
+        let retried = history
+            .operations
+            .iter()
+            .filter(|operation| operation.action == Action::Put && operation.is_answered() && operation.attempts > 1);
+        let puts = PutCounts {
+            acknowledged: count(Action::Put, Outcome::Answered),
+            acknowledged_by_retry: retried.count(),
+            not_applied: count(Action::Put, Outcome::NotApplied),
+            unknown: count(Action::Put, Outcome::Unknown),
+        };
+        Self {
+            started_at,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            target,
+            settings,
+            puts,
+            gets: gets(Action::Get),
+            local_gets: gets(Action::LocalGet),
+            faults: fault_summaries(history),
+            verdict,
+            interrupted: false,
+            failure: None,
+        }
+    }
+}
+
+fn fault_summaries(history: &History) -> Vec<FaultSummary> {
+    let mut kinds: BTreeMap<&str, (usize, Vec<f64>)> = BTreeMap::new();
+    for fault in &history.faults {
+        let (count, recoveries_ms) = kinds.entry(fault.kind).or_default();
+        *count += 1;
+        recoveries_ms.extend(fault.recovered_us.map(|us| us as f64 / 1e3));
+    }
+    let summary = |(kind, (count, mut recoveries_ms)): (&str, (usize, Vec<f64>))| {
+        recoveries_ms.sort_by(f64::total_cmp);
+        FaultSummary {
+            kind: kind.to_owned(),
+            count,
+            recovery_median_ms: (!recoveries_ms.is_empty()).then(|| quantile(&recoveries_ms, 0.5)),
+            recovery_max_ms: recoveries_ms.last().copied(),
+        }
+    };
+    kinds.into_iter().map(summary).collect()
+}

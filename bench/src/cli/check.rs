@@ -1,0 +1,256 @@
+//! `kv-bench check`: settings → cluster → faults and clients → verdict and files → exit code.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use rand::RngExt;
+
+use super::{EXIT_FAILED, EXIT_VIOLATION};
+use crate::{
+    check::{
+        self, CheckOptions, Limit,
+        clients::Load,
+        faults::{FaultKind, Shape},
+        local::LocalTarget,
+        summary::CheckReport,
+    },
+    cluster::LocalClusterOptions,
+    interrupt::{EXIT_INTERRUPTED, Interrupt},
+    progress::Progress,
+    report,
+};
+
+pub(super) const AFTER_HELP: &str = "\
+Exit codes: 0 no violation; 1 failed (the reason is told); 2 wrong usage; 3 a violation; 130 interrupted, with no
+violation in what was seen. The history is kept in memory: about 1 GB in 5 hours at 200 operations a second.";
+
+const DEFAULT_SECONDS: u64 = 60;
+/// How long the cluster may take to be whole again after a round.
+const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Clients wait this much longer than the leader waits for a quorum.
+const CLIENT_MARGIN_MS: u64 = 500;
+
+/// Where followers keep their state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Durability {
+    /// In files, under the directory of the results
+    Disk,
+    /// In memory: a follower that is killed has lost its disk
+    Memory,
+}
+
+/// The settings of a check.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArguments {
+    /// Followers to start
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=60),
+        help_heading = "Cluster")]
+    follower_count: u32,
+
+    /// Followers that must confirm a write
+    #[arg(long, value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60),
+        help_heading = "Cluster")]
+    write_quorum: u32,
+
+    /// Longest random wait before each send of a write to a follower, in ms
+    #[arg(long, value_name = "MS", default_value_t = 20, help_heading = "Cluster")]
+    max_delay_ms: u64,
+
+    /// After this long without a quorum a write's outcome is unknown, in ms
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Cluster")]
+    replication_timeout_ms: u64,
+
+    /// Where followers keep their state
+    #[arg(long, value_enum, default_value_t = Durability::Disk, help_heading = "Cluster")]
+    durability: Durability,
+
+    /// A further setting of every node; may be given more than once
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting, help_heading = "Cluster")]
+    node_setting: Vec<(String, String)>,
+
+    /// How long to break it, in seconds [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Faults")]
+    seconds: Option<u64>,
+
+    /// How many rounds of faults instead
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "seconds",
+        help_heading = "Faults")]
+    rounds: Option<u32>,
+
+    /// What may be done, comma-separated [default: everything that this cluster can stand]
+    #[arg(long, value_name = "KIND,…", value_enum, value_delimiter = ',', help_heading = "Faults")]
+    faults: Vec<FaultKind>,
+
+    /// Seed of the faults and of what clients do [default: drawn, and reported]
+    #[arg(long, value_name = "SEED", help_heading = "Faults")]
+    seed: Option<u64>,
+
+    /// Clients, each with one operation under way
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000),
+        help_heading = "Load")]
+    clients: u32,
+
+    /// Keys that they share
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000),
+        help_heading = "Load")]
+    keys: u32,
+
+    /// Operations a second that they aim at, all together
+    #[arg(long, value_name = "N", default_value_t = 200.0, value_parser = rate, help_heading = "Load")]
+    rate: f64,
+
+    /// Directory of the results, of the nodes' logs and of the followers' data
+    #[arg(long, value_name = "DIRECTORY", default_value = "out", help_heading = "Results")]
+    out: PathBuf,
+}
+
+impl CheckArguments {
+    fn options(&self) -> Result<CheckOptions> {
+        let Self { follower_count, write_quorum, .. } = *self;
+        if write_quorum > follower_count {
+            bail!("write quorum {write_quorum} is not possible with {follower_count} followers");
+        }
+        let limit = match self.rounds {
+            Some(rounds) => Limit::Rounds(rounds),
+            None => Limit::Time(Duration::from_secs(self.seconds.unwrap_or(DEFAULT_SECONDS))),
+        };
+        let durable = self.durability == Durability::Disk;
+        let mut shape = Shape { followers: follower_count as usize, write_quorum, kinds: self.faults.clone(), durable };
+        if let Some((kind, why)) = self.faults.iter().find_map(|kind| Some((kind, shape.objection(*kind)?))) {
+            bail!("--faults {} is not possible here: {why}", kind.name());
+        }
+        if shape.kinds.is_empty() {
+            shape.kinds = FaultKind::EVERY.into_iter().filter(|kind| shape.objection(*kind).is_none()).collect();
+        }
+        let seed = self.seed.unwrap_or_else(|| rand::rng().random());
+        let timeout_ms = self.replication_timeout_ms + CLIENT_MARGIN_MS;
+        let load = Load { clients: self.clients, keys: self.keys, rate: self.rate, timeout_ms, seed };
+        Ok(CheckOptions { limit, shape, load, run: String::new(), max_delay_ms: self.max_delay_ms })
+    }
+
+    /// The cluster to start. Data of an earlier check goes: this one begins with followers that have nothing.
+    fn local_cluster(&self) -> Result<LocalClusterOptions> {
+        let program = std::env::current_exe().context("failed to find this program's own file")?;
+        let data = self.out.join("data");
+        if data.exists() {
+            fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
+        }
+        Ok(LocalClusterOptions {
+            followers: self.follower_count,
+            write_quorum: self.write_quorum,
+            min_delay_ms: 0,
+            max_delay_ms: self.max_delay_ms,
+            replication_timeout_ms: self.replication_timeout_ms,
+            environment: self.node_setting.clone(),
+            data_directory: (self.durability == Durability::Disk).then_some(data),
+            start_timeout: HEAL_TIMEOUT,
+            ..LocalClusterOptions::new(program, self.out.join("logs"))
+        })
+    }
+}
+
+/// Runs the check; the value is the exit code.
+pub(super) fn main(arguments: &CheckArguments) -> Result<u8> {
+    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: &CheckArguments) -> Result<u8> {
+    let interrupt = Interrupt::listen().context("failed to listen for signals")?;
+    let (options, out) = (arguments.options()?, &arguments.out);
+    fs::create_dir_all(out).with_context(|| format!("failed to create {}", out.display()))?;
+    let progress = Progress::on_stderr();
+    progress.note("starting the cluster");
+    let mut target = tokio::select! {
+        target = LocalTarget::start(arguments.local_cluster()?, HEAL_TIMEOUT) => target?,
+        () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
+    };
+    let (report, history) = check::run(&mut target, &options, &interrupt, &progress).await?;
+    drop(target);
+    progress.finish();
+    print!("{}", report::check::text(&report));
+    for path in report::check::export(&report, &history, out)? {
+        println!("wrote {}", path.display());
+    }
+    Ok(code(&report))
+}
+
+/// The gravest of what happened decides.
+fn code(report: &CheckReport) -> u8 {
+    if !report.verdict.violations.is_empty() {
+        EXIT_VIOLATION
+    } else if report.failure.is_some() {
+        EXIT_FAILED
+    } else if report.interrupted {
+        EXIT_INTERRUPTED
+    } else {
+        0
+    }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        Ok(_) => Err("must be above 0".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        check: CheckArguments,
+    }
+
+    fn parse(line: &str) -> Result<CheckArguments, String> {
+        let words = std::iter::once("check").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.check).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_everything_that_can_be_done() {
+        let options = |line: &str| parse(line).expect("valid").options().expect("possible");
+        assert_eq!(options("").shape.kinds, FaultKind::EVERY);
+        assert_eq!(options("").limit, Limit::Time(Duration::from_secs(60)));
+        assert!(!options("--write-quorum 1").shape.kinds.contains(&FaultKind::Wipe));
+        assert!(!options("--durability memory").shape.kinds.contains(&FaultKind::All));
+        let kill_loop = options("--faults all --rounds 50 --seed 7");
+        assert_eq!((kill_loop.shape.kinds, kill_loop.limit), (vec![FaultKind::All], Limit::Rounds(50)));
+        assert_eq!((kill_loop.load.seed, kill_loop.load.timeout_ms), (7, 1_500));
+    }
+
+    #[test]
+    fn contradictions_are_refused_in_words() {
+        let error = |line: &str| parse(line).expect("parses").options().expect_err("contradicts itself").to_string();
+        assert_eq!(error("--write-quorum 6"), "write quorum 6 is not possible with 5 followers");
+        assert_eq!(
+            error("--write-quorum 1 --faults kill,wipe"),
+            "--faults wipe is not possible here: at a write quorum of 1 no disk may be lost"
+        );
+        for (line, expected) in [
+            ("--seconds 5 --rounds 3", "cannot be used with"),
+            ("--rounds 0", "0 is not in 1.."),
+            ("--rate 0", "must be above 0"),
+            ("--faults arson", "two-leaders"),
+            ("--node-setting nothing", "expected NAME=VALUE"),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Goal: `kv-bench check` breaks a sound cluster in every way and finds nothing; its result is complete. Method: the
+//! program, over real processes. Only what was seen is asserted, never how long it took.
+
+mod support;
+
+use std::{collections::BTreeSet, fs, process::Stdio};
+
+use serde_json::Value;
+use support::{KV_BENCH, eventually, kv_bench, signal, stderr, stdout};
+
+fn report(out: &std::path::Path) -> Value {
+    serde_json::from_slice(&fs::read(out.join("check.json")).expect("written")).expect("valid JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sound_cluster_stands_everything_that_it_should() {
+    let out = tempfile::tempdir().expect("temporary directory");
+    // A turn as the first of its round for each of the six kinds.
+    let output = kv_bench(out.path(), &["check", "--rounds", "6", "--write-quorum", "3", "--seed", "20261122"]).await;
+    let (text, errors) = (stdout(&output), stderr(&output));
+    assert!(output.status.success(), "{text}{errors}");
+    assert_eq!(errors, "", "no progress bar where no terminal is");
+    assert!(text.contains("verdict: no violation. What clients saw of 16 keys is linearizable, nothing"), "{text}");
+
+    let report = report(out.path());
+    let kinds: BTreeSet<&str> = report["faults"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|fault| fault["recovery_max_ms"].is_number())
+        .filter_map(|fault| fault["kind"].as_str())
+        .collect();
+    assert_eq!(kinds, BTreeSet::from(["all", "kill", "pause", "quorum", "two-leaders", "wipe"]));
+    assert_eq!((&report["settings"]["rounds"], &report["settings"]["load"]["seed"]), (&6.into(), &20_261_122.into()));
+    let count = |of: &str, what: &str| report[of][what].as_u64().expect("a number");
+    assert!(count("puts", "acknowledged") > 50, "{report:#}");
+    assert!(count("gets", "answered") > 16 && count("local_gets", "answered") > 10, "{report:#}");
+
+    let history = fs::read_to_string(out.path().join("history.jsonl")).expect("written");
+    let lines: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).count() as u64;
+    let answers = ["acknowledged", "not_applied", "unknown"].map(|what| count("puts", what)).iter().sum::<u64>();
+    let reads = ["gets", "local_gets"].map(|of| count(of, "answered") + count(of, "failed")).iter().sum::<u64>();
+    assert_eq!(of("operation"), answers + reads);
+    assert_eq!(of("dump"), 6, "the leader and five followers");
+    assert!(!out.path().join("violation.png").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_check_judges_what_it_saw() {
+    let out = tempfile::tempdir().expect("temporary directory");
+    let mut command = tokio::process::Command::new(KV_BENCH);
+    command.args(["check", "--seconds", "3600", "--durability", "memory", "--faults", "pause"]);
+    command.arg("--out").arg(out.path()).env_remove("AUTH_TOKEN").kill_on_drop(true);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kv-bench runs");
+    let log = out.path().join("logs/leader.log");
+    eventually("an open leader", async || {
+        let log = fs::read_to_string(&log).ok()?;
+        log.contains("leader open").then_some(())
+    })
+    .await;
+    signal("INT", child.id().expect("it runs"));
+    let output = child.wait_with_output().await.expect("it ends");
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(130), "{text}{}", stderr(&output));
+    // Where the signal came before the first client, there is nothing to judge.
+    if !text.is_empty() {
+        assert!(text.contains("\ninterrupted: this is the verdict on what was seen until then\n"), "{text}");
+        assert!(text.contains("\nverdict: no violation."), "{text}");
+        assert_eq!(report(out.path())["interrupted"], true);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused_before_anything_starts() {
+    let out = tempfile::tempdir().expect("temporary directory");
+    let output = kv_bench(out.path(), &["check", "--write-quorum", "7"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr(&output), "error: write quorum 7 is not possible with 5 followers\n");
+    assert!(!out.path().join("logs").exists());
+}

@@ -1,0 +1,65 @@
+//! Goal: `kv-bench check` finds a violation in a cluster that breaks its contract. Method: nodes that leave out one rule
+//! each (`cargo test -p kv-bench --features deliberate-faults --test deliberate_faults`), and faults that bring it out; a
+//! run is repeated with other seeds, since whether the moment comes is a matter of luck.
+
+mod support;
+
+use std::fs;
+
+use serde_json::Value;
+use support::{kv_bench, stderr, stdout};
+
+/// Runs until a violation is found, and returns the rules that were broken.
+async fn rules_broken(fault: &str, arguments: &[&str]) -> Vec<String> {
+    let out = tempfile::tempdir().expect("temporary directory");
+    let setting = format!("DELIBERATE_FAULT={fault}");
+    for seed in ["1", "2", "3", "4", "5", "6"] {
+        let mut line = vec!["check", "--node-setting", &setting, "--seed", seed];
+        line.extend(arguments);
+        let output = kv_bench(out.path(), &line).await;
+        let text = stdout(&output);
+        let log = fs::read_to_string(out.path().join("logs/leader.log")).expect("a log");
+        assert!(log.contains("breaks its contract on purpose"), "{fault} is on");
+        match output.status.code() {
+            // Whether the cluster could heal afterwards is another matter.
+            Some(0 | 1) => continue,
+            Some(3) => {}
+            _ => panic!("{fault}: {text}{}", stderr(&output)),
+        }
+        assert!(text.contains("\nviolation, ") && text.contains("\nverdict: "), "{text}");
+        let picture = fs::read(out.path().join("violation.png")).expect("a picture");
+        assert!(picture.starts_with(b"\x89PNG\r\n"));
+        let report: Value =
+            serde_json::from_slice(&fs::read(out.path().join("check.json")).expect("written")).expect("JSON");
+        let violations = report["verdict"]["violations"].as_array().expect("a list");
+        return violations.iter().filter_map(|violation| Some(violation["rule"].as_str()?.to_owned())).collect();
+    }
+    panic!("{fault} is not found");
+}
+
+fn shows_a_loss(rules: &[String]) -> bool {
+    ["linearizable", "never_back", "in_final_dumps"].iter().any(|rule| rules.iter().any(|broken| broken == rule))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_that_confirm_before_they_store_are_found() {
+    let rules = rules_broken("confirms-before-stored", &["--faults", "all", "--rounds", "3"]).await;
+    assert!(shows_a_loss(&rules), "{rules:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_recovers_with_one_promise_fewer_is_found() {
+    // Long waits: many writes are on three followers of five when the leader dies.
+    let arguments =
+        ["--faults", "all,kill", "--rounds", "6", "--max-delay-ms", "300", "--rate", "300", "--clients", "40"];
+    let rules = rules_broken("recovers-with-one-fewer", &arguments).await;
+    assert!(shows_a_loss(&rules), "{rules:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_reads_without_asking_is_found() {
+    // Few keys and many clients: what the paused leader has not heard of is asked for when it goes on.
+    let arguments = ["--faults", "two-leaders", "--rounds", "5", "--rate", "300", "--clients", "60", "--keys", "4"];
+    let rules = rules_broken("reads-without-asking", &arguments).await;
+    assert!(shows_a_loss(&rules), "{rules:?}");
+}
