@@ -56,3 +56,18 @@ fn the_samples_are_kvclusters() {
         assert!(sample.spec.write_quorum <= sample.spec.replicas, "{path}");
     }
 }
+
+#[test]
+fn the_sweep_job_may_change_the_one_kvcluster_that_it_sweeps_over_and_nothing_else() {
+    let documents = objects(&committed("deploy/sweep-job.yaml"));
+    let of_kind = |kind: &str| documents.iter().find(|document| document["kind"] == kind).expect(kind);
+    let expected = serde_json::json!([{"apiGroups": ["kvcluster.io"], "resources": ["kvclusters"], "resourceNames": ["demo"],
+        "verbs": ["get", "patch"]}]);
+    assert_eq!(of_kind("Role")["rules"], expected);
+    let pod = &of_kind("Job")["spec"]["template"]["spec"];
+    let arguments = pod["containers"][0]["args"].as_array().expect("arguments");
+    assert!(arguments.contains(&"--kube=demo".into()), "{arguments:?}");
+    let operator = objects(&committed("deploy/operator.yaml"));
+    let operator = operator.iter().find(|document| document["kind"] == "Deployment").expect("the operator");
+    assert_eq!(pod["containers"][0]["image"], operator["spec"]["template"]["spec"]["containers"][0]["image"]);
+}

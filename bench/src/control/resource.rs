@@ -1,6 +1,9 @@
 //! A KvCluster as a sweep needs it: which quorum it asks for, which one its operator reports as applied.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -83,7 +86,7 @@ impl Access {
 /// One KvCluster.
 #[derive(Clone)]
 pub struct KvClusterResource {
-    api: Api<KvCluster>,
+    api: Arc<Api<KvCluster>>,
     /// Its name.
     pub name: String,
     /// Its namespace.
@@ -96,7 +99,7 @@ impl KvClusterResource {
         let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
         let kind = GroupVersionKind::gvk("kvcluster.io", "v1alpha1", "KvCluster");
         let api = Api::namespaced_with(client, &namespace, &ApiResource::from_gvk_with_plural(&kind, "kvclusters"));
-        Self { api, name: name.to_owned(), namespace }
+        Self { api: Arc::new(api), name: name.to_owned(), namespace }
     }
 
     /// Waits until the cluster takes writes and, for a while, until it is complete. Returns the number of its followers.

@@ -20,7 +20,7 @@ use crate::harness::{Demo, condition};
 const MANIFEST: &str = include_str!("../../../deploy/sweep-job.yaml");
 const NAME: &str = "kvcluster-sweep";
 /// Wide: this shows that a sweep works, not how quiet the machine is.
-const DEVIATION_MAX_MS: f64 = 40.0;
+const DEVIATION_MAX_MS: f64 = 60.0;
 
 #[tokio::test]
 async fn the_job_measures_every_quorum_and_changes_nothing() {
@@ -50,7 +50,7 @@ async fn a_job_that_is_deleted_restores_the_quorum_and_the_delay() {
     demo.until("swept", |cluster| applied(cluster) == Some((5, (5, 15)))).await;
     let pod = demo.api::<Pod>().list(&ListParams::default().labels("job-name=kvcluster-sweep")).await.unwrap();
     demo.api::<Job>().delete(NAME, &DeleteParams::background()).await.unwrap();
-    let took = demo.until("as it was", |cluster| applied(cluster) == Some((3, (20, 120)))).await;
+    let took = demo.until("as it was", |cluster| applied(cluster) == Some((3, (50, 450)))).await;
     println!("restored {took:?} after the Job was deleted");
     assert_eq!(quorum_and_delay(&demo).await, before, "restored");
     demo.until_object::<Pod>(&pod.items[0].name_any(), "gone", |pod| pod.is_none()).await;
@@ -83,9 +83,9 @@ async fn from_outside_it_reaches_leader_and_followers_by_port_forward() {
     demo.remove().await;
 }
 
-// Delays far above what a busy machine adds. Only the sweep may write: nothing else is admitted but the operator.
+// From one quorum to the next the mean grows by 67 ms: far above what a busy machine adds. Only the sweep may write: nothing else is admitted but the operator.
 fn spec() -> Value {
-    json!({"replicas": 5, "writeQuorum": 3, "delay": {"minMs": 20, "maxMs": 120}, "durability": "Disk",
+    json!({"replicas": 5, "writeQuorum": 3, "delay": {"minMs": 50, "maxMs": 450}, "durability": "Disk",
         "storage": {"size": "10Mi"},
         "networkPolicy": {"clients": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": NAME}}}]}})
 }
