@@ -53,7 +53,7 @@ impl Engine {
     /// Makes a new database whose head is stored, and closes it.
     pub(super) fn create(path: &Path, ledger: &Ledger) -> Result<(), StoreError> {
         let mut engine = Self::open(path).map_err(|error| StoreError::Failed(error.to_string()))?;
-        engine.commit(ledger.head(), Operations::new())
+        engine.commit(ledger.head(), Operations::default())
     }
 
     /// Opens a database and reads it whole.

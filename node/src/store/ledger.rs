@@ -4,7 +4,6 @@
 //! does not depend on any order. An engine that loses a batch in the middle, serves an older value of a key or brings a
 //! deleted one back, for whatever reason, cannot hit it: at load, the sum over what is there has to be the stored one.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
@@ -31,14 +30,17 @@ pub(super) struct Head {
     pub(super) digest: u64,
 }
 
+/// By key, in no order.
+type KeyIndex<T> = std::collections::HashMap<Key, T, foldhash::fast::RandomState>;
+
 /// A key and its new encoded record, or nothing where it goes.
-pub(super) type Operations = HashMap<Key, Option<Vec<u8>>>;
+pub(super) type Operations = KeyIndex<Option<Vec<u8>>>;
 
 /// The head, and what it takes to carry it on: the hash of every record as it is stored.
 #[derive(Debug)]
 pub(super) struct Ledger {
     head: Head,
-    entries: HashMap<Key, (u64, u32)>,
+    entries: KeyIndex<(u64, u32)>,
     /// The epochs that entries point to: one for each leader this process saw.
     epochs: Vec<Epoch>,
 }
@@ -46,7 +48,7 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(id: FollowerId) -> Self {
         let head = Head { id, batch: 0, promised: Epoch::default(), synced: None, records: 0, digest: 0 };
-        Self { head, entries: HashMap::new(), epochs: Vec::new() }
+        Self { head, entries: KeyIndex::default(), epochs: Vec::new() }
     }
 
     /// Checks the records that were found against the head that was found with them.
@@ -54,7 +56,7 @@ impl Ledger {
         head: Head,
         found: impl Iterator<Item = Result<(Key, Vec<u8>), String>>,
     ) -> Result<(Self, Vec<Change>), String> {
-        let mut ledger = Self { head, entries: HashMap::new(), epochs: Vec::new() };
+        let mut ledger = Self { head, entries: KeyIndex::default(), epochs: Vec::new() };
         let (mut records, mut digest) = (0_u64, 0_u64);
         let mut changes = vec![Change::Promised(ledger.head.promised)];
         for entry in found {
@@ -85,7 +87,7 @@ impl Ledger {
 
     /// Takes a batch: the head moves on, and what comes back has to be written together with it.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Operations {
-        let mut operations = Operations::new();
+        let mut operations = Operations::default();
         for change in changes {
             match change {
                 Change::Promised(epoch) => self.head.promised = epoch,
