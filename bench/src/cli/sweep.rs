@@ -180,8 +180,9 @@ impl SweepArguments {
 
 /// Runs the sweep; the value is the exit code.
 pub(super) fn main(arguments: &SweepArguments) -> Result<u8> {
-    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
-    runtime.block_on(run(arguments))
+    // One thread, as in a node: an answer that wakes another thread is late by that wake-up.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("failed to start the runtime")?.block_on(run(arguments))
 }
 
 async fn run(arguments: &SweepArguments) -> Result<u8> {
