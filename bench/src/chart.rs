@@ -1,6 +1,6 @@
 //! Line charts for measurements over time or over a setting: panels side by side, as SVG and as pixels.
 
-use crate::report::svg::{Anchor, Stroke, Style, Svg};
+use crate::report::svg::{Anchor, GRID, INK, MUTED, Stroke, Style, Svg};
 
 const PANEL_WIDTH: f64 = 560.0;
 const PANEL_HEIGHT: f64 = 400.0;
@@ -10,9 +10,6 @@ const RIGHT: f64 = 50.0;
 const TOP: f64 = 190.0;
 const BOTTOM: f64 = 90.0;
 
-const INK: &str = "#1b1f24";
-const MUTED: &str = "#57606a";
-const GRID: &str = "#e3e6ea";
 /// Colours that stay apart for colour-blind readers and in grey.
 const COLORS: [&str; 5] = ["#0068ad", "#d98200", "#007a5e", "#b5321c", "#7a4fa3"];
 /// Beyond this many points a line alone is clearer.

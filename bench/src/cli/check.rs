@@ -3,10 +3,13 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use rand::RngExt;
 
-use super::{EXIT_FAILED, EXIT_VIOLATION};
+use super::{
+    EXIT_FAILED, EXIT_VIOLATION,
+    load::{Durability, above_zero},
+};
 use crate::{
     check::{
         self, CheckOptions, Limit,
@@ -30,15 +33,6 @@ const DEFAULT_SECONDS: u64 = 60;
 const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Clients wait this much longer than the leader waits for a quorum.
 const CLIENT_MARGIN_MS: u64 = 500;
-
-/// Where followers keep their state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Durability {
-    /// In files, under the directory of the results
-    Disk,
-    /// In memory: a follower that is killed has lost its disk
-    Memory,
-}
 
 /// The settings of a check.
 #[derive(Debug, Clone, Args)]
@@ -98,7 +92,7 @@ pub struct CheckArguments {
     keys: u32,
 
     /// Operations a second that they aim at, all together
-    #[arg(long, value_name = "N", default_value_t = 200.0, value_parser = rate, help_heading = "Load")]
+    #[arg(long, value_name = "N", default_value_t = 200.0, value_parser = above_zero, help_heading = "Load")]
     rate: f64,
 
     /// Directory of the results, of the nodes' logs and of the followers' data
@@ -194,14 +188,6 @@ fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("expected NAME=VALUE".to_owned()),
-    }
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
-        Ok(_) => Err("must be above 0".to_owned()),
-        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -38,7 +38,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Whether followers keep their state in memory or on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Durability {
+    /// In memory: a follower that is killed has lost its disk
     Memory,
+    /// In files, under the directory of the results
     Disk,
 }
 

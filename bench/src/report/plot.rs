@@ -7,7 +7,7 @@ use anyhow::Result;
 use self::panel::{LONGEST, Panel};
 use super::{
     Exporter, SweepReport,
-    svg::{Anchor, Stroke, Style, Svg},
+    svg::{Anchor, GRID, INK, MUTED, Stroke, Style, Svg},
 };
 use crate::{analysis::QuorumReport, theory::QuorumDelay};
 
@@ -15,9 +15,6 @@ const WIDTH: f64 = 1500.0;
 const HEIGHT: f64 = 860.0;
 const LEFT: f64 = 90.0;
 
-const INK: &str = "#1b1f24";
-const MUTED: &str = "#57606a";
-const GRID: &str = "#e3e6ea";
 const MEASURED: &str = "#0068ad";
 const THEORY: Stroke = Stroke { color: "#8a929b", width: 2.5, dashes: "" };
 /// Colours that stay apart for colour-blind readers and in grey.

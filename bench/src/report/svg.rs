@@ -5,6 +5,11 @@ use std::fmt::Write as _;
 /// The embedded font's family first, then fonts of about its width for viewers that lack it.
 const FONT_FAMILIES: &str = "DejaVu Sans, Verdana, Geneva, sans-serif";
 
+/// Text and axes, small print, and the lines behind everything, in every picture.
+pub(crate) const INK: &str = "#1b1f24";
+pub(crate) const MUTED: &str = "#57606a";
+pub(crate) const GRID: &str = "#e3e6ea";
+
 /// A picture being drawn; later shapes cover earlier ones.
 #[derive(Debug)]
 pub(crate) struct Svg {

@@ -1,6 +1,6 @@
 //! `violation.svg` and `.png`: the operations on one key around a violation, a row for each client; faults above.
 
-use super::svg::{Anchor, Stroke, Style, Svg};
+use super::svg::{Anchor, GRID, INK, MUTED, Stroke, Style, Svg};
 use crate::check::{
     history::{Action, History, Operation, Outcome},
     verdict::{Rule, Violation},
@@ -21,9 +21,6 @@ const MARGIN_US: u64 = 120_000;
 /// How far the next fault after a lost write is looked for.
 const NEXT_FAULT_US: u64 = 3_000_000;
 
-const INK: &str = "#1b1f24";
-const MUTED: &str = "#57606a";
-const GRID: &str = "#e3e6ea";
 const GUILTY: &str = "#c21d1d";
 const FAULT: &str = "#f6d9c9";
 const PUT: &str = "#0068ad";
