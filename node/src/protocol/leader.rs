@@ -5,16 +5,17 @@
 //!
 //! `W` and `R` are the caller's handles for a waiting write and a waiting read; they come back in the outputs.
 
+mod install;
 mod mask;
 mod membership;
+mod output;
 mod reads;
 mod recovery;
 mod restore;
+mod slot;
 mod view;
 mod window;
 mod writes;
-
-use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -23,10 +24,13 @@ use self::mask::Mask;
 use self::membership::Rules;
 use self::reads::Reads;
 use self::recovery::Recovery;
+use self::slot::{Link, Slot};
 use self::window::Window;
-use super::types::{Epoch, FollowerId, Hello, KeyMap, Record, ToFollower, ToLeader, Write};
+use super::types::{Epoch, FollowerId, Hello, KeyMap, Record, ToFollower, ToLeader};
 
+pub use self::install::InstallJob;
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
+pub use self::output::{Output, Receipt};
 pub use self::recovery::RecoveryView;
 pub use self::restore::Saved;
 pub use self::view::FollowerView;
@@ -73,83 +77,6 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// What the caller has to do next.
-#[derive(Clone, Debug)]
-pub enum Output<W, R> {
-    /// Send this message on the follower's present connection.
-    Send(SlotId, ToFollower),
-    /// Call [`Leader::due`] with the same slot and index after this wait.
-    Schedule {
-        /// Whose wait it is.
-        slot: SlotId,
-        /// Which write.
-        index: u64,
-        /// How long, in microseconds.
-        delay_us: u32,
-    },
-    /// Send this write now, on the follower's present connection.
-    Transmit(SlotId, Arc<Write>),
-    /// Stream the parts of [`Leader::install_part`] on the follower's present connection until it returns nothing.
-    Install(SlotId, InstallJob),
-    /// W followers confirmed.
-    Committed {
-        /// Whom to tell.
-        waiter: W,
-        /// What to tell.
-        receipt: Receipt,
-    },
-    /// The write can no longer be confirmed by this leader; another one may have taken it over.
-    Indeterminate {
-        /// Whom to tell.
-        waiter: W,
-        /// The sequence number that it had.
-        seq: u64,
-    },
-    /// This leader led when the read arrived: [`Leader::committed`] may be shown.
-    ReadConfirmed(R),
-    /// This leader leads no longer.
-    ReadRefused(R),
-    /// Close the connection to this follower and connect again.
-    Reset(SlotId),
-    /// The follower was released and its slot is free.
-    Released(SlotId),
-    /// Another leader is starting as well: call [`Leader::elect`] after a short random wait.
-    Backoff,
-    /// The state is complete; writes and reads are served.
-    Opened,
-    /// This leader is over: a follower promised the other epoch.
-    Fenced(Epoch),
-    /// A rule came into force.
-    InForce,
-}
-
-/// What is known of a committed write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    /// Its sequence number.
-    pub seq: u64,
-    /// The epoch that committed it.
-    pub epoch: Epoch,
-    /// The write quorum that it satisfied.
-    pub quorum: u16,
-    /// The delays drawn for it, in microseconds, if that was asked for.
-    pub delays_us: Option<Vec<u32>>,
-}
-
-/// How many keys one call of [`Leader::install_part`] looks at, so that no call takes long.
-const INSTALL_SCAN_KEYS: usize = 16_384;
-
-/// A state transfer under way; hand it to [`Leader::install_part`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct InstallJob {
-    epoch: Epoch,
-    full: bool,
-    from: u64,
-    token: u64,
-    cursor: usize,
-    ended: bool,
-}
-
 #[derive(Clone, Debug)]
 enum Phase {
     /// Waits before it asks for promises again.
@@ -171,73 +98,6 @@ struct Entry {
     latest_committed: bool,
     /// The newest committed record while a newer one is under way.
     committed: Option<Box<Record>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Link {
-    Down,
-    /// Connected; not yet promised.
-    Greeted,
-    /// Promised; not yet given anything.
-    Promised,
-    /// Is being given the state up to (not including) the write with this index.
-    Installing {
-        upto: u64,
-    },
-    /// Has the whole state and takes single writes.
-    Streaming,
-}
-
-/// One follower, as the leader knows it.
-#[derive(Clone, Debug)]
-struct Slot {
-    name: Arc<str>,
-    /// Declared to be a follower; one that is not leaves as soon as those that stay have everything.
-    wanted: bool,
-    /// Tells this connection from earlier ones.
-    session: u64,
-    link: Link,
-    hello: Option<Hello>,
-    promised: bool,
-    fetching: bool,
-    fetched: bool,
-    /// The disk behind this slot.
-    bound: Option<FollowerId>,
-    /// It took over the whole state from this leader at least once: a difference is enough from here on.
-    complete: bool,
-    /// From which write on the window waits for it; nothing when it fell behind the window or never was in it.
-    tracked_from: Option<u64>,
-    /// Every write with a lower index is confirmed.
-    watermark: u64,
-    /// Generation of the newest rule that it stored in this epoch.
-    generation: u64,
-    /// Highest round of probes that it answered.
-    probed: u64,
-}
-
-impl Slot {
-    fn new(name: Arc<str>) -> Self {
-        Self {
-            name,
-            wanted: true,
-            session: 0,
-            link: Link::Down,
-            hello: None,
-            promised: false,
-            fetching: false,
-            fetched: false,
-            bound: None,
-            complete: false,
-            tracked_from: None,
-            watermark: 0,
-            generation: 0,
-            probed: 0,
-        }
-    }
-
-    fn synced_epoch(&self) -> Option<Epoch> {
-        self.hello.as_ref()?.synced.as_ref().map(|synced| synced.epoch)
-    }
 }
 
 /// The leader of one epoch. A clone decides as the original would; its debug form shows everything that it decides by.

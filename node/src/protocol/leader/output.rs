@@ -1,0 +1,70 @@
+//! What a leader asks its caller to do.
+
+use std::sync::Arc;
+
+use super::install::InstallJob;
+use super::mask::SlotId;
+use crate::protocol::types::{Epoch, ToFollower, Write};
+
+/// What the caller has to do next.
+#[derive(Clone, Debug)]
+pub enum Output<W, R> {
+    /// Send this message on the follower's present connection.
+    Send(SlotId, ToFollower),
+    /// Call [`Leader::due`] with the same slot and index after this wait.
+    Schedule {
+        /// Whose wait it is.
+        slot: SlotId,
+        /// Which write.
+        index: u64,
+        /// How long, in microseconds.
+        delay_us: u32,
+    },
+    /// Send this write now, on the follower's present connection.
+    Transmit(SlotId, Arc<Write>),
+    /// Stream the parts of [`Leader::install_part`] on the follower's present connection until it returns nothing.
+    Install(SlotId, InstallJob),
+    /// W followers confirmed.
+    Committed {
+        /// Whom to tell.
+        waiter: W,
+        /// What to tell.
+        receipt: Receipt,
+    },
+    /// The write can no longer be confirmed by this leader; another one may have taken it over.
+    Indeterminate {
+        /// Whom to tell.
+        waiter: W,
+        /// The sequence number that it had.
+        seq: u64,
+    },
+    /// This leader led when the read arrived: [`Leader::committed`] may be shown.
+    ReadConfirmed(R),
+    /// This leader leads no longer.
+    ReadRefused(R),
+    /// Close the connection to this follower and connect again.
+    Reset(SlotId),
+    /// The follower was released and its slot is free.
+    Released(SlotId),
+    /// Another leader is starting as well: call [`Leader::elect`] after a short random wait.
+    Backoff,
+    /// The state is complete; writes and reads are served.
+    Opened,
+    /// This leader is over: a follower promised the other epoch.
+    Fenced(Epoch),
+    /// A rule came into force.
+    InForce,
+}
+
+/// What is known of a committed write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its sequence number.
+    pub seq: u64,
+    /// The epoch that committed it.
+    pub epoch: Epoch,
+    /// The write quorum that it satisfied.
+    pub quorum: u16,
+    /// The delays drawn for it, in microseconds, if that was asked for.
+    pub delays_us: Option<Vec<u32>>,
+}
