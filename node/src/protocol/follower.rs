@@ -5,10 +5,16 @@
 
 use std::sync::Arc;
 
-use super::types::{Config, Epoch, FollowerId, Hello, Key, KeyMap, Record, Synced, ToFollower, ToLeader, Write};
+use super::digest::{Buckets, Digest};
+use super::types::{
+    Config, Covered, Epoch, FollowerId, Hello, Key, KeyMap, Record, Synced, ToFollower, ToLeader, Write,
+};
 
 /// About how many bytes of keys and values one [`ToLeader::Records`] carries.
 pub const FETCH_BYTES: usize = 256 * 1024;
+
+/// How many keys are looked at for one message, so that no answer takes long.
+const SCAN_KEYS_MAX: usize = 131_072;
 
 /// One durable change. Stored in the order in which they are given, they rebuild the follower.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,12 +23,12 @@ pub enum Change {
     Promised(Epoch),
     /// The newest record of a key.
     Put(Key, Record),
-    /// The state of this epoch is complete. With `drop_older`, records of older epochs are gone.
+    /// The state of this epoch is complete.
     Synced {
         /// The epoch and its rule.
         synced: Synced,
-        /// Whether records of older epochs go.
-        drop_older: bool,
+        /// Where records of older epochs are gone: the leader sent all that it has there.
+        drop_older: Option<Buckets>,
     },
 }
 
@@ -59,7 +65,7 @@ impl Follower {
             Change::Put(key, record) => {
                 self.records.insert(key, record);
             }
-            Change::Synced { synced, drop_older } => self.complete(synced, drop_older),
+            Change::Synced { synced, drop_older } => self.complete(synced, drop_older.as_ref()),
         }
     }
 
@@ -97,9 +103,15 @@ impl Follower {
     pub fn step(&mut self, message: ToFollower, effects: &mut Effects) {
         match message {
             ToFollower::Prepare { epoch } => self.prepare(epoch, effects),
-            ToFollower::Fetch { epoch, cursor } => {
+            ToFollower::Compare { epoch, buckets, cursor, token } => {
                 if self.keeps(epoch, effects) {
-                    effects.replies.push(self.fetch(epoch, cursor));
+                    let (digest, next) = self.digest(buckets, cursor);
+                    effects.replies.push(ToLeader::Digested { epoch, token, digest, next });
+                }
+            }
+            ToFollower::Fetch { epoch, cursor, of } => {
+                if self.keeps(epoch, effects) {
+                    effects.replies.push(self.fetch(epoch, cursor, of.as_ref()));
                 }
             }
             ToFollower::Writes { epoch, writes } => {
@@ -114,16 +126,20 @@ impl Follower {
                     }
                 }
             }
-            ToFollower::InstallEnd { epoch, config, full, token } => {
-                // A difference is complete only on top of the state that it was taken against.
-                if self.keeps(epoch, effects) && (full || self.serves(epoch, effects)) {
-                    let generation = self.install_end(epoch, config, full, effects);
+            ToFollower::InstallEnd { epoch, config, covered, token } => {
+                let drop_older = match covered {
+                    Covered::Newer => None,
+                    Covered::Buckets(buckets) => Some(buckets),
+                };
+                // What is newer is complete only on top of the state that it was taken against.
+                if self.keeps(epoch, effects) && (drop_older.is_some() || self.serves(epoch, effects)) {
+                    let generation = self.install_end(epoch, config, drop_older, effects);
                     effects.replies.push(ToLeader::Installed { epoch, token, generation });
                 }
             }
             ToFollower::Configure { epoch, config } => {
                 if self.keeps(epoch, effects) && self.serves(epoch, effects) {
-                    let generation = self.install_end(epoch, config, false, effects);
+                    let generation = self.install_end(epoch, config, None, effects);
                     effects.replies.push(ToLeader::Configured { epoch, generation });
                 }
             }
@@ -188,38 +204,58 @@ impl Follower {
     }
 
     /// Stores the rule; returns the generation of the one that holds now. A rule that comes late loses.
-    fn install_end(&mut self, epoch: Epoch, config: Config, full: bool, effects: &mut Effects) -> u64 {
+    fn install_end(&mut self, epoch: Epoch, config: Config, drop_older: Option<Buckets>, effects: &mut Effects) -> u64 {
         let newest = match &self.synced {
             Some(known) if known.epoch == epoch && known.config.generation >= config.generation => known.config.clone(),
             _ => config,
         };
         let generation = newest.generation;
         let synced = Synced { epoch, config: newest };
-        if full || self.synced.as_ref() != Some(&synced) {
-            effects.changes.push(Change::Synced { synced: synced.clone(), drop_older: full });
-            self.complete(synced, full);
+        if drop_older.is_some() || self.synced.as_ref() != Some(&synced) {
+            effects.changes.push(Change::Synced { synced: synced.clone(), drop_older: drop_older.clone() });
+            self.complete(synced, drop_older.as_ref());
         }
         generation
     }
 
-    fn complete(&mut self, synced: Synced, drop_older: bool) {
-        if drop_older {
-            self.records.retain(|_, record| record.version.epoch >= synced.epoch);
+    fn complete(&mut self, synced: Synced, drop_older: Option<&Buckets>) {
+        if let Some(buckets) = drop_older.filter(|buckets| !buckets.is_empty()) {
+            self.records.retain(|key, record| record.version.epoch >= synced.epoch || !buckets.contains(key));
         }
         self.synced = Some(synced);
     }
 
-    fn fetch(&self, epoch: Epoch, cursor: u64) -> ToLeader {
-        let start = usize::try_from(cursor).unwrap_or(usize::MAX).min(self.records.len());
-        let mut end = start;
-        let mut bytes = 0;
-        while end < self.records.len() && bytes < FETCH_BYTES {
-            bytes += self.records.get_index(end).map_or(0, |(key, record)| approximate_bytes(key, record));
-            end += 1;
-        }
+    fn digest(&self, buckets: u32, cursor: u64) -> (Digest, Option<u64>) {
+        let mut digest = Digest::new(buckets);
+        let (start, end) = self.part(cursor);
         let part = self.records.get_range(start..end);
-        let records = part.into_iter().flatten().map(|(key, record)| (key.clone(), record.clone())).collect();
-        ToLeader::Records { epoch, records, next: (end < self.records.len()).then_some(end as u64) }
+        part.into_iter().flatten().for_each(|(key, record)| digest.add(key, record));
+        (digest, self.next(end))
+    }
+
+    fn fetch(&self, epoch: Epoch, cursor: u64, of: Option<&Buckets>) -> ToLeader {
+        let (mut at, most) = self.part(cursor);
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while at < most && bytes < FETCH_BYTES {
+            if let Some((key, record)) = self.records.get_index(at)
+                && of.is_none_or(|buckets| buckets.contains(key))
+            {
+                bytes += approximate_bytes(key, record);
+                records.push((key.clone(), record.clone()));
+            }
+            at += 1;
+        }
+        ToLeader::Records { epoch, records, next: self.next(at) }
+    }
+
+    /// From where to where to look for one message.
+    fn part(&self, cursor: u64) -> (usize, usize) {
+        let start = usize::try_from(cursor).unwrap_or(usize::MAX).min(self.records.len());
+        (start, self.records.len().min(start + SCAN_KEYS_MAX))
+    }
+
+    fn next(&self, position: usize) -> Option<u64> {
+        (position < self.records.len()).then_some(position as u64)
     }
 }
 

@@ -24,7 +24,7 @@ use self::mask::Mask;
 use self::membership::Rules;
 use self::reads::Reads;
 use self::recovery::Recovery;
-use self::slot::{Link, Slot};
+use self::slot::{Asked, Link, Slot};
 use self::window::Window;
 use super::types::{Epoch, FollowerId, Hello, KeyMap, Record, ToFollower, ToLeader};
 
@@ -232,17 +232,20 @@ impl<W, R> Leader<W, R> {
             return self.out.push(Output::Reset(id));
         };
         let same_disk = slot.hello.as_ref().is_some_and(|known| known.id == hello.id);
+        // One that comes back with a higher promise gave it while this leader was asking: to somebody else who asks.
+        let contended = slot.hello.is_some();
         let promised = hello.promised;
         slot.session = session;
         slot.link = Link::Greeted;
         slot.promised = promised == epoch;
         slot.fetching = false;
+        slot.asked = None;
         slot.fetched &= slot.promised && same_disk;
         slot.hello = Some(hello);
         // Of two leaders in one term the ids decide, but a leader that is only starting takes a term of its own.
         let same_term = promised.term == epoch.term && promised.leader != epoch.leader;
         if promised > epoch || (same_term && matches!(self.phase, Phase::Recovering(_))) {
-            self.meet(promised, false);
+            self.meet(promised, contended);
         } else if promised == epoch {
             self.on_promised(id);
         } else if !matches!(self.phase, Phase::Waiting | Phase::Fenced(_)) {
@@ -268,11 +271,16 @@ impl<W, R> Leader<W, R> {
 
     /// The connection of this session is gone.
     pub fn closed(&mut self, id: SlotId, session: u64) {
-        let untracked = self.slot_mut(id).filter(|slot| slot.session == session).is_some_and(|slot| {
-            slot.link = Link::Down;
-            slot.fetching = false;
-            !slot.wanted
-        });
+        let Some(slot) = self.slot_mut(id).filter(|slot| slot.session == session) else {
+            return;
+        };
+        slot.link = Link::Down;
+        slot.asked = None;
+        let (fetching, untracked) = (std::mem::take(&mut slot.fetching), !slot.wanted);
+        if fetching {
+            // Others may have waited for what it had.
+            self.recover();
+        }
         if untracked {
             self.plan();
         }
@@ -295,6 +303,9 @@ impl<W, R> Leader<W, R> {
                 }
                 slot.promised = true;
                 self.on_promised(id);
+            }
+            ToLeader::Digested { epoch, token, digest, next } if epoch == ours => {
+                self.on_digested(id, token, &digest, next);
             }
             ToLeader::Records { epoch, records, next } if epoch == ours => self.on_records(id, records, next),
             ToLeader::Confirmed { epoch, ranges } if epoch == ours => self.on_confirmed(id, &ranges),
@@ -329,6 +340,7 @@ impl<W, R> Leader<W, R> {
             slot.promised = false;
             slot.fetching = false;
             slot.fetched = false;
+            slot.asked = None;
             slot.complete = false;
             slot.tracked_from = None;
             slot.watermark = 0;
@@ -348,12 +360,15 @@ impl<W, R> Leader<W, R> {
             Phase::Open => self.fence(promised),
             _ => {
                 self.epoch.term = self.epoch.term.max(promised.term + 1);
-                let waiting = matches!(self.phase, Phase::Waiting);
+                // Whoever waits goes on waiting: leaders that start together must not interrupt each other for ever.
+                if matches!(self.phase, Phase::Waiting) {
+                    return;
+                }
                 self.phase = Phase::Waiting;
-                if !contended {
-                    self.elect();
-                } else if !waiting {
+                if contended {
                     self.out.push(Output::Backoff);
+                } else {
+                    self.elect();
                 }
             }
         }

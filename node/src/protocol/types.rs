@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
+use super::digest::{Buckets, Digest};
+
 /// A key. Shared, never copied, between the map, the window and the wire.
 pub type Key = Arc<str>;
 
@@ -205,12 +207,25 @@ pub enum ToFollower {
         /// The epoch to promise.
         epoch: Epoch,
     },
+    /// Asks for the digest of the follower's state, from a position on.
+    Compare {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// Into how many buckets the keys fall.
+        buckets: u32,
+        /// Position to continue at; 0 at first.
+        cursor: u64,
+        /// Comes back in the answer.
+        token: u64,
+    },
     /// Asks for the records from a position on, to merge them.
     Fetch {
         /// The leader's epoch.
         epoch: Epoch,
         /// Position to continue at; 0 at first.
         cursor: u64,
+        /// Only those with keys in these buckets.
+        of: Option<Buckets>,
     },
     /// Writes whose delay is over.
     Writes {
@@ -232,8 +247,8 @@ pub enum ToFollower {
         epoch: Epoch,
         /// What is in force.
         config: Config,
-        /// Whether it was everything (what is older goes) or only the difference to what the follower had of this epoch.
-        full: bool,
+        /// What was sent.
+        covered: Covered,
         /// Comes back in the answer.
         token: u64,
     },
@@ -259,6 +274,15 @@ pub enum ToFollower {
     },
 }
 
+/// What a state transfer brought.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Covered {
+    /// What was accepted since the follower was up to date in this epoch.
+    Newer,
+    /// Everything in these buckets: what is of an older epoch there goes. In all others the follower had the same.
+    Buckets(Buckets),
+}
+
 /// Follower to leader.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ToLeader {
@@ -270,6 +294,17 @@ pub enum ToLeader {
         epoch: Epoch,
         /// What the follower has in full.
         synced: Option<Synced>,
+    },
+    /// The digest of a part of the follower's state.
+    Digested {
+        /// The epoch of the question.
+        epoch: Epoch,
+        /// As in the question.
+        token: u64,
+        /// Of this part; those of all parts are to be joined.
+        digest: Digest,
+        /// Position to continue at; nothing once it was everything.
+        next: Option<u64>,
     },
     /// A part of the follower's records.
     Records {

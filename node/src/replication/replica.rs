@@ -304,7 +304,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::types::{Config, FollowerId};
+    use crate::protocol::digest::Buckets;
+    use crate::protocol::types::{Config, Covered, FollowerId};
 
     const EPOCH: Epoch = Epoch { term: 1, leader: 7 };
 
@@ -313,7 +314,8 @@ mod tests {
         let answers = Answers::default();
         let mut state = State { core, foreign: HashMap::new(), contact: None, answers, store: Store::Memory };
         let config = Config { generation: 1, quorum: 1, size: 1, members: Vec::new(), earlier: Vec::new() };
-        let install = ToFollower::InstallEnd { epoch: EPOCH, config, full: true, token: 1 };
+        let install =
+            ToFollower::InstallEnd { epoch: EPOCH, config, covered: Covered::Buckets(Buckets::all()), token: 1 };
         let _ = state.step(&mut vec![ToFollower::Prepare { epoch: EPOCH }, install], "l", Instant::now());
         state
     }

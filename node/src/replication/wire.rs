@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::protocol::types::{Epoch, ToFollower, Write};
 
 /// What the upgrade is called; the number changes with the messages.
-pub const PROTOCOL: &str = "kvcluster-replication/2";
+pub const PROTOCOL: &str = "kvcluster-replication/3";
 
 /// Longest frame that is read, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn frames_survive_any_cut() {
         let epoch = Epoch { term: 1, leader: 2 };
-        let messages = [ToFollower::Prepare { epoch }, ToFollower::Fetch { epoch, cursor: 300 }];
+        let messages = [ToFollower::Prepare { epoch }, ToFollower::Fetch { epoch, cursor: 300, of: None }];
         let mut bytes = BytesMut::new();
         encode(&messages[0], &mut bytes);
         encode_alive(&mut bytes);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use crate::protocol::digest::Buckets;
 use crate::protocol::follower::Change;
 use crate::protocol::types::{Epoch, FollowerId, Key, Record, Synced};
 
@@ -76,7 +77,7 @@ impl Ledger {
             return Err(format!("the {records} records are not those of batch {batch}"));
         }
         if let Some(synced) = &ledger.head.synced {
-            changes.push(Change::Synced { synced: synced.clone(), drop_older: false });
+            changes.push(Change::Synced { synced: synced.clone(), drop_older: None });
         }
         Ok((ledger, changes))
     }
@@ -97,8 +98,8 @@ impl Ledger {
                     operations.insert(key, Some(bytes));
                 }
                 Change::Synced { synced, drop_older } => {
-                    if drop_older {
-                        self.drop_older(synced.epoch, &mut operations);
+                    if let Some(buckets) = drop_older.filter(|buckets| !buckets.is_empty()) {
+                        self.drop_older(synced.epoch, &buckets, &mut operations);
                     }
                     self.head.synced = Some(synced);
                 }
@@ -125,10 +126,10 @@ impl Ledger {
 
     /// In the same batch as the end of the install: a crash leaves either all older records with the old `synced`, or none
     /// with the new one. They are few, since an install replaces what it finds.
-    fn drop_older(&mut self, floor: Epoch, operations: &mut Operations) {
+    fn drop_older(&mut self, floor: Epoch, buckets: &Buckets, operations: &mut Operations) {
         let Self { head, entries, epochs } = self;
         entries.retain(|key, (hash, epoch)| {
-            let stays = epochs[*epoch as usize] >= floor;
+            let stays = epochs[*epoch as usize] >= floor || !buckets.contains(key);
             if !stays {
                 head.records -= 1;
                 head.digest = head.digest.wrapping_sub(*hash);

@@ -18,6 +18,8 @@ pub(crate) enum Action {
     Start,
     /// The two connect if they are not connected, and everything between them arrives, until both have said all.
     Exchange(u8, u8),
+    /// The same, and a copy of each part of a state among it will arrive late.
+    ExchangeRepeated(u8, u8),
     /// The two connect, and no more.
     Connect(u8, u8),
     /// The next message reaches the follower, and its answer the leader.
@@ -78,6 +80,9 @@ impl World {
             }
             if !link.live {
                 actions.push(Action::Exchange(number, place));
+                if left.repeats > 0 {
+                    actions.push(Action::ExchangeRepeated(number, place));
+                }
                 if left.stops > 0 {
                     actions.push(Action::Connect(number, place));
                 }
@@ -85,6 +90,9 @@ impl World {
             }
             if !link.down.is_empty() || !link.up.is_empty() {
                 actions.push(Action::Exchange(number, place));
+                if left.repeats > 0 {
+                    actions.push(Action::ExchangeRepeated(number, place));
+                }
             }
             if let Some(next) = link.down.front() {
                 if left.stops > 0 {
@@ -132,7 +140,17 @@ impl World {
         let at = |number: u8, place: u8| (usize::from(number), usize::from(place));
         match action {
             Action::Start => self.start(plan),
-            Action::Exchange(number, place) => self.exchange(at(number, place), plan),
+            Action::Exchange(number, place) => {
+                self.exchange(at(number, place), plan);
+            }
+            Action::ExchangeRepeated(number, place) => {
+                self.left.repeats -= 1;
+                let at = at(number, place);
+                let parts = self.exchange(at, plan);
+                if !parts.is_empty() {
+                    self.link(at).change(|link| link.late.push(parts));
+                }
+            }
             Action::Connect(number, place) => {
                 self.left.stops -= 1;
                 self.connect(at(number, place), plan);
@@ -211,19 +229,22 @@ impl World {
         self.answer(at, hello, plan);
     }
 
-    fn exchange(&mut self, at: (usize, usize), plan: &Plan) {
+    /// Until both have said all. Returns the parts of a state that were among it.
+    fn exchange(&mut self, at: (usize, usize), plan: &Plan) -> VecDeque<ToFollower> {
+        let mut parts = VecDeque::new();
         if !self.leads[at.0].links[at.1].live {
             self.connect(at, plan);
         }
         self.hear(at, plan);
         while !self.leads[at.0].links[at.1].down.is_empty() {
-            self.take(at, plan);
+            parts.extend(self.take(at, plan).filter(|message| matches!(message, ToFollower::Install { .. })));
             self.hear(at, plan);
         }
+        parts
     }
 
     /// The follower takes the next message. What it says to that is on its way.
-    fn take(&mut self, at: (usize, usize), plan: &Plan) {
+    fn take(&mut self, at: (usize, usize), plan: &Plan) -> Option<ToFollower> {
         let mut next = self.link(at).change(|link| link.down.pop_front());
         if let Some(Sent::Install(job)) = &mut next {
             let part = self.leads[at.0].process.leader.install_part(job);
@@ -233,10 +254,10 @@ impl World {
             }
             next = part.map(Sent::Message);
         }
-        if let Some(Sent::Message(message)) = next {
-            let replies = self.step(at.1, message, plan);
-            self.link(at).change(|link| link.up.extend(replies));
-        }
+        let Some(Sent::Message(message)) = next else { return None };
+        let replies = self.step(at.1, message.clone(), plan);
+        self.link(at).change(|link| link.up.extend(replies));
+        Some(message)
     }
 
     fn step(&mut self, place: usize, message: ToFollower, plan: &Plan) -> Vec<ToLeader> {
@@ -417,5 +438,5 @@ impl World {
 
 /// Whether a follower may be another one after it, so that it matters when it arrives late.
 fn changes_state(message: &ToFollower) -> bool {
-    !matches!(message, ToFollower::Fetch { .. } | ToFollower::Probe { .. })
+    !matches!(message, ToFollower::Compare { .. } | ToFollower::Fetch { .. } | ToFollower::Probe { .. })
 }

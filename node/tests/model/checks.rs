@@ -9,6 +9,7 @@ pub(crate) const PLAN: Plan = Plan {
     quorum: 2,
     change_to: 3,
     founded: true,
+    behind: false,
     late_installs: false,
     terms: 3,
     left: Left { leaders: 2, writes: 1, reads: 0, breaks: 0, repeats: 0, stops: 0, wipes: 0, changes: 0 },
@@ -29,7 +30,8 @@ pub(crate) fn first(plan: &Plan) -> World {
     exchange_all(&mut world, &calm);
     assert!(world.leads[0].process.leader.is_open(), "the first leader opens");
     world.act(Action::Write(0), &calm);
-    exchange_all(&mut world, &calm);
+    let reached = FOLLOWERS - usize::from(plan.behind);
+    (0..reached as u8).for_each(|place| world.act(Action::Exchange(0, place), &calm));
     assert!(world.leads[0].process.leader.latest(KEY).is_some_and(|(_, committed)| committed));
     World { left: plan.left, ..world }
 }
@@ -136,6 +138,12 @@ fn the_quorum_is_lowered() {
 #[test]
 fn the_quorum_changes_while_states_are_transferred() {
     check(Plan { quorum: 3, change_to: 2, late_installs: true, left: Left { changes: 1, ..SECOND }, ..PLAN });
+}
+
+#[test]
+fn a_follower_is_behind() {
+    check_each(1..=2, Plan { behind: true, ..PLAN });
+    check_each(1..=2, Plan { behind: true, left: Left { repeats: 1, ..SECOND }, ..PLAN });
 }
 
 #[test]

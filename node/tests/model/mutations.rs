@@ -1,8 +1,9 @@
 //! Goal: the model finds the absence of each rule. Method: the rule is off, and some state within small bounds breaks what
 //! must hold. What is found first is found on a shortest way, which is printed.
 //!
-//! One mutation of the simulation is not here: a follower that forgets the rules before the newest one. A million and a
-//! half states of three followers do not show the harm; the simulation, which has more followers, does.
+//! Two mutations of the simulation are not here: a follower that forgets the rules before the newest one, of which a million
+//! and a half states of three followers do not show the harm, and one that keeps what is older than a state that it took
+//! over, which takes nearly as many. The simulation, which has more followers and keys, finds both.
 
 use crate::checks::{PLAN, first};
 use crate::mutation::Mutation;
@@ -35,6 +36,9 @@ macro_rules! mutations {
 /// Two more leaders.
 const LEFT: Left = PLAN.left;
 
+/// Three leaders among followers that have nothing yet: one may open without the key that another one wrote.
+const FOUNDING: Plan = Plan { founded: false, left: Left { leaders: 3, ..LEFT }, ..PLAN };
+
 mutations! {
     epochs_as_bare_terms_are_found: EpochsAreBareTerms, Plan { quorum: 3, left: Left { writes: 2, ..LEFT }, ..PLAN };
     versions_as_bare_seqs_are_found: VersionsAreBareSeqs, Plan { left: Left { writes: 2, ..LEFT }, ..PLAN };
@@ -42,11 +46,12 @@ mutations! {
     recovery_with_one_fewer_is_found: RecoversWithOneFewer, PLAN;
     promoting_one_follower_is_found: PromotesInsteadOfMerging, PLAN;
     a_late_install_that_overwrites_is_found: LateInstallOverwrites,
-        Plan { left: Left { leaders: 2, repeats: 1, ..LEFT }, ..PLAN };
+        Plan { behind: true, left: Left { repeats: 1, ..LEFT }, ..PLAN };
     taking_writes_of_old_leaders_is_found: TakesWritesOfOldLeaders, PLAN;
     replies_before_the_sync_are_found: RepliesBeforeSync, Plan { left: Left { breaks: 1, ..LEFT }, ..PLAN };
     reads_without_asking_are_found: ReadsWithoutAsking, Plan { left: Left { reads: 1, ..LEFT }, ..PLAN };
     rules_that_are_not_stored_are_found: RulesAreNotStored,
         Plan { quorum: 3, change_to: 1, left: Left { leaders: 1, changes: 1, ..LEFT }, ..PLAN };
     installs_that_are_not_stored_are_found: InstallsAreNotStored, PLAN;
+    digests_that_leave_out_keys_are_found: DigestsLeaveOutKeys, FOUNDING;
 }

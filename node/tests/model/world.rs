@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(crate) change_to: u16,
     /// Begins with an open leader, all followers and one acknowledged write; otherwise with blank followers alone.
     pub(crate) founded: bool,
+    /// The last follower does not have that write yet: it is on its way.
+    pub(crate) behind: bool,
     /// A state transfer is read when it is received, not when it was decided on: what really happens is in between.
     pub(crate) late_installs: bool,
     /// Terms above this one are not explored: leaders that start can interrupt each other for ever.
@@ -224,6 +226,7 @@ impl World {
 pub(crate) fn epoch_of(message: &ToFollower) -> Epoch {
     match message {
         ToFollower::Prepare { epoch }
+        | ToFollower::Compare { epoch, .. }
         | ToFollower::Fetch { epoch, .. }
         | ToFollower::Writes { epoch, .. }
         | ToFollower::Install { epoch, .. }

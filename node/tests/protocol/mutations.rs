@@ -41,4 +41,6 @@ mutations! {
     rules_that_are_not_stored_are_found: RulesAreNotStored, |_| {};
     forgetting_earlier_rules_is_found: ForgetsEarlierRules, |_| {};
     installs_that_are_not_stored_are_found: InstallsAreNotStored, |_| {};
+    keeping_what_is_older_is_found: KeepsWhatIsOlder, |_| {};
+    digests_that_leave_out_keys_are_found: DigestsLeaveOutKeys, |_| {};
 }

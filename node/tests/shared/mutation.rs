@@ -3,8 +3,9 @@
 //! The shipped code has no switches. A mutation rewrites a message, or a follower's stored state, in such a way that the
 //! shipped machines act as if one of them did not keep the rule. The simulation and the model both use these.
 
+use kv_node::protocol::digest::{Buckets, Digest};
 use kv_node::protocol::follower::{Change, Effects, Follower};
-use kv_node::protocol::types::{Config, Record, Synced, ToFollower, ToLeader, Version};
+use kv_node::protocol::types::{Config, Covered, Record, Synced, ToFollower, ToLeader, Version};
 
 /// The rule that is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,10 @@ pub(crate) enum Mutation {
     ForgetsEarlierRules,
     /// A follower says that it took over the whole state, and did not.
     InstallsAreNotStored,
+    /// A follower that takes over a state keeps the keys that are not in it.
+    KeepsWhatIsOlder,
+    /// A follower that is asked what it has says that it has nothing.
+    DigestsLeaveOutKeys,
 }
 
 /// The id of a leader process.
@@ -45,7 +50,7 @@ pub(crate) fn memory_of_wiped(off: Option<Mutation>, before: &Follower) -> Optio
     let synced = before.synced().filter(|_| off == Some(Mutation::WipedCountsAsFull))?.clone();
     let mut kept = Follower::blank(before.id(), before.hello().name);
     kept.restore(Change::Promised(before.promised()));
-    kept.restore(Change::Synced { synced, drop_older: false });
+    kept.restore(Change::Synced { synced, drop_older: None });
     Some(kept)
 }
 
@@ -86,6 +91,9 @@ pub(crate) fn step(off: Option<Mutation>, follower: &mut Follower, mut message: 
             return;
         }
         (Some(Mutation::InstallsAreNotStored), ToFollower::Install { .. }) => return,
+        (Some(Mutation::KeepsWhatIsOlder), ToFollower::InstallEnd { covered: Covered::Buckets(buckets), .. }) => {
+            *buckets = Buckets::none(1);
+        }
         _ => {}
     }
     follower.step(message, effects);
@@ -106,6 +114,11 @@ pub(crate) fn answer(
         && mutation == Mutation::PromotesInsteadOfMerging
     {
         records.clear();
+    }
+    if let ToLeader::Digested { digest, .. } = &mut message
+        && mutation == Mutation::DigestsLeaveOutKeys
+    {
+        *digest = Digest::new(digest.buckets());
     }
     let synced = match &mut message {
         ToLeader::Hello(hello) => hello.synced.as_mut(),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::follower::Change;
 use kv_node::store::disk::{self, Found, Opened};
 use rand::rngs::StdRng;
@@ -44,7 +45,7 @@ fn harmed_later(base: &Path) {
         let mut subject = Subject::open(&base.join("running"));
         subject.commit(vec![Change::Promised(epoch(term))]);
         subject.commit(writer.batch(term, 300, 300));
-        subject.commit(vec![Change::Synced { synced: synced(term), drop_older: true }]);
+        subject.commit(vec![Change::Synced { synced: synced(term), drop_older: Some(Buckets::all()) }]);
         for _ in 0..20 {
             subject.commit(writer.batch(term, 300, 15));
         }
@@ -116,7 +117,7 @@ fn a_torn_last_batch_is_cut_off_at_every_byte() {
     let before = facts(&subject.follower);
     copy(&base.join("running"), &base.join("before"));
     let mut last = writer.batch(2, 4, 3);
-    last.push(Change::Synced { synced: synced(2), drop_older: true });
+    last.push(Change::Synced { synced: synced(2), drop_older: Some(Buckets::all()) });
     subject.commit(last);
     let after = facts(&subject.follower);
     assert!(after.3.len() < before.3.len(), "older records were dropped");

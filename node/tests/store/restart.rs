@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::follower::Change;
 use kv_node::store::StoreError;
 use kv_node::store::disk::{self, Found};
@@ -21,7 +22,7 @@ fn a_restart_restores_everything() {
         }
         subject.commit(vec![Change::Promised(epoch(term))]);
         subject.commit(writer.batch(term, 500, 400));
-        subject.commit(vec![Change::Synced { synced: synced(term), drop_older: term % 2 == 0 }]);
+        subject.commit(vec![Change::Synced { synced: synced(term), drop_older: (term % 2 == 0).then(Buckets::all) }]);
         for _ in 0..50 {
             subject.commit(writer.batch(term, 500, 20));
         }
@@ -55,7 +56,7 @@ fn a_batch_keeps_its_order() {
     subject.commit(writer.batch(1, 3, 100));
     let mut batch = vec![Change::Promised(epoch(2))];
     batch.extend(writer.batch(2, 2, 10));
-    batch.push(Change::Synced { synced: synced(2), drop_older: true });
+    batch.push(Change::Synced { synced: synced(2), drop_older: Some(Buckets::all()) });
     batch.extend(writer.batch(2, 5, 10));
     subject.commit(batch);
     let expected = facts(&subject.follower);

@@ -1,8 +1,15 @@
-//! From a follower that promised to one that has everything: by resending, by difference, or by everything.
+//! From a follower that promised to one that has everything: by resending, or by what differs.
+//!
+//! A follower that took over the state of this leader before is sent what was accepted since, or single writes. Any other one
+//! says what it has in a digest ([`digest`](crate::protocol::digest)), a number for each bucket of keys. The buckets that differ are sent
+//! whole, stamped with this leader's epoch, and what is older in them goes at the end; in the others it keeps what it has,
+//! under the stamp that it has. That is the same value under the same sequence number, and lower than anything that
+//! this leader ever accepts for the key, so that to every comparison it is as if it had been sent.
 
-use super::{Leader, Link, Output, Phase, SlotId};
+use super::{Asked, Leader, Link, Output, Phase, SlotId};
+use crate::protocol::digest::{Buckets, Digest, buckets_for};
 use crate::protocol::follower::{FETCH_BYTES, approximate_bytes};
-use crate::protocol::types::{Epoch, Synced, ToFollower};
+use crate::protocol::types::{Covered, Epoch, Synced, ToFollower};
 
 /// How many keys one call of [`Leader::install_part`] looks at, so that no call takes long.
 const INSTALL_SCAN_KEYS: usize = 16_384;
@@ -11,15 +18,33 @@ const INSTALL_SCAN_KEYS: usize = 16_384;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InstallJob {
     epoch: Epoch,
-    full: bool,
-    from: u64,
     token: u64,
+    step: Step,
+    /// The next key to look at, by its position.
     cursor: usize,
-    ended: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    /// Takes the digest of this leader's state, to compare it with that of the follower's.
+    Digest {
+        theirs: Digest,
+        ours: Digest,
+        accepted: Buckets,
+    },
+    /// Sends everything in the buckets that differ.
+    Send {
+        differing: Buckets,
+    },
+    /// Sends what was accepted from this write on, to a follower that had everything before.
+    SendNewer {
+        from: u64,
+    },
+    Ended,
 }
 
 impl<W, R> Leader<W, R> {
-    /// Brings a follower that promised up to date: by resending, by difference, or by everything.
+    /// Brings a follower that promised up to date: by resending, or by what differs.
     pub(super) fn admit(&mut self, id: SlotId) {
         let epoch = self.epoch;
         let Some(slot) = self.slot_mut(id) else {
@@ -54,40 +79,98 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Starts a state transfer; what is accepted from now on follows as single writes.
+    /// Starts a state transfer; what is accepted from now on follows as single writes. A follower that had everything
+    /// once is sent what is newer; any other is asked what it has.
     pub(super) fn install(&mut self, id: SlotId, full: bool) {
         let (epoch, token) = (self.epoch, self.window.next_index());
+        let buckets = buckets_for(self.entries.len());
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
         slot.link = Link::Installing { upto: token };
         slot.tracked_from = Some(token);
-        let from = if full { 0 } else { slot.watermark };
-        self.out.push(Output::Install(id, InstallJob { epoch, full, from, token, cursor: 0, ended: false }));
+        let output = if full {
+            slot.asked = Some(Asked { token, digest: Digest::new(buckets) });
+            Output::Send(id, ToFollower::Compare { epoch, buckets, cursor: 0, token })
+        } else {
+            slot.asked = None;
+            let step = Step::SendNewer { from: slot.watermark };
+            Output::Install(id, InstallJob { epoch, token, step, cursor: 0 })
+        };
+        self.out.push(output);
+    }
+
+    /// A part of the digest of what a follower has. Once it is all there, what differs can be asked for, or sent.
+    pub(super) fn on_digested(&mut self, id: SlotId, token: u64, part: &Digest, next: Option<u64>) {
+        let epoch = self.epoch;
+        let Some(slot) = self.slot_mut(id) else {
+            return;
+        };
+        let Some(asked) = slot.asked.as_mut().filter(|asked| asked.token == token) else {
+            return;
+        };
+        let buckets = asked.digest.buckets();
+        asked.digest.join(part);
+        if let Some(cursor) = next {
+            return self.out.push(Output::Send(id, ToFollower::Compare { epoch, buckets, cursor, token }));
+        }
+        let Some(Asked { digest: theirs, .. }) = slot.asked.take() else {
+            return;
+        };
+        match slot.link {
+            Link::Installing { upto } => {
+                let (ours, accepted) = (Digest::new(buckets), Buckets::none(buckets));
+                let step = Step::Digest { theirs, ours, accepted };
+                self.out.push(Output::Install(id, InstallJob { epoch, token: upto, step, cursor: 0 }));
+            }
+            _ => self.fetch_differing(id, &theirs),
+        }
     }
 
     /// The next message of a state transfer; nothing once it is complete or void.
     pub fn install_part(&self, job: &mut InstallJob) -> Option<ToFollower> {
-        if job.ended || job.epoch != self.epoch || !matches!(self.phase, Phase::Opening | Phase::Open) {
+        if job.epoch != self.epoch || !matches!(self.phase, Phase::Opening | Phase::Open) {
             return None;
         }
         let (mut records, mut bytes) = (Vec::new(), 0);
-        let end = self.entries.len().min(job.cursor + INSTALL_SCAN_KEYS);
-        while bytes < FETCH_BYTES && job.cursor < end {
-            if let Some((key, entry)) = self.entries.get_index(job.cursor)
-                && entry.index >= job.from
-            {
-                bytes += approximate_bytes(key, &entry.latest);
-                records.push((key.clone(), entry.latest.clone()));
+        let mut left = INSTALL_SCAN_KEYS;
+        let covered = loop {
+            let entry = self.entries.get_index(job.cursor).filter(|_| left > 0 && bytes < FETCH_BYTES);
+            match (&mut job.step, entry) {
+                (Step::Ended, _) => return None,
+                (Step::Digest { ours, accepted, .. }, Some((key, entry))) => {
+                    ours.add(key, &entry.latest);
+                    // The same value under the same number may still be another write: of a leader that is gone, and this
+                    // one accepted it again. Only what was recovered is the same as what was there before.
+                    if entry.index > 0 {
+                        accepted.insert_key(key);
+                    }
+                }
+                (Step::Send { differing }, Some((key, _))) if !differing.contains(key) => {}
+                (Step::SendNewer { from }, Some((_, entry))) if entry.index < *from => {}
+                (Step::Send { .. } | Step::SendNewer { .. }, Some((key, entry))) => {
+                    bytes += approximate_bytes(key, &entry.latest);
+                    records.push((key.clone(), entry.latest.clone()));
+                }
+                // To be continued: an empty part shows the follower that somebody is at work.
+                (_, None) if job.cursor < self.entries.len() || !records.is_empty() => {
+                    return Some(ToFollower::Install { epoch: job.epoch, records });
+                }
+                (Step::Digest { theirs, ours, accepted }, None) => {
+                    let mut differing = ours.differing(theirs);
+                    differing.join(accepted);
+                    (job.step, job.cursor) = (Step::Send { differing }, 0);
+                    continue;
+                }
+                (Step::Send { differing }, None) => break Covered::Buckets(differing.clone()),
+                (Step::SendNewer { .. }, None) => break Covered::Newer,
             }
             job.cursor += 1;
-        }
-        if !records.is_empty() || job.cursor < self.entries.len() {
-            return Some(ToFollower::Install { epoch: job.epoch, records });
-        }
-        job.ended = true;
+            left -= 1;
+        };
+        job.step = Step::Ended;
         let config = self.rules.stored_config()?.clone();
-        Some(ToFollower::InstallEnd { epoch: job.epoch, config, full: job.full, token: job.token })
+        Some(ToFollower::InstallEnd { epoch: job.epoch, config, covered, token: job.token })
     }
 
     pub(super) fn on_installed(&mut self, id: SlotId, token: u64, generation: u64) {

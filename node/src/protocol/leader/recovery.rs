@@ -1,11 +1,13 @@
 //! From a leader that knows nothing to one that is open: promises, merge, install.
 
-use indexmap::map;
-
 use super::mask::Mask;
 use super::membership::Stage;
-use super::{Entry, Leader, Link, Output, Phase, Settings, SlotId};
+use super::{Asked, Entry, Leader, Link, Output, Phase, Settings, SlotId};
+use crate::protocol::digest::{Digest, buckets_for};
 use crate::protocol::types::{Config, Epoch, Key, KeyMap, Member, Record, Synced, ToFollower, Version};
+
+/// Token of the question what a follower has to give; that of a state transfer is the index of a write, from 1.
+const RECOVERY: u64 = 0;
 
 /// What recovery has gathered so far.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +15,8 @@ pub(super) struct Recovery {
     /// The epoch whose records are being merged.
     source: Option<Epoch>,
     merged: KeyMap<Record>,
+    /// Of what is merged, from when the first follower has given everything.
+    digest: Option<Digest>,
     loss_accepted: bool,
 }
 
@@ -31,6 +35,21 @@ pub struct RecoveryView {
     pub size: usize,
     /// Whether the cluster is known to have been open, so that blank followers alone prove nothing.
     pub opened_before: bool,
+}
+
+impl Recovery {
+    /// Keeps the higher version.
+    fn merge(&mut self, key: Key, record: Record) {
+        let known = self.merged.get(&key);
+        if known.is_some_and(|known| known.version >= record.version) {
+            return;
+        }
+        if let Some(digest) = &mut self.digest {
+            known.into_iter().for_each(|known| digest.remove(&key, known));
+            digest.add(&key, &record);
+        }
+        self.merged.insert(key, record);
+    }
 }
 
 impl<W, R> Leader<W, R> {
@@ -143,6 +162,7 @@ impl<W, R> Leader<W, R> {
             // What was merged belongs to another epoch: a newer one turned up, or the only disk that had it is gone.
             recovery.source = Some(source);
             recovery.merged.clear();
+            recovery.digest = None;
             for index in 0..self.slots.len() {
                 let id = SlotId(index as u8);
                 let Some(slot) = self.slot_mut(id) else { continue };
@@ -154,18 +174,62 @@ impl<W, R> Leader<W, R> {
                 }
             }
         }
+        self.fetch_more(source);
+    }
+
+    /// One follower gives everything; the others, what differs from what is merged by then.
+    fn fetch_more(&mut self, source: Epoch) {
         let epoch = self.epoch;
-        for index in 0..self.slots.len() {
-            let id = SlotId(index as u8);
-            let Some(slot) = self.slot_mut(id) else {
-                continue;
-            };
-            let wanted = slot.promised && slot.synced_epoch() == Some(source) && slot.link == Link::Promised;
-            if wanted && !slot.fetched && !slot.fetching {
-                slot.fetching = true;
-                self.out.push(Output::Send(id, ToFollower::Fetch { epoch, cursor: 0 }));
-            }
+        let Phase::Recovering(recovery) = &mut self.phase else {
+            return;
+        };
+        let anything = !recovery.merged.is_empty();
+        let mut busy = self.slots.iter().flatten().any(|slot| slot.fetching);
+        let fetched = self.slots.iter().flatten().any(|slot| slot.fetched);
+        if recovery.digest.is_none() && !busy && (anything || fetched) {
+            // What a follower gave before its connection broke counts as well.
+            let mut digest = Digest::new(buckets_for(recovery.merged.len()));
+            recovery.merged.iter().for_each(|(key, record)| digest.add(key, record));
+            recovery.digest = Some(digest);
         }
+        let buckets = recovery.digest.as_ref().map(Digest::buckets);
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let Some(slot) = slot else { continue };
+            let wanted = slot.promised && slot.synced_epoch() == Some(source) && slot.link == Link::Promised;
+            if !wanted || slot.fetched || slot.fetching {
+                continue;
+            }
+            let message = match buckets {
+                Some(buckets) => {
+                    slot.asked = Some(Asked { token: RECOVERY, digest: Digest::new(buckets) });
+                    ToFollower::Compare { epoch, buckets, cursor: 0, token: RECOVERY }
+                }
+                None if busy => return,
+                None => ToFollower::Fetch { epoch, cursor: 0, of: None },
+            };
+            busy = true;
+            slot.fetching = true;
+            self.out.push(Output::Send(SlotId(index as u8), message));
+        }
+    }
+
+    /// The digest of a follower's records is complete: where they are others than those that are merged, they are asked for.
+    pub(super) fn fetch_differing(&mut self, id: SlotId, theirs: &Digest) {
+        let epoch = self.epoch;
+        let Some(slot) = self.slots.get_mut(id.index()).and_then(Option::as_mut).filter(|slot| slot.fetching) else {
+            return;
+        };
+        let Phase::Recovering(Recovery { digest: Some(ours), .. }) = &self.phase else {
+            return;
+        };
+        let differing = ours.differing(theirs);
+        if differing.is_empty() {
+            slot.fetching = false;
+            slot.fetched = true;
+            return self.recover();
+        }
+        slot.fetch_of = Some(differing.clone());
+        self.out.push(Output::Send(id, ToFollower::Fetch { epoch, cursor: 0, of: Some(differing) }));
     }
 
     pub(super) fn on_records(&mut self, id: SlotId, records: Vec<(Key, Record)>, next: Option<u64>) {
@@ -179,23 +243,16 @@ impl<W, R> Leader<W, R> {
         if !slot.fetching || slot.synced_epoch() != recovery.source {
             return;
         }
-        for (key, record) in records {
-            match recovery.merged.entry(key) {
-                map::Entry::Occupied(mut known) => {
-                    if known.get().version < record.version {
-                        known.insert(record);
-                    }
-                }
-                map::Entry::Vacant(free) => {
-                    free.insert(record);
-                }
-            }
-        }
+        records.into_iter().for_each(|(key, record)| recovery.merge(key, record));
         match next {
-            Some(cursor) => self.out.push(Output::Send(id, ToFollower::Fetch { epoch, cursor })),
+            Some(cursor) => {
+                let of = slot.fetch_of.clone();
+                self.out.push(Output::Send(id, ToFollower::Fetch { epoch, cursor, of }));
+            }
             None => {
                 slot.fetching = false;
                 slot.fetched = true;
+                slot.fetch_of = None;
                 self.recover();
             }
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::protocol::digest::{Buckets, Digest};
 use crate::protocol::types::{Epoch, FollowerId, Hello};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,15 @@ pub(super) enum Link {
     Streaming,
 }
 
+/// A follower is being asked what it has.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    /// Tells the answers from those to an earlier question on the same connection.
+    pub(super) token: u64,
+    /// What it said so far.
+    pub(super) digest: Digest,
+}
+
 /// One follower, as the leader knows it.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
@@ -32,6 +42,10 @@ pub(super) struct Slot {
     pub(super) promised: bool,
     pub(super) fetching: bool,
     pub(super) fetched: bool,
+    /// Of which buckets its records are fetched; of all where there is nothing.
+    pub(super) fetch_of: Option<Buckets>,
+    /// Where it is asked what it has.
+    pub(super) asked: Option<Asked>,
     /// The disk behind this slot.
     pub(super) bound: Option<FollowerId>,
     /// It took over the whole state from this leader at least once: a difference is enough from here on.
@@ -57,6 +71,8 @@ impl Slot {
             promised: false,
             fetching: false,
             fetched: false,
+            fetch_of: None,
+            asked: None,
             bound: None,
             complete: false,
             tracked_from: None,

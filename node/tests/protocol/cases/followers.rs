@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::follower::{Change, Effects, Follower};
 use kv_node::protocol::types::{
-    Config, Epoch, FollowerId, Member, Record, Synced, ToFollower, ToLeader, Version, Write,
+    Config, Covered, Epoch, FollowerId, Member, Record, Synced, ToFollower, ToLeader, Version, Write,
 };
 
 use super::{cluster, value_of, with};
@@ -27,7 +28,10 @@ fn rule(generation: u64) -> Config {
 fn follower() -> Follower {
     let mut follower = Follower::blank(FollowerId(1), "f".into());
     follower.restore(Change::Promised(epoch(2)));
-    follower.restore(Change::Synced { synced: Synced { epoch: epoch(2), config: rule(1) }, drop_older: true });
+    follower.restore(Change::Synced {
+        synced: Synced { epoch: epoch(2), config: rule(1) },
+        drop_older: Some(Buckets::all()),
+    });
     follower
 }
 
@@ -53,7 +57,12 @@ fn a_late_or_duplicated_install_changes_nothing() {
     for _ in 0..2 {
         let part = ToFollower::Install { epoch: epoch(2), records: vec![("k".into(), record(2, 3, "older"))] };
         assert!(step(&mut follower, part).changes.is_empty());
-        let end = ToFollower::InstallEnd { epoch: epoch(2), config: rule(1), full: true, token: 1 };
+        let end = ToFollower::InstallEnd {
+            epoch: epoch(2),
+            config: rule(1),
+            covered: Covered::Buckets(Buckets::all()),
+            token: 1,
+        };
         let answered = step(&mut follower, end).replies;
         assert_eq!(answered, [ToLeader::Installed { epoch: epoch(2), token: 1, generation: 1 }]);
         assert_eq!(value(&follower), Some("newer".into()));
@@ -78,10 +87,26 @@ fn an_install_replaces_what_is_older() {
     step(&mut follower, ToFollower::Prepare { epoch: epoch(3) });
     let part = ToFollower::Install { epoch: epoch(3), records: vec![("k".into(), record(3, 2, "acknowledged"))] };
     step(&mut follower, part);
-    step(&mut follower, ToFollower::InstallEnd { epoch: epoch(3), config: rule(2), full: true, token: 1 });
+    step(
+        &mut follower,
+        ToFollower::InstallEnd {
+            epoch: epoch(3),
+            config: rule(2),
+            covered: Covered::Buckets(Buckets::all()),
+            token: 1,
+        },
+    );
     assert_eq!(value(&follower), Some("acknowledged".into()));
     step(&mut follower, ToFollower::Prepare { epoch: epoch(4) });
-    step(&mut follower, ToFollower::InstallEnd { epoch: epoch(4), config: rule(3), full: true, token: 1 });
+    step(
+        &mut follower,
+        ToFollower::InstallEnd {
+            epoch: epoch(4),
+            config: rule(3),
+            covered: Covered::Buckets(Buckets::all()),
+            token: 1,
+        },
+    );
     assert_eq!(value(&follower), None);
 }
 
@@ -97,9 +122,9 @@ fn nothing_is_taken_outside_the_promised_and_installed_epoch() {
         writes(4, 1, record(4, 1, "never asked")),
         ToFollower::Probe { epoch: epoch(2), round: 1, lag_us: 0, heard: 0 },
         ToFollower::Configure { epoch: epoch(3), config: rule(9) },
-        ToFollower::InstallEnd { epoch: epoch(3), config: rule(9), full: false, token: 1 },
+        ToFollower::InstallEnd { epoch: epoch(3), config: rule(9), covered: Covered::Newer, token: 1 },
         ToFollower::Prepare { epoch: epoch(2) },
-        ToFollower::Fetch { epoch: epoch(2), cursor: 0 },
+        ToFollower::Fetch { epoch: epoch(2), cursor: 0, of: None },
     ];
     for message in others {
         let told = format!("{message:?}");

@@ -1,0 +1,239 @@
+//! What tells two states apart without sending them: keys fall into buckets, and each bucket has one number.
+//!
+//! The number is the sum of a hash of every record in the bucket, so that it depends on no order, and parts of a state
+//! can be summed one after the other. Two buckets with the same number count as the same: with 64 bits, another one in
+//! about 2⁶⁴ of those that differ would pass for it.
+//!
+//! A record's epoch is not in its hash. A leader stamps what it recovers with its own epoch, and those that hold the very
+//! same value under an earlier stamp need not be sent it again.
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::types::Record;
+
+/// About this many keys share a bucket: one that differs costs as many to be sent.
+const KEYS_PER_BUCKET: usize = 64;
+const BUCKETS_MIN: usize = 16;
+/// Bounds the message that carries a digest: 512 KiB.
+const BUCKETS_MAX: usize = 65_536;
+
+/// A number for each bucket of a state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Digest {
+    sums: Vec<u64>,
+}
+
+/// Some of the buckets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Buckets {
+    count: u32,
+    bits: Vec<u64>,
+}
+
+/// How many buckets suit a state of so many keys.
+pub fn buckets_for(keys: usize) -> u32 {
+    // No more than fit, whatever the number of keys.
+    (keys / KEYS_PER_BUCKET).clamp(BUCKETS_MIN, BUCKETS_MAX) as u32
+}
+
+fn bucket_of(key_hash: u64, count: usize) -> usize {
+    // The upper half of the product: as even as the remainder, without a division.
+    ((u128::from(key_hash) * count as u128) >> 64) as usize
+}
+
+impl Digest {
+    /// Of an empty state. A number of buckets that no leader asks for is brought within bounds.
+    pub fn new(buckets: u32) -> Self {
+        Self { sums: vec![0; (buckets as usize).clamp(1, BUCKETS_MAX)] }
+    }
+
+    /// How many buckets.
+    pub fn buckets(&self) -> u32 {
+        self.sums.len() as u32
+    }
+
+    /// Takes in a record.
+    pub fn add(&mut self, key: &str, record: &Record) {
+        let key = xxh3_64(key.as_bytes());
+        let bucket = bucket_of(key, self.sums.len());
+        self.sums[bucket] = self.sums[bucket].wrapping_add(hash(key, record));
+    }
+
+    /// Takes out a record that was taken in.
+    pub fn remove(&mut self, key: &str, record: &Record) {
+        let key = xxh3_64(key.as_bytes());
+        let bucket = bucket_of(key, self.sums.len());
+        self.sums[bucket] = self.sums[bucket].wrapping_sub(hash(key, record));
+    }
+
+    /// Takes in the digest of another part of the same state. One of another number of buckets says nothing about it:
+    /// then every bucket of this one will differ from any other.
+    pub fn join(&mut self, part: &Self) {
+        if part.sums.len() != self.sums.len() {
+            self.sums.clear();
+        }
+        self.sums.iter_mut().zip(&part.sums).for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
+    }
+
+    /// The buckets of this one that are others there; all of them where the other one has another number of buckets.
+    pub fn differing(&self, other: &Self) -> Buckets {
+        let mut buckets = Buckets::none(self.buckets());
+        let comparable = self.sums.len() == other.sums.len();
+        for (bucket, sum) in self.sums.iter().enumerate() {
+            if !comparable || other.sums[bucket] != *sum {
+                buckets.insert(bucket);
+            }
+        }
+        buckets
+    }
+}
+
+fn hash(key: u64, record: &Record) -> u64 {
+    let Record { version, value, marks } = record;
+    let mut hash = xxh3_64_with_seed(&version.seq.to_le_bytes(), key);
+    if let Some(value) = value {
+        // Another seed, so that an empty value is not an absent one.
+        hash = xxh3_64_with_seed(value.as_bytes(), hash.wrapping_add(1));
+    }
+    for mark in marks.iter().flat_map(|marks| marks.iter()) {
+        hash = xxh3_64_with_seed(mark.token.as_bytes(), hash.wrapping_add(2));
+        hash = xxh3_64_with_seed(&mark.seq.to_le_bytes(), hash);
+        hash = xxh3_64_with_seed(&mark.fingerprint.to_le_bytes(), hash);
+    }
+    hash
+}
+
+impl Buckets {
+    /// None of so many.
+    pub fn none(count: u32) -> Self {
+        Self { count, bits: vec![0; (count as usize).div_ceil(64)] }
+    }
+
+    /// Every key is in it.
+    pub fn all() -> Self {
+        Self { count: 1, bits: vec![1] }
+    }
+
+    /// Whether this key falls into one of them.
+    pub fn contains(&self, key: &str) -> bool {
+        let bucket = bucket_of(xxh3_64(key.as_bytes()), self.count as usize);
+        self.bits.get(bucket / 64).is_some_and(|bits| bits & 1 << (bucket % 64) != 0)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.bits.iter().all(|bits| *bits == 0)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.bits.iter().map(|bits| bits.count_ones() as usize).sum()
+    }
+
+    /// Takes in the bucket of a key.
+    pub fn insert_key(&mut self, key: &str) {
+        self.insert(bucket_of(xxh3_64(key.as_bytes()), self.count as usize));
+    }
+
+    /// Takes in those of another set of the same number.
+    pub fn join(&mut self, others: &Self) {
+        self.bits.iter_mut().zip(&others.bits).for_each(|(bits, more)| *bits |= more);
+    }
+
+    fn insert(&mut self, bucket: usize) {
+        if let Some(bits) = self.bits.get_mut(bucket / 64) {
+            *bits |= 1 << (bucket % 64);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::{Epoch, RetryMark, Version};
+
+    fn record(term: u64, seq: u64, value: Option<&str>) -> Record {
+        Record {
+            version: Version { epoch: Epoch { term, leader: term }, seq },
+            value: value.map(Into::into),
+            marks: None,
+        }
+    }
+
+    fn of(records: &[(&str, Record)]) -> Digest {
+        let mut digest = Digest::new(16);
+        records.iter().for_each(|(key, record)| digest.add(key, record));
+        digest
+    }
+
+    #[test]
+    fn the_order_and_the_epoch_do_not_matter() {
+        let one = of(&[("a", record(1, 3, Some("x"))), ("b", record(2, 1, None))]);
+        let other = of(&[("b", record(7, 1, None)), ("a", record(7, 3, Some("x")))]);
+        assert!(one.differing(&other).is_empty());
+        let mut parts = of(&[("a", record(1, 3, Some("x")))]);
+        parts.join(&of(&[("b", record(1, 1, None))]));
+        assert_eq!(parts, one);
+    }
+
+    // Goal: whatever else differs, the bucket of its key differs, and no other. Method: each part of a record changed.
+    #[test]
+    fn everything_else_does() {
+        let marked = |token: &str, seq, fingerprint| Record {
+            marks: Some([RetryMark { token: token.into(), seq, fingerprint }].into()),
+            ..record(1, 3, Some("x"))
+        };
+        let base = record(1, 3, Some("x"));
+        let others = [
+            record(1, 4, Some("x")),
+            record(1, 3, Some("y")),
+            record(1, 3, Some("")),
+            record(1, 3, None),
+            marked("t", 3, 9),
+            marked("t", 2, 9),
+            marked("u", 3, 9),
+            marked("t", 3, 8),
+        ];
+        let kept = ("elsewhere", record(1, 1, Some("k")));
+        let digests: Vec<Digest> =
+            others.iter().chain([&base]).map(|record| of(&[("a", record.clone()), kept.clone()])).collect();
+        for (number, one) in digests.iter().enumerate() {
+            for other in &digests[number + 1..] {
+                let differing = one.differing(other);
+                assert!(differing.contains("a") && !differing.contains("elsewhere") && differing.len() == 1);
+            }
+        }
+        assert!(of(&[("a", base.clone())]).differing(&of(&[])).contains("a"));
+        assert!(of(&[]).differing(&of(&[("a", base)])).contains("a"));
+    }
+
+    #[test]
+    fn what_was_taken_out_is_gone() {
+        let mut digest = of(&[("a", record(1, 3, Some("x"))), ("b", record(1, 1, None))]);
+        digest.remove("a", &record(5, 3, Some("x")));
+        assert_eq!(digest, of(&[("b", record(1, 1, None))]));
+    }
+
+    #[test]
+    fn another_number_of_buckets_is_another_state() {
+        let mut digest = Digest::new(16);
+        assert_eq!(digest.differing(&Digest::new(17)).len(), 16);
+        digest.join(&Digest::new(32));
+        assert_eq!(Digest::new(16).differing(&digest).len(), 16);
+        assert_eq!(Digest::new(0).buckets(), 1);
+        assert_eq!(Digest::new(u32::MAX).buckets() as usize, BUCKETS_MAX);
+    }
+
+    #[test]
+    fn buckets_share_the_keys_evenly() {
+        let keys: Vec<String> = (0..64 * 1024).map(|number| format!("key{number}")).collect();
+        let count = buckets_for(keys.len()) as usize;
+        assert_eq!(count, 1024);
+        let mut sizes = vec![0; count];
+        keys.iter().for_each(|key| sizes[bucket_of(xxh3_64(key.as_bytes()), count)] += 1);
+        assert!(sizes.iter().all(|size| (16..160).contains(size)), "{sizes:?}");
+        assert_eq!((buckets_for(0) as usize, buckets_for(usize::MAX) as usize), (BUCKETS_MIN, BUCKETS_MAX));
+        assert!(keys.iter().all(|key| Buckets::all().contains(key) && !Buckets::none(7).contains(key)));
+    }
+}
