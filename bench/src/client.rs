@@ -207,6 +207,15 @@ impl NodeClient {
         response.bytes().await.map(drop).with_context(|| format!("failed to read the answer of {}", self.url))
     }
 
+    /// Deletes a key, whether or not it is there.
+    ///
+    /// # Errors
+    /// When that was not acknowledged, in the leader's words.
+    pub async fn delete(&self, key: &str, timeout: Duration) -> Result<()> {
+        let request = self.request(Method::POST, "/delete").timeout(timeout);
+        self.send("/delete", request.json(&serde_json::json!({"key": key}))).await.map(drop)
+    }
+
     /// The whole state as a file, to be read chunk by chunk.
     ///
     /// # Errors

@@ -5,9 +5,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::time::sleep;
 
-pub use self::resource::{Access, KvClusterResource};
+pub use self::{
+    pods::{PodState, Pods},
+    resource::{Access, Asked, KvClusterResource, Size},
+};
 use crate::client::{ClusterConfig, ConfigChange, NodeClient};
 
+mod pods;
 mod resource;
 
 /// How long a change of settings may take to be in force.

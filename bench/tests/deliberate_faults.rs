@@ -58,6 +58,15 @@ async fn a_leader_that_recovers_with_one_promise_fewer_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn followers_that_obey_a_replaced_leader_are_found() {
+    // No luck in it: from the moment when the second leader is open both acknowledge what clients give them, and each shows
+    // its own. The cluster never heals, since the first one never learns of the second.
+    let arguments = ["--faults", "two-leaders", "--rounds", "1", "--heal-timeout-s", "5"];
+    let rules = rules_broken("obeys-replaced-leader", &arguments).await;
+    assert!(shows_a_loss(&rules), "{rules:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "on a machine with nothing else to do the moment lasts a millisecond, and twelve runs may miss it"]
 async fn a_leader_that_reads_without_asking_is_found() {
     // Few keys and many clients: what the paused leader has not heard of is asked for when it goes on.

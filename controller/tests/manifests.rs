@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use kv_controller::manifests;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn committed(path: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
@@ -58,16 +58,23 @@ fn the_samples_are_kvclusters() {
 }
 
 #[test]
-fn the_sweep_job_may_change_the_one_kvcluster_that_it_sweeps_over_and_nothing_else() {
-    let documents = objects(&committed("deploy/sweep-job.yaml"));
-    let of_kind = |kind: &str| documents.iter().find(|document| document["kind"] == kind).expect(kind);
-    let expected = serde_json::json!([{"apiGroups": ["kvcluster.io"], "resources": ["kvclusters"], "resourceNames": ["demo"],
-        "verbs": ["get", "patch"]}]);
-    assert_eq!(of_kind("Role")["rules"], expected);
-    let pod = &of_kind("Job")["spec"]["template"]["spec"];
-    let arguments = pod["containers"][0]["args"].as_array().expect("arguments");
-    assert!(arguments.contains(&"--kube=demo".into()), "{arguments:?}");
+fn a_supplied_job_may_do_to_the_one_kvcluster_what_it_has_to_and_nothing_else() {
     let operator = objects(&committed("deploy/operator.yaml"));
     let operator = operator.iter().find(|document| document["kind"] == "Deployment").expect("the operator");
-    assert_eq!(pod["containers"][0]["image"], operator["spec"]["template"]["spec"]["containers"][0]["image"]);
+    let spec = json!({"apiGroups": ["kvcluster.io"], "resources": ["kvclusters"], "resourceNames": ["demo"],
+        "verbs": ["get", "patch"]});
+    let pods = json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "delete"]});
+    let leader = json!({"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": ["demo-leader"],
+        "verbs": ["patch"]});
+    for (path, rules) in
+        [("deploy/sweep-job.yaml", json!([spec])), ("deploy/check-job.yaml", json!([pods, spec, leader]))]
+    {
+        let documents = objects(&committed(path));
+        let of_kind = |kind: &str| documents.iter().find(|document| document["kind"] == kind).expect(kind);
+        assert_eq!(of_kind("Role")["rules"], rules, "{path}");
+        let pod = &of_kind("Job")["spec"]["template"]["spec"];
+        let arguments = pod["containers"][0]["args"].as_array().expect("arguments");
+        assert!(arguments.contains(&"--kube=demo".into()), "{path}: {arguments:?}");
+        assert_eq!(pod["containers"][0]["image"], operator["spec"]["template"]["spec"]["containers"][0]["image"]);
+    }
 }

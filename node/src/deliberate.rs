@@ -6,7 +6,7 @@
 #[cfg(feature = "deliberate-faults")]
 use std::sync::OnceLock;
 
-use crate::protocol::types::{Config, Synced};
+use crate::protocol::types::{Config, Epoch, Synced, ToFollower, ToLeader};
 
 /// A rule that is not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum DeliberateFault {
     ConfirmsBeforeStored,
     /// A starting leader does with one promise fewer than N − W + 1
     RecoversWithOneFewer,
+    /// A follower tells a replaced leader that its writes are stored, and that it still leads
+    ObeysReplacedLeader,
     /// A leader answers reads without asking whether it still leads
     ReadsWithoutAsking,
 }
@@ -48,4 +50,19 @@ pub(crate) fn one_promise_fewer(synced: Option<&mut Synced>) {
     let fewer = |rule: &mut Config| rule.quorum = (rule.quorum + 1).min(rule.size);
     fewer(config);
     config.earlier.iter_mut().for_each(fewer);
+}
+
+/// What a follower without the fence answers to a leader that was replaced: nothing of what that one sends is stored.
+pub(crate) fn told_to_a_replaced_leader(message: &ToFollower, promised: Epoch) -> Option<ToLeader> {
+    match message {
+        _ if !is_on(DeliberateFault::ObeysReplacedLeader) => None,
+        ToFollower::Writes { epoch, writes } if *epoch < promised => {
+            let ranges = writes.iter().map(|write| (write.index, write.index)).collect();
+            Some(ToLeader::Confirmed { epoch: *epoch, ranges })
+        }
+        ToFollower::Probe { epoch, round, .. } if *epoch < promised => {
+            Some(ToLeader::Probed { epoch: *epoch, round: *round })
+        }
+        _ => None,
+    }
 }

@@ -11,10 +11,10 @@ use tokio::{
 use super::{
     faults::{Fault, Node},
     history::FinalDump,
-    target::{Breakable, Endpoint, Endpoints},
+    target::{self, Breakable, Endpoint, Endpoints},
 };
 use crate::{
-    client::{ConfigChange, LeaderStatus, NodeClient},
+    client::{ConfigChange, NodeClient},
     cluster::{LocalCluster, LocalClusterOptions},
 };
 
@@ -97,21 +97,13 @@ impl LocalTarget {
     async fn missing(&self, elapsed: Duration) -> Result<Option<String>> {
         let leader = self.leader();
         let (status, config) = (leader.status().await?, leader.config().await?);
-        let LeaderStatus { state, message, followers, .. } = status;
-        if state != "open" {
-            return Ok(Some(format!("the leader is {state}: {message}")));
-        }
-        if !self.settings.is_in_force(&config) {
+        if status.state == "open" && !self.settings.is_in_force(&config) {
             if config.write_quorum != self.settings.write_quorum && config.pending.is_none() {
                 self.ask_for_quorum(self.settings.write_quorum).await;
             }
             return Ok(Some(format!("write quorum {} is in force", config.write_quorum)));
         }
-        let lagging = followers.iter().find(|follower| {
-            let is_late = follower.lag_ms >= elapsed.as_secs_f64() * 1e3;
-            follower.state != "streaming" || !follower.member || is_late
-        });
-        Ok(lagging.map(|follower| format!("{} is {}, {:.0} ms behind", follower.url, follower.state, follower.lag_ms)))
+        Ok(target::lacks(&status, self.cluster.follower_urls().len(), elapsed))
     }
 }
 
@@ -160,6 +152,7 @@ impl Breakable for LocalTarget {
                 self.ask_for_quorum(quorum).await;
                 Ok(())
             }
+            Fault::Delete(_) | Fault::ForceDelete(_) | Fault::Scale(_) => bail!("processes are not pods: {fault}"),
         }
     }
 
@@ -186,6 +179,7 @@ impl Breakable for LocalTarget {
                 self.ask_for_quorum(self.settings.write_quorum).await;
                 Ok(())
             }
+            Fault::Delete(_) | Fault::ForceDelete(_) | Fault::Scale(_) => bail!("processes are not pods: {fault}"),
         }
     }
 

@@ -1,15 +1,17 @@
 //! Breaks a cluster while clients use it, and says whether what they saw was linearizable.
 //!
-//! [`faults`] draws rounds of faults from a seed, `nemesis` does and undoes them on a [`target`] ([`local`]: processes),
-//! [`clients`] write down what they were told as a [`history`], and [`verdict`] judges it: by the [`versions`] that every
+//! [`plan`] draws rounds of [`faults`] from a seed, `nemesis` does and undoes them on a [`target`] ([`local`]: processes,
+//! [`kube`]: pods), [`clients`] write down what they were told as a [`history`], and [`verdict`] judges it: by the [`versions`] that every
 //! answer carries, and by a search for an order that explains it ([`linearizability`]). [`summary`] counts what there was.
 
 pub mod clients;
 pub mod faults;
 pub mod history;
+pub mod kube;
 pub mod linearizability;
 pub mod local;
 mod nemesis;
+pub mod plan;
 pub mod summary;
 pub mod target;
 #[cfg(test)]
@@ -29,9 +31,9 @@ use tokio::sync::mpsc;
 pub use self::nemesis::Limit;
 use self::{
     clients::{Crowd, Load},
-    faults::Shape,
     history::{Clock, History, Operation},
     nemesis::Nemesis,
+    plan::Shape,
     summary::{CheckReport, Settings},
     target::Breakable,
 };
@@ -83,18 +85,29 @@ pub async fn run(
     for client in clients {
         client.await.context("failed to end a client")?;
     }
-    let ended = match raged {
+    let mut ended = match raged {
         Ok(_) => {
             progress.note("final reads and dumps");
-            finish(target, &crowd, &mut history).await
+            finish(target, &crowd, run, &mut history).await
         }
         Err(error) => Err(error),
     };
+    if let Err(error) = target.restore().await {
+        ended = Err(match ended.err() {
+            Some(first) => first.context(format!("{error:#}")),
+            None => error,
+        });
+    }
     let elapsed = Duration::from_micros(clock.now_us());
     history.operations = drain(crowd, seen);
     progress.note(&format!("judging {} operations", history.operations.len()));
     let judged = tokio::task::spawn_blocking(move || (verdict::judge(&history), history));
     let (verdict, history) = judged.await.context("failed to judge")?;
+    // Around a violation they are evidence.
+    if ended.is_ok() && verdict.violations.is_empty() {
+        let keys: Vec<String> = history.by_key().into_keys().map(str::to_owned).collect();
+        ended = target.forget(&keys).await;
+    }
     let settings = Settings::new(options, elapsed, rounds);
     let description = target.description();
     let mut report = CheckReport::new(started_at, description, settings, &history, verdict);
@@ -104,10 +117,12 @@ pub async fn run(
 }
 
 /// With nobody writing any more: everything arrives everywhere, and then everybody is asked what they have.
-async fn finish(target: &mut impl Breakable, crowd: &Crowd, history: &mut History) -> Result<()> {
+async fn finish(target: &mut impl Breakable, crowd: &Crowd, run: &str, history: &mut History) -> Result<()> {
     target.heal().await?;
     crowd.final_reads().await;
     history.dumps = target.dumps().await?;
+    // Others have keys there, too.
+    history.dumps.iter_mut().for_each(|dump| dump.entries.retain(|key, _| key.starts_with(run)));
     Ok(())
 }
 

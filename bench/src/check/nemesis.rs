@@ -7,8 +7,8 @@ use rand::{RngExt, rngs::SmallRng};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    faults::{Planned, Shape},
     history::{Clock, FaultRecord},
+    plan::{Planned, Shape},
     target::Breakable,
 };
 use crate::interrupt::Interrupt;
@@ -57,7 +57,7 @@ impl Nemesis<'_> {
             self.pause(Instant::now(), Duration::from_millis(rng.random_range(100..800))).await;
             round += 1;
             let planned = self.shape.round(round, rng);
-            let words: Vec<String> = planned.iter().map(|planned| planned.fault.to_string()).collect();
+            let words: Vec<String> = planned.iter().map(|planned| target.words(planned.fault)).collect();
             on_round(round, &words.join(", "));
             let first = faults.len();
             let mended_us = self.run_round(target, &planned, round, faults).await?;
@@ -95,7 +95,7 @@ impl Nemesis<'_> {
                 faults[record].to_us = mended_us;
             } else if !self.interrupt.is_requested() {
                 struck[index] = Some(faults.len());
-                let (kind, text, from_us) = (fault.kind().name(), fault.to_string(), self.clock.now_us());
+                let (kind, text, from_us) = (fault.kind().name(), target.words(fault), self.clock.now_us());
                 faults.push(FaultRecord { kind, text, round, from_us, to_us: from_us, recovered_us: None });
                 target.strike(fault).await?;
             }
@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
     use crate::check::{
-        faults::{Fault, FaultKind},
+        faults::{Fault, Place},
         history::FinalDump,
         target::Endpoints,
     };
@@ -170,7 +170,7 @@ mod tests {
     }
 
     fn shape() -> Shape {
-        Shape { followers: 5, write_quorum: 3, kinds: FaultKind::EVERY.to_vec(), durable: true }
+        Shape::new(Place::Process, 5, 3, true)
     }
 
     #[tokio::test]

@@ -1,11 +1,12 @@
 //! What a cluster has to offer to be broken: a place for each way of running one.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use tokio::sync::watch;
 
 use super::{faults::Fault, history::FinalDump};
+use crate::client::LeaderStatus;
 
 /// A node as clients reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,11 @@ pub trait Breakable: Send {
     /// Where its nodes are; it changes.
     fn endpoints(&self) -> watch::Receiver<Endpoints>;
 
+    /// A fault as this cluster's people would say it.
+    fn words(&self, fault: Fault) -> String {
+        fault.to_string()
+    }
+
     /// Does it.
     ///
     /// # Errors
@@ -59,4 +65,68 @@ pub trait Breakable: Send {
     /// # Errors
     /// When one does not answer.
     fn dumps(&mut self) -> impl Future<Output = Result<Vec<FinalDump>>> + Send;
+
+    /// Brings back settings that faults changed, where an error kept them from being undone.
+    ///
+    /// # Errors
+    /// When that fails, too.
+    fn restore(&mut self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Takes these keys out of a cluster that stays.
+    ///
+    /// # Errors
+    /// When the leader does not take that.
+    fn forget(&mut self, _keys: &[String]) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+}
+
+/// What an open leader of `followers` still lacks; nothing when all take part and have everything that was accepted before
+/// the last `elapsed`.
+pub(super) fn lacks(status: &LeaderStatus, followers: usize, elapsed: Duration) -> Option<String> {
+    let LeaderStatus { state, message, .. } = status;
+    if state != "open" {
+        return Some(format!("the leader is {state}: {message}"));
+    }
+    let members = status.followers.iter().filter(|follower| follower.member).count();
+    if members != followers || status.followers.len() != followers {
+        return Some(format!("the leader knows {} followers, {members} of them members", status.followers.len()));
+    }
+    let lagging = status.followers.iter().find(|follower| {
+        let is_late = follower.lag_ms >= elapsed.as_secs_f64() * 1e3;
+        follower.state != "streaming" || is_late
+    });
+    lagging.map(|follower| format!("{} is {}, {:.0} ms behind", follower.url, follower.state, follower.lag_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(state: &str, followers: &[(&str, bool, f64)]) -> LeaderStatus {
+        let follower = |(state, member, lag_ms): &(&str, bool, f64)| serde_json::json!({"name": "f", "url": "http://f:1", "state": state, "member": member, "lag_ms": lag_ms});
+        let followers: Vec<_> = followers.iter().map(follower).collect();
+        let status = serde_json::json!({"state": state, "message": "for 2 of 3 promises", "writes": {"backlog": 0},
+            "followers": followers});
+        serde_json::from_value(status).expect("as a leader says it")
+    }
+
+    #[test]
+    fn a_leader_lacks_what_it_waits_for_and_who_is_late() {
+        let lacks = |state, followers: &[_]| lacks(&status(state, followers), 2, Duration::from_millis(50));
+        let (well, late, away) = (("streaming", true, 49.0), ("streaming", true, 50.0), ("connecting", true, 0.0));
+        assert_eq!(lacks("open", &[well, well]), None);
+        for (state, followers, expected) in [
+            ("recovering", vec![well, well], "the leader is recovering: for 2 of 3 promises"),
+            ("open", vec![well], "the leader knows 1 followers, 1 of them members"),
+            ("open", vec![well, ("streaming", false, 0.0)], "the leader knows 2 followers, 1 of them members"),
+            ("open", vec![well, well, well], "the leader knows 3 followers, 3 of them members"),
+            ("open", vec![well, late], "http://f:1 is streaming, 50 ms behind"),
+            ("open", vec![away, well], "http://f:1 is connecting, 0 ms behind"),
+        ] {
+            assert_eq!(lacks(state, &followers).as_deref(), Some(expected));
+        }
+    }
 }

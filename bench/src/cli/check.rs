@@ -14,11 +14,15 @@ use crate::{
     check::{
         self, CheckOptions, Limit,
         clients::Load,
-        faults::{FaultKind, Shape},
+        faults::{FaultKind, Place},
+        kube::KubeTarget,
         local::LocalTarget,
+        plan::Shape,
         summary::CheckReport,
+        target::Breakable,
     },
     cluster::LocalClusterOptions,
+    control::{Access, KvClusterResource},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     progress::Progress,
     report,
@@ -28,15 +32,30 @@ pub(super) const AFTER_HELP: &str = "\
 Exit codes: 0 no violation; 1 failed (the reason is told); 2 wrong usage; 3 a violation; 130 interrupted, with no
 violation in what was seen. The history is kept in memory: about 1 GB in 5 hours at 200 operations a second.";
 
+/// Of a cluster that is started here.
+const LOCAL_SETTINGS: [&str; 6] =
+    ["follower_count", "write_quorum", "max_delay_ms", "replication_timeout_ms", "durability", "node_setting"];
 const DEFAULT_SECONDS: u64 = 60;
-/// How long the cluster may take to be whole again after a round.
-const HEAL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the cluster may take to be whole again after a round, in seconds; and of a KvCluster, whose pods have 30 s to
+/// end, may wait for a volume, and come back more slowly with each restart.
+const HEAL_TIMEOUT_S: u64 = 60;
+const KUBE_HEAL_TIMEOUT_S: u64 = 300;
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Clients wait this much longer than the leader waits for a quorum.
 const CLIENT_MARGIN_MS: u64 = 500;
 
 /// The settings of a check.
 #[derive(Debug, Clone, Args)]
 pub struct CheckArguments {
+    /// The KvCluster of this name, as it is, in place of processes: from outside through port-forward, in a pod directly. Its
+    /// pods are deleted; its spec changes, and is restored
+    #[arg(long, value_name = "NAME", conflicts_with_all = LOCAL_SETTINGS, help_heading = "Cluster")]
+    kube: Option<String>,
+
+    /// Namespace of the KvCluster [default: that of the kubeconfig's context, or of the pod]
+    #[arg(long, short, value_name = "NAMESPACE", requires = "kube", help_heading = "Cluster")]
+    namespace: Option<String>,
+
     /// Followers to start
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=60),
         help_heading = "Cluster")]
@@ -77,6 +96,10 @@ pub struct CheckArguments {
     #[arg(long, value_name = "KIND,…", value_enum, value_delimiter = ',', help_heading = "Faults")]
     faults: Vec<FaultKind>,
 
+    /// How long the cluster may take to be whole again after a round, in seconds [default: 60, with --kube 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Faults")]
+    heal_timeout_s: Option<u64>,
+
     /// Seed of the faults and of what clients do [default: drawn, and reported]
     #[arg(long, value_name = "SEED", help_heading = "Faults")]
     seed: Option<u64>,
@@ -98,30 +121,50 @@ pub struct CheckArguments {
     /// Directory of the results, of the nodes' logs and of the followers' data
     #[arg(long, value_name = "DIRECTORY", default_value = "out", help_heading = "Results")]
     out: PathBuf,
+
+    /// Files to print as well, after the report: where a log is all that stays
+    #[arg(long, value_enum, value_name = "FILE,…", value_delimiter = ',', help_heading = "Results")]
+    print: Vec<report::check::TextFile>,
 }
 
 impl CheckArguments {
-    fn options(&self) -> Result<CheckOptions> {
+    fn local_options(&self) -> Result<CheckOptions> {
         let Self { follower_count, write_quorum, .. } = *self;
         if write_quorum > follower_count {
             bail!("write quorum {write_quorum} is not possible with {follower_count} followers");
         }
+        let durable = self.durability == Durability::Disk;
+        let shape = Shape::new(Place::Process, follower_count as usize, write_quorum, durable);
+        self.options(shape, self.max_delay_ms, self.replication_timeout_ms, String::new())
+    }
+
+    fn kube_options(&self, target: &KubeTarget) -> Result<CheckOptions> {
+        let asked = target.asked();
+        let run = format!("check-{:08x}-", rand::rng().random::<u32>());
+        self.options(target.shape(), asked.max_delay_ms, asked.replication_timeout_ms, run)
+    }
+
+    fn options(&self, shape: Shape, max_delay_ms: u64, timeout_ms: u64, run: String) -> Result<CheckOptions> {
         let limit = match self.rounds {
             Some(rounds) => Limit::Rounds(rounds),
             None => Limit::Time(Duration::from_secs(self.seconds.unwrap_or(DEFAULT_SECONDS))),
         };
-        let durable = self.durability == Durability::Disk;
-        let mut shape = Shape { followers: follower_count as usize, write_quorum, kinds: self.faults.clone(), durable };
-        if let Some((kind, why)) = self.faults.iter().find_map(|kind| Some((kind, shape.objection(*kind)?))) {
-            bail!("--faults {} is not possible here: {why}", kind.name());
-        }
-        if shape.kinds.is_empty() {
-            shape.kinds = FaultKind::EVERY.into_iter().filter(|kind| shape.objection(*kind).is_none()).collect();
-        }
+        let shape = shape.only(&self.faults).map_err(anyhow::Error::msg)?;
         let seed = self.seed.unwrap_or_else(|| rand::rng().random());
-        let timeout_ms = self.replication_timeout_ms + CLIENT_MARGIN_MS;
+        let timeout_ms = timeout_ms + CLIENT_MARGIN_MS;
         let load = Load { clients: self.clients, keys: self.keys, rate: self.rate, timeout_ms, seed };
-        Ok(CheckOptions { limit, shape, load, run: String::new(), max_delay_ms: self.max_delay_ms })
+        Ok(CheckOptions { limit, shape, load, run, max_delay_ms })
+    }
+
+    fn heal_timeout(&self) -> Duration {
+        let default_s = if self.kube.is_some() { KUBE_HEAL_TIMEOUT_S } else { HEAL_TIMEOUT_S };
+        Duration::from_secs(self.heal_timeout_s.unwrap_or(default_s))
+    }
+
+    async fn kube_cluster(&self) -> Result<KubeTarget> {
+        let (access, name) = (Access::infer().await?, self.kube.as_deref().unwrap_or_default());
+        let resource = KvClusterResource::new(access.client.clone(), name, self.namespace.as_deref());
+        KubeTarget::reach(&access, resource, self.heal_timeout()).await
     }
 
     /// The cluster to start. Data of an earlier check goes: this one begins with followers that have nothing.
@@ -139,7 +182,7 @@ impl CheckArguments {
             replication_timeout_ms: self.replication_timeout_ms,
             environment: self.node_setting.clone(),
             data_directory: (self.durability == Durability::Disk).then_some(data),
-            start_timeout: HEAL_TIMEOUT,
+            start_timeout: START_TIMEOUT,
             ..LocalClusterOptions::new(program, self.out.join("logs"))
         })
     }
@@ -153,20 +196,43 @@ pub(super) fn main(arguments: &CheckArguments) -> Result<u8> {
 
 async fn run(arguments: &CheckArguments) -> Result<u8> {
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
-    let (options, out) = (arguments.options()?, &arguments.out);
+    let local = arguments.kube.is_none().then(|| arguments.local_options()).transpose()?;
+    let out = &arguments.out;
     fs::create_dir_all(out).with_context(|| format!("failed to create {}", out.display()))?;
     let progress = Progress::on_stderr();
     progress.note("starting the cluster");
-    let mut target = tokio::select! {
-        target = LocalTarget::start(arguments.local_cluster()?, HEAL_TIMEOUT) => target?,
+    if let Some(options) = local {
+        let target = tokio::select! {
+            target = LocalTarget::start(arguments.local_cluster()?, arguments.heal_timeout()) => target?,
+            () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
+        };
+        return conclude(target, arguments, &options, &interrupt, &progress).await;
+    }
+    let target = tokio::select! {
+        target = arguments.kube_cluster() => target?,
         () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
     };
-    let (report, history) = check::run(&mut target, &options, &interrupt, &progress).await?;
+    let options = arguments.kube_options(&target)?;
+    conclude(target, arguments, &options, &interrupt, &progress).await
+}
+
+/// Breaks it, judges what was seen, and tells.
+async fn conclude(
+    mut target: impl Breakable,
+    arguments: &CheckArguments,
+    options: &CheckOptions,
+    interrupt: &Interrupt,
+    progress: &Progress,
+) -> Result<u8> {
+    let (report, history) = check::run(&mut target, options, interrupt, progress).await?;
     drop(target);
     progress.finish();
     print!("{}", report::check::text(&report));
-    for path in report::check::export(&report, &history, out)? {
+    for path in report::check::export(&report, &history, &arguments.out)? {
         println!("wrote {}", path.display());
+    }
+    for file in &arguments.print {
+        print!("{}", file.render(&report, &history)?);
     }
     Ok(code(&report))
 }
@@ -210,8 +276,8 @@ mod tests {
 
     #[test]
     fn what_is_not_asked_for_is_everything_that_can_be_done() {
-        let options = |line: &str| parse(line).expect("valid").options().expect("possible");
-        assert_eq!(options("").shape.kinds, FaultKind::EVERY);
+        let options = |line: &str| parse(line).expect("valid").local_options().expect("possible");
+        assert_eq!(options("").shape.kinds, Place::Process.kinds());
         assert_eq!(options("").limit, Limit::Time(Duration::from_secs(60)));
         assert!(!options("--write-quorum 1").shape.kinds.contains(&FaultKind::Wipe));
         assert!(!options("--durability memory").shape.kinds.contains(&FaultKind::All));
@@ -222,7 +288,8 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused_in_words() {
-        let error = |line: &str| parse(line).expect("parses").options().expect_err("contradicts itself").to_string();
+        let error =
+            |line: &str| parse(line).expect("parses").local_options().expect_err("contradicts itself").to_string();
         assert_eq!(error("--write-quorum 6"), "write quorum 6 is not possible with 5 followers");
         assert_eq!(
             error("--write-quorum 1 --faults kill,wipe"),
@@ -234,6 +301,10 @@ mod tests {
             ("--rate 0", "must be above 0"),
             ("--faults arson", "two-leaders"),
             ("--node-setting nothing", "expected NAME=VALUE"),
+            ("--kube demo --write-quorum 3", "cannot be used with"),
+            ("--kube demo --durability memory", "cannot be used with"),
+            ("--namespace blue", "--kube"),
+            ("--print png", "possible values: json, svg, history"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(expected), "{line}: {error}");

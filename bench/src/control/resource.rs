@@ -1,4 +1,4 @@
-//! A KvCluster as a sweep needs it: which quorum it asks for, which one its operator reports as applied.
+//! A KvCluster as a sweep and a check need it: which quorum it asks for, which one its operator reports as applied.
 
 use std::{
     sync::Arc,
@@ -13,7 +13,7 @@ use kube::{
     config::KubeConfigOptions,
     core::{ApiResource, GroupVersionKind},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -32,8 +32,34 @@ type KvCluster = Object<Spec, Status>;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Spec {
+    replicas: u32,
     write_quorum: u32,
     delay: Delay,
+    replication_timeout_ms: u64,
+    durability: String,
+}
+
+/// How many followers there are, and how many of them confirm a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Size {
+    /// N.
+    pub replicas: u32,
+    /// W.
+    pub write_quorum: u32,
+}
+
+/// What a KvCluster asks for, as far as a check has to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// N and W.
+    pub size: Size,
+    /// Longest random wait before a send to a follower, in ms.
+    pub max_delay_ms: u64,
+    /// After this long without a quorum a write's outcome is unknown, in ms.
+    pub replication_timeout_ms: u64,
+    /// Whether followers keep what they have when their pods go.
+    pub durable: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -135,7 +161,7 @@ impl KvClusterResource {
     }
 
     pub(super) async fn asked_for(&self) -> Result<ConfigChange> {
-        let Spec { write_quorum, delay: Delay { min_ms, max_ms } } = self.get().await?.spec;
+        let Spec { write_quorum, delay: Delay { min_ms, max_ms }, .. } = self.get().await?.spec;
         Ok(ConfigChange { write_quorum, min_delay_ms: min_ms, max_delay_ms: max_ms })
     }
 
@@ -143,10 +169,53 @@ impl KvClusterResource {
     pub(super) async fn ask_for(&self, change: ConfigChange) -> Result<i64> {
         let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
         let delay = json!({"minMs": min_delay_ms, "maxMs": max_delay_ms});
-        let patch = Patch::Merge(json!({"spec": {"writeQuorum": write_quorum, "delay": delay}}));
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let patched = self.persist("patch", || self.api.patch(&self.name, &parameters, &patch)).await?;
+        let patched = self.patch(json!({"writeQuorum": write_quorum, "delay": delay})).await?;
         Ok(patched.metadata.generation.unwrap_or_default())
+    }
+
+    /// What the spec says.
+    ///
+    /// # Errors
+    /// When there is no such KvCluster, or the API server does not answer.
+    pub async fn asked(&self) -> Result<Asked> {
+        let Spec { replicas, write_quorum, delay, replication_timeout_ms, durability } = self.get().await?.spec;
+        let (size, max_delay_ms) = (Size { replicas, write_quorum }, delay.max_ms);
+        Ok(Asked { size, max_delay_ms, replication_timeout_ms, durable: durability == "Disk" })
+    }
+
+    /// Asks for this many followers and this quorum.
+    ///
+    /// # Errors
+    /// When it is refused, or the API server does not answer.
+    pub async fn resize(&self, size: Size) -> Result<()> {
+        self.patch(json!(size)).await.map(drop)
+    }
+
+    /// What is missing, in words; nothing once the operator reports this size as applied.
+    ///
+    /// # Errors
+    /// When there is no such KvCluster, or the API server does not answer.
+    pub async fn lacks_size(&self, size: Size) -> Result<Option<String>> {
+        Ok(lacks_size(&self.get().await?, size))
+    }
+
+    /// The same, and what is missing until all is well.
+    ///
+    /// # Errors
+    /// As [`KvClusterResource::lacks_size`].
+    pub async fn lacks_anything(&self, size: Size) -> Result<Option<String>> {
+        let cluster = self.get().await?;
+        let unwell = || {
+            let Status { phase, message, .. } = cluster.status.clone().unwrap_or_default();
+            (phase != "Ready").then(|| format!("{self} is {phase}: {message}"))
+        };
+        Ok(lacks_size(&cluster, size).or_else(unwell))
+    }
+
+    async fn patch(&self, spec: serde_json::Value) -> Result<KvCluster> {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        persist("patch", self, || self.api.patch(&self.name, &parameters, &patch)).await
     }
 
     /// What the status still lacks, in words; nothing once it reports these values of this generation as applied.
@@ -158,28 +227,48 @@ impl KvClusterResource {
     }
 
     async fn get(&self) -> Result<KvCluster> {
-        self.persist("get", || self.api.get(&self.name)).await
+        persist("get", self, || self.api.get(&self.name)).await
     }
+}
 
-    /// Asks again while the API server does not answer; what it refuses stays refused.
-    async fn persist<T, F>(&self, what: &str, ask: impl Fn() -> F) -> Result<T>
-    where
-        F: Future<Output = kube::Result<T>>,
-    {
-        let began = Instant::now();
-        loop {
-            let error = match ask().await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            let refused =
-                matches!(&error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429);
-            if refused || began.elapsed() > PERSISTENCE {
-                return Err(error).with_context(|| format!("failed to {what} {self}"));
-            }
-            sleep(POLL_INTERVAL).await;
+/// Asks again while the API server does not answer; what it refuses stays refused.
+pub(super) async fn persist<T, F>(what: &str, of: &impl std::fmt::Display, ask: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = kube::Result<T>>,
+{
+    let began = Instant::now();
+    loop {
+        let error = match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let refused =
+            matches!(&error, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429);
+        if refused || began.elapsed() > PERSISTENCE {
+            return Err(error).with_context(|| format!("failed to {what} {of}"));
         }
+        sleep(POLL_INTERVAL).await;
     }
+}
+
+fn lacks_size(cluster: &KvCluster, size: Size) -> Option<String> {
+    let Size { replicas, write_quorum } = size;
+    let asked = Size { replicas: cluster.spec.replicas, write_quorum: cluster.spec.write_quorum };
+    if asked != size {
+        return Some(format!("someone else asks for {} followers and quorum {}", asked.replicas, asked.write_quorum));
+    }
+    let generation = cluster.metadata.generation.unwrap_or_default();
+    let status = cluster.status.clone().unwrap_or_default();
+    if status.observed_generation < Some(generation) {
+        return Some(format!("the operator has not seen generation {generation} of the spec yet"));
+    }
+    let applied = (status.applied_replicas, status.applied_write_quorum);
+    if applied != (Some(replicas), Some(write_quorum)) {
+        let words = |number: Option<u32>| number.map_or_else(|| "none".to_owned(), |number| number.to_string());
+        let (replicas, quorum) = (words(applied.0), words(applied.1));
+        return Some(format!("the status says that {replicas} followers and quorum {quorum} are applied"));
+    }
+    status.unless_applied(generation)
 }
 
 impl Status {
@@ -198,6 +287,10 @@ impl Status {
             let applied = self.applied_write_quorum.map_or_else(|| "none".to_owned(), |quorum| quorum.to_string());
             return Some(format!("the status says that write quorum {applied} is applied"));
         }
+        self.unless_applied(generation)
+    }
+
+    fn unless_applied(&self, generation: i64) -> Option<String> {
         if self.is_true("ConfigApplied", generation) {
             return None;
         }
@@ -257,6 +350,32 @@ mod tests {
             (Status::default(), "the operator has not seen generation 7 of the spec yet"),
         ] {
             assert_eq!(status.lacks(CHANGE, 7).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_size_is_applied_when_the_status_of_the_present_spec_says_so() {
+        let cluster = |replicas: u32, observed: i64, applied: u32, condition: &str| -> KvCluster {
+            let mut status = json!({"observedGeneration": observed, "phase": "Ready", "appliedWriteQuorum": 3});
+            status["appliedReplicas"] = json!(applied);
+            status["conditions"] = json!([{"type": "ConfigApplied", "status": condition, "reason": "R",
+                "message": "stored on 2 followers", "observedGeneration": observed,
+                "lastTransitionTime": "2026-11-22T10:45:00Z"}]);
+            let spec = json!({"replicas": replicas, "writeQuorum": 3, "delay": {"minMs": 0, "maxMs": 9},
+                "replicationTimeoutMs": 1000, "durability": "Disk"});
+            serde_json::from_value(json!({"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster",
+                "metadata": {"name": "demo", "generation": 4}, "spec": spec, "status": status}))
+            .expect("as the API server gives it")
+        };
+        let size = Size { replicas: 6, write_quorum: 3 };
+        assert_eq!(lacks_size(&cluster(6, 4, 6, "True"), size), None);
+        for (cluster, expected) in [
+            (cluster(5, 4, 6, "True"), "someone else asks for 5 followers and quorum 3"),
+            (cluster(6, 3, 6, "True"), "the operator has not seen generation 4 of the spec yet"),
+            (cluster(6, 4, 5, "True"), "the status says that 5 followers and quorum 3 are applied"),
+            (cluster(6, 4, 6, "False"), "stored on 2 followers"),
+        ] {
+            assert_eq!(lacks_size(&cluster, size).as_deref(), Some(expected));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use super::{png, timeline};
 use crate::check::{
@@ -93,6 +94,37 @@ impl crate::check::summary::Settings {
     }
 }
 
+/// A file that can be printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TextFile {
+    /// Everything but the history
+    Json,
+    /// The picture of a violation, where there is one
+    Svg,
+    /// Every operation, fault and dump, a line each
+    History,
+}
+
+impl TextFile {
+    /// The text of this file, an empty line before it; empty where there is nothing to show.
+    ///
+    /// # Errors
+    /// When it cannot be expressed in this form.
+    pub fn render(self, report: &CheckReport, history: &History) -> Result<String> {
+        let text = match self {
+            Self::Json => serde_json::to_string_pretty(report)?,
+            Self::Svg if report.verdict.violations.is_empty() => return Ok(String::new()),
+            Self::Svg => timeline::draw(history, &report.verdict.violations),
+            Self::History => {
+                let mut lines = Vec::new();
+                history.write_lines(&mut lines).context("failed to write the history as text")?;
+                String::from_utf8(lines).context("failed to print the history")?
+            }
+        };
+        Ok(format!("\n{}\n", text.trim_end()))
+    }
+}
+
 /// Writes every file into `directory`, and returns their paths. Pictures of an earlier check go.
 ///
 /// # Errors
@@ -135,15 +167,16 @@ mod tests {
     use crate::check::{
         CheckOptions, Limit,
         clients::Load,
-        faults::{FaultKind, Shape},
+        faults::Place,
         history::FaultRecord,
+        plan::Shape,
         summary::Settings,
         testing::{get, history, local, put, unknown},
         verdict::judge,
     };
 
     fn report(history: &History) -> CheckReport {
-        let shape = Shape { followers: 5, write_quorum: 3, kinds: FaultKind::EVERY.to_vec(), durable: true };
+        let shape = Shape::new(Place::Process, 5, 3, true);
         let load = Load { clients: 4, keys: 1, rate: 50.0, timeout_ms: 1_500, seed: 17 };
         let limit = Limit::Rounds(2);
         let options = CheckOptions { limit, shape, load, run: String::new(), max_delay_ms: 20 };

@@ -4,7 +4,9 @@ mod compose;
 mod kube;
 mod local;
 mod remote;
+mod tunnel;
 
+pub(crate) use self::kube::Way;
 pub use self::{compose::compose, kube::kube, local::local, remote::remote};
 use crate::control::Control;
 

@@ -7,9 +7,11 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
 mod api_server;
+mod check;
 mod failure;
 mod harness;
 mod idle;
+mod job;
 mod lifecycle;
 mod many;
 mod quorum;

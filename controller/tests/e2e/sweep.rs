@@ -1,24 +1,19 @@
 //! Goal: the sweep runs by the KvCluster's spec, as the supplied Job and from outside, and leaves nothing changed behind,
 //! also when it is interrupted.
 
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::ResourceExt;
-use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
 use kv_bench::interrupt::Interrupt;
 use kv_bench::progress::Progress;
 use kv_bench::runner::{self, SweepOptions};
 use kv_bench::workload::Workload;
 use kv_bench::{control::Access, control::KvClusterResource, target};
 use kv_controller::crd::KvCluster;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::harness::{Demo, condition};
+use crate::job::{Supplied, cut};
 
-const MANIFEST: &str = include_str!("../../../deploy/sweep-job.yaml");
-const NAME: &str = "kvcluster-sweep";
+const SWEEP: Supplied = Supplied { manifest: include_str!("../../../deploy/sweep-job.yaml"), name: "kvcluster-sweep" };
 /// Wide: this shows that a sweep works, not how quiet the machine is.
 const DEVIATION_MAX_MS: f64 = 60.0;
 
@@ -27,11 +22,10 @@ async fn the_job_measures_every_quorum_and_changes_nothing() {
     let demo = Demo::ready(spec()).await;
     let (before, pods) = (quorum_and_delay(&demo).await, demo.identities().await);
     let limit = format!("--max-deviation-ms={DEVIATION_MAX_MS}");
-    start_job(&demo, &["--writes=400", &limit]).await;
-    demo.until_object::<Job>(NAME, "ended", |job| job.is_some_and(|job| ended(job).is_some())).await;
-    let log = log(&demo).await;
+    SWEEP.start(&demo, &["--writes=400", &limit]).await;
+    let (ended, log) = SWEEP.end(&demo).await;
     println!("{}", log.split("\n<svg").next().unwrap_or_default());
-    assert_eq!(ended(&demo.api::<Job>().get(NAME).await.unwrap()).as_deref(), Some("Complete"), "{log}");
+    assert_eq!(ended, "Complete", "{log}");
 
     let report: Value = serde_json::from_str(&cut(&log, "{", "}")).unwrap();
     means_rise_and_replicas_agree(&report);
@@ -46,14 +40,13 @@ async fn the_job_measures_every_quorum_and_changes_nothing() {
 async fn a_job_that_is_deleted_restores_the_quorum_and_the_delay() {
     let demo = Demo::ready(spec()).await;
     let before = quorum_and_delay(&demo).await;
-    start_job(&demo, &["--writes=1000000", "--min-delay-ms=5", "--max-delay-ms=15", "--quorums=5,4"]).await;
+    SWEEP.start(&demo, &["--writes=1000000", "--min-delay-ms=5", "--max-delay-ms=15", "--quorums=5,4"]).await;
     demo.until("swept", |cluster| applied(cluster) == Some((5, (5, 15)))).await;
-    let pod = demo.api::<Pod>().list(&ListParams::default().labels("job-name=kvcluster-sweep")).await.unwrap();
-    demo.api::<Job>().delete(NAME, &DeleteParams::background()).await.unwrap();
+    let pod = SWEEP.delete(&demo).await;
     let took = demo.until("as it was", |cluster| applied(cluster) == Some((3, (50, 450)))).await;
     println!("restored {took:?} after the Job was deleted");
     assert_eq!(quorum_and_delay(&demo).await, before, "restored");
-    demo.until_object::<Pod>(&pod.items[0].name_any(), "gone", |pod| pod.is_none()).await;
+    demo.until_object::<Pod>(&pod, "gone", |pod| pod.is_none()).await;
     demo.remove().await;
 }
 
@@ -87,7 +80,7 @@ async fn from_outside_it_reaches_leader_and_followers_by_port_forward() {
 fn spec() -> Value {
     json!({"replicas": 5, "writeQuorum": 3, "delay": {"minMs": 50, "maxMs": 450}, "durability": "Disk",
         "storage": {"size": "10Mi"},
-        "networkPolicy": {"clients": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": NAME}}}]}})
+        "networkPolicy": {"clients": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": SWEEP.name}}}]}})
 }
 
 fn means_rise_and_replicas_agree(report: &Value) {
@@ -106,63 +99,6 @@ fn means_rise_and_replicas_agree(report: &Value) {
         assert_eq!((&follower["error"], &follower["mismatches"]), (&Value::Null, &json!(0)), "{follower}");
         assert_eq!(follower["keys"], follower["leader_keys"]);
     }
-}
-
-// As `kubectl apply -f deploy/sweep-job.yaml`, with more arguments, and the image that the nodes have.
-async fn start_job(demo: &Demo, arguments: &[&str]) {
-    let image = demo.leader().await.spec.unwrap().containers[0].image.clone();
-    let documents: Vec<Value> = serde_saphyr::from_multiple(MANIFEST).unwrap();
-    for mut document in documents {
-        match document["kind"].as_str().unwrap() {
-            "ServiceAccount" => create::<ServiceAccount>(demo, document).await,
-            "Role" => create::<Role>(demo, document).await,
-            "RoleBinding" => create::<RoleBinding>(demo, document).await,
-            "Job" => {
-                let container = &mut document["spec"]["template"]["spec"]["containers"][0];
-                container["image"] = json!(image);
-                container["args"].as_array_mut().unwrap().extend(arguments.iter().map(|argument| json!(argument)));
-                create::<Job>(demo, document).await;
-            }
-            other => panic!("what is a {other} for?"),
-        }
-    }
-}
-
-async fn create<K>(demo: &Demo, document: Value)
-where
-    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + std::fmt::Debug
-        + serde::Serialize
-        + DeserializeOwned,
-{
-    demo.api::<K>().create(&PostParams::default(), &serde_json::from_value(document).unwrap()).await.unwrap();
-}
-
-/// `Complete` or `Failed`, once it is one of them.
-fn ended(job: &Job) -> Option<String> {
-    let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let ends = |type_: &str| ["Complete", "Failed"].contains(&type_);
-    conditions.iter().find(|c| ends(&c.type_) && c.status == "True").map(|c| c.type_.clone())
-}
-
-async fn log(demo: &Demo) -> String {
-    let labels = ListParams::default().labels("job-name=kvcluster-sweep");
-    let pods = demo.api::<Pod>().list(&labels).await.unwrap().items;
-    demo.api::<Pod>().logs(&pods[0].name_any(), &LogParams::default()).await.unwrap()
-}
-
-// As the README's `sed -n '/^FIRST/,/^LAST/p'`.
-fn cut(log: &str, first: &str, last: &str) -> String {
-    let from = log.lines().skip_while(|line| !line.starts_with(first));
-    let mut lines: Vec<&str> = Vec::new();
-    for line in from {
-        lines.push(line);
-        if line.starts_with(last) {
-            break;
-        }
-    }
-    lines.join("\n")
 }
 
 async fn quorum_and_delay(demo: &Demo) -> Value {

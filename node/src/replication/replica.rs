@@ -256,6 +256,10 @@ impl State {
         let mut effects = Effects::default();
         let now = Instant::now();
         for message in messages.drain(..) {
+            if let Some(reply) = deliberate::told_to_a_replaced_leader(&message, self.core.promised()) {
+                effects.replies.push(reply);
+                continue;
+            }
             let heartbeat = match message {
                 ToFollower::Probe { epoch, round, lag_us, heard } if lag_us < u64::MAX => {
                     Some((epoch, round, lag_us, heard))

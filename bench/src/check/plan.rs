@@ -1,0 +1,238 @@
+//! What is done to the cluster, drawn from a seed: rounds of one to three faults that overlap.
+//!
+//! The plan keeps to what the contract covers: at most W − 1 disks are lost before the cluster is whole again, W being the
+//! smallest quorum in force in that round.
+
+use std::time::Duration;
+
+use rand::{RngExt, rngs::SmallRng};
+
+use super::faults::{Fault, FaultKind, Node, Place};
+
+/// A fault with its time in a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned {
+    /// After the round's beginning.
+    pub at: Duration,
+    /// How long it lasts.
+    pub lasts: Duration,
+    /// What it is.
+    pub fault: Fault,
+}
+
+/// What a plan has to know of the cluster.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// What its nodes are.
+    pub place: Place,
+    /// N.
+    pub followers: usize,
+    /// W, outside of faults that change it.
+    pub write_quorum: u32,
+    /// What may be done; at least one.
+    pub kinds: Vec<FaultKind>,
+    /// Whether a follower that is killed keeps what it has. Otherwise a killed one counts as wiped.
+    pub durable: bool,
+}
+
+impl Shape {
+    /// A cluster to which everything may be done that it can stand.
+    pub fn new(place: Place, followers: usize, write_quorum: u32, durable: bool) -> Self {
+        let mut shape = Self { place, followers, write_quorum, kinds: Vec::new(), durable };
+        shape.kinds = place.kinds().iter().copied().filter(|kind| shape.objection(*kind).is_none()).collect();
+        shape
+    }
+
+    /// Only these kinds of faults.
+    ///
+    /// # Errors
+    /// Why one of them cannot be, in words.
+    pub fn only(self, kinds: &[FaultKind]) -> Result<Self, String> {
+        match kinds.iter().find_map(|kind| Some((kind, self.objection(*kind)?))) {
+            Some((kind, why)) => Err(format!("--faults {} is not possible here: {why}", kind.name())),
+            None if kinds.is_empty() => Ok(self),
+            None => Ok(Self { kinds: kinds.to_vec(), ..self }),
+        }
+    }
+
+    /// Why a kind of fault cannot be drawn here, in words.
+    fn objection(&self, kind: FaultKind) -> Option<String> {
+        match kind {
+            _ if !self.place.kinds().contains(&kind) => Some(match self.place {
+                Place::Process => "there are no pods without --kube".to_owned(),
+                Place::Pod => "pods are deleted, by delete and force-delete".to_owned(),
+            }),
+            FaultKind::Wipe if self.write_quorum < 2 => {
+                Some(format!("at a write quorum of {} no disk may be lost", self.write_quorum))
+            }
+            FaultKind::All if !self.durable => Some("followers that keep nothing cannot all be killed".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// The faults of a round. Every kind gets its turn as the first one; others join it.
+    pub fn round(&self, number: u32, rng: &mut SmallRng) -> Vec<Planned> {
+        let first = self.kinds[number.saturating_sub(1) as usize % self.kinds.len()];
+        let mut planned: Vec<Planned> = self.draw(first, rng).into_iter().collect();
+        for _ in 0..rng.random_range(0..=2) {
+            let kind = self.kinds[rng.random_range(0..self.kinds.len())];
+            let Some(another) = self.draw(kind, rng) else { continue };
+            let collides = planned.iter().any(|known| known.fault.collides(another.fault));
+            if !collides && self.is_covered(planned.iter().map(|known| known.fault).chain([another.fault])) {
+                planned.push(another);
+            }
+        }
+        planned
+    }
+
+    fn draw(&self, kind: FaultKind, rng: &mut SmallRng) -> Option<Planned> {
+        let follower = rng.random_range(0..self.followers);
+        let node = if rng.random_bool(0.5) { Node::Leader } else { Node::Follower(follower) };
+        let pods = self.place == Place::Pod;
+        let (fault, shortest_ms, longest_ms) = match kind {
+            FaultKind::Kill => (Fault::Kill(node), 0, 2_000),
+            FaultKind::Pause => (Fault::Pause(node), 100, 4_000),
+            FaultKind::Wipe => (Fault::Wipe(follower), 0, 1_500),
+            // What is deleted comes back by itself.
+            FaultKind::Delete => (Fault::Delete(node), 0, 0),
+            FaultKind::ForceDelete => (Fault::ForceDelete(node), 0, 0),
+            FaultKind::Scale => (Fault::Scale(self.another_number(rng)), 1_000, 6_000),
+            FaultKind::All => (Fault::All, 0, if pods { 0 } else { 500 }),
+            FaultKind::TwoLeaders if pods => (Fault::TwoLeaders { paused: false }, 0, 0),
+            FaultKind::TwoLeaders => (Fault::TwoLeaders { paused: rng.random_bool(0.5) }, 300, 2_500),
+            FaultKind::Quorum => (Fault::Quorum(rng.random_range(1..=self.followers as u32)), 200, 2_000),
+        };
+        // Pods need seconds to come back: those that overlap may be as far apart.
+        let at = Duration::from_millis(rng.random_range(0..if pods { 3_000 } else { 700 }));
+        let lasts = Duration::from_millis(rng.random_range(shortest_ms..=longest_ms));
+        // A first fault that alone is beyond what the contract covers: a killed follower without a disk at W = 1.
+        self.is_covered([fault].into_iter()).then_some(Planned { at, lasts, fault })
+    }
+
+    /// One or two followers more, or one less where the quorum stands that.
+    fn another_number(&self, rng: &mut SmallRng) -> u32 {
+        let followers = self.followers as u32;
+        if followers > self.write_quorum && rng.random_bool(0.5) {
+            followers - 1
+        } else {
+            followers + rng.random_range(1..=2)
+        }
+    }
+
+    /// Whether the contract holds under all of these at once: at most W − 1 disks lost, under each quorum in force.
+    fn is_covered(&self, faults: impl Iterator<Item = Fault>) -> bool {
+        let (mut lost, mut quorum) = (0, self.write_quorum);
+        for fault in faults {
+            match fault {
+                Fault::Wipe(_) => lost += 1,
+                _ if !self.durable && fault.kills_a_follower() => lost += 1,
+                Fault::Quorum(other) => quorum = quorum.min(other),
+                _ => {}
+            }
+        }
+        lost < quorum
+    }
+}
+
+impl Fault {
+    fn kills_a_follower(self) -> bool {
+        let kills = matches!(self, Self::Kill(_) | Self::Delete(_) | Self::ForceDelete(_));
+        kills && matches!(self.node(), Some(Node::Follower(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::SeedableRng;
+
+    use super::*;
+
+    fn shape(write_quorum: u32, durable: bool) -> Shape {
+        Shape::new(Place::Process, 5, write_quorum, durable)
+    }
+
+    fn pods(write_quorum: u32, durable: bool) -> Shape {
+        Shape::new(Place::Pod, 5, write_quorum, durable)
+    }
+
+    fn rounds(shape: &Shape, seed: u64, count: u32) -> Vec<Vec<Planned>> {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        (1..=count).map(|number| shape.round(number, &mut rng)).collect()
+    }
+
+    #[test]
+    fn the_same_seed_draws_the_same_faults() {
+        assert_eq!(rounds(&shape(3, true), 9, 40), rounds(&shape(3, true), 9, 40));
+        assert_ne!(rounds(&shape(3, true), 9, 40), rounds(&shape(3, true), 10, 40));
+    }
+
+    #[test]
+    fn every_kind_gets_its_turn_and_nothing_beyond_the_contract_is_drawn() {
+        let processes = [(1, true, 5), (2, true, 6), (3, true, 6), (5, true, 6), (3, false, 5)];
+        let processes = processes.map(|(write_quorum, durable, kinds)| (shape(write_quorum, durable), kinds));
+        let pods = [(1, true, 6), (3, true, 6), (5, true, 6), (3, false, 5), (1, false, 5)]
+            .map(|(write_quorum, durable, kinds)| (pods(write_quorum, durable), kinds));
+        for (shape, kinds) in processes.into_iter().chain(pods) {
+            let Shape { write_quorum, durable, .. } = shape;
+            let mut seen = BTreeSet::new();
+            let mut overlapping = 0;
+            for planned in rounds(&shape, 1, 600) {
+                let faults: Vec<Fault> = planned.iter().map(|planned| planned.fault).collect();
+                overlapping += usize::from(faults.len() > 1);
+                seen.extend(faults.iter().map(|fault| fault.kind()));
+                let lost = faults.iter().filter(|fault| match fault {
+                    Fault::Wipe(_) => true,
+                    Fault::Kill(_) | Fault::Delete(_) | Fault::ForceDelete(_) => {
+                        !durable && fault.node() != Some(Node::Leader)
+                    }
+                    _ => false,
+                });
+                let quorums = faults.iter().filter_map(|fault| match fault {
+                    Fault::Quorum(quorum) => Some(*quorum),
+                    _ => None,
+                });
+                let followers = faults.iter().filter_map(|fault| match fault {
+                    Fault::Scale(followers) => Some(*followers),
+                    _ => None,
+                });
+                for followers in followers {
+                    assert!((write_quorum..=7).contains(&followers) && followers != 5, "{faults:?}");
+                    assert!(faults.iter().all(|fault| fault.kind() != FaultKind::Quorum), "{faults:?}");
+                }
+                let smallest = quorums.chain([write_quorum]).min().expect("one");
+                assert!(lost.count() < smallest as usize, "W = {write_quorum}: {faults:?}");
+                for (index, fault) in faults.iter().enumerate() {
+                    assert!(faults[..index].iter().all(|other| !fault.collides(*other)), "{faults:?}");
+                }
+            }
+            assert_eq!(seen.len(), kinds, "W = {write_quorum}: {seen:?}");
+            assert!(overlapping > 150, "W = {write_quorum}: {overlapping} rounds overlap");
+        }
+    }
+
+    #[test]
+    fn what_leaves_with_a_smaller_number_is_not_deleted_beside() {
+        let deletes = |index| Fault::Delete(Node::Follower(index));
+        assert!(Fault::Scale(4).collides(deletes(4)) && deletes(4).collides(Fault::Scale(4)));
+        assert!(!Fault::Scale(4).collides(deletes(3)) && !Fault::Scale(6).collides(deletes(4)));
+        assert!(Fault::Scale(6).collides(Fault::Quorum(2)) && !Fault::Scale(6).collides(Fault::Delete(Node::Leader)));
+    }
+
+    #[test]
+    fn what_cannot_be_is_said_in_words() {
+        let objection = |shape: Shape, kind| shape.only(&[kind]).expect_err("cannot be");
+        let wipe = "--faults wipe is not possible here: at a write quorum of 1 no disk may be lost";
+        assert_eq!(objection(shape(1, true), FaultKind::Wipe), wipe);
+        let all = "--faults all is not possible here: followers that keep nothing cannot all be killed";
+        assert_eq!(objection(shape(3, false), FaultKind::All), all);
+        assert_eq!(objection(pods(3, false), FaultKind::All), all);
+        let pause = "--faults pause is not possible here: pods are deleted, by delete and force-delete";
+        assert_eq!(objection(pods(3, true), FaultKind::Pause), pause);
+        let delete = "--faults delete is not possible here: there are no pods without --kube";
+        assert_eq!(objection(shape(3, true), FaultKind::Delete), delete);
+        let wiped = shape(2, true).only(&[FaultKind::Wipe]).expect("possible");
+        assert_eq!(wiped.kinds, [FaultKind::Wipe]);
+    }
+}
