@@ -1,4 +1,4 @@
-//! Compares embedded databases for one job: group commit by one thread, each batch with one sync.
+//! Compares the store with embedded databases for one job: group commit by one thread, each batch with one sync.
 //!
 //! `cargo run --release -p kv-node --example store_bench -- [DIRECTORY] [KEYS] [SECONDS]`, on the disk to be measured.
 //! Records have 100 bytes, keys are overwritten at random. `docs/storage.md` holds the figures.
@@ -10,6 +10,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use kv_node::protocol::follower::Change;
+use kv_node::protocol::types::{Epoch, Record, Version};
+use kv_node::store::Store;
+use kv_node::store::disk::{self, Opened};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use redb::{ReadableDatabase, ReadableTable, TableDefinition};
@@ -21,7 +25,7 @@ const BATCHES: [usize; 5] = [1, 16, 128, 1024, 4096];
 const VALUE_BYTES: usize = 84;
 const TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("state");
 
-/// A database under measurement.
+/// What is measured.
 trait Engine {
     fn commit(&mut self, batch: &Pairs) -> Outcome<()>;
     /// Reads everything, checked as far as the database can; returns how much was there.
@@ -40,6 +44,30 @@ impl Engine for Append {
 
     fn load(&mut self) -> Outcome<usize> {
         Ok(0)
+    }
+}
+
+/// The store as a follower has it, with everything that it keeps beside the log.
+struct Ours {
+    store: Store,
+    entries: usize,
+    seq: u64,
+}
+
+impl Engine for Ours {
+    fn commit(&mut self, batch: &Pairs) -> Outcome<()> {
+        let changes = batch.iter().map(|(key, value)| {
+            self.seq += 1;
+            let version = Version { epoch: Epoch { term: 1, leader: 1 }, seq: self.seq };
+            let value = Some(value.iter().map(|byte| char::from(byte & 0x7f)).collect::<String>().into());
+            let key = std::str::from_utf8(key).expect("keys are text");
+            Change::Put(key.into(), Record { version, value, marks: None })
+        });
+        Ok(futures::executor::block_on(self.store.append(changes.collect()).wait())?)
+    }
+
+    fn load(&mut self) -> Outcome<usize> {
+        Ok(self.entries)
     }
 }
 
@@ -91,6 +119,11 @@ impl Engine for Redb {
 
 fn open(name: &str, path: &Path) -> Outcome<Box<dyn Engine>> {
     Ok(match name {
+        "kvcluster" => {
+            let Opened { store, changes, .. } = disk::open(path, None)?;
+            // Beside the records, a promise comes back.
+            Box::new(Ours { store, entries: changes.len() - 1, seq: 0 })
+        }
         "fjall" => {
             let database = fjall::Database::builder(path)
                 .cache_size(8 << 20)
@@ -111,7 +144,7 @@ fn main() -> Outcome<()> {
     let base = arguments.next().unwrap_or_else(|| ".".to_owned());
     let keys: u64 = arguments.next().map_or(Ok(1_000_000), |text| text.parse())?;
     let limit = Duration::from_secs(arguments.next().map_or(Ok(6), |text| text.parse())?);
-    for name in ["append", "fjall", "redb"] {
+    for name in ["append", "kvcluster", "fjall", "redb"] {
         let directory = tempfile::tempdir_in(&base)?;
         measure(name, directory.path(), keys, limit)?;
     }

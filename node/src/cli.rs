@@ -260,8 +260,7 @@ async fn serve(
 }
 
 fn start_log(settings: &Settings) -> Result<(), Failure> {
-    // The database tells at length what it does when it is opened; whoever wants that asks for it by name.
-    let filter = tracing_subscriber::EnvFilter::try_new(format!("fjall=warn,lsm_tree=warn,{}", settings.log_level))
+    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log_level)
         .map_err(|error| format!("LOG_LEVEL={} is no filter: {error}", settings.log_level))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second node in one process (a test) keeps the log of the first.

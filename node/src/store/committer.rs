@@ -10,12 +10,11 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::StoreError;
-use super::engine::panic_text;
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::Change;
 
-/// How long a commit may take before the disk counts as failed. A database whose writing thread has died would wait for
-/// ever, and so would a disk that no longer answers.
+/// How long a commit may take before the disk counts as failed. A disk that no longer
+/// answers would be waited for, for ever.
 const COMMIT_MAX: Duration = Duration::from_secs(60);
 
 /// After how long without work the committer tidies up.
@@ -103,7 +102,7 @@ impl Committer {
 }
 
 impl Drop for Committer {
-    /// Stores what is queued and closes the database, unless that has failed.
+    /// Stores what is queued, unless that has failed.
     fn drop(&mut self) {
         self.shared.queue.lock().closed = true;
         self.shared.work.notify_one();
@@ -125,7 +124,7 @@ impl Shared {
             Ok(Err(error)) => error.to_string(),
             Err(panic) => format!("the store panicked: {}", panic_text(&*panic)),
         };
-        // Closing would sync once more, and a sync that succeeds after one that failed says nothing.
+        // The directory stays locked until the process ends.
         std::mem::forget(sink);
         warn!(reason = failed, "the store failed");
         self.progress.send_modify(|progress| progress.failed = Some(failed.into()));
@@ -163,6 +162,11 @@ impl Shared {
             self.progress.send_modify(|progress| progress.stored = position);
         }
     }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
 }
 
 #[cfg(test)]

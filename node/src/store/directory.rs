@@ -1,11 +1,11 @@
-//! The files around the database in a data directory:
+//! The files of a data directory:
 //!
 //! ```text
 //! lock          held by the process that uses the directory
 //! state/        a follower's state; it is here in full or not at all, since it was made elsewhere and renamed
 //!   format      text: the number of the format, the follower's id, its cluster, and a checksum
 //!   confirmed   the number of the last batch that was confirmed to anybody
-//!   database/
+//!   log/        the segments of the log
 //! damaged-1/    a state that was found damaged, for people to look at; only the last one is kept
 //! ```
 
@@ -20,7 +20,7 @@ use super::StoreError;
 use crate::protocol::types::FollowerId;
 
 /// What this release writes and reads.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// A slot is overwritten while the other one stays: a torn write costs one of them.
 const SLOT_BYTES: u64 = 512;
@@ -108,7 +108,7 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn sync_directory(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_directory(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Three things are checked, each against what another one says: the head of the state against its own checksum; the
 //! records against the count and the digest in the head; the head against the number of the last confirmed batch, which
-//! stands outside the database. Where they agree, the state is what was stored, up to the last confirmed batch at least.
+//! stands outside the log. Where they agree, the state is what was stored, up to the last confirmed batch at least.
 //! Where they do not, it is put aside and the follower starts blank, under a new id: a leader then knows that this disk
 //! forgot what it confirmed. Nothing is repaired.
 
@@ -13,8 +13,9 @@ use rand::RngExt;
 
 use super::committer::{Committer, Sink};
 use super::directory::{Confirmed, Directory, FORMAT, Format};
-use super::engine::{Engine, Loaded, Trouble};
-use super::ledger::{Ledger, Operations};
+use super::ledger::Ledger;
+use super::log::{LIMITS, Log};
+use super::replay::{self, Loaded};
 use super::{Store, StoreError};
 use crate::protocol::follower::Change;
 use crate::protocol::types::FollowerId;
@@ -102,9 +103,18 @@ pub fn open(path: &Path, cluster: Option<&str>) -> Result<Opened, StoreError> {
     start_blank(directory, cluster, Found::Nothing)
 }
 
+/// Why a state cannot be taken up.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// What is there is not what was stored; the reason.
+    Damaged(String),
+    /// It may be intact, but cannot be used now.
+    Refused(StoreError),
+}
+
 struct State {
     id: FollowerId,
-    engine: Engine,
+    log: Log,
     ledger: Ledger,
     confirmed: Confirmed,
     changes: Vec<Change>,
@@ -121,6 +131,10 @@ fn load(state: &Path, cluster: Option<&str>) -> Result<State, Trouble> {
         let error = StoreError::NewerFormat { path: state.to_owned(), found: number, known: FORMAT };
         return Err(Trouble::Refused(error));
     }
+    if number < FORMAT {
+        let error = StoreError::OlderFormat { path: state.to_owned(), found: number, known: FORMAT };
+        return Err(Trouble::Refused(error));
+    }
     if let (Some(found), Some(wanted)) = (found, cluster)
         && found != wanted
     {
@@ -129,17 +143,17 @@ fn load(state: &Path, cluster: Option<&str>) -> Result<State, Trouble> {
     }
     let confirmed = Confirmed::open(state, id).map_err(refused("read the confirmed batch of"))?;
     let (confirmed, last) = confirmed.ok_or_else(|| damaged("the file `confirmed` is missing or cannot be read"))?;
-    let Loaded { engine, ledger, changes, torn_bytes } = Engine::load(&state.join("database"))?;
+    let Loaded { ledger, changes, torn_bytes, tail } = replay::load(&state.join("log"), id)?;
     let head = ledger.head();
     if head.id != id {
-        return Err(damaged("the database is of another follower"));
+        return Err(damaged("the log is of another follower"));
     }
     if head.batch < last {
         return Err(Trouble::Damaged(format!("batch {last} was confirmed, and the state ends with {}", head.batch)));
     }
-    engine.rewrite_tail().map_err(Trouble::Refused)?;
+    let log = tail.resume(&state.join("log"), id, LIMITS).map_err(refused("write the log of"))?;
     confirmed.write(id, head.batch).and_then(|()| confirmed.sync()).map_err(refused("write the confirmed batch of"))?;
-    Ok(State { id, engine, ledger, confirmed, changes, torn_bytes })
+    Ok(State { id, log, ledger, confirmed, changes, torn_bytes })
 }
 
 fn start_blank(directory: Directory, cluster: Option<&str>, found: Found) -> Result<Opened, StoreError> {
@@ -148,7 +162,7 @@ fn start_blank(directory: Directory, cluster: Option<&str>, found: Found) -> Res
         let format = Format { number: FORMAT, id, cluster: cluster.map(str::to_owned) };
         format.write(state).map_err(|source| failed("write the format of", state, source))?;
         let ledger = Ledger::new(id);
-        Engine::create(&state.join("database"), &ledger)?;
+        Log::create(&state.join("log"), id, &ledger).map_err(|source| failed("write the log of", state, source))?;
         let batch = ledger.head().batch;
         Confirmed::create(state, id, batch).map_err(|source| failed("write the confirmed batch of", state, source))
     })?;
@@ -160,9 +174,9 @@ fn start_blank(directory: Directory, cluster: Option<&str>, found: Found) -> Res
 }
 
 fn start(directory: Directory, state: State, found: Found) -> Result<Opened, StoreError> {
-    let State { id, engine, ledger, confirmed, changes, .. } = state;
+    let State { id, log, ledger, confirmed, changes, .. } = state;
     let path = directory.state();
-    let disk = Disk { engine, ledger, confirmed, id, _directory: directory };
+    let disk = Disk { log, ledger, confirmed, id, _directory: directory };
     let committer = Committer::start(disk).map_err(|source| failed("start a thread for", &path, source))?;
     Ok(Opened { store: Store::Disk(committer), id, changes, found })
 }
@@ -171,9 +185,9 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> StoreErr
     StoreError::Io { action, path: path.to_owned(), source }
 }
 
-/// What the committer writes to. The lock goes last, once the database is closed.
+/// What the committer writes to. The lock goes last.
 struct Disk {
-    engine: Engine,
+    log: Log,
     ledger: Ledger,
     confirmed: Confirmed,
     id: FollowerId,
@@ -182,10 +196,9 @@ struct Disk {
 
 impl Sink for Disk {
     fn commit(&mut self, changes: Vec<Change>) -> Result<(), StoreError> {
-        let operations: Operations = self.ledger.apply(changes);
-        let head = self.ledger.head();
-        self.engine.commit(head, operations)?;
-        self.confirmed.write(self.id, head.batch).map_err(confirmed_failed)
+        let operations = self.ledger.apply(changes);
+        self.log.commit(&self.ledger, operations)?;
+        self.confirmed.write(self.id, self.ledger.head().batch).map_err(confirmed_failed)
     }
 
     fn idle(&mut self) -> Result<(), StoreError> {
@@ -202,20 +215,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_newer_format_is_refused() {
+    fn another_format_is_refused() {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let opened = open(directory.path(), None).expect("new");
         let id = opened.id;
         drop(opened);
         let state = directory.path().join("state");
-        std::fs::remove_file(state.join("format")).expect("removed");
-        Format { number: FORMAT + 1, id, cluster: None }.write(&state).expect("written");
-        let error = open(directory.path(), None).expect_err("newer");
         let path = state.display();
-        assert_eq!(
-            error.to_string(),
-            format!("the data directory {path} has format 2, and this release reads format 1: run a newer release")
-        );
-        assert!(state.join("database").is_dir(), "nothing was put aside");
+        for (number, advice) in [
+            (
+                1,
+                format!(
+                    "the data directory {path} has format 1, and this release reads format 2: give it an empty directory, one follower after the other"
+                ),
+            ),
+            (
+                3,
+                format!("the data directory {path} has format 3, and this release reads format 2: run a newer release"),
+            ),
+        ] {
+            std::fs::remove_file(state.join("format")).expect("removed");
+            Format { number, id, cluster: None }.write(&state).expect("written");
+            let error = open(directory.path(), None).expect_err("another format");
+            assert_eq!(error.to_string(), advice);
+            assert!(state.join("log").is_dir(), "nothing was put aside");
+        }
     }
 }

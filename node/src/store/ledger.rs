@@ -5,11 +5,11 @@
 //! deleted one back, for whatever reason, cannot hit it: at load, the sum over what is there has to be the stored one.
 
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::segment;
 use crate::protocol::digest::Buckets;
 use crate::protocol::follower::Change;
 use crate::protocol::types::{Epoch, FollowerId, Key, Record, Synced};
@@ -41,7 +41,9 @@ pub(super) type Operations = KeyIndex<Option<Vec<u8>>>;
 #[derive(Debug)]
 pub(super) struct Ledger {
     head: Head,
-    entries: KeyIndex<(u64, u32)>,
+    /// Hash, epoch, and the bytes that the log takes for it.
+    entries: KeyIndex<(u64, u32, u32)>,
+    live_bytes: u64,
     /// The epochs that entries point to: one for each leader this process saw.
     epochs: Vec<Epoch>,
 }
@@ -49,7 +51,7 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(id: FollowerId) -> Self {
         let head = Head { id, batch: 0, promised: Epoch::default(), synced: None, records: 0, digest: 0 };
-        Self { head, entries: KeyIndex::default(), epochs: Vec::new() }
+        Self { head, entries: KeyIndex::default(), live_bytes: 0, epochs: Vec::new() }
     }
 
     /// Checks the records that were found against the head that was found with them.
@@ -57,7 +59,7 @@ impl Ledger {
         head: Head,
         found: impl Iterator<Item = Result<(Key, Vec<u8>), String>>,
     ) -> Result<(Self, Vec<Change>), String> {
-        let mut ledger = Self { head, entries: KeyIndex::default(), epochs: Vec::new() };
+        let mut ledger = Self { head, entries: KeyIndex::default(), live_bytes: 0, epochs: Vec::new() };
         let (mut records, mut digest) = (0_u64, 0_u64);
         let mut changes = vec![Change::Promised(ledger.head.promised)];
         for entry in found {
@@ -66,7 +68,9 @@ impl Ledger {
             let hash = fingerprint(&key, &bytes);
             (records, digest) = (records + 1, digest.wrapping_add(hash));
             let epoch = ledger.epoch(record.version.epoch);
-            ledger.entries.insert(key.clone(), (hash, epoch));
+            let length = entry_length(&key, &bytes);
+            ledger.live_bytes += u64::from(length);
+            ledger.entries.insert(key.clone(), (hash, epoch, length));
             changes.push(Change::Put(key, record));
         }
         let Head { records: expected, digest: expected_digest, batch, .. } = &ledger.head;
@@ -88,13 +92,14 @@ impl Ledger {
 
     /// Takes a batch: the head moves on, and what comes back has to be written together with it.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Operations {
-        let mut operations = Operations::default();
+        let mut operations = Operations::with_capacity_and_hasher(changes.len(), Default::default());
         for change in changes {
             match change {
                 Change::Promised(epoch) => self.head.promised = epoch,
                 Change::Put(key, record) => {
-                    let bytes = encode(&record);
-                    self.put(&key, fingerprint(&key, &bytes), record.version.epoch);
+                    let bytes = encode_record(&record);
+                    let length = entry_length(&key, &bytes);
+                    self.put(&key, fingerprint(&key, &bytes), record.version.epoch, length);
                     operations.insert(key, Some(bytes));
                 }
                 Change::Synced { synced, drop_older } => {
@@ -109,30 +114,43 @@ impl Ledger {
         operations
     }
 
-    fn put(&mut self, key: &Key, hash: u64, epoch: Epoch) {
+    /// How many bytes the log needs for what is there, without the heads of batches.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    /// Whether this is the newest record of its key.
+    pub(super) fn holds(&self, key: &str, bytes: &[u8]) -> bool {
+        self.entries.get(key).is_some_and(|(hash, _, _)| *hash == fingerprint(key, bytes))
+    }
+
+    fn put(&mut self, key: &Key, hash: u64, epoch: Epoch, length: u32) {
         let epoch = self.epoch(epoch);
         match self.entries.entry(key.clone()) {
             Entry::Occupied(mut known) => {
-                let (old, _) = known.insert((hash, epoch));
+                let (old, _, old_length) = known.insert((hash, epoch, length));
                 self.head.digest = self.head.digest.wrapping_sub(old);
+                self.live_bytes -= u64::from(old_length);
             }
             Entry::Vacant(free) => {
-                free.insert((hash, epoch));
+                free.insert((hash, epoch, length));
                 self.head.records += 1;
             }
         }
         self.head.digest = self.head.digest.wrapping_add(hash);
+        self.live_bytes += u64::from(length);
     }
 
     /// In the same batch as the end of the install: a crash leaves either all older records with the old `synced`, or none
     /// with the new one. They are few, since an install replaces what it finds.
     fn drop_older(&mut self, floor: Epoch, buckets: &Buckets, operations: &mut Operations) {
-        let Self { head, entries, epochs } = self;
-        entries.retain(|key, (hash, epoch)| {
+        let Self { head, entries, live_bytes, epochs } = self;
+        entries.retain(|key, (hash, epoch, length)| {
             let stays = epochs[*epoch as usize] >= floor || !buckets.contains(key);
             if !stays {
                 head.records -= 1;
                 head.digest = head.digest.wrapping_sub(*hash);
+                *live_bytes -= u64::from(*length);
                 operations.insert(key.clone(), None);
             }
             stays
@@ -149,13 +167,19 @@ impl Ledger {
     }
 }
 
+fn entry_length(key: &str, bytes: &[u8]) -> u32 {
+    u32::try_from(segment::entry_bytes(key, bytes)).expect("shorter than a message")
+}
+
 /// Depends on both, and on where the one ends and the other begins.
 fn fingerprint(key: &str, bytes: &[u8]) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.update(&(key.len() as u64).to_le_bytes());
-    hash.update(key.as_bytes());
-    hash.update(bytes);
-    hash.digest()
+    xxh3_64_with_seed(bytes, xxh3_64(key.as_bytes()))
+}
+
+/// Into memory that is large enough from the start, in nearly every case.
+fn encode_record(record: &Record) -> Vec<u8> {
+    let capacity = record.value.as_ref().map_or(0, |value| value.len()) + 48;
+    postcard::to_extend(record, Vec::with_capacity(capacity)).expect("plain data always encodes")
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
@@ -179,9 +203,4 @@ impl Head {
         let intact = xxh3_64(body) == u64::from_le_bytes(*sum);
         intact.then(|| postcard::from_bytes(body).ok()).flatten()
     }
-}
-
-/// A key as it is stored, if it is one.
-pub(super) fn key_of(bytes: &[u8]) -> Option<Key> {
-    std::str::from_utf8(bytes).ok().map(Arc::from)
 }

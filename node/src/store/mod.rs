@@ -4,14 +4,21 @@
 //! which they were decided, and come back as [`Stored`] once they cannot be lost. No reply may leave before.
 //!
 //! From the outside in: [`disk`] opens a data directory and says what it found; `committer` is the one thread that
-//! stores, everything queued with one sync; `ledger` keeps the count and the digest that prove a state complete; `engine`
-//! wraps the embedded database; `directory` holds the files around it. `docs/storage.md` tells why it is so.
+//! stores, everything queued with one sync; `ledger` keeps the count and the digest that prove a state complete; `log` is
+//! what is written, `segment` its bytes, `replay` how it is read, `cleaner` what of its oldest
+//! part still counts; `directory` holds the files around it. `docs/storage.md`
+//! tells why it is so.
 
+mod cleaner;
 mod committer;
 mod directory;
 pub mod disk;
-mod engine;
 mod ledger;
+mod log;
+#[cfg(test)]
+mod log_tests;
+mod replay;
+mod segment;
 
 use std::path::PathBuf;
 
@@ -29,6 +36,19 @@ pub enum StoreError {
     /// A later release wrote it.
     #[error("the data directory {path} has format {found}, and this release reads format {known}: run a newer release")]
     NewerFormat {
+        /// Where.
+        path: PathBuf,
+        /// As the directory says.
+        found: u32,
+        /// What can be read.
+        known: u32,
+    },
+    /// An earlier release wrote it.
+    #[error(
+        "the data directory {path} has format {found}, and this release reads format {known}: give it an empty directory, \
+         one follower after the other"
+    )]
+    OlderFormat {
         /// Where.
         path: PathBuf,
         /// As the directory says.

@@ -12,7 +12,7 @@ use kv_node::store::disk::{self, Found, Opened};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::image::{Subject, Writer, copy, epoch, facts, files, journal, rebuild, scratch, synced, written};
+use crate::image::{Subject, Writer, copy, epoch, facts, files, newest, rebuild, scratch, synced, written};
 
 /// What opening a harmed directory may lead to: all of it, or blank under another id with the reason said.
 fn open_harmed(data: &Path, whole: &Opened, what: &str) -> Option<Found> {
@@ -25,7 +25,7 @@ fn open_harmed(data: &Path, whole: &Opened, what: &str) -> Option<Found> {
             None
         }
         Found::Damage { reason, aside } => {
-            assert!(!reason.is_empty() && aside.join("database").is_dir(), "{what}");
+            assert!(!reason.is_empty() && aside.join("log").is_dir(), "{what}");
             assert_ne!(opened.id, whole.id, "{what}");
             let blank = rebuild(opened.id, opened.changes);
             assert_eq!((blank.promised(), blank.synced(), blank.records().len()), (epoch_none(), None, 0), "{what}");
@@ -38,7 +38,7 @@ fn epoch_none() -> kv_node::protocol::types::Epoch {
     Default::default()
 }
 
-/// A directory with tables, a journal, deleted and dropped records, as a killed process leaves it.
+/// A directory with deleted and dropped records, opened several times,, as a killed process leaves it.
 fn harmed_later(base: &Path) {
     let mut writer = Writer::new(4);
     for term in 1..=3 {
@@ -123,7 +123,7 @@ fn a_torn_last_batch_is_cut_off_at_every_byte() {
     assert!(after.3.len() < before.3.len(), "older records were dropped");
     copy(&base.join("running"), &base.join("after"));
 
-    let (start, end) = (written(&journal(&base.join("before"))).len(), written(&journal(&base.join("after"))).len());
+    let (start, end) = (written(&newest(&base.join("before"))).len(), written(&newest(&base.join("after"))).len());
     assert!(end > start + 100);
     let next = AtomicUsize::new(start);
     thread::scope(|scope| {
@@ -153,7 +153,7 @@ fn torn_at(base: &Path, cut: usize, end: usize, before: &Facts, after: &Facts) {
     for zeros in [false, true] {
         let data = base.join(format!("cut-{cut}-{zeros}"));
         copy(&base.join("after"), &data);
-        let torn = OpenOptions::new().write(true).open(journal(&data)).expect("opened");
+        let torn = OpenOptions::new().write(true).open(newest(&data)).expect("opened");
         let length = torn.metadata().expect("known").len();
         torn.set_len(cut as u64).expect("cut");
         torn.set_len(if zeros { length } else { cut as u64 }).expect("lengthened");

@@ -102,7 +102,7 @@ impl Writer {
     }
 }
 
-/// Copies a directory. Journals are larger than what is in them: only what was written is copied.
+/// Copies a directory. The newest segment is larger than what is in it: only what was written is copied.
 pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("the copy can be made");
     for entry in fs::read_dir(from).expect("the original can be listed") {
@@ -127,7 +127,7 @@ pub(crate) fn written(path: &Path) -> Vec<u8> {
     let mut position = 0;
     loop {
         let read = file.read_at(&mut block, position).expect("a file can be read");
-        // A whole block of zeros is a hole in a journal, and nothing stands behind it.
+        // Nothing stands behind a whole block of zeros.
         if read == 0 || (read == block.len() && block == zeros) {
             break;
         }
@@ -149,10 +149,7 @@ pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The journal that is being written.
-pub(crate) fn journal(data: &Path) -> PathBuf {
-    let number = |path: &PathBuf| path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-    let all = files(&data.join("state/database"));
-    let journals = all.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "jnl"));
-    journals.max_by_key(number).expect("there is a journal")
+/// The segment that is being written.
+pub(crate) fn newest(data: &Path) -> PathBuf {
+    files(&data.join("state/log")).pop().expect("a log has a segment")
 }

@@ -4,10 +4,11 @@ use std::fs;
 
 use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::follower::Change;
+use kv_node::protocol::types::{Record, Version};
 use kv_node::store::StoreError;
 use kv_node::store::disk::{self, Found};
 
-use crate::image::{Subject, Writer, copy, epoch, facts, rebuild, scratch, synced};
+use crate::image::{Subject, Writer, copy, epoch, facts, files, rebuild, scratch, synced};
 
 #[test]
 fn a_restart_restores_everything() {
@@ -59,6 +60,34 @@ fn a_batch_keeps_its_order() {
     batch.push(Change::Synced { synced: synced(2), drop_older: Some(Buckets::all()) });
     batch.extend(writer.batch(2, 5, 10));
     subject.commit(batch);
+    let expected = facts(&subject.follower);
+    drop(subject);
+    assert_eq!(facts(&Subject::open(directory.path()).follower), expected);
+}
+
+/// What is overwritten goes away again, also while the process never stops: here thirty times as much as is there. Half
+/// of the keys are written once, so that what still counts lies between what does not.
+#[test]
+fn disk_use_stays_bounded_under_endless_overwrites() {
+    let directory = scratch();
+    let mut subject = Subject::open(directory.path());
+    let record = |key: u64, seq: u64| {
+        let value = Some(format!("{seq} {}", "v".repeat(100_000)).into());
+        Change::Put(
+            format!("key-{key}").into(),
+            Record { version: Version { epoch: epoch(1), seq }, value, marks: None },
+        )
+    };
+    subject.commit((0..100).map(|key| record(key, 1)).collect());
+    let live = 10_000_000;
+    let mut largest = 0;
+    for seq in 0..600 {
+        subject.commit((0..5).map(|turn| record((seq * 5 + turn) % 50, 2 + seq)).collect());
+        largest =
+            largest.max(files(directory.path()).iter().map(|file| file.metadata().map_or(0, |file| file.len())).sum());
+    }
+    assert!(largest > 2 * live, "{largest} bytes: the test writes too little");
+    assert!(largest < 5 * live / 2 + (56 << 20), "{largest} bytes for {live}");
     let expected = facts(&subject.follower);
     drop(subject);
     assert_eq!(facts(&Subject::open(directory.path()).follower), expected);

@@ -1,0 +1,137 @@
+//! A log is read: every batch in its order, and at the end the question what the rest is.
+//!
+//! A batch is written when the one before it is synced. So only the very last one can be unfinished, and the bytes behind
+//! what can be read tell which it is: where another batch of this follower begins anywhere in them, one in the middle was
+//! stored once and is damaged. Otherwise they are a batch that was never finished, unless its number was confirmed: that
+//! is asked outside. A segment that has a successor has to be whole.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::StoreError;
+use super::directory::sync_directory;
+use super::disk::Trouble;
+use super::ledger::{Head, Ledger};
+use super::log::{self, Limits, Log, Segment};
+use super::segment::{self, HEADER_BYTES};
+use crate::protocol::follower::Change;
+use crate::protocol::types::{FollowerId, Key};
+
+/// What a log holds.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) ledger: Ledger,
+    pub(super) changes: Vec<Change>,
+    /// How many bytes of a batch that was never finished were cut off.
+    pub(super) torn_bytes: u64,
+    pub(super) tail: Tail,
+}
+
+/// Where the log goes on.
+#[derive(Debug)]
+pub(super) struct Tail {
+    segments: VecDeque<Segment>,
+    /// The newest segment, up to the end of its last batch.
+    newest: Vec<u8>,
+    /// A segment behind it that was never finished.
+    unfinished: Option<Segment>,
+}
+
+/// What was read so far.
+struct Replay {
+    id: FollowerId,
+    records: HashMap<Key, Vec<u8>, foldhash::fast::RandomState>,
+    head: Option<Head>,
+}
+
+/// Reads the log in a directory. Changes nothing.
+pub(super) fn load(path: &Path, id: FollowerId) -> Result<Loaded, Trouble> {
+    let refused =
+        |source| Trouble::Refused(StoreError::Io { action: "read the log in", path: path.to_owned(), source });
+    let mut segments = VecDeque::from(list(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Trouble::Damaged("the log is missing".to_owned()),
+        _ => refused(error),
+    })?);
+    let mut replay = Replay { id, records: HashMap::default(), head: None };
+    let (mut newest, mut torn_bytes, mut unfinished) = (Vec::new(), 0, None);
+    for position in 0..segments.len() {
+        let Segment { first, .. } = segments[position];
+        let mut bytes = fs::read(path.join(log::name(first))).map_err(refused)?;
+        let whole = replay.segment(first, &bytes).map_err(Trouble::Damaged)?;
+        let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if whole < written || whole == 0 {
+            let expected = replay.head.as_ref().map_or(first, |head| head.batch + 1);
+            let later = segment::any_batch(&bytes[whole..], id, expected + 1);
+            if position + 1 < segments.len() || later.is_some() {
+                let after = later.map_or_else(|| "others".to_owned(), |later| format!("batch {later}"));
+                return Err(Trouble::Damaged(format!("batch {expected} cannot be read, and {after} came after it")));
+            }
+            torn_bytes = written.saturating_sub(whole) as u64;
+        }
+        if whole == 0 && position > 0 {
+            unfinished = segments.pop_back();
+            break;
+        }
+        bytes.truncate(whole);
+        newest = bytes;
+    }
+    let Replay { records, head, .. } = replay;
+    let head = head.ok_or_else(|| Trouble::Damaged("the log has no batch that can be read".to_owned()))?;
+    let (ledger, changes) = Ledger::restore(head, records.into_iter().map(Ok)).map_err(Trouble::Damaged)?;
+    Ok(Loaded { ledger, changes, torn_bytes, tail: Tail { segments, newest, unfinished } })
+}
+
+impl Replay {
+    /// Takes the batches of a segment; returns how far they go.
+    fn segment(&mut self, first: u64, bytes: &[u8]) -> Result<usize, String> {
+        let expected = self.head.as_ref().map_or(first, |head| head.batch + 1);
+        if expected != first {
+            return Err(format!("batch {expected} is missing, and a segment begins with {first}"));
+        }
+        if segment::header(bytes, self.id) != Some(first) {
+            return Ok(0);
+        }
+        let (mut end, mut expected) = (HEADER_BYTES, first);
+        while let Some(batch) = segment::batch(&bytes[end..], self.id).filter(|batch| batch.number == expected) {
+            let (head, entries) = batch.open().ok_or_else(|| format!("batch {expected} has no head"))?;
+            for entry in entries {
+                match entry? {
+                    (key, Some(record)) => match self.records.get_mut(key) {
+                        Some(known) => record.clone_into(known),
+                        None => _ = self.records.insert(key.into(), record.to_vec()),
+                    },
+                    (key, None) => _ = self.records.remove(key),
+                }
+            }
+            self.head = Some(head);
+            end += batch.bytes();
+            expected += 1;
+        }
+        Ok(if expected == first { 0 } else { end })
+    }
+}
+
+impl Tail {
+    /// Takes what was never finished away, and goes on behind the last batch.
+    pub(super) fn resume(self, path: &Path, id: FollowerId, limits: Limits) -> std::io::Result<Log> {
+        if let Some(segment) = self.unfinished {
+            fs::remove_file(path.join(log::name(segment.first)))?;
+            sync_directory(path)?;
+        }
+        Log::resume(path, id, limits, self.segments, self.newest)
+    }
+}
+
+fn list(path: &Path) -> std::io::Result<Vec<Segment>> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if let Some(first) = entry.file_name().to_str().and_then(log::first_of) {
+            segments.push(Segment { first, bytes: entry.metadata()?.len() });
+        }
+    }
+    segments.sort_by_key(|segment| segment.first);
+    Ok(segments)
+}
