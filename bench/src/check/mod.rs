@@ -145,3 +145,86 @@ fn words(crowd: &Crowd, clock: Clock, limit: Limit, round: u32, what: &str) -> S
     let (operations, acknowledged) = (operations.load(Ordering::Relaxed), acknowledged.load(Ordering::Relaxed));
     format!("{progress}: {operations} operations, {acknowledged} writes acknowledged; {what}")
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::check::{
+        faults::{Fault, Place},
+        history::FinalDump,
+        target::Endpoints,
+        testing::dump,
+    };
+
+    /// A cluster that nobody reaches; it remembers how it was left.
+    #[derive(Default)]
+    struct Unreachable {
+        cannot_heal: bool,
+        restored: bool,
+        forgotten: Option<Vec<String>>,
+    }
+
+    impl Breakable for Unreachable {
+        fn description(&self) -> String {
+            "nothing".to_owned()
+        }
+
+        fn endpoints(&self) -> watch::Receiver<Endpoints> {
+            watch::channel(Endpoints::default()).1
+        }
+
+        async fn strike(&mut self, _: Fault) -> Result<()> {
+            Ok(())
+        }
+
+        async fn mend(&mut self, _: Fault) -> Result<()> {
+            Ok(())
+        }
+
+        async fn heal(&mut self) -> Result<()> {
+            if self.cannot_heal { anyhow::bail!("failed to heal") } else { Ok(()) }
+        }
+
+        async fn dumps(&mut self) -> Result<Vec<FinalDump>> {
+            // Others wrote there before, and go on.
+            Ok(vec![dump("leader", &[("old", "a", 4)]), dump("follower", &[("old", "a", 3), ("older", "b", 1)])])
+        }
+
+        async fn restore(&mut self) -> Result<()> {
+            self.restored = true;
+            Ok(())
+        }
+
+        async fn forget(&mut self, keys: &[String]) -> Result<()> {
+            self.forgotten = Some(keys.to_vec());
+            Ok(())
+        }
+    }
+
+    async fn checked(cannot_heal: bool) -> (Unreachable, CheckReport) {
+        let mut target = Unreachable { cannot_heal, ..Unreachable::default() };
+        let shape = Shape::new(Place::Pod, 3, 2, true);
+        let load = Load { clients: 2, keys: 2, rate: 100.0, timeout_ms: 100, seed: 5 };
+        let options =
+            CheckOptions { limit: Limit::Rounds(1), shape, load, run: "check-1-".to_owned(), max_delay_ms: 0 };
+        let (_request, interrupt) = Interrupt::manual();
+        let report = run(&mut target, &options, &interrupt, &Progress::hidden()).await.expect("judged").0;
+        (target, report)
+    }
+
+    #[tokio::test]
+    async fn in_a_cluster_with_data_its_own_keys_alone_are_judged_and_taken_out() {
+        let (target, report) = checked(false).await;
+        assert_eq!((report.failure, report.verdict.violations), (None, Vec::new()));
+        assert_eq!((target.restored, target.forgotten), (true, Some(vec!["check-1-k0".into(), "check-1-k1".into()])));
+    }
+
+    #[tokio::test]
+    async fn what_was_changed_is_restored_after_a_failure_too_and_the_keys_stay() {
+        let (target, report) = checked(true).await;
+        assert_eq!(report.failure.as_deref(), Some("failed to heal"));
+        assert_eq!((target.restored, target.forgotten), (true, None));
+    }
+}

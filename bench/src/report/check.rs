@@ -226,6 +226,14 @@ mod tests {
         };
         let written = export(&verdict, &broken, directory.path()).expect("written");
         assert_eq!(names(written), ["check.json", "history.jsonl", "violation.svg", "violation.png"]);
+        let printed = |file: TextFile, of: &History| file.render(&report(of), of).expect("text");
+        assert!(printed(TextFile::Svg, &broken).starts_with("\n<svg"));
+        assert_eq!(printed(TextFile::Svg, &sound()), "");
+        assert!(
+            printed(TextFile::Json, &sound()).starts_with("\n{\n")
+                && printed(TextFile::Json, &sound()).ends_with("\n}\n")
+        );
+        assert_eq!(printed(TextFile::History, &sound()).trim().lines().count(), 4 + 2 + 3);
         let written = export(&report(&sound()), &sound(), directory.path()).expect("written");
         assert_eq!(names(written), ["check.json", "history.jsonl"]);
         assert!(!directory.path().join("violation.png").exists());
