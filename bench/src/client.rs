@@ -124,6 +124,16 @@ pub struct Entry {
     pub seq: u64,
 }
 
+/// What `POST /put?explain=true` adds to an answer.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Deserialize)]
+pub struct Explanation {
+    /// The quorum under which it was answered.
+    pub write_quorum: Option<u32>,
+    /// The delay that the quorum had to wait for (the W-th smallest of those drawn), in ms. Whatever a write took beyond
+    /// it is the system's own overhead.
+    pub quorum_delay_ms: Option<f64>,
+}
+
 /// Everything a node holds, by key.
 pub type Dump = BTreeMap<String, Entry>;
 

@@ -6,7 +6,7 @@
 //! [`client`], [`analysis`] sets each run beside [`theory`] with the means of [`stats`], [`consistency`] compares the
 //! replicas, [`findings`] says what it means, and [`report`] writes it down. What a cluster can do at most, and at what
 //! price, is measured by [`load`], set beside other systems by [`compare`], and beside its own settings by [`curves`];
-//! how long it needs to be itself again with many keys, by [`recovery`]. [`backup`] takes its state
+//! how long it needs to be itself again with many keys, by [`recovery`]; what it occupies, by [`footprint`]. [`backup`] takes its state
 //! out and puts it in.
 //!
 //! [`check`] breaks a cluster and says whether what its clients saw was linearizable.
@@ -23,6 +23,7 @@ pub mod consistency;
 pub mod control;
 pub mod curves;
 pub mod findings;
+pub mod footprint;
 pub mod interrupt;
 pub mod load;
 pub mod node_command;

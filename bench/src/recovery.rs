@@ -1,9 +1,7 @@
 //! How long a cluster with many keys needs to be itself again: a restarted leader, an emptied follower, everything at once.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
-    path::Path,
+    fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,6 +18,7 @@ use tokio::{
 use crate::{
     client::NodeClient,
     cluster::{LocalCluster, LocalClusterOptions},
+    footprint::{disk_bytes, resident_bytes},
 };
 
 /// How often a condition is looked at while it is waited for.
@@ -205,24 +204,4 @@ async fn until(what: &str, patience: Duration, missing: impl AsyncFn() -> Option
         sleep(POLL_INTERVAL).await;
     }
     Ok(())
-}
-
-/// What a process has in memory, as Linux counts it.
-fn resident_bytes(process_id: u32) -> Result<u64> {
-    let path = format!("/proc/{process_id}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    Ok(kib.with_context(|| format!("failed to find VmRSS in {path}"))? * 1024)
-}
-
-/// What a directory takes on the disk: a file with holes is smaller than it is long.
-fn disk_bytes(path: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.blocks() * 512 };
-    }
-    Ok(bytes)
 }

@@ -12,7 +12,10 @@ use futures::future::join_all;
 use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::{client::NodeClient, interrupt::Interrupt};
+use crate::{
+    client::{Explanation, NodeClient},
+    interrupt::Interrupt,
+};
 
 /// A run is given up after this many writes without success, each of which may have cost a full timeout.
 pub const FAILURES_MAX: usize = 50;
@@ -153,8 +156,7 @@ async fn write(
         }
         Err(error) => (Outcome::NoAnswer, PutAnswer::default(), Some(format!("{:#}", anyhow::Error::new(error)))),
     };
-    let explain = answer.explain.unwrap_or_default();
-    let (quorum_delay_ms, write_quorum) = (explain.quorum_delay_ms, explain.write_quorum);
+    let Explanation { quorum_delay_ms, write_quorum } = answer.explain.unwrap_or_default();
     (WriteSample { sent_at_ms, latency_ms, outcome, quorum_delay_ms, write_quorum }, failure)
 }
 
@@ -164,13 +166,7 @@ struct PutAnswer {
     ok: bool,
     message: Option<String>,
     outcome: Option<String>,
-    explain: Option<Explain>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Explain {
-    write_quorum: Option<u32>,
-    quorum_delay_ms: Option<f64>,
+    explain: Option<Explanation>,
 }
 
 /// The leader's own word about the outcome counts before the status code: a proxy between may answer 503 too.

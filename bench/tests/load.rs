@@ -169,9 +169,55 @@ async fn its_own_cluster_tells_what_a_write_costs() {
         assert!(number(&time["user_us"]) + number(&time["system_us"]) > 0.0, "{who}: {time}");
         assert!(text.lines().any(|line| line.starts_with(who)), "{text}");
     }
+    for (place, name) in ["leader_bytes", "follower_bytes", "disk_bytes"].into_iter().enumerate() {
+        let [first, end] = ["at_first", "at_end"].map(|at| number(&report["footprint"][at][name]));
+        assert!(first >= 0.0 && end > 0.0 && (place < 2 || end > first), "{name}: {first}, {end}");
+    }
     let left: Vec<_> =
         fs::read_dir(out.path()).expect("readable").map(|entry| entry.expect("readable").file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("data-")), "{left:?}");
+}
+
+/// The delays that were drawn are no overhead: what the nodes add to them is told apart, write by write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_with_delays_tells_what_writes_took_beyond_them() {
+    let out = tempfile::tempdir().expect("temporary directory");
+    let delays = ["load", "--follower-count", "3", "--min-delay-ms", "20", "--max-delay-ms", "40"];
+    let rate = ["--rate", "100", "--seconds", "2", "--warmup-seconds", "0.2", "--keys", "50", "--fill"];
+    let output = kv_bench(out.path(), &[&delays[..], &rate].concat()).await;
+    let text = stdout(&output);
+    assert!(output.status.success(), "{text}{}", stderr(&output));
+    let report = report(out.path());
+    let puts = &report["puts"];
+    for (latency, overhead) in [("service", "service_overhead"), ("response", "response_overhead")] {
+        let (latency, overhead) = (&puts[latency], &puts[overhead]);
+        assert_eq!(overhead["count"], puts["outcomes"]["ok"], "each write was explained: {text}");
+        let delay_ms = number(&latency["mean_ms"]) - number(&overhead["mean_ms"]);
+        assert!((20.0..=40.0).contains(&delay_ms), "the mean of what was drawn is {delay_ms} ms: {text}");
+    }
+    assert!(text.contains("… response time over the delays") && text.contains("bytes a key"), "{text}");
+    let csv = fs::read_to_string(out.path().join("load.csv")).expect("written");
+    let (header, first) = csv.split_once('\n').expect("lines");
+    assert!(header.ends_with("overhead_p50_ms,overhead_p99_ms,leader_bytes,follower_bytes,disk_bytes"), "{csv}");
+    assert_eq!(first.lines().next().expect("a line").split(',').count(), header.split(',').count(), "{csv}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overhead_is_the_latency_without_the_quorum_s_delay() {
+    const EXPLAINED: &str = r#"{"ok":true,"seq":1,"explain":{"write_quorum":3,"quorum_delay_ms":50.0}}"#;
+    let out = tempfile::tempdir().expect("temporary directory");
+    let server = fake_server(|_| Reply::Status(200, EXPLAINED)).await;
+    // No answer takes 50 ms here: the difference is none, never less.
+    let arguments =
+        ["load", "--leader", &server.url, "--connections", "1", "--seconds", "0.5", "--warmup-seconds", "0"];
+    let output = kv_bench(out.path(), &arguments).await;
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    assert_eq!(report(out.path())["puts"]["service_overhead"], Value::Null, "nobody asked");
+    let output = kv_bench(out.path(), &[&arguments[..], &["--explain"]].concat()).await;
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    let puts = &report(out.path())["puts"];
+    assert_eq!(puts["service_overhead"]["count"], puts["service"]["count"]);
+    assert!(number(&puts["service"]["p50_ms"]) < 50.0 && number(&puts["service_overhead"]["p50_ms"]) < 0.001, "{puts}");
 }
 
 /// Two connections, four hundred requests a second, one stall of 300 ms: at most two requests meet it under way, but more than
@@ -352,6 +398,8 @@ async fn a_redis_whose_replicas_are_too_few_does_not_count() {
             keys: 10,
             distribution: Distribution::Uniform,
             value_size_bytes: 64,
+            fill: false,
+            explain: false,
             warmup: Duration::ZERO,
             duration: Duration::from_millis(500),
             request_timeout: Duration::from_secs(60),

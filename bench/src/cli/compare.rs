@@ -15,7 +15,7 @@ use super::{
     sweep,
 };
 use crate::{
-    compare::{self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, System, WRITE_QUORUM},
+    compare::{self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, System, SystemReport, WRITE_QUORUM},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     load::{raise_file_limit, write_all},
     progress::LoadProgress,
@@ -23,7 +23,7 @@ use crate::{
 
 pub(super) const AFTER_HELP: &str = "\
 Needs redis-server and etcd in PATH (Debian: redis-server, etcd-server); what is missing is told and left out.
-Exit codes: 0 compared; 1 failed, or a write failed; 2 wrong usage; 130 interrupted (partial results are still written).";
+Exit codes: 0 compared; 1 failed, or a write failed or was not found again; 2 wrong usage; 130 interrupted (partial results are still written).";
 
 /// The settings of a comparison.
 #[derive(Debug, Clone, Args)]
@@ -149,7 +149,10 @@ async fn contenders(
 }
 
 fn code(report: &CompareReport) -> u8 {
-    if report.systems.iter().flat_map(|system| &system.points).any(|point| point.failures > 0) {
+    let is_lost = |system: &SystemReport| system.read_back.as_ref().is_some_and(|found| !found.is_complete());
+    if report.systems.iter().flat_map(|system| &system.points).any(|point| point.failures > 0)
+        || report.systems.iter().any(is_lost)
+    {
         EXIT_FAILED
     } else if report.interrupted {
         EXIT_INTERRUPTED

@@ -84,6 +84,8 @@ impl CurvesArguments {
             keys: if is_large { KEYS_OF_LARGE_VALUES } else { KEYS },
             distribution: Distribution::Uniform,
             value_size_bytes: if is_large { value as usize } else { 64 },
+            fill: false,
+            explain: false,
             warmup: Duration::from_secs_f64(self.warmup_seconds),
             duration: Duration::from_secs_f64(self.seconds),
             request_timeout: Duration::from_secs(15),

@@ -157,6 +157,15 @@ struct WorkloadArguments {
         default_value_t = 64, help_heading = "Workload")]
     value_size_bytes: u64,
 
+    /// Write every key once before, so that memory has grown to what it takes; always so where there are reads
+    #[arg(long, help_heading = "Workload")]
+    fill: bool,
+
+    /// Have the leader say which delays it drew, and tell what writes took beyond those; always so on a cluster that was
+    /// started here with delays
+    #[arg(long, help_heading = "Workload")]
+    explain: bool,
+
     /// How long to measure
     #[arg(long, value_name = "SECONDS", value_parser = above_zero, default_value_t = 10.0, help_heading = "Workload")]
     seconds: f64,
@@ -194,6 +203,8 @@ impl WorkloadArguments {
             keys: self.keys,
             distribution,
             value_size_bytes: self.value_size_bytes as usize,
+            fill: self.fill,
+            explain: self.explain,
             warmup: Duration::from_secs_f64(self.warmup_seconds),
             duration: Duration::from_secs_f64(self.seconds),
             request_timeout,
@@ -207,6 +218,8 @@ impl WorkloadArguments {
 pub(super) struct Standing {
     pub target: LoadTarget,
     pub request_timeout: Duration,
+    /// Whether it was started to wait before each send.
+    pub has_delays: bool,
     /// Dropped in this order: the processes first, then their data.
     _cluster: Option<LocalCluster>,
     _data: Option<TempDir>,
@@ -223,7 +236,7 @@ impl ClusterArguments {
                 processes: Processes::default(),
             };
             let request_timeout = Duration::from_millis(LOCAL_TIMEOUT_MARGIN_MS) + GRACE;
-            Ok(Standing { target, request_timeout, _cluster: None, _data: None })
+            Ok(Standing { target, request_timeout, has_delays: false, _cluster: None, _data: None })
         };
         if let Some(leader) = &self.leader {
             return running(format!("cluster at {leader}"), leader, &self.followers);
@@ -300,11 +313,21 @@ impl LocalLoadCluster {
             dialect: Dialect::Http,
             leader: address(&cluster.leader_url())?,
             followers: cluster.follower_urls().iter().map(|url| address(url)).collect::<Result<_>>()?,
-            processes: Processes { leader: processes.first().copied(), followers: processes[1..].to_vec() },
+            processes: Processes {
+                leader: processes.first().copied(),
+                followers: processes[1..].to_vec(),
+                data_directories: data.as_ref().map(directories).unwrap_or_default(),
+            },
         };
         let request_timeout = Duration::from_millis(replication_timeout_ms) + GRACE;
-        Ok(Standing { target, request_timeout, _cluster: Some(cluster), _data: data })
+        Ok(Standing { target, request_timeout, has_delays: max_delay_ms > 0, _cluster: Some(cluster), _data: data })
     }
+}
+
+/// Where the followers keep their state, each in a directory of its own.
+fn directories(data: &TempDir) -> Vec<PathBuf> {
+    let entries = fs::read_dir(data.path()).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
 }
 
 /// The address of `http://HOST:PORT`, the first at which somebody listens.
@@ -337,7 +360,8 @@ async fn run(arguments: &LoadArguments) -> Result<u8> {
         standing = arguments.cluster.stand(out) => standing?,
         () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
     };
-    let options = arguments.workload.options(standing.request_timeout);
+    let mut options = arguments.workload.options(standing.request_timeout);
+    options.explain |= standing.has_delays;
     progress.expect(options.warmup + options.duration);
     let report = tokio::task::block_in_place(|| load::run(&standing.target, &options, &mut progress));
     progress.finish();

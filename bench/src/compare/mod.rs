@@ -6,17 +6,19 @@
 
 mod etcd;
 mod process;
+mod readback;
 mod redis;
 mod report;
 mod system;
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
 
 pub use self::{
     process::{SUBCOMMAND, main as become_peer},
-    report::{CompareReport, Point, Ratio, SystemReport, markdown, text},
+    readback::ReadBack,
+    report::{CompareReport, Pair, Point, Ratio, SystemReport, markdown, text},
     system::System,
 };
 use crate::load::{self, Distribution, LoadOptions, Observer, Pace, ReadFrom};
@@ -52,6 +54,11 @@ impl Peer {
     /// Whether a write is on disk when it is answered.
     pub fn is_stored(self) -> bool {
         !matches!(self, Self::RedisMemory)
+    }
+
+    /// Whether it stores every write whatever it is told: there is none of it that keeps to memory.
+    pub fn always_stores(self) -> bool {
+        self == Self::Etcd
     }
 
     /// Starts it; `None` where it is not installed.
@@ -106,28 +113,38 @@ pub fn run(
     observer: &mut dyn Observer,
 ) -> Result<CompareReport> {
     let mut report = CompareReport::new(contenders, missing, options);
+    // What each system acknowledged last, by key: every run writes a value of its own.
+    let mut acknowledged = vec![BTreeMap::new(); contenders.len()];
     for round in 0..options.rounds {
-        for &connections in &options.connections {
+        for (place, &connections) in options.connections.iter().enumerate() {
+            let seed = (round * options.connections.len() + place) as u64;
+            let load_options = load_options(options, connections, seed);
             for (number, contender) in contenders.iter().enumerate() {
                 if observer.is_stopped() {
                     report.interrupted = true;
                     return Ok(report);
                 }
-                let measured =
-                    load::run(&contender.system.target, &load_options(options, connections, round), observer)
-                        .with_context(|| format!("failed to put {} under load", contender.system.name));
+                let measured = load::run(&contender.system.target, &load_options, observer)
+                    .with_context(|| format!("failed to put {} under load", contender.system.name));
                 match measured {
-                    Ok(measured) => report.add(number, connections, &measured),
+                    Ok(measured) => {
+                        report.add(number, connections, &measured);
+                        let value = load::value(options.value_size_bytes, seed);
+                        acknowledged[number].extend(measured.acknowledged.iter().map(|key| (*key, value.clone())));
+                    }
                     Err(_) if observer.is_stopped() => {}
                     Err(error) => return Err(error),
                 }
             }
         }
     }
+    for (number, contender) in contenders.iter().enumerate() {
+        report.read_back(number, readback::read_back(&contender.system.target, &acknowledged[number]));
+    }
     Ok(report)
 }
 
-fn load_options(options: &CompareOptions, connections: usize, round: usize) -> LoadOptions {
+fn load_options(options: &CompareOptions, connections: usize, seed: u64) -> LoadOptions {
     LoadOptions {
         pace: Pace::Closed,
         connections,
@@ -136,10 +153,12 @@ fn load_options(options: &CompareOptions, connections: usize, round: usize) -> L
         keys: options.keys,
         distribution: Distribution::Uniform,
         value_size_bytes: options.value_size_bytes,
+        fill: false,
+        explain: false,
         warmup: options.warmup,
         duration: options.duration,
         request_timeout: Duration::from_secs(15),
         threads: 1,
-        seed: round as u64,
+        seed,
     }
 }

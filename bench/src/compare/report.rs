@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{CompareOptions, Contender};
+use super::{CompareOptions, Contender, Peer, ReadBack};
 use crate::load::{LoadReport, align};
 
 /// Everything about a comparison; `compare.json` is this, field by field.
@@ -37,8 +37,12 @@ pub struct SystemReport {
     pub is_peer: bool,
     /// Whether a write is on disk when it is answered.
     pub is_stored: bool,
+    /// Whether it cannot do otherwise: then it stands beside kvcluster in memory too.
+    pub always_stores: bool,
     /// One for each number of connections.
     pub points: Vec<Point>,
+    /// What was found of the acknowledged writes afterwards; nothing when interrupted.
+    pub read_back: Option<ReadBack>,
 }
 
 /// One system at one number of connections: a value for each round.
@@ -76,7 +80,9 @@ impl CompareReport {
             name: contender.system.name.clone(),
             is_peer: contender.peer.is_some(),
             is_stored: contender.is_stored,
+            always_stores: contender.peer.is_some_and(Peer::always_stores),
             points: points.clone(),
+            read_back: None,
         };
         Self {
             bench_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -107,15 +113,27 @@ impl CompareReport {
         }
     }
 
-    /// kvcluster as durable as `peer`, beside it.
-    pub fn counterpart(&self, peer: &SystemReport) -> Option<&SystemReport> {
-        self.systems.iter().find(|system| !system.is_peer && system.is_stored == peer.is_stored)
+    pub(super) fn read_back(&mut self, system: usize, found: ReadBack) {
+        if let Some(system) = self.systems.get_mut(system) {
+            system.read_back = Some(found);
+        }
     }
 
-    /// kvcluster over `peer` at each number of connections; `None` where one was not measured.
-    pub fn ratios(&self, peer: &SystemReport) -> Vec<Option<Ratio>> {
-        let Some(ours) = self.counterpart(peer) else { return vec![None; peer.points.len()] };
-        ours.points.iter().zip(&peer.points).map(|(ours, theirs)| Ratio::of(ours, theirs)).collect()
+    /// Each peer beside kvcluster as durable as it is; one that always stores, beside kvcluster in memory too.
+    pub fn pairs(&self) -> Vec<Pair<'_>> {
+        let ours = || self.systems.iter().filter(|system| !system.is_peer);
+        let peers = self.systems.iter().filter(|system| system.is_peer);
+        let beside =
+            |peer: &'_ SystemReport, ours: &SystemReport| ours.is_stored == peer.is_stored || peer.always_stores;
+        let mut pairs: Vec<_> = peers
+            .flat_map(|peer| ours().filter(|ours| beside(peer, ours)).map(move |ours| Pair { ours, peer }))
+            .collect();
+        // The like comes first.
+        pairs.sort_by_key(|pair| {
+            let place = self.systems.iter().position(|system| std::ptr::eq(system, pair.peer));
+            (place, pair.ours.is_stored != pair.peer.is_stored)
+        });
+        pairs
     }
 
     fn how(&self) -> String {
@@ -126,6 +144,31 @@ impl CompareReport {
             self.rounds,
             self.duration_ms as f64 / 1e3
         )
+    }
+}
+
+/// kvcluster beside a peer.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    /// One of kvcluster's.
+    pub ours: &'a SystemReport,
+    /// The other maker's.
+    pub peer: &'a SystemReport,
+}
+
+impl Pair<'_> {
+    /// kvcluster over the peer at each number of connections; `None` where one was not measured.
+    pub fn ratios(&self) -> Vec<Option<Ratio>> {
+        self.ours.points.iter().zip(&self.peer.points).map(|(ours, theirs)| Ratio::of(ours, theirs)).collect()
+    }
+
+    /// The peer's name, and where it has several counterparts which one this is.
+    fn name(&self) -> String {
+        match (self.peer.always_stores, self.ours.is_stored) {
+            (false, _) => self.peer.name.clone(),
+            (true, true) => format!("{}; kvcluster on disk", self.peer.name),
+            (true, false) => format!("{}; kvcluster in memory", self.peer.name),
+        }
     }
 }
 
@@ -154,36 +197,38 @@ pub fn text(report: &CompareReport) -> String {
     let mut lines = vec![report.how()];
     for (place, connections) in report.connections.iter().enumerate() {
         let title = if *connections == 1 { "1 connection".to_owned() } else { format!("{connections} connections") };
-        let header =
-            ["writes/s", "p50 ms", "p99 ms", "servers µs/write", "load µs/write", "kvcluster: writes/s", "p50", "p99"];
+        let header = ["writes/s", "p50 ms", "p99 ms", "servers µs/write", "load µs/write"];
         let mut rows = vec![std::iter::once(title.as_str()).chain(header).map(str::to_owned).collect::<Vec<_>>()];
-        rows.extend(report.systems.iter().map(|system| row(report, system, place)));
+        rows.extend(report.systems.iter().map(|system| row(system, place)));
         lines.push(String::new());
         lines.extend(align(&rows));
+        let mut rows = vec![["kvcluster's over the peer's", "writes/s", "p50", "p99"].map(str::to_owned).to_vec()];
+        rows.extend(report.pairs().iter().filter_map(|pair| {
+            let Ratio { writes, p50, p99 } = pair.ratios()[place]?;
+            Some(std::iter::once(pair.name()).chain([writes, p50, p99].map(times)).collect())
+        }));
+        if rows.len() > 1 {
+            lines.push(String::new());
+            lines.extend(align(&rows));
+        }
     }
     lines.extend(remarks(report));
     lines.join("\n") + "\n"
 }
 
-fn row(report: &CompareReport, system: &SystemReport, place: usize) -> Vec<String> {
+fn row(system: &SystemReport, place: usize) -> Vec<String> {
     let point = &system.points[place];
     let shown = |values: &[f64], digits: usize| {
         median(values).map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
     };
-    let mut cells = vec![
+    vec![
         system.name.clone(),
         shown(&point.writes_per_second, 0),
         shown(&point.p50_ms, 3),
         shown(&point.p99_ms, 3),
         shown(&point.servers_us, 1),
         shown(&point.load_us, 1),
-    ];
-    let ratio = if system.is_peer { report.ratios(system)[place] } else { None };
-    cells.extend(match ratio {
-        Some(Ratio { writes, p50, p99 }) => [writes, p50, p99].map(times),
-        None => ["", "", ""].map(str::to_owned),
-    });
-    cells
+    ]
 }
 
 fn times(ratio: f64) -> String {
@@ -197,6 +242,16 @@ fn remarks(report: &CompareReport) -> Vec<String> {
         if failures > 0 {
             lines.push(format!("warning: {failures} writes of {} failed", system.name));
         }
+    }
+    let complete: Vec<_> = report.systems.iter().filter_map(|system| system.read_back.as_ref()).collect();
+    if !complete.is_empty() && complete.iter().all(|found| found.is_complete()) {
+        let keys: usize = complete.iter().map(|found| found.keys).sum();
+        let systems = complete.len();
+        lines.push(format!("read back afterwards: {keys} keys of {systems} systems, each as it was acknowledged last"));
+    }
+    for system in &report.systems {
+        let Some(ReadBack { keys, correct, first_difference: Some(difference) }) = &system.read_back else { continue };
+        lines.push(format!("warning: {correct} of {keys} keys of {} read back; {difference}", system.name));
     }
     lines.extend(report.missing.iter().map(|missing| format!("not compared: {missing}")));
     if report.interrupted {
@@ -216,10 +271,9 @@ pub fn markdown(report: &CompareReport) -> String {
     };
     let mut parts = vec!["# kvcluster beside its peers".to_owned(), report.how()];
     let mut lines = vec![heading("kvcluster's writes/s over the peer's, at connections")];
-    for peer in report.systems.iter().filter(|system| system.is_peer) {
-        let cells =
-            report.ratios(peer).into_iter().map(|ratio| ratio.map_or("-".to_owned(), |ratio| times(ratio.writes)));
-        lines.push(format!("| {} | {} |", peer.name, cells.collect::<Vec<_>>().join(" | ")));
+    for pair in report.pairs() {
+        let cells = pair.ratios().into_iter().map(|ratio| ratio.map_or("-".to_owned(), |ratio| times(ratio.writes)));
+        lines.push(format!("| {} | {} |", pair.name(), cells.collect::<Vec<_>>().join(" | ")));
     }
     parts.push(lines.join("\n"));
     let mut lines = vec![heading("writes/s (p50, p99 in ms), at connections")];
@@ -261,7 +315,9 @@ mod tests {
             name: name.to_owned(),
             is_peer,
             is_stored,
+            always_stores: name == "etcd",
             points: vec![point(writes), Point::default()],
+            read_back: Some(ReadBack { keys: 100, correct: 100, first_difference: None }),
         };
         CompareReport {
             bench_version: "0.1.0".into(),
@@ -275,8 +331,9 @@ mod tests {
                 system("kvcluster, on disk", false, true, &[10.0, 5.0, 20.0]),
                 system("Redis", true, false, &[50.0, 10.0, 100.0]),
                 system("Redis, always", true, true, &[5.0, 10.0, 40.0]),
+                system("etcd", true, true, &[4.0, 4.0, 4.0]),
             ],
-            missing: vec!["etcd is not installed".into()],
+            missing: vec!["another is not installed".into()],
             interrupted: false,
         }
     }
@@ -284,24 +341,36 @@ mod tests {
     #[test]
     fn ratios_are_taken_within_rounds_and_beside_the_like() {
         let report = report();
-        let ratio = report.ratios(&report.systems[2])[0].expect("measured");
+        let pairs = report.pairs();
+        let ratio = pairs[0].ratios()[0].expect("measured");
         assert_eq!(ratio.writes, 2.0, "of 2, 5 and 2");
         assert_eq!((ratio.p50, ratio.p99), (0.5, 0.5), "latency is the inverse here");
-        assert_eq!(report.ratios(&report.systems[3])[0].map(|ratio| ratio.writes), Some(0.5), "of 2, 0.5 and 0.5");
-        assert_eq!(report.ratios(&report.systems[3])[1], None, "64 connections were not measured");
+        assert_eq!(pairs[1].ratios()[0].map(|ratio| ratio.writes), Some(0.5), "of 2, 0.5 and 0.5");
+        assert_eq!(pairs[1].ratios()[1], None, "64 connections were not measured");
+        let names: Vec<_> = pairs.iter().map(Pair::name).collect();
+        assert_eq!(names, ["Redis", "Redis, always", "etcd; kvcluster on disk", "etcd; kvcluster in memory"]);
+        let of_etcd: Vec<_> = pairs[2..].iter().map(|pair| pair.ratios()[0].map(|ratio| ratio.writes)).collect();
+        assert_eq!(of_etcd, [Some(2.5), Some(25.0)]);
     }
 
     #[test]
     fn both_tables_tell_medians_ratios_and_what_is_missing() {
-        let report = report();
+        let mut report = report();
         let text = text(&report);
         let row = text.lines().find(|line| line.starts_with("Redis  ")).expect("a row");
         let cells: Vec<&str> = row.split_whitespace().collect();
         assert_eq!(cells[1..4], ["50", "20.000", "100.000"], "{row}");
-        assert!(row.contains("× 2.00"), "{row}");
-        assert!(text.contains("not compared: etcd is not installed"), "{text}");
+        let ratio = text.lines().find(|line| line.starts_with("Redis  ") && line.contains('×')).expect("a row");
+        assert!(ratio.contains("× 2.00"), "{ratio}");
+        assert!(text.contains("not compared: another is not installed"), "{text}");
+        assert!(text.contains("read back afterwards: 500 keys of 5 systems, each as it was"), "{text}");
         let markdown = markdown(&report);
         assert!(markdown.contains("| Redis | × 2.00 | - |"), "{markdown}");
         assert!(markdown.contains("| kvcluster, on disk | 10 (100.00, 500.00) | - |"), "{markdown}");
+        let found = ReadBack { keys: 100, correct: 99, first_difference: Some("key7 is not there".into()) };
+        report.read_back(2, found);
+        let text = super::text(&report);
+        assert!(text.contains("warning: 99 of 100 keys of Redis read back; key7 is not there"), "{text}");
+        assert!(!text.contains("each as it was acknowledged last"), "{text}");
     }
 }

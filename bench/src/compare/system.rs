@@ -34,6 +34,7 @@ impl System {
         let processes = Processes {
             leader: servers.first().map(Server::id),
             followers: servers.iter().skip(1).map(Server::id).collect(),
+            data_directories: Vec::new(),
         };
         let leader = addresses[0];
         let followers = addresses[1..].to_vec();

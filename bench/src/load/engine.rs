@@ -85,6 +85,8 @@ pub(super) struct Engine<'a> {
     pub operations: Operations,
     /// Absent in a closed loop.
     pub schedule: Option<Schedule>,
+    /// Number of keys.
+    pub keys: u64,
     pub window: Window,
     pub request_timeout: Duration,
     pub begin: Instant,
@@ -94,11 +96,11 @@ pub(super) struct Engine<'a> {
 impl Engine<'_> {
     /// Runs until the end of the window, or until the operations end, and until what was under way then has ended.
     pub(super) fn run(self) -> Result<Recorder> {
-        let Engine { clients, operations, schedule, window, request_timeout, begin, shared } = self;
+        let Engine { clients, operations, schedule, keys, window, request_timeout, begin, shared } = self;
         let poll = Poll::new().context("failed to set up polling")?;
         let alarm = schedule.is_some().then(|| Alarm::new(poll.registry(), ALARM)).transpose()?;
         let mut running = Running {
-            recorder: Recorder::new(window, schedule.is_some())?,
+            recorder: Recorder::new(window, schedule.is_some(), keys)?,
             idle: (0..clients.len()).rev().collect(),
             clients,
             operations,
@@ -254,14 +256,14 @@ impl Running<'_> {
     /// Begins the next operation on an idle client.
     fn send(&mut self, number: usize, intended_ns: u64, now_ns: u64) {
         self.out.clear();
-        let Some((kind, operation)) = self.operations.next() else {
+        let Some((kind, key, operation)) = self.operations.next() else {
             self.end(now_ns);
             return;
         };
         let client = &mut self.clients[number];
         let place = place_of(kind, client.links.len());
         let link = &mut client.links[place];
-        let flight = Flight { kind, intended_ns, sent_ns: now_ns };
+        let flight = Flight { kind, key, intended_ns, sent_ns: now_ns };
         client.flight = Some(flight);
         self.under_way += 1;
         if link.stream.is_none()

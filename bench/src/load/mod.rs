@@ -21,15 +21,18 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub(crate) use self::report::{align, write_all};
 pub use self::{
     cpu::ProcessorTime,
     keys::Distribution,
     protocol::Outcome,
-    report::{CpuReport, KindReport, Latencies, LoadReport, SecondReport, export_all, text},
+    report::{CpuReport, FootprintReport, KindReport, Latencies, LoadReport, SecondReport, export_all, text},
     run::{Observer, run},
     schedule::Arrivals,
     target::{Dialect, LoadTarget, Processes, raise_file_limit},
+};
+pub(crate) use self::{
+    operations::value,
+    report::{align, write_all},
 };
 
 /// When requests are sent.
@@ -86,6 +89,10 @@ pub struct LoadOptions {
     pub distribution: Distribution,
     /// Size of each value.
     pub value_size_bytes: usize,
+    /// Whether every key is written once before, as it always is before reads.
+    pub fill: bool,
+    /// Whether writes ask which delays were drawn, to tell what they took beyond those.
+    pub explain: bool,
     /// What comes before the measurement.
     #[serde(rename = "warmup_ms", serialize_with = "milliseconds")]
     pub warmup: Duration,

@@ -35,11 +35,8 @@ impl Operations {
     }
 
     fn new(plan: Plan, value_size_bytes: usize, seed: u64) -> Self {
-        const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut random = StdRng::seed_from_u64(seed);
-        // Nothing to escape in JSON, and nothing that compression could make small.
-        let letter = |random: &mut StdRng| char::from(LETTERS[random.random_range(0..LETTERS.len())]);
-        let value = (0..value_size_bytes).map(|_| letter(&mut random)).collect();
+        let value = letters(value_size_bytes, &mut random);
         Self { plan, random, value, key: String::new() }
     }
 
@@ -48,8 +45,8 @@ impl Operations {
         &mut self.random
     }
 
-    /// The next operation; `None` when there is none any more.
-    pub(super) fn next(&mut self) -> Option<(Kind, Operation<'_>)> {
+    /// The next operation, with the number of its key; `None` when there is none any more.
+    pub(super) fn next(&mut self) -> Option<(Kind, u64, Operation<'_>)> {
         let (kind, number) = match &mut self.plan {
             Plan::Mix { reads, keys } => {
                 // Without a mix no chance is needed to choose.
@@ -67,10 +64,21 @@ impl Operations {
         name(&mut self.key, number);
         let key = &self.key;
         Some(match kind {
-            Kind::Put => (kind, Operation::Put { key, value: &self.value }),
-            Kind::Get => (kind, Operation::Get { key }),
+            Kind::Put => (kind, number, Operation::Put { key, value: &self.value }),
+            Kind::Get => (kind, number, Operation::Get { key }),
         })
     }
+}
+
+/// What the first thread of a load with this seed writes under every key.
+pub(crate) fn value(value_size_bytes: usize, seed: u64) -> String {
+    letters(value_size_bytes, &mut StdRng::seed_from_u64(seed))
+}
+
+/// Nothing to escape in JSON, and nothing that compression could make small.
+fn letters(count: usize, random: &mut StdRng) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    (0..count).map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())])).collect()
 }
 
 /// `key` and the number, without the cost of formatting.
@@ -110,7 +118,7 @@ mod tests {
     fn a_mix_reads_as_often_as_asked_for() {
         for (reads, expected) in [(0.0, 0..=0), (0.5, 4_700..=5_300), (0.9, 8_800..=9_200), (1.0, 10_000..=10_000)] {
             let mut operations = Operations::mix(reads, Distribution::Uniform, 10, 16, 5);
-            let gets = (0..10_000).filter(|_| operations.next().is_some_and(|(kind, _)| kind == Kind::Get)).count();
+            let gets = (0..10_000).filter(|_| operations.next().is_some_and(|(kind, ..)| kind == Kind::Get)).count();
             assert!(expected.contains(&gets), "{gets} reads at {reads}");
         }
     }
@@ -119,8 +127,8 @@ mod tests {
     fn each_key_is_written_once_with_a_value_of_the_size_asked_for() {
         let mut operations = Operations::each_once(25, 64, 5);
         let mut keys = BTreeSet::new();
-        while let Some((_, Operation::Put { key, value })) = operations.next() {
-            assert_eq!(value.len(), 64);
+        while let Some((_, _, Operation::Put { key, value })) = operations.next() {
+            assert_eq!(value, super::value(64, 5));
             assert!(keys.insert(key.to_owned()), "{key} twice");
         }
         assert_eq!(keys.len(), 25);

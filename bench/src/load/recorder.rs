@@ -9,6 +9,9 @@ use super::protocol::{Answer, Outcome};
 const DIGITS: u8 = 3;
 const DIGITS_OF_SECONDS: u8 = 2;
 
+/// Of so many keys it is known whether a write of them was acknowledged, so that they can be read back.
+const KEYS_REMEMBERED_MAX: u64 = 10_000;
+
 /// Puts or gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -20,6 +23,8 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Flight {
     pub kind: Kind,
+    /// The number of its key.
+    pub key: u64,
     /// When it should have been sent; in a closed loop, when it was.
     pub intended_ns: u64,
     pub sent_ns: u64,
@@ -45,6 +50,9 @@ pub(super) struct KindRecord {
     pub service_ns: Histogram<u64>,
     /// From when it should have been sent to the whole answer.
     pub response_ns: Histogram<u64>,
+    /// The same two beyond the delay that the quorum had to wait for, of writes that were explained.
+    pub service_overhead_ns: Histogram<u64>,
+    pub response_overhead_ns: Histogram<u64>,
     pub outcomes: [u64; Outcome::ALL.len()],
     /// Done within the window, whenever they were due: what throughput is computed from.
     pub done_within: u64,
@@ -57,6 +65,7 @@ pub(super) struct Second {
     pub gets: u64,
     pub failures: u64,
     pub response_us: Histogram<u32>,
+    pub overhead_us: Histogram<u32>,
 }
 
 /// What one thread saw.
@@ -70,6 +79,8 @@ pub(super) struct Recorder {
     pub seconds: Vec<Second>,
     /// What the first operation without success met.
     pub first_failure: Option<String>,
+    /// By number of the key; no longer than there are keys.
+    pub acknowledged: Vec<bool>,
     /// Operations that were due and never sent.
     pub unsent: u64,
     /// The longest time by which an operation was sent late, in ns.
@@ -79,14 +90,22 @@ pub(super) struct Recorder {
 impl Recorder {
     /// # Errors
     /// Never with the bounds above; the histogram's constructor is one that can fail.
-    pub(super) fn new(window: Window, is_open_loop: bool) -> Result<Self> {
+    pub(super) fn new(window: Window, is_open_loop: bool, keys: u64) -> Result<Self> {
         let kind = KindRecord {
             service_ns: histogram(DIGITS)?,
             response_ns: histogram(DIGITS)?,
+            service_overhead_ns: histogram(DIGITS)?,
+            response_overhead_ns: histogram(DIGITS)?,
             outcomes: [0; Outcome::ALL.len()],
             done_within: 0,
         };
-        let second = Second { puts: 0, gets: 0, failures: 0, response_us: histogram(DIGITS_OF_SECONDS)? };
+        let second = Second {
+            puts: 0,
+            gets: 0,
+            failures: 0,
+            response_us: histogram(DIGITS_OF_SECONDS)?,
+            overhead_us: histogram(DIGITS_OF_SECONDS)?,
+        };
         let seconds = (window.until_ns - window.from_ns).div_ceil(1_000_000_000);
         Ok(Self {
             window,
@@ -95,6 +114,7 @@ impl Recorder {
             gets: kind,
             seconds: vec![second; usize::try_from(seconds).context("failed to make room for so many seconds")?],
             first_failure: None,
+            acknowledged: vec![false; usize::try_from(keys.min(KEYS_REMEMBERED_MAX)).unwrap_or(0)],
             unsent: 0,
             late_ns_max: 0,
         })
@@ -102,12 +122,41 @@ impl Recorder {
 
     /// Counts an answered operation.
     pub(super) fn answered(&mut self, flight: Flight, now_ns: u64, answer: Answer) {
+        if let (Outcome::Ok, Some(delay_ns)) = (answer.outcome, answer.quorum_delay_ns) {
+            self.explained(flight, now_ns, delay_ns);
+        }
+        if let (Kind::Put, Outcome::Ok) = (flight.kind, answer.outcome)
+            && let Some(acknowledged) = usize::try_from(flight.key).ok().and_then(|key| self.acknowledged.get_mut(key))
+        {
+            *acknowledged = true;
+        }
         self.ended(flight, now_ns, answer.outcome, || answer.words.unwrap_or_default());
+    }
+
+    /// Counts what a write took beyond the delay that its quorum had to wait for.
+    fn explained(&mut self, flight: Flight, now_ns: u64, delay_ns: u64) {
+        let Flight { intended_ns, sent_ns, .. } = flight;
+        let over_ns = |since_ns: u64| now_ns.saturating_sub(since_ns).saturating_sub(delay_ns);
+        if self.window.contains(intended_ns) {
+            record(&mut self.puts.service_overhead_ns, over_ns(sent_ns));
+            if self.is_open_loop {
+                record(&mut self.puts.response_overhead_ns, over_ns(intended_ns));
+            }
+        }
+        if let Some(second) = self.second(now_ns) {
+            record(&mut second.overhead_us, over_ns(intended_ns) / 1_000);
+        }
+    }
+
+    /// The second of the window at a time within it.
+    fn second(&mut self, now_ns: u64) -> Option<&mut Second> {
+        let index = now_ns.checked_sub(self.window.from_ns)? / 1_000_000_000;
+        self.seconds.get_mut(usize::try_from(index).ok()?)
     }
 
     /// Counts an operation, however it ended.
     pub(super) fn ended(&mut self, flight: Flight, now_ns: u64, outcome: Outcome, words: impl FnOnce() -> String) {
-        let Flight { kind, intended_ns, sent_ns } = flight;
+        let Flight { kind, intended_ns, sent_ns, .. } = flight;
         let is_done = matches!(outcome, Outcome::Ok | Outcome::NotFound);
         let response_ns = now_ns.saturating_sub(intended_ns);
         let of_kind = if kind == Kind::Put { &mut self.puts } else { &mut self.gets };
@@ -128,8 +177,7 @@ impl Recorder {
             return;
         }
         of_kind.done_within += u64::from(is_done);
-        let index = (now_ns - self.window.from_ns) / 1_000_000_000;
-        if let Some(second) = usize::try_from(index).ok().and_then(|index| self.seconds.get_mut(index)) {
+        if let Some(second) = self.second(now_ns) {
             match (is_done, kind) {
                 (false, _) => second.failures += 1,
                 (true, Kind::Put) => second.puts += 1,
@@ -145,7 +193,13 @@ impl Recorder {
     pub(super) fn merge(&mut self, other: Self) -> Result<()> {
         for (mine, theirs) in [(&mut self.puts, other.puts), (&mut self.gets, other.gets)] {
             mine.service_ns.add(&theirs.service_ns).context("failed to add up latencies")?;
-            mine.response_ns.add(&theirs.response_ns).context("failed to add up latencies")?;
+            for (mine, theirs) in [
+                (&mut mine.response_ns, &theirs.response_ns),
+                (&mut mine.service_overhead_ns, &theirs.service_overhead_ns),
+                (&mut mine.response_overhead_ns, &theirs.response_overhead_ns),
+            ] {
+                mine.add(theirs).context("failed to add up latencies")?;
+            }
             mine.done_within += theirs.done_within;
             for (mine, theirs) in mine.outcomes.iter_mut().zip(theirs.outcomes) {
                 *mine += theirs;
@@ -156,6 +210,10 @@ impl Recorder {
             mine.gets += theirs.gets;
             mine.failures += theirs.failures;
             mine.response_us.add(&theirs.response_us).context("failed to add up latencies")?;
+            mine.overhead_us.add(&theirs.overhead_us).context("failed to add up latencies")?;
+        }
+        for (mine, theirs) in self.acknowledged.iter_mut().zip(other.acknowledged) {
+            *mine |= theirs;
         }
         self.first_failure = self.first_failure.take().or(other.first_failure);
         self.unsent += other.unsent;

@@ -16,17 +16,18 @@ use super::{
     operations::Operations,
     protocol::Outcome,
     recorder::{Recorder, Window},
-    report::CpuReport,
+    report::{CpuReport, FootprintReport},
     schedule::Schedule,
     target::{LoadTarget, Processes},
 };
+use crate::footprint::Footprint;
 
 /// How often the run is looked at while it goes on.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Clients that write every key once.
-const PRELOAD_CONNECTIONS: usize = 64;
-/// A preload that takes longer is an error.
-const PRELOAD_TIME_MAX: Duration = Duration::from_secs(3_600);
+const FILL_CONNECTIONS: usize = 64;
+/// One that takes longer is an error.
+const FILL_TIME_MAX: Duration = Duration::from_secs(3_600);
 
 /// Looks at a run while it goes on.
 pub trait Observer {
@@ -43,10 +44,11 @@ pub trait Observer {
 /// When no connection can be opened, or the system fails the load itself; requests that fail are part of the report.
 pub fn run(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer) -> Result<LoadReport> {
     let started_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    if options.reads > 0.0 {
-        preload(target, options, observer)?;
+    let empty = target.processes.footprint();
+    if options.fill || options.reads > 0.0 {
+        fill(target, options, observer)?;
     }
-    let clients = target.connect(options.connections, options.reads, options.read_from)?;
+    let clients = target.connect(options.connections, options.reads, options.read_from, options.explain)?;
     let window = Window {
         from_ns: nanoseconds(options.warmup),
         until_ns: nanoseconds(options.warmup) + nanoseconds(options.duration),
@@ -74,8 +76,12 @@ pub fn run(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observ
         bail!("interrupted before anything was measured");
     }
     let operations = recorder.puts.done_within + recorder.gets.done_within;
-    let cpu = used.cpu(operations);
-    Ok(LoadReport::new(started_at, target, options, measured, recorder, cpu, observer.is_stopped()))
+    let (cpu, footprint) = (used.cpu(operations), FootprintReport::of(empty, &used.footprints));
+    let mut report = LoadReport::new(started_at, target, options, measured, recorder, observer.is_stopped());
+    for (second, footprint) in report.seconds.iter_mut().zip(used.footprints.into_iter().skip(1)) {
+        second.footprint = Some(footprint);
+    }
+    Ok(LoadReport { cpu, footprint, ..report })
 }
 
 fn engines<'a>(
@@ -101,22 +107,22 @@ fn engines<'a>(
             }
         };
         let operations = Operations::mix(reads, distribution, keys, value_size_bytes, seed);
-        Engine { clients, operations, schedule, window, request_timeout, begin, shared }
+        Engine { clients, operations, schedule, keys, window, request_timeout, begin, shared }
     };
     shares.into_iter().enumerate().map(engine).collect()
 }
 
-/// Writes every key once, so that reads find something.
-fn preload(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer) -> Result<()> {
+/// Writes every key once, so that reads find something and memory has grown to what it takes.
+fn fill(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer) -> Result<()> {
     let LoadOptions { keys, value_size_bytes, seed, request_timeout, .. } = *options;
-    let connections = usize::try_from(keys).unwrap_or(usize::MAX).min(PRELOAD_CONNECTIONS);
-    let clients = target.connect(connections, 0.0, options.read_from)?;
+    let connections = usize::try_from(keys).unwrap_or(usize::MAX).min(FILL_CONNECTIONS);
+    let clients = target.connect(connections, 0.0, options.read_from, false)?;
     let shared = Shared::default();
     let begin = Instant::now();
     // Its own figures are not looked at; only its outcomes are.
-    let window = Window { from_ns: 0, until_ns: nanoseconds(PRELOAD_TIME_MAX) };
+    let window = Window { from_ns: 0, until_ns: nanoseconds(FILL_TIME_MAX) };
     let operations = Operations::each_once(keys, value_size_bytes, seed);
-    let engine = Engine { clients, operations, schedule: None, window, request_timeout, begin, shared: &shared };
+    let engine = Engine { clients, operations, schedule: None, keys, window, request_timeout, begin, shared: &shared };
     let recorder = thread::scope(|scope| {
         let thread = scope.spawn(move || engine.run());
         while !thread.is_finished() {
@@ -128,7 +134,10 @@ fn preload(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observ
     let done = recorder.puts.outcomes[Outcome::Ok as usize];
     if done != keys && !observer.is_stopped() {
         let failure = recorder.first_failure.unwrap_or_else(|| "time is up".to_owned());
-        bail!("failed to write every key once before reading: {} of {keys} writes failed: {failure}", keys - done);
+        bail!(
+            "failed to write every key once before the measurement: {} of {keys} writes failed: {failure}",
+            keys - done
+        );
     }
     Ok(())
 }
@@ -141,11 +150,12 @@ fn tell(observer: &mut dyn Observer, stage: &str, begin: Instant, shared: &Share
     }
 }
 
-/// Processor time of everyone at the edges of the window.
+/// Processor time of everyone at the edges of the window, and what the nodes occupied at its begin and after each second.
 struct Used {
     before: Option<Usage>,
     after: Option<Usage>,
     measured: Duration,
+    footprints: Vec<Footprint>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -157,7 +167,7 @@ struct Usage {
 
 impl Usage {
     fn now(processes: &Processes) -> Self {
-        let Processes { leader, followers } = processes;
+        let Processes { leader, followers, .. } = processes;
         Self {
             leader: leader.and_then(ProcessorTime::of_process),
             followers: (!followers.is_empty()).then(|| ProcessorTime::of_processes(followers)).flatten(),
@@ -185,11 +195,15 @@ fn watch(
     is_finished: impl Fn() -> bool,
 ) -> Used {
     let (from, until) = (options.warmup, options.warmup + options.duration);
-    let mut used = Used { before: None, after: None, measured: Duration::ZERO };
+    let mut used = Used { before: None, after: None, measured: Duration::ZERO, footprints: Vec::new() };
     while !is_finished() {
         let elapsed = begin.elapsed();
         if used.before.is_none() && elapsed >= from {
             used.before = Some(Usage::now(&target.processes));
+        }
+        let next_look = from + Duration::from_secs(used.footprints.len() as u64);
+        if used.after.is_none() && elapsed >= next_look {
+            used.footprints.push(target.processes.footprint());
         }
         let is_over = elapsed >= until || shared.stop.load(Ordering::Relaxed);
         if used.after.is_none() && is_over && used.before.is_some() {

@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -14,6 +15,7 @@ use super::{
     engine::{Client, Link},
     protocol::{Etcd, Http, Protocol, Resp},
 };
+use crate::footprint::Footprint;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files that this program has open besides connections, amply.
@@ -40,6 +42,15 @@ pub struct Processes {
     pub leader: Option<u32>,
     /// Those that it sends them to.
     pub followers: Vec<u32>,
+    /// Where each of those keeps its state; none where they do not.
+    pub data_directories: Vec<PathBuf>,
+}
+
+impl Processes {
+    /// What they occupy.
+    pub(super) fn footprint(&self) -> Footprint {
+        Footprint::now(self.leader, &self.followers, &self.data_directories)
+    }
 }
 
 /// Where the load goes.
@@ -62,7 +73,7 @@ impl LoadTarget {
     ///
     /// # Errors
     /// When one cannot be opened; it is named.
-    pub(super) fn connect(&self, count: usize, reads: f64, read_from: ReadFrom) -> Result<Vec<Client>> {
+    pub(super) fn connect(&self, count: usize, reads: f64, read_from: ReadFrom, explain: bool) -> Result<Vec<Client>> {
         let reads_elsewhere = reads > 0.0 && read_from == ReadFrom::Followers;
         if reads_elsewhere && self.followers.is_empty() {
             bail!("failed to read from followers: none is known (--followers)");
@@ -74,29 +85,29 @@ impl LoadTarget {
             let follower = reads_elsewhere.then(|| self.followers[number % self.followers.len()]);
             let mut links = Vec::with_capacity(2);
             if writes_at_all || follower.is_none() {
-                links.push(self.link(self.leader, read_from).with_context(|| opened(number, count))?);
+                links.push(self.link(self.leader, read_from, explain).with_context(|| opened(number, count))?);
             }
             if let Some(follower) = follower {
-                links.push(self.link(follower, read_from).with_context(|| opened(number, count))?);
+                links.push(self.link(follower, read_from, false).with_context(|| opened(number, count))?);
             }
             Ok(Client::new(links))
         };
         (0..count).map(client).collect()
     }
 
-    fn link(&self, address: SocketAddr, read_from: ReadFrom) -> Result<Link> {
+    fn link(&self, address: SocketAddr, read_from: ReadFrom, explain: bool) -> Result<Link> {
         let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
             .with_context(|| format!("failed to connect to {address}"))?;
-        Link::new(stream, address, self.protocol(address, read_from))
+        Link::new(stream, address, self.protocol(address, read_from, explain))
     }
 
-    fn protocol(&self, address: SocketAddr, read_from: ReadFrom) -> Box<dyn Protocol> {
+    fn protocol(&self, address: SocketAddr, read_from: ReadFrom, explain: bool) -> Box<dyn Protocol> {
         /// Longer than any write takes that succeeds.
         const WAIT_MS: u64 = 5_000;
         match self.dialect {
             Dialect::Http => {
                 let suffix = if read_from == ReadFrom::Local { "&consistency=local" } else { "" };
-                Box::new(Http::new(&address.to_string(), suffix))
+                Box::new(Http::new(&address.to_string(), suffix, explain))
             }
             Dialect::Etcd => Box::new(Etcd::new(&address.to_string())),
             Dialect::Redis { replicas } => Box::new(Resp::new(replicas, WAIT_MS)),

@@ -184,7 +184,7 @@ impl FrameHead {
 }
 
 fn indeterminate(words: &str, keep: bool) -> Answer {
-    Answer { outcome: Outcome::Indeterminate, words: Some(words.to_owned()), keep, retry_after_s: None }
+    Answer { outcome: Outcome::Indeterminate, words: Some(words.to_owned()), keep, ..Answer::ok() }
 }
 
 /// Appends a frame.

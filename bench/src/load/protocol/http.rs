@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Deserialize;
 
 use super::{Answer, Operation, Outcome, Parsed, Protocol};
+use crate::client::Explanation;
 
 /// More headers than any node sends.
 const HEADERS_MAX: usize = 32;
@@ -19,6 +20,8 @@ pub(in crate::load) struct Http {
     put_head: Vec<u8>,
     get_head: Vec<u8>,
     get_tail: Vec<u8>,
+    /// Whether writes ask which delays were drawn.
+    explain: bool,
     under_way: Kind,
     head: Option<Head>,
 }
@@ -40,17 +43,25 @@ struct Head {
 }
 
 impl Http {
-    /// Talks to `host`; reads carry `get_suffix` after the key (`&consistency=local`).
-    pub(in crate::load) fn new(host: &str, get_suffix: &str) -> Self {
+    /// Talks to `host`; reads carry `get_suffix` after the key (`&consistency=local`), and writes ask which delays were
+    /// drawn if they should `explain` how long they took.
+    pub(in crate::load) fn new(host: &str, get_suffix: &str, explain: bool) -> Self {
+        let query = if explain { "?explain=true" } else { "" };
         let put_head =
-            format!("POST /put HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: ");
+            format!("POST /put{query} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: ");
         Self {
             put_head: put_head.into_bytes(),
             get_head: b"GET /get?key=".to_vec(),
             get_tail: format!("{get_suffix} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes(),
+            explain,
             under_way: Kind::Put,
             head: None,
         }
+    }
+
+    fn answer(&self, head: Head, body: &[u8]) -> Answer {
+        let quorum_delay_ns = (self.explain && self.under_way == Kind::Put).then(|| quorum_delay_ns(body)).flatten();
+        Answer { quorum_delay_ns, ..answer(self.under_way, head, body) }
     }
 }
 
@@ -98,7 +109,7 @@ impl Protocol for Http {
             return Ok(Parsed::nothing_yet());
         };
         self.head = None;
-        Ok(Parsed { consumed: end, answer: Some(answer(self.under_way, head, body)) })
+        Ok(Parsed { consumed: end, answer: Some(self.answer(head, body)) })
     }
 }
 
@@ -160,7 +171,17 @@ fn answer(kind: Kind, head: Head, body: &[u8]) -> Answer {
         let message = told.message.or(told.error);
         format!("HTTP {status}: {}", message.as_deref().unwrap_or("no message"))
     });
-    Answer { outcome, words, keep, retry_after_s }
+    Answer { outcome, words, keep, retry_after_s, quorum_delay_ns: None }
+}
+
+/// What is said of the delays in the answer to a write; nothing by a node that does not explain.
+fn quorum_delay_ns(body: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Explained {
+        explain: Explanation,
+    }
+    let Explained { explain } = serde_json::from_slice(body).ok()?;
+    explain.quorum_delay_ms.map(|ms| (ms * 1e6) as u64)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -180,7 +201,7 @@ mod tests {
                              {\"ok\":true,\"seq\":1,\"message\":\"commit\"}";
 
     fn parsed(kind: Kind, text: &str) -> Result<Parsed, String> {
-        let mut http = Http::new("leader", "");
+        let mut http = Http::new("leader", "", false);
         http.under_way = kind;
         http.parse(text.as_bytes(), &mut Vec::new())
     }
@@ -194,7 +215,7 @@ mod tests {
     fn an_answer_cut_anywhere_is_the_same_answer() {
         let two = format!("{COMMITTED}{COMMITTED}");
         for first in 0..COMMITTED.len() {
-            let mut http = Http::new("leader", "");
+            let mut http = Http::new("leader", "", false);
             let mut out = Vec::new();
             assert_eq!(http.parse(&two.as_bytes()[..first], &mut out), Ok(Parsed::nothing_yet()), "cut at {first}");
             let second = first + (COMMITTED.len() - first) / 2;
@@ -209,7 +230,7 @@ mod tests {
 
     #[test]
     fn requests_are_whole_and_their_length_is_right() {
-        let mut http = Http::new("h:1", "&consistency=local");
+        let mut http = Http::new("h:1", "&consistency=local", false);
         let mut out = Vec::new();
         http.request(Operation::Put { key: "k7", value: "abc" }, &mut out).expect("expressible");
         let text = String::from_utf8(out).expect("text");
@@ -261,6 +282,23 @@ mod tests {
         }
         let endless = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(HEAD_BYTES_MAX));
         assert!(parsed(Kind::Put, &endless).expect_err("too long").contains("longer than 16384 bytes"));
+    }
+
+    #[test]
+    fn the_delay_of_the_quorum_is_asked_for_and_read() {
+        let mut http = Http::new("h:1", "", true);
+        let mut out = Vec::new();
+        http.request(Operation::Put { key: "k7", value: "abc" }, &mut out).expect("expressible");
+        assert!(out.starts_with(b"POST /put?explain=true HTTP/1.1\r\nHost: h:1\r\n"));
+        let mut delay_of = |body: &str| {
+            let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let answer = http.parse(text.as_bytes(), &mut Vec::new()).expect("HTTP").answer.expect("complete");
+            assert_eq!(answer.outcome, Outcome::Ok);
+            answer.quorum_delay_ns
+        };
+        let explained = r#"{"ok":true,"seq":1,"explain":{"write_quorum":3,"generation":1,"quorum_delay_ms":97.125}}"#;
+        assert_eq!(delay_of(explained), Some(97_125_000));
+        assert_eq!(delay_of(r#"{"ok":true,"seq":1}"#), None, "a node that does not explain");
     }
 
     #[test]

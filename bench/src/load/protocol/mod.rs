@@ -76,11 +76,13 @@ pub(super) struct Answer {
     pub keep: bool,
     /// How long the other side wants to be left alone.
     pub retry_after_s: Option<u32>,
+    /// The delay that the write's quorum had to wait for, where that was asked for.
+    pub quorum_delay_ns: Option<u64>,
 }
 
 impl Answer {
     pub(super) fn ok() -> Self {
-        Self { outcome: Outcome::Ok, words: None, keep: true, retry_after_s: None }
+        Self { outcome: Outcome::Ok, words: None, keep: true, retry_after_s: None, quorum_delay_ns: None }
     }
 }
 

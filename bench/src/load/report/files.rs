@@ -73,27 +73,53 @@ fn chart(report: &LoadReport) -> Chart {
         latency("p90", |latency| latency.p90_ms),
         latency("p99", |latency| latency.p99_ms),
     ];
+    let mut memory = Vec::new();
+    for (place, name) in ["leader", "largest follower", "a follower's disk"].into_iter().enumerate() {
+        let megabytes = |second: &SecondReport| Some(second.footprint?.by_name()[place].1? as f64 / 1e6);
+        memory.push(Series { name: name.to_owned(), points: over_time(&megabytes) });
+    }
+    memory.retain(|series| !series.points.is_empty());
+    let mut overheads = Vec::new();
+    for (name, value) in [("p50", (|of| of.p50_ms) as fn(&Latencies) -> f64), ("p99", |of| of.p99_ms)] {
+        overheads
+            .push(Series { name: name.to_owned(), points: over_time(&|second| second.overhead.as_ref().map(value)) });
+    }
+    overheads.retain(|series| !series.points.is_empty());
+    let mut panels = vec![
+        panel("Throughput", "operations per second", throughput),
+        panel("Latency of what was answered in each second", "ms", latencies),
+    ];
+    if !overheads.is_empty() {
+        panels.push(panel("Latency over the delays", "ms", overheads));
+    }
+    if !memory.is_empty() {
+        panels.push(panel("Memory", "MB", memory));
+    }
     Chart {
         title: "Throughput and latency over time".to_owned(),
         subtitles: vec![report.target.clone(), settings_line(&report.settings)],
-        panels: vec![
-            panel("Throughput", "operations per second", throughput),
-            panel("Latency of what was answered in each second", "ms", latencies),
-        ],
+        panels,
     }
 }
 
-/// One line per second; a second in which nothing was done has no latency.
+/// One line per second; a second in which nothing was done has no latency, and what is not known is an empty field.
 fn csv(report: &LoadReport) -> String {
-    let mut text = "at_s,puts,gets,failures,mean_ms,p50_ms,p90_ms,p99_ms,p999_ms,max_ms\n".to_owned();
-    for SecondReport { at_s, puts, gets, failures, latency } in &report.seconds {
+    let mut text =
+        "at_s,puts,gets,failures,mean_ms,p50_ms,p90_ms,p99_ms,p999_ms,max_ms,overhead_p50_ms,overhead_p99_ms,\
+                    leader_bytes,follower_bytes,disk_bytes\n"
+            .to_owned();
+    for SecondReport { at_s, puts, gets, failures, latency, overhead, footprint } in &report.seconds {
         let latencies = latency.map_or_else(
             || ",".repeat(5),
             |Latencies { count: _, mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms }| {
                 [mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms].map(|ms| format!("{ms:.3}")).join(",")
             },
         );
-        text.push_str(&format!("{at_s},{puts},{gets},{failures},{latencies}\n"));
+        let overheads = overhead
+            .map_or_else(|| ",".to_owned(), |overhead| format!("{:.3},{:.3}", overhead.p50_ms, overhead.p99_ms));
+        let bytes = footprint.unwrap_or_default().by_name();
+        let bytes = bytes.map(|(_, bytes)| bytes.map(|bytes| bytes.to_string()).unwrap_or_default()).join(",");
+        text.push_str(&format!("{at_s},{puts},{gets},{failures},{latencies},{overheads},{bytes}\n"));
     }
     text
 }

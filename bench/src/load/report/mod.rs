@@ -16,6 +16,7 @@ use super::{
     protocol::Outcome,
     recorder::{KindRecord, Recorder, Second},
 };
+use crate::footprint::Footprint;
 
 /// Everything about a run; `load.json` is this, field by field.
 #[derive(Debug, Clone, Serialize)]
@@ -36,6 +37,8 @@ pub struct LoadReport {
     pub gets: Option<KindReport>,
     /// Processor time for each operation, where the processes run on this machine.
     pub cpu: Option<CpuReport>,
+    /// What the nodes occupied, where they run on this machine.
+    pub footprint: Option<FootprintReport>,
     /// Second by second.
     pub seconds: Vec<SecondReport>,
     /// What the first operation without success met.
@@ -46,6 +49,9 @@ pub struct LoadReport {
     pub late_ms_max: f64,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
+    /// Numbers of keys of which a write was acknowledged, warm-up included: of the first ten thousand.
+    #[serde(skip)]
+    pub acknowledged: Vec<u64>,
 }
 
 /// All operations of one kind.
@@ -59,6 +65,11 @@ pub struct KindReport {
     pub service: Option<Latencies>,
     /// From when it was due to the whole answer: what a user of a system at this rate sees. Open loop alone.
     pub response: Option<Latencies>,
+    /// Service time beyond the delay that the quorum had to wait for, of writes whose leader said what it drew: what the
+    /// system takes itself.
+    pub service_overhead: Option<Latencies>,
+    /// Response time beyond that delay. Open loop alone.
+    pub response_overhead: Option<Latencies>,
 }
 
 /// A distribution of latencies, in ms.
@@ -107,6 +118,29 @@ pub struct CpuReport {
     pub load: ProcessorTime,
 }
 
+/// What the nodes occupied.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct FootprintReport {
+    /// Before the first write.
+    pub at_first: Footprint,
+    /// When the measurement began, with every key written once where that was asked for.
+    pub at_begin: Footprint,
+    /// When it ended.
+    pub at_end: Footprint,
+    /// The most that was seen of each, once a second.
+    pub largest: Footprint,
+}
+
+impl FootprintReport {
+    /// `None` where nothing could be looked at.
+    pub(super) fn of(at_first: Footprint, since: &[Footprint]) -> Option<Self> {
+        at_first.leader_bytes?;
+        let (at_begin, at_end) = (*since.first()?, *since.last()?);
+        let largest = since.iter().copied().reduce(Footprint::max)?;
+        Some(Self { at_first, at_begin, at_end, largest })
+    }
+}
+
 /// What was answered in one second.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SecondReport {
@@ -120,6 +154,10 @@ pub struct SecondReport {
     pub failures: u64,
     /// Latencies of what was done, counted from when it was due.
     pub latency: Option<Latencies>,
+    /// The same beyond the delays of the writes' quorums, where those are known.
+    pub overhead: Option<Latencies>,
+    /// What the nodes occupied at its end.
+    pub footprint: Option<Footprint>,
 }
 
 impl LoadReport {
@@ -129,10 +167,9 @@ impl LoadReport {
         options: &LoadOptions,
         measured: Duration,
         recorder: Recorder,
-        cpu: Option<CpuReport>,
         interrupted: bool,
     ) -> Self {
-        let Recorder { puts, gets, seconds, first_failure, unsent, late_ns_max, .. } = recorder;
+        let Recorder { puts, gets, seconds, first_failure, acknowledged, unsent, late_ns_max, .. } = recorder;
         let is_open_loop = matches!(options.pace, Pace::Open { .. });
         // The last second of an interrupted run is no whole one.
         let whole_seconds = measured.as_secs_f64().ceil() as usize;
@@ -144,12 +181,14 @@ impl LoadReport {
             measured_ms: measured.as_secs_f64() * 1e3,
             puts: KindReport::of(&puts, measured, is_open_loop),
             gets: KindReport::of(&gets, measured, is_open_loop),
-            cpu,
+            cpu: None,
+            footprint: None,
             seconds: seconds.iter().take(whole_seconds).enumerate().map(SecondReport::of).collect(),
             first_failure,
             unsent,
             late_ms_max: late_ns_max as f64 / 1e6,
             interrupted,
+            acknowledged: (0..).zip(acknowledged).filter_map(|(key, is_there)| is_there.then_some(key)).collect(),
         }
     }
 
@@ -185,6 +224,8 @@ impl KindReport {
             outcomes,
             service: Latencies::of(&record.service_ns, NS_MS),
             response: is_open_loop.then(|| Latencies::of(&record.response_ns, NS_MS)).flatten(),
+            service_overhead: Latencies::of(&record.service_overhead_ns, NS_MS),
+            response_overhead: Latencies::of(&record.response_overhead_ns, NS_MS),
         })
     }
 
@@ -198,8 +239,8 @@ impl KindReport {
 impl SecondReport {
     fn of((at_s, second): (usize, &Second)) -> Self {
         const US_MS: f64 = 1e-3;
-        let Second { puts, gets, failures, response_us } = second;
-        let latency = Latencies::of(response_us, US_MS);
-        Self { at_s, puts: *puts, gets: *gets, failures: *failures, latency }
+        let Second { puts, gets, failures, response_us, overhead_us } = second;
+        let (latency, overhead) = (Latencies::of(response_us, US_MS), Latencies::of(overhead_us, US_MS));
+        Self { at_s, puts: *puts, gets: *gets, failures: *failures, latency, overhead, footprint: None }
     }
 }

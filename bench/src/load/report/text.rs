@@ -1,6 +1,6 @@
 //! The tables on standard output, and the words around them.
 
-use super::{CpuReport, KindReport, Latencies, LoadReport};
+use super::{CpuReport, FootprintReport, KindReport, Latencies, LoadReport};
 use crate::load::{LoadOptions, Outcome, Pace, ProcessorTime, schedule::Arrivals};
 
 /// The whole report for a terminal, ending in a line break.
@@ -10,6 +10,10 @@ pub fn text(report: &LoadReport) -> String {
     if let Some(cpu) = &report.cpu {
         lines.push(String::new());
         lines.extend(cpu_table(cpu));
+    }
+    if let Some(footprint) = &report.footprint {
+        lines.push(String::new());
+        lines.extend(footprint_table(footprint, &report.settings));
     }
     lines.extend(remarks(report));
     lines.join("\n") + "\n"
@@ -58,6 +62,13 @@ fn latency_table(report: &LoadReport) -> Vec<String> {
                 rows.push(cells);
             }
         }
+        let beyond = [
+            ("response time", kind.response_overhead),
+            (if kind.response.is_some() { "service time" } else { "latency" }, kind.service_overhead),
+        ];
+        for (what, overhead) in beyond {
+            rows.extend(overhead.map(|overhead| row(&format!("… {what} over the delays"), None, failures, &overhead)));
+        }
     }
     align(&rows)
 }
@@ -93,6 +104,28 @@ fn cpu_row(name: &str, time: ProcessorTime) -> Vec<String> {
     let [user, system, both] =
         [time.user_us, time.system_us, time.total_us()].map(|microseconds| format!("{microseconds:.1}"));
     vec![name.to_owned(), user, system, both]
+}
+
+/// With every key written before, also what each takes of it.
+fn footprint_table(footprint: &FootprintReport, options: &LoadOptions) -> Vec<String> {
+    let FootprintReport { at_first, at_begin, at_end, largest } = *footprint;
+    let is_filled = options.fill || options.reads > 0.0;
+    let mut header = vec!["MB", "at first", "at the begin", "at the end", "largest"];
+    header.extend(is_filled.then_some("bytes a key"));
+    let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+    let (begin, end, largest) = (at_begin.by_name(), at_end.by_name(), largest.by_name());
+    for (place, (name, first)) in at_first.by_name().into_iter().enumerate() {
+        let Some(first) = first else { continue };
+        let shown = |bytes: Option<u64>| bytes.map_or("-".to_owned(), |bytes| format!("{:.1}", bytes as f64 / 1e6));
+        let mut cells = vec![name.to_owned()];
+        cells.extend([Some(first), begin[place].1, end[place].1, largest[place].1].map(shown));
+        if is_filled {
+            let each = |bytes: u64| format!("{:.0}", bytes.saturating_sub(first) as f64 / options.keys as f64);
+            cells.push(begin[place].1.map_or("-".to_owned(), each));
+        }
+        rows.push(cells);
+    }
+    align(&rows)
 }
 
 /// What went wrong, and what to make of it.
