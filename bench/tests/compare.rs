@@ -56,11 +56,8 @@ async fn what_is_not_installed_is_told_and_left_out() {
             assert!(writes.iter().all(|writes| *writes > 0.0), "{point}");
             assert_eq!(point["failures"], 0);
         }
-        assert_eq!(
-            (&system["read_back"]["keys"], &system["read_back"]["correct"]),
-            (&100.into(), &100.into()),
-            "{system}"
-        );
+        let [keys, correct] = ["keys", "correct"].map(|name| system["read_back"][name].as_u64());
+        assert!(keys > Some(0) && correct == keys, "{system}");
     }
     assert!(fs::read_to_string(out.path().join("compare.md")).expect("written").contains("in memory | "));
 }

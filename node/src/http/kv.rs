@@ -175,18 +175,22 @@ pub(super) fn check_lengths(site: &Site, key: &str, value: Option<&str>) -> Resu
 pub(super) async fn put(state: &LeaderSite, request: Request<Incoming>) -> Result<Answer, ApiError> {
     let (head, body) = request.into_parts();
     let body = server::body(body, state.site.body_bytes_max()).await?;
-    let PutBody { key, value } = parse(&body)?;
-    let (key, value) = match (key, value) {
-        (Field::Absent, _) | (_, Field::Absent) => {
-            return Err(ApiError::bad("Missing key or value"));
-        }
-        (Field::Text(key), _) if key.is_empty() => {
-            return Err(ApiError::bad("Missing key or value"));
-        }
-        (Field::Text(key), Field::Text(value)) => (key, value),
-        _ => return Err(ApiError::bad("key and value must be strings")),
-    };
+    let (key, value) = put_fields(&body)?;
     write(state, &head.uri, &head.headers, &key, Some(&value)).await
+}
+
+/// Key and value of the body of `POST /put`.
+///
+/// # Errors
+/// What the client is told.
+pub fn put_fields(body: &[u8]) -> Result<(Cow<'_, str>, Cow<'_, str>), ApiError> {
+    let PutBody { key, value } = parse(body)?;
+    match (key, value) {
+        (Field::Absent, _) | (_, Field::Absent) => Err(ApiError::bad("Missing key or value")),
+        (Field::Text(key), _) if key.is_empty() => Err(ApiError::bad("Missing key or value")),
+        (Field::Text(key), Field::Text(value)) => Ok((key, value)),
+        _ => Err(ApiError::bad("key and value must be strings")),
+    }
 }
 
 /// `POST /delete`.

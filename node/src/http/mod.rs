@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
 use self::error::ApiError;
+pub use self::kv::put_fields;
 use self::server::{Answer, route};
 pub(crate) use self::server::{Service, serve};
 use crate::replication::coordinator::Coordinator;
