@@ -3,6 +3,8 @@
 # a figure that a busy machine does not move. Needs valgrind and release builds of kv-node and kv-bench.
 #
 #   tests/instructions.sh [CONNECTIONS] [SECONDS]       default 64 and 4; the table ends in target/instructions.txt
+#
+# With INSTRUCTIONS_MAX set, more than that for a write is a failure: exit code 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,6 +20,11 @@ if [ "${1:-}" != measure ]; then
     /^ *[0-9,]+ \(/ && !/PROGRAM/ { count = $1; gsub(",", "", count); $1 = ""; sub(/^ *\([^)]*\) */, ""); printf "%7.0f  %s\n", count / writes, $0 }
   ' target/callgrind.txt >target/instructions.txt
   head -25 target/instructions.txt
+  each=$(sed -n '1s/.* writes, \([0-9]*\) instructions each/\1/p' target/instructions.txt)
+  [ -n "$each" ] || { echo "nothing was counted"; exit 1; }
+  if [ "$each" -gt "${INSTRUCTIONS_MAX:-$each}" ]; then
+    echo "a write takes the leader $each instructions (limit $INSTRUCTIONS_MAX)"; exit 1
+  fi
   exit
 fi
 
