@@ -30,6 +30,8 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = parent;
     let error = Command::new(&program).args(arguments).exec();
     eprintln!("failed to become {}: {error}", Path::new(&program).display());
     ExitCode::FAILURE
