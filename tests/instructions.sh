@@ -3,6 +3,7 @@
 # a figure that a busy machine does not move. Needs valgrind and release builds of kv-node and kv-bench.
 #
 #   tests/instructions.sh [CONNECTIONS] [SECONDS]       default 64 and 4; the table ends in target/instructions.txt
+#   OF=follower DURABILITY=disk tests/instructions.sh   those of one follower, which stores
 #
 # With INSTRUCTIONS_MAX set, more than that for a write is a failure: exit code 1.
 set -euo pipefail
@@ -11,7 +12,8 @@ cd "$(dirname "$0")/.."
 if [ "${1:-}" != measure ]; then
   out=target/callgrind.out
   rm -f "$out"
-  export LEADER_UNDER="valgrind --quiet --tool=callgrind --instr-atstart=no --callgrind-out-file=$out"
+  under="valgrind --quiet --tool=callgrind --instr-atstart=no --callgrind-out-file=$out"
+  if [ "${OF:-leader}" = follower ]; then export FOLLOWER_UNDER=$under; else export LEADER_UNDER=$under; fi
   MAX_DELAY_MS=0 LOG_LEVEL=warn tests/local-cluster.sh tests/instructions.sh measure "${1:-64}" "${2:-4}"
   writes=$(cat target/instructions.writes)
   callgrind_annotate --threshold=99 "$out" >target/callgrind.txt
@@ -23,7 +25,7 @@ if [ "${1:-}" != measure ]; then
   each=$(sed -n '1s/.* writes, \([0-9]*\) instructions each/\1/p' target/instructions.txt)
   [ -n "$each" ] || { echo "nothing was counted"; exit 1; }
   if [ "$each" -gt "${INSTRUCTIONS_MAX:-$each}" ]; then
-    echo "a write takes the leader $each instructions (limit $INSTRUCTIONS_MAX)"; exit 1
+    echo "a write takes the ${OF:-leader} $each instructions (limit $INSTRUCTIONS_MAX)"; exit 1
   fi
   exit
 fi
@@ -31,8 +33,12 @@ fi
 load() { target/release/kv-bench load --leader http://127.0.0.1:8000 --connections "$1" --warmup-seconds 0 --seconds "$2" --out target/instructions; }
 committed() { curl -sf http://127.0.0.1:8000/status | jq .writes.committed; }
 load "$2" 1 >/dev/null
-leader=$(pgrep -f 'callgrind --instr-atstart=no' | head -1)
-callgrind_control -i on "$leader" >/dev/null
+# What the one that is slowed down did not do yet would be missing.
+confirmed() { until [ "$(curl -sf http://127.0.0.1:8000/status | jq .writes.backlog)" = 0 ]; do sleep 0.1; done; }
+confirmed
+counted=$(pgrep -f 'callgrind --instr-atstart=no' | head -1)
+callgrind_control -i on "$counted" >/dev/null
 before=$(committed)
 load "$2" "$3" >/dev/null
+confirmed
 echo $(($(committed) - before)) >target/instructions.writes

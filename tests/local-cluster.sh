@@ -5,7 +5,8 @@
 #   tests/local-cluster.sh COMMAND [ARGUMENT...]
 #
 # WRITE_QUORUM (3), MIN_DELAY_MS and the other settings of kv-node reach the leader from the environment. KV_NODE names
-# the program (target/release/kv-node); LEADER_UNDER may name a command to run the leader under, such as a profiler.
+# the program (target/release/kv-node); LEADER_UNDER and FOLLOWER_UNDER may name a command to run the leader or the first
+# follower under, such as a profiler. With DURABILITY=disk every follower gets a directory that goes with it.
 set -euo pipefail
 
 [ $# -gt 0 ] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
@@ -37,7 +38,12 @@ trap 'exit 130' INT TERM
 followers=
 for i in 1 2 3 4 5; do
   followers+=${followers:+,}http://127.0.0.1:800$i
-  ROLE=follower NODE_NAME=follower$i PORT=800$i "$node" >"$logs/follower$i.log" 2>&1 &
+  under=
+  [ "$i" -ne 1 ] || under=${FOLLOWER_UNDER:-}
+  data=()
+  [ "${DURABILITY:-}" != disk ] || data=(env "DATA_DIR=$logs/data$i")
+  # shellcheck disable=SC2086 # several words
+  ROLE=follower NODE_NAME=follower$i PORT=800$i "${data[@]}" $under "$node" >"$logs/follower$i.log" 2>&1 &
   pids+=($!)
 done
 # shellcheck disable=SC2086 # several words
