@@ -261,14 +261,9 @@ impl Breakable for KubeTarget {
 
     async fn dumps(&mut self) -> Result<Vec<FinalDump>> {
         let endpoints = self.endpoints.borrow().clone();
-        let mut dumps = Vec::new();
-        for Endpoint { name, url, .. } in endpoints.leaders.iter().chain(&endpoints.followers) {
-            let client = NodeClient::new(self.http.clone(), url, None);
-            let entries = until_answered(self.heal_timeout, || client.dump()).await;
-            let entries = entries.with_context(|| format!("failed to dump {name}"))?;
-            dumps.push(FinalDump { node: name.to_string(), entries });
-        }
-        Ok(dumps)
+        // A leader's pod may still be replaced when all is well already: by a restart of its Deployment that was asked for
+        // before the pod was made.
+        target::dump_all(&endpoints, &self.http, self.heal_timeout).await
     }
 
     async fn restore(&mut self) -> Result<()> {
@@ -284,22 +279,10 @@ impl Breakable for KubeTarget {
     async fn forget(&mut self, keys: &[String]) -> Result<()> {
         let leader = self.leader();
         for key in keys {
-            let deleted = until_answered(self.heal_timeout, || leader.delete(key, WRITE_TIMEOUT)).await;
+            let deleted = target::until_answered(self.heal_timeout, || leader.delete(key, WRITE_TIMEOUT)).await;
             deleted.with_context(|| format!("failed to delete {key}, the check's own key"))?;
         }
         Ok(())
-    }
-}
-
-/// Asks again until it works, or for so long. A leader's pod may still be replaced when all is well already: by a restart
-/// of its Deployment that was asked for before the pod was made.
-async fn until_answered<T, F: Future<Output = Result<T>>>(limit: Duration, mut ask: impl FnMut() -> F) -> Result<T> {
-    let began = Instant::now();
-    loop {
-        match ask().await {
-            Err(_) if began.elapsed() < limit => sleep(POLL_INTERVAL).await,
-            answer => return answer,
-        }
     }
 }
 
@@ -347,19 +330,6 @@ mod tests {
 
     fn whole() -> Vec<PodState> {
         ["demo-leader-85bb-nn74p", "demo-follower-0", "demo-follower-1", "demo-follower-2"].map(pod).to_vec()
-    }
-
-    #[tokio::test]
-    async fn who_does_not_answer_is_asked_again_for_so_long() {
-        let mut asked = 0;
-        let answer = until_answered(Duration::from_secs(60), || {
-            asked += 1;
-            let answer = if asked < 3 { Err(anyhow::anyhow!("no route to host")) } else { Ok(asked) };
-            std::future::ready(answer)
-        });
-        assert_eq!(answer.await.expect("the third time"), 3);
-        let never = until_answered(Duration::ZERO, || std::future::ready(Err::<(), _>(anyhow::anyhow!("gone"))));
-        assert_eq!(never.await.expect_err("it never does").to_string(), "gone");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -203,12 +203,6 @@ impl Breakable for LocalTarget {
 
     async fn dumps(&mut self) -> Result<Vec<FinalDump>> {
         let endpoints = self.endpoints.borrow().clone();
-        let mut dumps = Vec::new();
-        for Endpoint { name, url, .. } in endpoints.leaders.iter().chain(&endpoints.followers) {
-            let client = NodeClient::new(self.http.clone(), url, None);
-            let entries = client.dump().await.with_context(|| format!("failed to dump {name}"))?;
-            dumps.push(FinalDump { node: name.to_string(), entries });
-        }
-        Ok(dumps)
+        target::dump_all(&endpoints, &self.http, Duration::ZERO).await
     }
 }

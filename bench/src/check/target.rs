@@ -2,11 +2,16 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use anyhow::Result;
-use tokio::sync::watch;
+use anyhow::{Context, Result};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::{faults::Fault, history::FinalDump};
-use crate::client::LeaderStatus;
+use crate::client::{LeaderStatus, NodeClient};
+
+const ASK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A node as clients reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +88,36 @@ pub trait Breakable: Send {
     }
 }
 
+/// Everything that each node has, the leaders first. One that does not answer is asked again for as long as `patience`.
+pub(super) async fn dump_all(
+    endpoints: &Endpoints,
+    http: &reqwest::Client,
+    patience: Duration,
+) -> Result<Vec<FinalDump>> {
+    let mut dumps = Vec::new();
+    for Endpoint { name, url, .. } in endpoints.leaders.iter().chain(&endpoints.followers) {
+        let client = NodeClient::new(http.clone(), url, None);
+        let entries = until_answered(patience, || client.dump()).await;
+        let entries = entries.with_context(|| format!("failed to dump {name}"))?;
+        dumps.push(FinalDump { node: name.to_string(), entries });
+    }
+    Ok(dumps)
+}
+
+/// Asks again until it works, or for as long as `patience`; with none, once.
+pub(super) async fn until_answered<T, F: Future<Output = Result<T>>>(
+    patience: Duration,
+    mut ask: impl FnMut() -> F,
+) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Err(_) if began.elapsed() < patience => sleep(ASK_INTERVAL).await,
+            answer => return answer,
+        }
+    }
+}
+
 /// What an open leader of `followers` still lacks; nothing when all take part and have everything that was accepted before
 /// the last `elapsed`.
 pub(super) fn lacks(status: &LeaderStatus, followers: usize, elapsed: Duration) -> Option<String> {
@@ -111,6 +146,19 @@ mod tests {
         let status = serde_json::json!({"state": state, "message": "for 2 of 3 promises", "writes": {"backlog": 0},
             "followers": followers});
         serde_json::from_value(status).expect("as a leader says it")
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_is_asked_again_for_so_long() {
+        let mut asked = 0;
+        let answer = until_answered(Duration::from_secs(60), || {
+            asked += 1;
+            let answer = if asked < 3 { Err(anyhow::anyhow!("no route to host")) } else { Ok(asked) };
+            std::future::ready(answer)
+        });
+        assert_eq!(answer.await.expect("the third time"), 3);
+        let never = until_answered(Duration::ZERO, || std::future::ready(Err::<(), _>(anyhow::anyhow!("gone"))));
+        assert_eq!(never.await.expect_err("it never does").to_string(), "gone");
     }
 
     #[test]

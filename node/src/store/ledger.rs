@@ -1,7 +1,7 @@
 //! What proves a state complete: how many records there are, and a digest over all of them.
 //!
 //! The digest is the sum of a hash of every record. It changes with every write by the old and the new hash alone, and it
-//! does not depend on any order. An engine that loses a batch in the middle, serves an older value of a key or brings a
+//! does not depend on any order. A log that loses a batch in the middle, serves an older value of a key or brings a
 //! deleted one back, for whatever reason, cannot hit it: at load, the sum over what is there has to be the stored one.
 
 use std::collections::hash_map::Entry;
