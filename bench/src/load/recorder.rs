@@ -223,7 +223,7 @@ impl Recorder {
 }
 
 /// An empty histogram, which grows with what it sees: seconds are many, and most see nothing long.
-fn histogram<C: Counter>(digits: u8) -> Result<Histogram<C>> {
+pub(super) fn histogram<C: Counter>(digits: u8) -> Result<Histogram<C>> {
     Histogram::new(digits).context("failed to make a histogram")
 }
 

@@ -13,10 +13,11 @@ use super::{
     LoadOptions, LoadReport, Pace,
     cpu::ProcessorTime,
     engine::{Client, Engine, Shared},
+    machine::wake_ups,
     operations::Operations,
     protocol::Outcome,
     recorder::{Recorder, Window},
-    report::{CpuReport, FootprintReport},
+    report::{CpuReport, FootprintReport, Latencies},
     schedule::Schedule,
     target::{LoadTarget, Processes},
 };
@@ -56,7 +57,8 @@ pub fn run(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observ
     let shared = Shared::default();
     let begin = Instant::now();
     let engines = engines(clients, options, window, begin, &shared);
-    let (recorder, used) = thread::scope(|scope| -> Result<_> {
+    let (recorder, used, late_us) = thread::scope(|scope| -> Result<_> {
+        let machine = scope.spawn(|| wake_ups(begin, window, || shared.stop.load(Ordering::Relaxed)));
         let threads: Vec<_> = engines.into_iter().map(|engine| scope.spawn(move || engine.run())).collect();
         let used =
             watch(target, options, begin, &shared, observer, || threads.iter().all(|thread| thread.is_finished()));
@@ -69,7 +71,8 @@ pub fn run(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observ
                 None => merged = Some(recorder),
             }
         }
-        Ok((merged.context("failed to run without a thread")?, used))
+        let late_us = machine.join().map_err(|_| anyhow::anyhow!("failed to run a thread of the load"))??;
+        Ok((merged.context("failed to run without a thread")?, used, late_us))
     })?;
     let measured = used.measured.min(options.duration);
     if measured.is_zero() {
@@ -81,7 +84,7 @@ pub fn run(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observ
     for (second, footprint) in report.seconds.iter_mut().zip(used.footprints.into_iter().skip(1)) {
         second.footprint = Some(footprint);
     }
-    Ok(LoadReport { cpu, footprint, ..report })
+    Ok(LoadReport { cpu, footprint, machine: Latencies::of(&late_us, 1e-3), ..report })
 }
 
 fn engines<'a>(

@@ -39,6 +39,9 @@ pub struct LoadReport {
     pub cpu: Option<CpuReport>,
     /// What the nodes occupied, where they run on this machine.
     pub footprint: Option<FootprintReport>,
+    /// How late this machine woke a thread of the load that slept, again and again, while the measurement went on: every
+    /// hop of a write from one process to the next waits at least as long.
+    pub machine: Option<Latencies>,
     /// Second by second.
     pub seconds: Vec<SecondReport>,
     /// What the first operation without success met.
@@ -93,7 +96,7 @@ pub struct Latencies {
 
 impl Latencies {
     /// `None` of nothing; `unit_ms` is what one step of the histogram means.
-    fn of<C: Counter>(histogram: &Histogram<C>, unit_ms: f64) -> Option<Self> {
+    pub(super) fn of<C: Counter>(histogram: &Histogram<C>, unit_ms: f64) -> Option<Self> {
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 * unit_ms;
         (!histogram.is_empty()).then(|| Self {
             count: histogram.len(),
@@ -183,6 +186,7 @@ impl LoadReport {
             gets: KindReport::of(&gets, measured, is_open_loop),
             cpu: None,
             footprint: None,
+            machine: None,
             seconds: seconds.iter().take(whole_seconds).enumerate().map(SecondReport::of).collect(),
             first_failure,
             unsent,

@@ -139,6 +139,12 @@ fn remarks(report: &LoadReport) -> Vec<String> {
         }
     }
     lines.extend(report.first_failure.as_ref().map(|failure| format!("the first failure: {failure}")));
+    if let Some(Latencies { p50_ms, p99_ms, max_ms, .. }) = report.machine {
+        lines.push(format!(
+            "this machine woke a thread that only slept late by {p50_ms:.2} ms (p50), {p99_ms:.2} ms (p99), {max_ms:.2} ms \
+             (max): no hop between processes is quicker"
+        ));
+    }
     if let Pace::Open { rate, .. } = report.settings.pace {
         if report.unsent > 0 {
             let unsent = report.unsent;
