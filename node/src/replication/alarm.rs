@@ -16,8 +16,9 @@ mod timerfd {
     use std::os::fd::OwnedFd;
     use std::time::Duration;
 
-    use rustix::fs::Timespec;
-    use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
+    use rustix::time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    };
     use tokio::io::unix::AsyncFd;
 
     pub(in super::super) struct Alarm {
