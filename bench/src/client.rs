@@ -137,6 +137,17 @@ pub struct Explanation {
 /// Everything a node holds, by key.
 pub type Dump = BTreeMap<String, Entry>;
 
+/// What a request of a restore is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestoreStep<'a> {
+    /// The digest of the backup.
+    pub backup: Option<&'a str>,
+    /// `begin`, `end` or `give-up`; none for lines of it.
+    pub stage: Option<&'a str>,
+    /// Whether they replace keys that are there.
+    pub overwrite: bool,
+}
+
 /// Keys of a backup were not taken, or may not have been.
 #[derive(Debug)]
 pub struct RestoreError {
@@ -154,7 +165,7 @@ impl RestoreError {
 
 impl std::fmt::Display for RestoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the leader did not take the keys: {}", self.words)
+        write!(f, "the leader did not take it: {}", self.words)
     }
 }
 
@@ -234,12 +245,17 @@ impl NodeClient {
         self.send("/backup", self.with_token(self.request(Method::GET, "/backup"))).await
     }
 
-    /// Hands in some lines of a backup.
+    /// One step of a restore: to its next stage, or some lines of the backup.
     ///
     /// # Errors
-    /// When they were not, or may not have been, taken.
-    pub async fn restore(&self, lines: String, overwrite: bool, timeout: Duration) -> Result<(), RestoreError> {
-        let path = format!("/restore?overwrite={overwrite}");
+    /// When it was not, or may not have been, taken.
+    pub async fn restore(&self, step: RestoreStep<'_>, lines: String, timeout: Duration) -> Result<(), RestoreError> {
+        let RestoreStep { backup, stage, overwrite } = step;
+        let mut path = format!("/restore?overwrite={overwrite}");
+        // A digest and a stage are words that need no escaping.
+        for (name, word) in [("backup", backup), ("stage", stage)] {
+            path.extend(word.map(|word| format!("&{name}={word}")));
+        }
         let request = self.with_token(self.request(Method::POST, &path)).timeout(timeout).body(lines);
         let response = request.send().await.map_err(|error| RestoreError { status: None, words: error.to_string() })?;
         let status = response.status();

@@ -137,6 +137,7 @@ pub(super) async fn leader_status(State(state): State<LeaderSite>) -> Json<Value
             "message": message,
             "epoch": show_epoch(core.epoch()),
             "keys": core.keys(),
+            "restore": core.unfinished_restore(),
             "writes": {
                 "accepted": accepted, "committed": committed,
                 "in_flight": core.in_flight(), "backlog": core.backlog(),
@@ -171,7 +172,10 @@ fn describe(leader: &Leader, draining: bool) -> (&'static str, String) {
         };
         return ("recovering", message);
     }
-    if draining { ("draining", "shutting down: no new writes".to_owned()) } else { ("open", String::new()) }
+    if draining {
+        return ("draining", "shutting down: no new writes".to_owned());
+    }
+    ("open", core.unfinished_restore().map_or(String::new(), |unfinished| unfinished.to_string()))
 }
 
 fn recovery_message(view: &RecoveryView) -> String {
