@@ -76,6 +76,9 @@ pub struct LeaderStatus {
     pub epoch: Option<Epoch>,
     /// The values in force, and those on their way.
     pub config: ConfigView,
+    /// The restore that began and has not ended: until then it takes nothing else.
+    #[serde(default)]
+    pub restore: Option<Restore>,
     /// Its followers.
     #[serde(default)]
     pub followers: Vec<FollowerView>,
@@ -93,6 +96,13 @@ pub enum State {
     Recovering,
     /// It takes writes.
     Open,
+}
+
+/// A restore under way.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct Restore {
+    /// The digest of the backup.
+    pub backup: String,
 }
 
 /// The order of leaders.

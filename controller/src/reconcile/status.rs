@@ -138,6 +138,7 @@ fn ready_condition(seen: &Seen<'_>) -> Finding {
             State::Open if confirming(leader) < leader.status.config.write_quorum => {
                 not("QuorumLost", quorum_lost(leader))
             }
+            State::Open if leader.status.restore.is_some() => not("Restoring", said(leader, "has half of a backup")),
             State::Open if !leader.ready => {
                 not("LeaderNotReady", format!("{} is open and not yet behind the Service", leader.pod))
             }
