@@ -9,6 +9,7 @@ mod alarm;
 mod cpu;
 mod engine;
 mod keys;
+mod link;
 mod operations;
 mod protocol;
 mod recorder;
