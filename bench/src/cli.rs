@@ -8,8 +8,9 @@ mod load;
 mod recover;
 mod sweep;
 
-use std::process::ExitCode;
+use std::{fs, path::Path, process::ExitCode};
 
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 pub use self::{
@@ -112,7 +113,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn exit_code(result: anyhow::Result<u8>) -> ExitCode {
+/// Runs to its end on all processors.
+fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Runtime::new().context("failed to start the runtime")?.block_on(work)
+}
+
+/// Makes a directory for results, where it is not there.
+fn make_directory(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("failed to create {}", path.display()))
+}
+
+fn exit_code(result: Result<u8>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -3,42 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use kv_node::shown::ShownConfig;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// How long a question about state may take before the node counts as not answering.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The part of `GET /config` that a sweep works with: everything here is in force.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct ClusterConfig {
-    /// Grows with every change that came into force.
-    pub generation: u64,
-    /// Followers that must confirm a write before it is answered.
-    pub write_quorum: u32,
-    /// The declared number of followers, N.
-    pub followers: u32,
-    /// Shortest delay before a send to a follower, in ms.
-    pub min_delay_ms: u64,
-    /// Longest delay before a send to a follower, in ms.
-    pub max_delay_ms: u64,
-    /// After this long without a quorum a write's outcome is unknown, in ms.
-    pub replication_timeout_ms: u64,
-    /// Seed of the random delays, if the node tells it.
-    #[serde(default)]
-    pub delay_seed: Option<u64>,
-    /// A change that was accepted and is not in force yet.
-    #[serde(default)]
-    pub pending: Option<PendingConfig>,
-}
-
-/// A change on its way, and what it waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct PendingConfig {
-    /// One sentence, from the leader.
-    #[serde(default)]
-    pub message: String,
-}
 
 /// The settings a sweep changes, as `PATCH /config` takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -53,14 +23,14 @@ pub struct ConfigChange {
 
 impl ConfigChange {
     /// Whether exactly these values are in force.
-    pub fn is_in_force(&self, config: &ClusterConfig) -> bool {
+    pub fn is_in_force(&self, config: &ShownConfig) -> bool {
         config.pending.is_none() && *self == Self::from(config)
     }
 }
 
-impl From<&ClusterConfig> for ConfigChange {
-    fn from(config: &ClusterConfig) -> Self {
-        let ClusterConfig { write_quorum, min_delay_ms, max_delay_ms, .. } = *config;
+impl From<&ShownConfig> for ConfigChange {
+    fn from(config: &ShownConfig) -> Self {
+        let ShownConfig { write_quorum, min_delay_ms, max_delay_ms, .. } = *config;
         Self { write_quorum, min_delay_ms, max_delay_ms }
     }
 }
@@ -274,7 +244,7 @@ impl NodeClient {
     }
 
     /// Which settings are in force.
-    pub async fn config(&self) -> Result<ClusterConfig> {
+    pub async fn config(&self) -> Result<ShownConfig> {
         self.get("/config").await
     }
 
@@ -347,7 +317,7 @@ fn words_of(body: &str) -> String {
 mod tests {
     use super::*;
 
-    fn config(pending: bool) -> ClusterConfig {
+    fn config(pending: bool) -> ShownConfig {
         let mut body = serde_json::json!({"generation": 7, "write_quorum": 2, "followers": 5, "min_delay_ms": 20,
             "max_delay_ms": 60, "replication_timeout_ms": 5000, "delay_seed": 11, "pending": null});
         if pending {

@@ -104,6 +104,13 @@ async fn assert_whole(cluster: &mut LocalCluster, expected: &Dump) {
     assert_eq!(status["keys"], json!(KEYS));
 }
 
+/// The restore that runs gets to its end.
+async fn goes_on(child: Child, cluster: &mut LocalCluster, expected: &Dump) {
+    let output = child.wait_with_output().await.expect("ends");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_whole(cluster, expected).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn half_of_a_backup_is_shown_to_nobody_and_a_repetition_goes_on() {
     let directory = tempfile::tempdir().expect("temporary directory");
@@ -157,9 +164,7 @@ async fn a_restore_goes_on_after_its_leader_was_killed() {
     let child = restoring(&cluster, &file).await;
     cluster.kill_leader().expect("killed");
     cluster.start_leader().await.expect("starts");
-    let output = child.wait_with_output().await.expect("ends");
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert_whole(&mut cluster, &expected).await;
+    goes_on(child, &mut cluster, &expected).await;
 }
 
 /// With every follower in the quorum nothing is acknowledged while one is away; it comes back with an empty disk.
@@ -173,9 +178,7 @@ async fn a_restore_goes_on_after_a_follower_was_killed_and_emptied() {
     cluster.kill_follower(1).expect("killed");
     cluster.wipe_follower(1).expect("wiped");
     cluster.start_follower(1).await.expect("starts");
-    let output = child.wait_with_output().await.expect("ends");
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert_whole(&mut cluster, &expected).await;
+    goes_on(child, &mut cluster, &expected).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

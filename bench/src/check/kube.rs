@@ -15,7 +15,7 @@ use super::{
     faults::{Fault, Node, Place},
     history::FinalDump,
     plan::Shape,
-    target::{self, Breakable, Endpoint, Endpoints},
+    target::{self, Breakable, Endpoint, Endpoints, Healing},
 };
 use crate::{
     client::NodeClient,
@@ -240,22 +240,15 @@ impl Breakable for KubeTarget {
     }
 
     async fn heal(&mut self) -> Result<()> {
-        let began = Instant::now();
+        let healing = Healing::begin(self.heal_timeout, POLL_INTERVAL);
         loop {
             let pods = self.pods.list().await?;
-            let missing = match self.missing(began.elapsed(), &pods).await {
-                Ok(None) => {
-                    self.doomed.clear();
-                    self.resized = false;
-                    return self.lives_begin(&pods);
-                }
-                Ok(Some(missing)) => missing,
-                Err(error) => format!("{error:#}"),
-            };
-            if began.elapsed() > self.heal_timeout {
-                bail!("the cluster did not heal within {} s: {missing}", self.heal_timeout.as_secs());
+            let missing = self.missing(healing.elapsed(), &pods).await;
+            if healing.is_over(missing).await? {
+                self.doomed.clear();
+                self.resized = false;
+                return self.lives_begin(&pods);
             }
-            sleep(POLL_INTERVAL).await;
         }
     }
 

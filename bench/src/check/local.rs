@@ -3,15 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::sync::watch;
 
 use super::{
     faults::{Fault, Node},
     history::FinalDump,
-    target::{self, Breakable, Endpoint, Endpoints},
+    target::{self, Breakable, Endpoint, Endpoints, Healing},
 };
 use crate::{
     client::{ConfigChange, NodeClient},
@@ -184,20 +181,15 @@ impl Breakable for LocalTarget {
     }
 
     async fn heal(&mut self) -> Result<()> {
-        let began = Instant::now();
         self.cluster.keep_one_leader(self.heal_timeout).await?;
         self.one_leader();
+        let healing = Healing::begin(self.heal_timeout, POLL_INTERVAL);
         loop {
             self.cluster.fail_if_any_exited()?;
-            let missing = match self.missing(began.elapsed()).await {
-                Ok(None) => return Ok(()),
-                Ok(Some(missing)) => missing,
-                Err(error) => format!("{error:#}"),
-            };
-            if began.elapsed() > self.heal_timeout {
-                bail!("the cluster did not heal within {} s: {missing}", self.heal_timeout.as_secs());
+            let missing = self.missing(healing.elapsed()).await;
+            if healing.is_over(missing).await? {
+                return Ok(());
             }
-            sleep(POLL_INTERVAL).await;
         }
     }
 

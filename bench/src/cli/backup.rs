@@ -1,10 +1,11 @@
 //! `kv-bench backup` and `kv-bench restore`.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
+use super::run;
 use crate::{backup, client::NodeClient};
 
 /// Which cluster.
@@ -78,10 +79,6 @@ pub(super) fn restore(arguments: &RestoreArguments) -> Result<u8> {
         }
     }
     Ok(0)
-}
-
-fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Runtime::new().context("failed to start the runtime")?.block_on(work)
 }
 
 impl ClusterArguments {
