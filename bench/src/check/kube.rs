@@ -227,7 +227,9 @@ impl Breakable for KubeTarget {
                 }
                 self.resize(Size { replicas, ..size }).await
             }
-            Fault::Kill(_) | Fault::Pause(_) | Fault::Wipe(_) => bail!("pods are no processes: {fault}"),
+            Fault::Kill(_) | Fault::Pause(_) | Fault::Wipe(_) | Fault::Partition { .. } => {
+                bail!("pods are no processes: {fault}")
+            }
         }
     }
 

@@ -81,6 +81,17 @@ impl LocalTarget {
         let _ = tokio::time::timeout(Duration::from_millis(500), leader.change_config(change, Duration::ZERO)).await;
     }
 
+    /// Another leader, of which clients know.
+    async fn start_second_leader(&mut self) -> Result<()> {
+        let url = self.cluster.start_second_leader().await?;
+        self.endpoints.send_modify(|Endpoints { leaders, .. }| {
+            let taken = |name: &&str| leaders.iter().any(|leader| &*leader.name == *name);
+            let name = LEADERS.into_iter().find(|name| !taken(name)).unwrap_or(LEADERS[1]);
+            leaders.push(Endpoint { name: name.into(), url, incarnation: None });
+        });
+        Ok(())
+    }
+
     /// Clients know the leader that is left, by its name.
     fn one_leader(&self) {
         let (url, second) = (self.cluster.leader_url(), self.cluster.second_leader_url());
@@ -137,13 +148,11 @@ impl Breakable for LocalTarget {
                 if paused {
                     self.cluster.pause_leader()?;
                 }
-                let url = self.cluster.start_second_leader().await?;
-                self.endpoints.send_modify(|Endpoints { leaders, .. }| {
-                    let taken = |name: &&str| leaders.iter().any(|leader| &*leader.name == *name);
-                    let name = LEADERS.into_iter().find(|name| !taken(name)).unwrap_or(LEADERS[1]);
-                    leaders.push(Endpoint { name: name.into(), url, incarnation: None });
-                });
-                Ok(())
+                self.start_second_leader().await
+            }
+            Fault::Partition { second } => {
+                self.cluster.cut_leader_off()?;
+                if second { self.start_second_leader().await } else { Ok(()) }
             }
             Fault::Quorum(quorum) => {
                 self.ask_for_quorum(quorum).await;
@@ -172,6 +181,7 @@ impl Breakable for LocalTarget {
                 }
                 Ok(())
             }
+            Fault::Partition { .. } => self.cluster.reconnect_leader(),
             Fault::Quorum(_) => {
                 self.ask_for_quorum(self.settings.write_quorum).await;
                 Ok(())

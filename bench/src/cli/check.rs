@@ -183,6 +183,7 @@ impl CheckArguments {
             environment: self.node_setting.clone(),
             data_directory: (self.durability == Durability::Disk).then_some(data),
             start_timeout: START_TIMEOUT,
+            wired: true,
             ..LocalClusterOptions::new(program, self.out.join("logs"))
         })
     }
