@@ -321,7 +321,8 @@ mod tests {
         let mut body = serde_json::json!({"generation": 7, "write_quorum": 2, "followers": 5, "min_delay_ms": 20,
             "max_delay_ms": 60, "replication_timeout_ms": 5000, "delay_seed": 11, "pending": null});
         if pending {
-            body["pending"] = serde_json::json!({"generation": 8, "write_quorum": 3, "followers": 5, "message": "waits"});
+            body["pending"] =
+                serde_json::json!({"generation": 8, "write_quorum": 3, "followers": 5, "message": "waits"});
         }
         serde_json::from_value(body).expect("as the node writes it")
     }
