@@ -4,13 +4,13 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader, BufWriter, Write},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use kv_node::backup::Reader;
+use anyhow::{Context, Result};
+use kv_node::backup::{Reader, Whole};
 
-use crate::client::NodeClient;
+use crate::client::{NodeClient, RestoreError, RestoreStep};
 
 /// About how many bytes of lines go with one request.
 const REQUEST_BYTES: usize = 256 << 10;
@@ -18,8 +18,11 @@ const REQUEST_BYTES: usize = 256 << 10;
 /// How many keys go with one request: the leader takes them all at once.
 const REQUEST_KEYS: usize = 1_000;
 
-/// How often a request that may not have been applied is sent again.
-const ATTEMPTS_MAX: u32 = 10;
+/// How long one request may take; the leader answers earlier, after its replication timeout.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+
+/// The pause before a request is sent again.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Fetches a backup into a file, which is there in full or not at all; returns how many keys it has.
 ///
@@ -44,69 +47,93 @@ pub async fn save(client: &NodeClient, file: &Path) -> Result<u64> {
         }
         rest.drain(..whole);
     }
-    let (_, keys) = reader.end()?;
+    let keys = reader.end()?.keys;
     output.into_inner().context("failed to write the last of the backup")?.sync_all().with_context(context)?;
     fs::rename(unfinished, file).with_context(|| format!("failed to make {}", file.display()))?;
     Ok(keys)
 }
 
-/// Puts the keys of a file into a cluster; returns how many. Nothing of a file that is not whole is put anywhere.
+/// Puts the keys of a file into a cluster; returns how many. Nothing of a file that is not whole is put anywhere. A restore
+/// of this file that was interrupted goes on, and until one ends the cluster shows nothing and takes nothing else.
+///
+/// What is not taken is sent again for `patience`.
 ///
 /// # Errors
-/// When the file is not a whole backup, the cluster has keys (unless `overwrite`), or a key is not taken.
-pub async fn restore(client: &NodeClient, file: &Path, overwrite: bool, wait: Duration) -> Result<u64> {
+/// When the file is not a whole backup, the cluster has keys (unless `overwrite`), or a key is not taken; then with how far
+/// it came.
+pub async fn restore(client: &NodeClient, file: &Path, overwrite: bool, patience: Duration) -> Result<u64> {
     let about = || format!("failed to restore {}", file.display());
-    let keys = check(file).with_context(about)?;
-    let there = client.status().await?.keys;
-    if there > 0 && !overwrite {
-        bail!(
-            "the cluster at {} has {there} keys already: restore into an empty one, or say --overwrite (which goes on with \
-             a restore that was interrupted, too)",
-            client.url()
-        );
-    }
-    let (mut reader, mut lines, mut count) = (Reader::default(), String::new(), 0);
-    let mut input = BufReader::new(File::open(file).with_context(about)?);
-    while let Some(line) = next_line(&mut input).with_context(about)? {
-        if reader.line(&line).with_context(about)?.is_some() {
-            lines.push_str(&line);
-            count += 1;
+    let Whole { keys, digest, .. } = check(file).with_context(about)?;
+    let step = |stage| RestoreStep { backup: Some(&digest), stage, overwrite };
+    send(client, step(Some("begin")), String::new(), patience).await.with_context(about)?;
+
+    let mut sent = 0;
+    let work = async {
+        let (mut reader, mut lines, mut count) = (Reader::default(), String::new(), 0);
+        let mut input = BufReader::new(File::open(file)?);
+        while let Some(line) = next_line(&mut input)? {
+            if reader.line(&line)?.is_some() {
+                lines.push_str(&line);
+                count += 1;
+            }
+            if lines.len() >= REQUEST_BYTES || count >= REQUEST_KEYS {
+                send(client, step(None), std::mem::take(&mut lines), patience).await?;
+                sent += std::mem::take(&mut count);
+            }
         }
-        if lines.len() >= REQUEST_BYTES || count >= REQUEST_KEYS {
-            send(client, std::mem::take(&mut lines), overwrite, wait).await?;
-            count = 0;
+        if count > 0 {
+            send(client, step(None), lines, patience).await?;
+            sent += count;
         }
-    }
-    if count > 0 {
-        send(client, lines, overwrite, wait).await?;
-    }
-    reader.end().with_context(about)?;
-    Ok(keys)
+        reader.end()?;
+        send(client, step(Some("end")), String::new(), patience).await?;
+        anyhow::Ok(keys)
+    };
+    work.await.with_context(|| {
+        format!(
+            "{}: {sent} of its {keys} keys are there for sure. The cluster serves nobody until this is repeated, which goes \
+             on, or given up with --give-up",
+            about()
+        )
+    })
 }
 
-/// Sends some keys until the leader has them: a request that is sent again changes nothing.
-async fn send(client: &NodeClient, lines: String, overwrite: bool, wait: Duration) -> Result<()> {
-    for attempt in 1.. {
-        match client.restore(lines.clone(), overwrite, wait).await {
-            Ok(()) => break,
-            Err(error) if attempt == ATTEMPTS_MAX || !error.is_temporary() => return Err(error.into()),
-            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    }
-    Ok(())
+/// Gives up a restore that was interrupted: the cluster serves what it has of it.
+///
+/// # Errors
+/// When the leader does not take it.
+pub async fn give_up(client: &NodeClient, patience: Duration) -> Result<()> {
+    let step = RestoreStep { backup: None, stage: Some("give-up"), overwrite: false };
+    Ok(send(client, step, String::new(), patience).await?)
 }
 
-/// Reads a whole backup; returns how many keys it has.
+/// Sends one step until the leader took it: a request that is sent again changes nothing.
+async fn send(
+    client: &NodeClient,
+    step: RestoreStep<'_>,
+    lines: String,
+    patience: Duration,
+) -> Result<(), RestoreError> {
+    let begun = Instant::now();
+    loop {
+        match client.restore(step, lines.clone(), REQUEST_MAX).await {
+            Err(error) if error.is_temporary() && begun.elapsed() < patience => tokio::time::sleep(PAUSE).await,
+            ended => return ended,
+        }
+    }
+}
+
+/// Reads a whole backup; returns what it is.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check(file: &Path) -> Result<u64> {
+pub fn check(file: &Path) -> Result<Whole> {
     let mut reader = Reader::default();
     let mut input = BufReader::new(File::open(file).with_context(|| format!("failed to open {}", file.display()))?);
     while let Some(line) = next_line(&mut input)? {
         reader.line(&line)?;
     }
-    Ok(reader.end()?.1)
+    Ok(reader.end()?)
 }
 
 fn next_line(input: &mut impl BufRead) -> Result<Option<String>> {

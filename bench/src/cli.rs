@@ -8,8 +8,9 @@ mod load;
 mod recover;
 mod sweep;
 
-use std::process::ExitCode;
+use std::{fs, path::Path, process::ExitCode};
 
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 pub use self::{
@@ -50,8 +51,8 @@ enum Command {
     /// Break a cluster, and say whether what its clients saw was linearizable
     ///
     /// Starts a leader and five followers as processes on this machine. While clients write and read, kills and pauses
-    /// nodes, empties disks within what the write quorum allows, lets two leaders compete and changes the quorum; or, with
-    /// --kube, deletes the pods of a KvCluster and changes its quorum and its number of followers. Then judges everything
+    /// nodes, empties disks within what the write quorum allows, cuts the leader off, lets two leaders compete and changes the
+    /// quorum; or, with --kube, deletes the pods of a KvCluster and changes its quorum and its number of followers. Then judges everything
     /// that the clients were told, and shows the history around a violation.
     #[command(after_help = check::AFTER_HELP)]
     Check(Box<CheckArguments>),
@@ -112,7 +113,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn exit_code(result: anyhow::Result<u8>) -> ExitCode {
+/// Runs to its end on all processors.
+fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Runtime::new().context("failed to start the runtime")?.block_on(work)
+}
+
+/// Makes a directory for results, where it is not there.
+fn make_directory(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("failed to create {}", path.display()))
+}
+
+fn exit_code(result: Result<u8>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

@@ -3,42 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use kv_node::shown::ShownConfig;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// How long a question about state may take before the node counts as not answering.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The part of `GET /config` that a sweep works with: everything here is in force.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct ClusterConfig {
-    /// Grows with every change that came into force.
-    pub generation: u64,
-    /// Followers that must confirm a write before it is answered.
-    pub write_quorum: u32,
-    /// The declared number of followers, N.
-    pub followers: u32,
-    /// Shortest delay before a send to a follower, in ms.
-    pub min_delay_ms: u64,
-    /// Longest delay before a send to a follower, in ms.
-    pub max_delay_ms: u64,
-    /// After this long without a quorum a write's outcome is unknown, in ms.
-    pub replication_timeout_ms: u64,
-    /// Seed of the random delays, if the node tells it.
-    #[serde(default)]
-    pub delay_seed: Option<u64>,
-    /// A change that was accepted and is not in force yet.
-    #[serde(default)]
-    pub pending: Option<PendingConfig>,
-}
-
-/// A change on its way, and what it waits for.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct PendingConfig {
-    /// One sentence, from the leader.
-    #[serde(default)]
-    pub message: String,
-}
 
 /// The settings a sweep changes, as `PATCH /config` takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -53,14 +23,14 @@ pub struct ConfigChange {
 
 impl ConfigChange {
     /// Whether exactly these values are in force.
-    pub fn is_in_force(&self, config: &ClusterConfig) -> bool {
+    pub fn is_in_force(&self, config: &ShownConfig) -> bool {
         config.pending.is_none() && *self == Self::from(config)
     }
 }
 
-impl From<&ClusterConfig> for ConfigChange {
-    fn from(config: &ClusterConfig) -> Self {
-        let ClusterConfig { write_quorum, min_delay_ms, max_delay_ms, .. } = *config;
+impl From<&ShownConfig> for ConfigChange {
+    fn from(config: &ShownConfig) -> Self {
+        let ShownConfig { write_quorum, min_delay_ms, max_delay_ms, .. } = *config;
         Self { write_quorum, min_delay_ms, max_delay_ms }
     }
 }
@@ -137,6 +107,17 @@ pub struct Explanation {
 /// Everything a node holds, by key.
 pub type Dump = BTreeMap<String, Entry>;
 
+/// What a request of a restore is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestoreStep<'a> {
+    /// The digest of the backup.
+    pub backup: Option<&'a str>,
+    /// `begin`, `end` or `give-up`; none for lines of it.
+    pub stage: Option<&'a str>,
+    /// Whether they replace keys that are there.
+    pub overwrite: bool,
+}
+
 /// Keys of a backup were not taken, or may not have been.
 #[derive(Debug)]
 pub struct RestoreError {
@@ -154,7 +135,7 @@ impl RestoreError {
 
 impl std::fmt::Display for RestoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the leader did not take the keys: {}", self.words)
+        write!(f, "the leader did not take it: {}", self.words)
     }
 }
 
@@ -234,12 +215,17 @@ impl NodeClient {
         self.send("/backup", self.with_token(self.request(Method::GET, "/backup"))).await
     }
 
-    /// Hands in some lines of a backup.
+    /// One step of a restore: to its next stage, or some lines of the backup.
     ///
     /// # Errors
-    /// When they were not, or may not have been, taken.
-    pub async fn restore(&self, lines: String, overwrite: bool, timeout: Duration) -> Result<(), RestoreError> {
-        let path = format!("/restore?overwrite={overwrite}");
+    /// When it was not, or may not have been, taken.
+    pub async fn restore(&self, step: RestoreStep<'_>, lines: String, timeout: Duration) -> Result<(), RestoreError> {
+        let RestoreStep { backup, stage, overwrite } = step;
+        let mut path = format!("/restore?overwrite={overwrite}");
+        // A digest and a stage are words that need no escaping.
+        for (name, word) in [("backup", backup), ("stage", stage)] {
+            path.extend(word.map(|word| format!("&{name}={word}")));
+        }
         let request = self.with_token(self.request(Method::POST, &path)).timeout(timeout).body(lines);
         let response = request.send().await.map_err(|error| RestoreError { status: None, words: error.to_string() })?;
         let status = response.status();
@@ -258,7 +244,7 @@ impl NodeClient {
     }
 
     /// Which settings are in force.
-    pub async fn config(&self) -> Result<ClusterConfig> {
+    pub async fn config(&self) -> Result<ShownConfig> {
         self.get("/config").await
     }
 
@@ -331,11 +317,12 @@ fn words_of(body: &str) -> String {
 mod tests {
     use super::*;
 
-    fn config(pending: bool) -> ClusterConfig {
+    fn config(pending: bool) -> ShownConfig {
         let mut body = serde_json::json!({"generation": 7, "write_quorum": 2, "followers": 5, "min_delay_ms": 20,
             "max_delay_ms": 60, "replication_timeout_ms": 5000, "delay_seed": 11, "pending": null});
         if pending {
-            body["pending"] = serde_json::json!({"generation": 8, "write_quorum": 3, "message": "waits"});
+            body["pending"] =
+                serde_json::json!({"generation": 8, "write_quorum": 3, "followers": 5, "message": "waits"});
         }
         serde_json::from_value(body).expect("as the node writes it")
     }

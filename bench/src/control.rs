@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use kv_node::shown::ShownConfig;
 use tokio::time::sleep;
 
 pub use self::{
     pods::{PodState, Pods},
     resource::{Access, Asked, KvClusterResource, Size},
 };
-use crate::client::{ClusterConfig, ConfigChange, NodeClient};
+use crate::client::{ConfigChange, NodeClient};
 
 mod pods;
 mod resource;
@@ -34,7 +35,7 @@ impl Control {
     ///
     /// # Errors
     /// When the API server does not answer.
-    pub async fn original(&self, in_force: &ClusterConfig) -> Result<ConfigChange> {
+    pub async fn original(&self, in_force: &ShownConfig) -> Result<ConfigChange> {
         match self {
             Self::Leader => Ok(ConfigChange::from(in_force)),
             Self::Resource(resource) => resource.asked_for().await,

@@ -3,10 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+use kv_node::shown::ShownConfig;
 
 use crate::{
     analysis::QuorumReport,
-    client::{ClusterConfig, ConfigChange, LeaderStatus, NodeClient},
+    client::{ConfigChange, LeaderStatus, NodeClient},
     consistency,
     control::Control,
     findings::{Finding, FindingKind},
@@ -98,7 +99,7 @@ pub async fn sweep(
 }
 
 /// What the sweep will do, now that the cluster has told what it is.
-fn settle(options: &SweepOptions, config: &ClusterConfig) -> Result<Settings> {
+fn settle(options: &SweepOptions, config: &ShownConfig) -> Result<Settings> {
     let followers = config.followers;
     let min_delay_ms = options.min_delay_ms.unwrap_or(config.min_delay_ms);
     let max_delay_ms = options.max_delay_ms.unwrap_or(config.max_delay_ms);
@@ -122,7 +123,7 @@ fn settle(options: &SweepOptions, config: &ClusterConfig) -> Result<Settings> {
     })
 }
 
-fn check_followers(target: &Target, config: &ClusterConfig) -> Result<()> {
+fn check_followers(target: &Target, config: &ShownConfig) -> Result<()> {
     let given = target.follower_urls.len();
     if given != 0 && given != config.followers as usize {
         bail!("{given} follower URLs were given, but the leader has {} followers", config.followers);
@@ -211,7 +212,7 @@ fn followers_missing(status: &LeaderStatus) -> Vec<Finding> {
 mod tests {
     use super::*;
 
-    fn config() -> ClusterConfig {
+    fn config() -> ShownConfig {
         serde_json::from_value(serde_json::json!({"generation": 7, "write_quorum": 2, "followers": 5,
             "min_delay_ms": 20, "max_delay_ms": 60, "replication_timeout_ms": 4000, "delay_seed": 11}))
         .expect("as the node writes it")

@@ -1,5 +1,6 @@
-//! Synthetic measurements for unit tests: systems whose behaviour is known because it is written down here.
+//! For unit tests: command lines, and synthetic measurements of systems whose behaviour is known because it is written down here.
 
+use clap::{Args, Command};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
@@ -9,6 +10,13 @@ use crate::{
     theory::QuorumDelay,
     workload::{Outcome, Run, Workload, WriteSample},
 };
+
+/// The settings of a subcommand, as this line gives them.
+pub(crate) fn parse<A: Args>(line: &str) -> Result<A, String> {
+    let words = std::iter::once("kv-bench").chain(line.split_whitespace());
+    let matches = A::augment_args(Command::new("kv-bench")).try_get_matches_from(words);
+    matches.and_then(|matches| A::from_arg_matches(&matches)).map_err(|error| error.to_string())
+}
 
 /// How a synthetic system answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,62 +3,11 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Output};
+use std::fs;
 
-use kv_bench::{
-    client::{Dump, NodeClient},
-    cluster::{LocalCluster, LocalClusterOptions},
-};
 use serde_json::{Value, json};
-use support::{KV_BENCH, stderr, stdout};
-
-const TOKEN: &str = "correct-horse";
-
-async fn cluster(directory: &Path) -> LocalCluster {
-    let environment = vec![("AUTH_TOKEN".to_owned(), TOKEN.to_owned())];
-    let options = LocalClusterOptions {
-        followers: 3,
-        write_quorum: 2,
-        max_delay_ms: 0,
-        environment,
-        ..LocalClusterOptions::new(KV_BENCH, directory)
-    };
-    LocalCluster::start(options).await.expect("starts")
-}
-
-async fn program(arguments: &[&str]) -> Output {
-    let mut command = tokio::process::Command::new(KV_BENCH);
-    command.args(arguments).env("AUTH_TOKEN", TOKEN).kill_on_drop(true);
-    command.output().await.expect("kv-bench runs")
-}
-
-async fn backup(cluster: &LocalCluster, file: &Path) -> Output {
-    program(&["backup", "--leader", &cluster.leader_url(), "--to", &file.display().to_string()]).await
-}
-
-async fn restore(cluster: &LocalCluster, file: &Path, more: &[&str]) -> Output {
-    let (url, file) = (cluster.leader_url(), file.display().to_string());
-    program(&[&["restore", "--leader", &url, "--from", &file], more].concat()).await
-}
-
-async fn post(cluster: &LocalCluster, path: &str, token: Option<&str>, body: Value) -> (u16, Value) {
-    let mut request = reqwest::Client::new().post(format!("{}{path}", cluster.leader_url())).json(&body);
-    if let Some(token) = token {
-        request = request.header("idempotency-key", token);
-    }
-    let answer = request.send().await.expect("answers");
-    (answer.status().as_u16(), answer.json().await.expect("JSON"))
-}
-
-async fn put(cluster: &LocalCluster, key: &str, value: &str) -> u64 {
-    let (status, body) = post(cluster, "/put", None, json!({"key": key, "value": value})).await;
-    assert_eq!(status, 200, "{body}");
-    body["seq"].as_u64().expect("a number")
-}
-
-async fn dump(cluster: &LocalCluster) -> Dump {
-    NodeClient::new(NodeClient::http(1).expect("a client"), &cluster.leader_url(), None).dump().await.expect("a dump")
-}
+use support::backup::{TOKEN, backup, cluster, dump, post, put, restore};
+use support::{stderr, stdout};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_comes_back_as_it_was_and_goes_on() {

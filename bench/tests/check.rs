@@ -15,8 +15,8 @@ fn report(out: &std::path::Path) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sound_cluster_stands_everything_that_it_should() {
     let out = tempfile::tempdir().expect("temporary directory");
-    // A turn as the first of its round for each of the six kinds.
-    let output = kv_bench(out.path(), &["check", "--rounds", "6", "--write-quorum", "3", "--seed", "20261122"]).await;
+    // A turn as the first of its round for each of the seven kinds.
+    let output = kv_bench(out.path(), &["check", "--rounds", "7", "--write-quorum", "3", "--seed", "20261122"]).await;
     let (text, errors) = (stdout(&output), stderr(&output));
     assert!(output.status.success(), "{text}{errors}");
     assert_eq!(errors, "", "no progress bar where no terminal is");
@@ -30,8 +30,8 @@ async fn a_sound_cluster_stands_everything_that_it_should() {
         .filter(|fault| fault["recovery_max_ms"].is_number())
         .filter_map(|fault| fault["kind"].as_str())
         .collect();
-    assert_eq!(kinds, BTreeSet::from(["all", "kill", "pause", "quorum", "two-leaders", "wipe"]));
-    assert_eq!((&report["settings"]["rounds"], &report["settings"]["load"]["seed"]), (&6.into(), &20_261_122.into()));
+    assert_eq!(kinds, BTreeSet::from(["all", "kill", "partition", "pause", "quorum", "two-leaders", "wipe"]));
+    assert_eq!((&report["settings"]["rounds"], &report["settings"]["load"]["seed"]), (&7.into(), &20_261_122.into()));
     let count = |of: &str, what: &str| report[of][what].as_u64().expect("a number");
     assert!(count("puts", "acknowledged") > 50, "{report:#}");
     assert!(count("gets", "answered") > 16 && count("local_gets", "answered") > 10, "{report:#}");

@@ -67,10 +67,10 @@ async fn followers_that_obey_a_replaced_leader_are_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "on a machine with nothing else to do the moment lasts a millisecond, and twelve runs may miss it"]
 async fn a_leader_that_reads_without_asking_is_found() {
-    // Few keys and many clients: what the paused leader has not heard of is asked for when it goes on.
-    let arguments = ["--faults", "two-leaders", "--rounds", "5", "--rate", "300", "--clients", "60", "--keys", "4"];
+    // No luck in it either: a leader that is cut off shows what it has for as long as that lasts, while another one takes
+    // writes.
+    let arguments = ["--faults", "partition", "--rounds", "5", "--keys", "4"];
     let rules = rules_broken("reads-without-asking", &arguments).await;
     assert!(shows_a_loss(&rules), "{rules:?}");
 }

@@ -243,13 +243,18 @@ pub enum Durability {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// The size of each follower's volume, such as 1Gi.
+    /// The size of each follower's volume, such as 1Gi. 64Mi or more: a follower's log takes up to 2 1/3 times what its
+    /// newest records take, and some 50Mi.
     #[serde(default = "defaults::storage_size")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(
         validation = rule!(
             "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
             "'storage.size %s is not a size such as 1Gi'.format([self])"
+        ),
+        validation = rule!(
+            "!isQuantity(self) || !quantity(self).isLessThan(quantity('64Mi'))",
+            "'storage.size %s is too small for the log of any follower: it has to be 64Mi or more'.format([self])"
         )
     )]
     pub size: String,

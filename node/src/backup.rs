@@ -112,6 +112,17 @@ impl Writer {
     }
 }
 
+/// A backup of which every line was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// Its first line.
+    pub header: Header,
+    /// How many keys it has, deleted ones included.
+    pub keys: u64,
+    /// As its last line says.
+    pub digest: String,
+}
+
 /// Checks a backup line by line.
 #[derive(Clone, Default)]
 pub struct Reader {
@@ -161,13 +172,15 @@ impl Reader {
         Ok(Some(saved))
     }
 
-    /// Says that there are no more lines; returns the header and how many keys there were.
+    /// Says that there are no more lines; returns what the backup is.
     ///
     /// # Errors
     /// [`BackupError::CutOff`].
-    pub fn end(self) -> Result<(Header, u64), BackupError> {
+    pub fn end(self) -> Result<Whole, BackupError> {
         match self.header {
-            Some(header) if self.ended => Ok((header, self.keys)),
+            Some(header) if self.ended => {
+                Ok(Whole { header, keys: self.keys, digest: format!("{:016x}", self.digest.digest()) })
+            }
             None => Err(BackupError::NoBackup("it is empty".to_owned())),
             Some(_) => Err(BackupError::CutOff { lines: self.lines }),
         }

@@ -82,7 +82,7 @@ pub fn of_leader(leader: &Coordinator) -> String {
         let followers = core.followers(now_us);
         let (in_force, term) = (&state.in_force, core.epoch().term);
         (
-            core.is_open(),
+            core.is_serving(),
             core.keys(),
             core.in_flight(),
             core.backlog(),

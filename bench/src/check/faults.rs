@@ -24,6 +24,9 @@ pub enum FaultKind {
     /// A second leader over the same followers, the first one paused meanwhile or not; of a KvCluster a restart of the
     /// leader's Deployment
     TwoLeaders,
+    /// The leader and its followers hear nothing of each other, while clients reach all; a second leader starts meanwhile or
+    /// not
+    Partition,
     /// Another write quorum, and back
     Quorum,
 }
@@ -40,6 +43,7 @@ impl FaultKind {
             Self::Scale => "scale",
             Self::All => "all",
             Self::TwoLeaders => "two-leaders",
+            Self::Partition => "partition",
             Self::Quorum => "quorum",
         }
     }
@@ -57,9 +61,9 @@ pub enum Place {
 impl Place {
     /// What can be done there.
     pub fn kinds(self) -> &'static [FaultKind] {
-        use FaultKind::{All, Delete, ForceDelete, Kill, Pause, Quorum, Scale, TwoLeaders, Wipe};
+        use FaultKind::{All, Delete, ForceDelete, Kill, Partition, Pause, Quorum, Scale, TwoLeaders, Wipe};
         match self {
-            Self::Process => &[Kill, Pause, Wipe, All, TwoLeaders, Quorum],
+            Self::Process => &[Kill, Pause, Wipe, All, TwoLeaders, Partition, Quorum],
             Self::Pod => &[Delete, ForceDelete, Scale, All, TwoLeaders, Quorum],
         }
     }
@@ -105,6 +109,11 @@ pub enum Fault {
         /// Whether the first one stands still meanwhile, and finds itself replaced afterwards.
         paused: bool,
     },
+    /// The leader is cut off from its followers.
+    Partition {
+        /// Whether a second leader, which is not cut off, starts meanwhile.
+        second: bool,
+    },
     /// The quorum is another one.
     Quorum(u32),
 }
@@ -121,6 +130,7 @@ impl Fault {
             Self::Scale(_) => FaultKind::Scale,
             Self::All => FaultKind::All,
             Self::TwoLeaders { .. } => FaultKind::TwoLeaders,
+            Self::Partition { .. } => FaultKind::Partition,
             Self::Quorum(_) => FaultKind::Quorum,
         }
     }
@@ -130,7 +140,7 @@ impl Fault {
         match self {
             Self::Kill(node) | Self::Pause(node) | Self::Delete(node) | Self::ForceDelete(node) => Some(node),
             Self::Wipe(follower) => Some(Node::Follower(follower)),
-            Self::TwoLeaders { .. } => Some(Node::Leader),
+            Self::TwoLeaders { .. } | Self::Partition { .. } => Some(Node::Leader),
             Self::All | Self::Quorum(_) | Self::Scale(_) => None,
         }
     }
@@ -162,6 +172,8 @@ impl fmt::Display for Fault {
             Self::All => write!(f, "all nodes killed"),
             Self::TwoLeaders { paused: false } => write!(f, "second leader"),
             Self::TwoLeaders { paused: true } => write!(f, "second leader, the first paused"),
+            Self::Partition { second: false } => write!(f, "leader cut off"),
+            Self::Partition { second: true } => write!(f, "second leader, the first cut off"),
             Self::Quorum(quorum) => write!(f, "write quorum {quorum}"),
         }
     }

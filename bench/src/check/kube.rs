@@ -15,7 +15,7 @@ use super::{
     faults::{Fault, Node, Place},
     history::FinalDump,
     plan::Shape,
-    target::{self, Breakable, Endpoint, Endpoints},
+    target::{self, Breakable, Endpoint, Endpoints, Healing},
 };
 use crate::{
     client::NodeClient,
@@ -227,7 +227,9 @@ impl Breakable for KubeTarget {
                 }
                 self.resize(Size { replicas, ..size }).await
             }
-            Fault::Kill(_) | Fault::Pause(_) | Fault::Wipe(_) => bail!("pods are no processes: {fault}"),
+            Fault::Kill(_) | Fault::Pause(_) | Fault::Wipe(_) | Fault::Partition { .. } => {
+                bail!("pods are no processes: {fault}")
+            }
         }
     }
 
@@ -240,22 +242,15 @@ impl Breakable for KubeTarget {
     }
 
     async fn heal(&mut self) -> Result<()> {
-        let began = Instant::now();
+        let healing = Healing::begin(self.heal_timeout, POLL_INTERVAL);
         loop {
             let pods = self.pods.list().await?;
-            let missing = match self.missing(began.elapsed(), &pods).await {
-                Ok(None) => {
-                    self.doomed.clear();
-                    self.resized = false;
-                    return self.lives_begin(&pods);
-                }
-                Ok(Some(missing)) => missing,
-                Err(error) => format!("{error:#}"),
-            };
-            if began.elapsed() > self.heal_timeout {
-                bail!("the cluster did not heal within {} s: {missing}", self.heal_timeout.as_secs());
+            let missing = self.missing(healing.elapsed(), &pods).await;
+            if healing.is_over(missing).await? {
+                self.doomed.clear();
+                self.resized = false;
+                return self.lives_begin(&pods);
             }
-            sleep(POLL_INTERVAL).await;
         }
     }
 

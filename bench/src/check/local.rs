@@ -3,15 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::sync::watch;
 
 use super::{
     faults::{Fault, Node},
     history::FinalDump,
-    target::{self, Breakable, Endpoint, Endpoints},
+    target::{self, Breakable, Endpoint, Endpoints, Healing},
 };
 use crate::{
     client::{ConfigChange, NodeClient},
@@ -84,6 +81,17 @@ impl LocalTarget {
         let _ = tokio::time::timeout(Duration::from_millis(500), leader.change_config(change, Duration::ZERO)).await;
     }
 
+    /// Another leader, of which clients know.
+    async fn start_second_leader(&mut self) -> Result<()> {
+        let url = self.cluster.start_second_leader().await?;
+        self.endpoints.send_modify(|Endpoints { leaders, .. }| {
+            let taken = |name: &&str| leaders.iter().any(|leader| &*leader.name == *name);
+            let name = LEADERS.into_iter().find(|name| !taken(name)).unwrap_or(LEADERS[1]);
+            leaders.push(Endpoint { name: name.into(), url, incarnation: None });
+        });
+        Ok(())
+    }
+
     /// Clients know the leader that is left, by its name.
     fn one_leader(&self) {
         let (url, second) = (self.cluster.leader_url(), self.cluster.second_leader_url());
@@ -140,13 +148,11 @@ impl Breakable for LocalTarget {
                 if paused {
                     self.cluster.pause_leader()?;
                 }
-                let url = self.cluster.start_second_leader().await?;
-                self.endpoints.send_modify(|Endpoints { leaders, .. }| {
-                    let taken = |name: &&str| leaders.iter().any(|leader| &*leader.name == *name);
-                    let name = LEADERS.into_iter().find(|name| !taken(name)).unwrap_or(LEADERS[1]);
-                    leaders.push(Endpoint { name: name.into(), url, incarnation: None });
-                });
-                Ok(())
+                self.start_second_leader().await
+            }
+            Fault::Partition { second } => {
+                self.cluster.cut_leader_off()?;
+                if second { self.start_second_leader().await } else { Ok(()) }
             }
             Fault::Quorum(quorum) => {
                 self.ask_for_quorum(quorum).await;
@@ -175,6 +181,7 @@ impl Breakable for LocalTarget {
                 }
                 Ok(())
             }
+            Fault::Partition { .. } => self.cluster.reconnect_leader(),
             Fault::Quorum(_) => {
                 self.ask_for_quorum(self.settings.write_quorum).await;
                 Ok(())
@@ -184,20 +191,15 @@ impl Breakable for LocalTarget {
     }
 
     async fn heal(&mut self) -> Result<()> {
-        let began = Instant::now();
         self.cluster.keep_one_leader(self.heal_timeout).await?;
         self.one_leader();
+        let healing = Healing::begin(self.heal_timeout, POLL_INTERVAL);
         loop {
             self.cluster.fail_if_any_exited()?;
-            let missing = match self.missing(began.elapsed()).await {
-                Ok(None) => return Ok(()),
-                Ok(Some(missing)) => missing,
-                Err(error) => format!("{error:#}"),
-            };
-            if began.elapsed() > self.heal_timeout {
-                bail!("the cluster did not heal within {} s: {missing}", self.heal_timeout.as_secs());
+            let missing = self.missing(healing.elapsed()).await;
+            if healing.is_over(missing).await? {
+                return Ok(());
             }
-            sleep(POLL_INTERVAL).await;
         }
     }
 

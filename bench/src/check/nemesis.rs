@@ -187,7 +187,7 @@ mod tests {
         let mut kinds: Vec<&str> = faults.iter().map(|fault| fault.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 6, "{kinds:?}");
+        assert_eq!(kinds.len(), 7, "{kinds:?}");
     }
 
     #[tokio::test]

@@ -100,6 +100,7 @@ impl Shape {
             FaultKind::All => (Fault::All, 0, if pods { 0 } else { 500 }),
             FaultKind::TwoLeaders if pods => (Fault::TwoLeaders { paused: false }, 0, 0),
             FaultKind::TwoLeaders => (Fault::TwoLeaders { paused: rng.random_bool(0.5) }, 300, 2_500),
+            FaultKind::Partition => (Fault::Partition { second: rng.random_bool(0.5) }, 300, 2_500),
             FaultKind::Quorum => (Fault::Quorum(rng.random_range(1..=self.followers as u32)), 200, 2_000),
         };
         // Pods need seconds to come back: those that overlap may be as far apart.
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn every_kind_gets_its_turn_and_nothing_beyond_the_contract_is_drawn() {
-        let processes = [(1, true, 5), (2, true, 6), (3, true, 6), (5, true, 6), (3, false, 5)];
+        let processes = [(1, true, 6), (2, true, 7), (3, true, 7), (5, true, 7), (3, false, 6)];
         let processes = processes.map(|(write_quorum, durable, kinds)| (shape(write_quorum, durable), kinds));
         let pods = [(1, true, 6), (3, true, 6), (5, true, 6), (3, false, 5), (1, false, 5)]
             .map(|(write_quorum, durable, kinds)| (pods(write_quorum, durable), kinds));

@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -118,6 +118,38 @@ pub(super) async fn until_answered<T, F: Future<Output = Result<T>>>(
     }
 }
 
+/// A wait until nothing is missing any more.
+pub(super) struct Healing {
+    began: Instant,
+    timeout: Duration,
+    interval: Duration,
+}
+
+impl Healing {
+    /// Begins to wait, with a look every `interval`.
+    pub(super) fn begin(timeout: Duration, interval: Duration) -> Self {
+        Self { began: Instant::now(), timeout, interval }
+    }
+
+    /// For how long it has been waited.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Whether a look found nothing missing. If it did, or had no answer, returns when it is time for the next one.
+    ///
+    /// # Errors
+    /// When it takes too long, with what is missing.
+    pub(super) async fn is_over(&self, missing: Result<Option<String>>) -> Result<bool> {
+        let Some(missing) = missing.unwrap_or_else(|error| Some(format!("{error:#}"))) else { return Ok(true) };
+        if self.elapsed() > self.timeout {
+            bail!("the cluster did not heal within {} s: {missing}", self.timeout.as_secs());
+        }
+        sleep(self.interval).await;
+        Ok(false)
+    }
+}
+
 /// What an open leader of `followers` still lacks; nothing when all take part and have everything that was accepted before
 /// the last `elapsed`.
 pub(super) fn lacks(status: &LeaderStatus, followers: usize, elapsed: Duration) -> Option<String> {
@@ -159,6 +191,17 @@ mod tests {
         assert_eq!(answer.await.expect("the third time"), 3);
         let never = until_answered(Duration::ZERO, || std::future::ready(Err::<(), _>(anyhow::anyhow!("gone"))));
         assert_eq!(never.await.expect_err("it never does").to_string(), "gone");
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_waited_for_and_named_in_the_end() {
+        let missing = || Ok(Some("pod a is not there".to_owned()));
+        let healing = Healing::begin(Duration::from_secs(60), Duration::ZERO);
+        assert!(!healing.is_over(missing()).await.expect("there is time"));
+        assert!(!healing.is_over(Err(anyhow::anyhow!("no route to host"))).await.expect("there is time"));
+        assert!(healing.is_over(Ok(None)).await.expect("well"));
+        let error = Healing::begin(Duration::ZERO, Duration::ZERO).is_over(missing()).await.expect_err("no time");
+        assert_eq!(error.to_string(), "the cluster did not heal within 0 s: pod a is not there");
     }
 
     #[test]

@@ -1,14 +1,12 @@
 //! `kv-bench backup` and `kv-bench restore`.
 
-use std::{future::Future, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
+use super::run;
 use crate::{backup, client::NodeClient};
-
-/// How long one request of a restore may take; the leader answers earlier, after its replication timeout.
-const REQUEST_MAX: Duration = Duration::from_secs(600);
 
 /// Which cluster.
 #[derive(Debug, Clone, Args)]
@@ -39,13 +37,21 @@ pub struct RestoreArguments {
     #[command(flatten)]
     cluster: ClusterArguments,
 
-    /// The file
-    #[arg(long, value_name = "FILE")]
-    from: PathBuf,
+    /// The file. A restore of it that was interrupted goes on
+    #[arg(long, value_name = "FILE", required_unless_present = "give_up")]
+    from: Option<PathBuf>,
 
     /// Also where there are keys: those of the backup replace them, others stay
     #[arg(long)]
     overwrite: bool,
+
+    /// For how long a request is sent again while the leader is away or has no write quorum, in s
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    patience_s: u64,
+
+    /// Give up a restore that was interrupted: the cluster serves again, with what it has of the backup
+    #[arg(long, conflicts_with_all = ["from", "overwrite"])]
+    give_up: bool,
 }
 
 /// # Errors
@@ -60,14 +66,19 @@ pub(super) fn save(arguments: &BackupArguments) -> Result<u8> {
 /// # Errors
 /// When not everything was restored.
 pub(super) fn restore(arguments: &RestoreArguments) -> Result<u8> {
-    let RestoreArguments { cluster, from, overwrite } = arguments;
-    let keys = run(backup::restore(&cluster.client()?, from, *overwrite, REQUEST_MAX))?;
-    println!("{keys} keys of {} restored", from.display());
+    let RestoreArguments { cluster, from, overwrite, patience_s, give_up: _ } = arguments;
+    let (client, patience) = (cluster.client()?, Duration::from_secs(*patience_s));
+    match from {
+        Some(from) => {
+            let keys = run(backup::restore(&client, from, *overwrite, patience))?;
+            println!("{keys} keys of {} restored", from.display());
+        }
+        None => {
+            run(backup::give_up(&client, patience))?;
+            println!("no restore is under way any more");
+        }
+    }
     Ok(0)
-}
-
-fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Runtime::new().context("failed to start the runtime")?.block_on(work)
 }
 
 impl ClusterArguments {

@@ -183,6 +183,7 @@ impl CheckArguments {
             environment: self.node_setting.clone(),
             data_directory: (self.durability == Durability::Disk).then_some(data),
             start_timeout: START_TIMEOUT,
+            wired: true,
             ..LocalClusterOptions::new(program, self.out.join("logs"))
         })
     }
@@ -190,15 +191,14 @@ impl CheckArguments {
 
 /// Runs the check; the value is the exit code.
 pub(super) fn main(arguments: &CheckArguments) -> Result<u8> {
-    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
-    runtime.block_on(run(arguments))
+    super::run(run(arguments))
 }
 
 async fn run(arguments: &CheckArguments) -> Result<u8> {
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
     let local = arguments.kube.is_none().then(|| arguments.local_options()).transpose()?;
     let out = &arguments.out;
-    fs::create_dir_all(out).with_context(|| format!("failed to create {}", out.display()))?;
+    super::make_directory(out)?;
     let progress = Progress::on_stderr();
     progress.note("starting the cluster");
     if let Some(options) = local {
@@ -259,19 +259,10 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        check: CheckArguments,
-    }
-
     fn parse(line: &str) -> Result<CheckArguments, String> {
-        let words = std::iter::once("check").chain(line.split_whitespace());
-        Line::try_parse_from(words).map(|line| line.check).map_err(|error| error.to_string())
+        crate::testing::parse(line)
     }
 
     #[test]

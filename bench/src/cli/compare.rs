@@ -63,14 +63,13 @@ pub struct CompareArguments {
 
 /// Runs the comparison; the value is the exit code.
 pub(super) fn main(arguments: &CompareArguments) -> Result<u8> {
-    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
-    runtime.block_on(run(arguments))
+    super::run(run(arguments))
 }
 
 async fn run(arguments: &CompareArguments) -> Result<u8> {
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
     let out = &arguments.out;
-    fs::create_dir_all(out).with_context(|| format!("failed to create {}", out.display()))?;
+    super::make_directory(out)?;
     let most = arguments.connections.iter().copied().max().unwrap_or_default();
     raise_file_limit(most as u64)?;
     let options = CompareOptions {

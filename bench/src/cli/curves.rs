@@ -1,6 +1,6 @@
 //! `kv-bench curves`: for each setting, a cluster and a load at each of its values → tables and plots.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -125,14 +125,13 @@ impl CurvesArguments {
 /// Measures the curves; the value is the exit code.
 pub(super) fn main(arguments: &CurvesArguments) -> Result<u8> {
     arguments.check()?;
-    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
-    runtime.block_on(run(arguments))
+    super::run(run(arguments))
 }
 
 async fn run(arguments: &CurvesArguments) -> Result<u8> {
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
     let out = &arguments.out;
-    fs::create_dir_all(out).with_context(|| format!("failed to create {}", out.display()))?;
+    super::make_directory(out)?;
     let mut progress = LoadProgress::on_stderr(interrupt.clone());
     let mut failures = 0;
     for &by in &arguments.by {

@@ -344,14 +344,13 @@ fn address(url: &str) -> Result<SocketAddr> {
 
 /// Runs the load; the value is the exit code.
 pub(super) fn main(arguments: &LoadArguments) -> Result<u8> {
-    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
-    runtime.block_on(run(arguments))
+    super::run(run(arguments))
 }
 
 async fn run(arguments: &LoadArguments) -> Result<u8> {
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
     let out = &arguments.out;
-    fs::create_dir_all(out).with_context(|| format!("failed to create {}", out.display()))?;
+    super::make_directory(out)?;
     let mut progress = LoadProgress::on_stderr(interrupt.clone());
     progress.note("starting the cluster");
     // The nodes, too, need a file for each connection.

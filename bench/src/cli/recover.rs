@@ -71,8 +71,7 @@ pub(super) fn main(arguments: &RecoverArguments) -> Result<u8> {
         overwrites: *overwrites,
         patience: Duration::from_secs(600),
     };
-    let runtime = tokio::runtime::Runtime::new().context("failed to start the runtime")?;
-    let measured = runtime.block_on(recovery::measure(cluster, options, |what| eprintln!("{what} …")))?;
+    let measured = super::run(recovery::measure(cluster, options, |what| eprintln!("{what} …")))?;
     print!("{}", told(&measured, &options));
     // A second look at the result does not need it, and it is large.
     fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;

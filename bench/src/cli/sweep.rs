@@ -1,6 +1,6 @@
 //! `kv-bench sweep`: settings → target → sweep → table and files → exit code.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -188,7 +188,7 @@ pub(super) fn main(arguments: &SweepArguments) -> Result<u8> {
 async fn run(arguments: &SweepArguments) -> Result<u8> {
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
     let out = &arguments.out;
-    fs::create_dir_all(out).with_context(|| format!("failed to create {}", out.display()))?;
+    super::make_directory(out)?;
     let progress = Progress::on_stderr();
     progress.note("starting the cluster");
     let target = tokio::select! {
@@ -261,20 +261,11 @@ pub(super) fn not_negative(text: &str) -> Result<f64, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
     use crate::testing::{Behaviour, synthetic_report};
 
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        sweep: SweepArguments,
-    }
-
     fn parse(line: &str) -> Result<SweepArguments, String> {
-        let words = std::iter::once("sweep").chain(line.split_whitespace());
-        Line::try_parse_from(words).map(|line| line.sweep).map_err(|error| error.to_string())
+        crate::testing::parse(line)
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! cluster is dropped or this process ends, however it ends (see [`crate::node_command`]).
 
 mod process;
+mod wires;
 
 use std::{
     fs,
@@ -27,7 +28,10 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::process::free_ports;
-use self::process::{NodeProcess, NodeSpec};
+use self::{
+    process::{NodeProcess, NodeSpec},
+    wires::Wires,
+};
 use crate::client::{LeaderStatus, NodeClient};
 
 /// How often a condition is looked at while it is waited for.
@@ -56,6 +60,8 @@ pub struct LocalClusterOptions {
     pub environment: Vec<(String, String)>,
     /// Each node gets `DATA_DIR=data_directory/NAME` when present.
     pub data_directory: Option<PathBuf>,
+    /// Whether leaders reach their followers over wires that [`LocalCluster::cut_leader_off`] cuts. Default false.
+    pub wired: bool,
     /// How long the cluster, or a node that is started again, may take. Default 20 s.
     pub start_timeout: Duration,
 }
@@ -74,6 +80,7 @@ impl LocalClusterOptions {
             delay_seed: None,
             environment: Vec::new(),
             data_directory: None,
+            wired: false,
             start_timeout: Duration::from_secs(20),
         }
     }
@@ -190,7 +197,11 @@ impl LocalCluster {
     pub async fn start_second_leader(&mut self) -> Result<String> {
         let second = match self.second_leader.take() {
             Some(second) => second,
-            None => self.leader.sibling("leader2", free_ports(1)?[0])?,
+            None => {
+                let second = self.leader.sibling("leader2", free_ports(1)?[0])?;
+                let ports: Vec<u16> = self.followers.iter().map(|follower| follower.spec.port).collect();
+                if self.leader.wires.is_some() { second.over_wires(&ports)? } else { second }
+            }
         };
         let second = self.second_leader.insert(second);
         start_and_listen(second, self.start_timeout).await?;
@@ -262,6 +273,23 @@ impl LocalCluster {
     /// Lets a frozen leader go on.
     pub fn resume_leader(&self) -> Result<()> {
         self.leader.signal(Signal::CONT)
+    }
+
+    /// Nothing passes between the leader and its followers any more, while clients reach them all: a partition. What is
+    /// sent meanwhile arrives afterwards.
+    ///
+    /// # Errors
+    /// Unless the cluster is [wired](LocalClusterOptions::wired).
+    pub fn cut_leader_off(&self) -> Result<()> {
+        self.leader.wires.as_ref().context("failed to cut the leader off: it has no wires").map(Wires::cut)
+    }
+
+    /// Ends that.
+    ///
+    /// # Errors
+    /// Unless the cluster is [wired](LocalClusterOptions::wired).
+    pub fn reconnect_leader(&self) -> Result<()> {
+        self.leader.wires.as_ref().context("failed to reconnect the leader: it has no wires").map(Wires::mend)
     }
 
     /// Freezes follower `index` (SIGSTOP).
@@ -360,6 +388,7 @@ fn nodes(options: &LocalClusterOptions) -> Result<(NodeProcess, Vec<NodeProcess>
     ];
     settings.extend(options.delay_seed.map(|seed| ("DELAY_SEED", seed.to_string())));
     let leader = node("leader", ports[0], settings)?;
+    let leader = if options.wired { leader.over_wires(&ports[1..])? } else { leader };
     let followers = (1..=count)
         .map(|number| node(&format!("follower{number}"), ports[number], vec![("ROLE", "follower".to_owned())]))
         .collect::<Result<_>>()?;

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::wires::Wires;
 use crate::node_command;
 
 /// How much of a log is shown when its node fails.
@@ -35,6 +36,8 @@ pub(super) struct NodeSpec {
 #[derive(Debug)]
 pub(super) struct NodeProcess {
     pub spec: NodeSpec,
+    /// Of a leader that can be cut off: its ways to its followers.
+    pub wires: Option<Wires>,
     child: Option<Child>,
 }
 
@@ -42,7 +45,7 @@ impl NodeProcess {
     /// A node that does not run yet; its old log is removed.
     pub(super) fn new(spec: NodeSpec) -> Result<Self> {
         File::create(&spec.log_path).with_context(|| format!("failed to create {}", spec.log_path.display()))?;
-        Ok(Self { spec, child: None })
+        Ok(Self { spec, wires: None, child: None })
     }
 
     /// Another node with the same settings but for its name, its port and its log, which does not run yet.
@@ -58,6 +61,15 @@ impl NodeProcess {
             }
         }
         Self::new(spec)
+    }
+
+    /// The same leader, with wires of its own to these ports for its followers.
+    pub(super) fn over_wires(mut self, ports: &[u16]) -> Result<Self> {
+        let wires = Wires::lay(ports)?;
+        let followers = self.spec.environment.iter_mut().filter(|(name, _)| name == "FOLLOWERS");
+        followers.for_each(|(_, urls)| *urls = wires.urls().join(","));
+        self.wires = Some(wires);
+        Ok(self)
     }
 
     pub(super) fn url(&self) -> String {

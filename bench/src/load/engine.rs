@@ -1,4 +1,5 @@
-//! One thread of the load: every client's sockets on one poll, no task, no allocation per request.
+//! One thread of the load: every client's [links](super::link) on one poll, no task, no allocation per request. It decides
+//! when which client does what, and what counts as failed.
 //!
 //! The load shares its processors with what it measures, so its own cost is part of the result. Per request it makes one
 //! send, one receive and its share of a poll.
@@ -6,19 +7,19 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
-    io::{self, Read, Write},
-    net::SocketAddr,
+    io,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use mio::{Events, Interest, Poll, Token, net::TcpStream};
+use mio::{Events, Poll, Token};
 
 use super::{
     alarm::Alarm,
+    link::Link,
     operations::Operations,
-    protocol::{Answer, Outcome, Protocol},
+    protocol::{Answer, Outcome},
     recorder::{Flight, Kind, Recorder, Window},
     schedule::Schedule,
 };
@@ -44,26 +45,6 @@ pub(super) struct Shared {
     /// Done and failed so far.
     pub done: AtomicU64,
     pub failed: AtomicU64,
-}
-
-/// One connection, and what came and could not be sent so far.
-pub(super) struct Link {
-    address: SocketAddr,
-    /// `None` while there is no connection.
-    stream: Option<TcpStream>,
-    protocol: Box<dyn Protocol>,
-    received: Vec<u8>,
-    unsent: Vec<u8>,
-}
-
-impl Link {
-    /// A link over a connection that stands already.
-    pub(super) fn new(stream: std::net::TcpStream, address: SocketAddr, protocol: Box<dyn Protocol>) -> Result<Self> {
-        stream.set_nonblocking(true).context("failed to set up a connection")?;
-        stream.set_nodelay(true).context("failed to set up a connection")?;
-        let stream = Some(TcpStream::from_std(stream));
-        Ok(Self { address, stream, protocol, received: Vec::new(), unsent: Vec::new() })
-    }
 }
 
 /// One client: at most one operation under way.
@@ -153,10 +134,7 @@ impl Running<'_> {
     fn register_all(&mut self) -> Result<()> {
         for (number, client) in self.clients.iter_mut().enumerate() {
             for (place, link) in client.links.iter_mut().enumerate() {
-                if let Some(stream) = &mut link.stream {
-                    register(&self.poll, stream, number, place).context("failed to watch a connection")?;
-                }
-                open(link);
+                link.watch(&self.poll, token(number, place)).context("failed to watch a connection")?;
             }
         }
         Ok(())
@@ -266,30 +244,25 @@ impl Running<'_> {
         let flight = Flight { kind, key, intended_ns, sent_ns: now_ns };
         client.flight = Some(flight);
         self.under_way += 1;
-        if link.stream.is_none()
-            && let Err(error) = reconnect(&self.poll, link, number, place)
+        if !link.is_connected()
+            && let Err(error) = link.connect(&self.poll, token(number, place))
         {
-            let address = link.address;
+            let address = link.address();
             self.fail(number, now_ns, Outcome::NotConnected, || format!("failed to connect to {address}: {error}"));
             return;
         }
-        if let Err(words) = link.protocol.request(operation, &mut self.out) {
+        if let Err(words) = link.request(operation, &mut self.out) {
             self.fail(number, now_ns, Outcome::Refused, || words);
             return;
         }
-        if let Err(error) = write(link, &self.out) {
+        if let Err(error) = link.send(&self.out) {
             self.broken(number, place, now_ns, &error);
         }
     }
 
     /// Sends what could not be sent before.
     fn flush(&mut self, number: usize, place: usize) {
-        let link = &mut self.clients[number].links[place];
-        if link.unsent.is_empty() {
-            return;
-        }
-        let unsent = std::mem::take(&mut link.unsent);
-        if let Err(error) = write(link, &unsent) {
+        if let Err(error) = self.clients[number].links[place].flush() {
             let now_ns = self.now_ns();
             self.broken(number, place, now_ns, &error);
         }
@@ -299,22 +272,15 @@ impl Running<'_> {
     /// the other side has closed.
     fn receive(&mut self, number: usize, place: usize, is_closing: bool) {
         loop {
-            let link = &mut self.clients[number].links[place];
-            let Some(stream) = &mut link.stream else { return };
-            match stream.read(&mut self.input) {
-                Ok(0) => {
-                    let now_ns = self.now_ns();
-                    let error = io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed");
-                    return self.broken(number, place, now_ns, &error);
-                }
-                Ok(count) => {
+            let read = self.clients[number].links[place].receive(&mut self.input);
+            match read {
+                Ok(None) => return,
+                Ok(Some(count)) => {
                     self.received(number, place, count);
                     if count < self.input.len() && !is_closing {
                         return;
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     let now_ns = self.now_ns();
                     return self.broken(number, place, now_ns, &error);
@@ -323,42 +289,14 @@ impl Running<'_> {
         }
     }
 
-    /// Takes `count` bytes of the input apart; they are kept only where they are part of something longer.
+    /// Takes `count` bytes of the input.
     fn received(&mut self, number: usize, place: usize, count: usize) {
         let now_ns = self.now_ns();
         self.out.clear();
-        let link = &mut self.clients[number].links[place];
-        let parsed = if link.received.is_empty() {
-            let parsed = link.protocol.parse(&self.input[..count], &mut self.out);
-            if let Ok(parsed) = &parsed {
-                link.received.extend_from_slice(&self.input[parsed.consumed..count]);
-            }
-            parsed
-        } else {
-            link.received.extend_from_slice(&self.input[..count]);
-            let parsed = link.protocol.parse(&link.received, &mut self.out);
-            if let Ok(parsed) = &parsed {
-                link.received.drain(..parsed.consumed);
-            }
-            parsed
-        };
-        let answer = match parsed {
-            Ok(parsed) => parsed.answer,
-            Err(words) => {
-                return self.broken(number, place, now_ns, &io::Error::new(io::ErrorKind::InvalidData, words));
-            }
-        };
-        if !self.out.is_empty()
-            && let Err(error) = write(link, &self.out)
-        {
-            return self.broken(number, place, now_ns, &error);
-        }
-        if let Some(answer) = answer {
-            if !answer.keep {
-                link.stream = None;
-                link.received.clear();
-            }
-            self.answered(number, now_ns, answer);
+        match self.clients[number].links[place].take(&self.input[..count], &mut self.out) {
+            Ok(Some(answer)) => self.answered(number, now_ns, answer),
+            Ok(None) => {}
+            Err(error) => self.broken(number, place, now_ns, &error),
         }
     }
 
@@ -396,10 +334,8 @@ impl Running<'_> {
     fn broken(&mut self, number: usize, place: usize, now_ns: u64, error: &io::Error) {
         let client = &mut self.clients[number];
         let link = &mut client.links[place];
-        link.stream = None;
-        link.received.clear();
-        link.unsent.clear();
-        let address = link.address;
+        link.close();
+        let address = link.address();
         let is_its_own = client.flight.is_some_and(|flight| place_of(flight.kind, client.links.len()) == place);
         if is_its_own {
             let outcome = if error.kind() == io::ErrorKind::ConnectionRefused {
@@ -463,59 +399,12 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// By what the poll knows a client's link.
+fn token(number: usize, place: usize) -> Token {
+    Token(number * LINKS + place)
+}
+
 /// Which of a client's links an operation takes.
 fn place_of(kind: Kind, links: usize) -> usize {
     usize::from(kind == Kind::Get && links > 1)
-}
-
-fn register(poll: &Poll, stream: &mut TcpStream, number: usize, place: usize) -> io::Result<()> {
-    poll.registry().register(stream, Token(number * LINKS + place), Interest::READABLE | Interest::WRITABLE)
-}
-
-/// Begins a new connection; what is written before it stands goes out once it does.
-fn reconnect(poll: &Poll, link: &mut Link, number: usize, place: usize) -> io::Result<()> {
-    let mut stream = TcpStream::connect(link.address)?;
-    stream.set_nodelay(true)?;
-    register(poll, &mut stream, number, place)?;
-    link.stream = Some(stream);
-    open(link);
-    Ok(())
-}
-
-/// Makes the protocol's opening words the first to be sent.
-fn open(link: &mut Link) {
-    link.received.clear();
-    link.unsent.clear();
-    let Link { protocol, unsent, .. } = link;
-    protocol.open(unsent);
-}
-
-/// Sends as much as the socket takes, and keeps the rest.
-fn write(link: &mut Link, bytes: &[u8]) -> io::Result<()> {
-    let Some(stream) = &mut link.stream else {
-        return Err(io::ErrorKind::NotConnected.into());
-    };
-    if !link.unsent.is_empty() {
-        link.unsent.extend_from_slice(bytes);
-        let unsent = std::mem::take(&mut link.unsent);
-        return write_all_that_fits(stream, &unsent, &mut link.unsent);
-    }
-    write_all_that_fits(stream, bytes, &mut link.unsent)
-}
-
-fn write_all_that_fits(stream: &mut TcpStream, mut bytes: &[u8], rest: &mut Vec<u8>) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match stream.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = &bytes[count..],
-            // A connection that does not stand yet takes nothing either.
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
-                rest.extend_from_slice(bytes);
-                return Ok(());
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@ mod alarm;
 mod cpu;
 mod engine;
 mod keys;
+mod link;
 mod machine;
 mod operations;
 mod protocol;

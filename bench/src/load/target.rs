@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::{
     ReadFrom,
-    engine::{Client, Link},
+    engine::Client,
+    link::Link,
     protocol::{Etcd, Http, Protocol, Resp},
 };
 use crate::footprint::Footprint;

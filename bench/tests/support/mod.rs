@@ -1,6 +1,8 @@
 //! Test doubles and small helpers shared by the integration tests.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod backup;
+
 use std::{
     path::Path,
     process::{Command, Output, Stdio},

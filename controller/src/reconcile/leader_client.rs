@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use kv_node::protocol::leader::Unfinished;
+use kv_node::shown::ShownConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::build::PORT;
@@ -75,7 +77,10 @@ pub struct LeaderStatus {
     #[serde(default)]
     pub epoch: Option<Epoch>,
     /// The values in force, and those on their way.
-    pub config: ConfigView,
+    pub config: ShownConfig,
+    /// The restore that began and has not ended: until then it takes nothing else.
+    #[serde(default)]
+    pub restore: Option<Unfinished>,
     /// Its followers.
     #[serde(default)]
     pub followers: Vec<FollowerView>,
@@ -104,73 +109,40 @@ pub struct Epoch {
     pub leader: String,
 }
 
-/// `GET /config`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub struct ConfigView {
-    /// The generation of the values in force.
-    pub generation: u64,
-    /// W.
-    pub write_quorum: u32,
-    /// N.
-    pub followers: u32,
-    /// The shortest wait, in milliseconds.
-    pub min_delay_ms: u64,
-    /// The longest wait, in milliseconds.
-    pub max_delay_ms: u64,
-    /// How long a client waits for the quorum, in milliseconds.
-    pub replication_timeout_ms: u64,
-    /// What was accepted and is not in force yet.
-    #[serde(default)]
-    pub pending: Option<Pending>,
+impl From<&ShownConfig> for LiveConfig {
+    /// The values in force.
+    fn from(config: &ShownConfig) -> Self {
+        Self {
+            followers: config.followers,
+            write_quorum: config.write_quorum,
+            min_delay_ms: config.min_delay_ms,
+            max_delay_ms: config.max_delay_ms,
+            replication_timeout_ms: config.replication_timeout_ms,
+        }
+    }
 }
 
-/// A quorum or a number of followers that is not in force yet.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub struct Pending {
-    /// Its generation.
-    pub generation: u64,
-    /// W.
-    pub write_quorum: u32,
-    /// N.
-    pub followers: u32,
-    /// What it waits for.
-    #[serde(default)]
-    pub message: String,
-}
-
-impl ConfigView {
-    /// Whether these values are in force, with nothing on its way.
+impl LiveConfig {
+    /// Whether a leader has these values in force, with nothing on its way.
     #[must_use]
-    pub fn is(&self, live: &LiveConfig) -> bool {
-        self.pending.is_none() && self.in_force() == *live
+    pub fn is_in_force(&self, config: &ShownConfig) -> bool {
+        config.pending.is_none() && Self::from(config) == *self
     }
 
-    /// Whether these values are in force or on their way, so that there is nothing to send.
+    /// Whether a leader has these values in force or on their way, so that there is nothing to send.
     #[must_use]
-    pub fn will_be(&self, live: &LiveConfig) -> bool {
-        let mut coming = self.in_force();
-        if let Some(pending) = &self.pending {
+    pub fn will_be_in_force(&self, config: &ShownConfig) -> bool {
+        let mut coming = Self::from(config);
+        if let Some(pending) = &config.pending {
             coming.write_quorum = pending.write_quorum;
             coming.followers = pending.followers;
         }
-        coming == *live
+        coming == *self
     }
+}
 
-    /// The values in force.
-    #[must_use]
-    pub fn in_force(&self) -> LiveConfig {
-        LiveConfig {
-            followers: self.followers,
-            write_quorum: self.write_quorum,
-            min_delay_ms: self.min_delay_ms,
-            max_delay_ms: self.max_delay_ms,
-            replication_timeout_ms: self.replication_timeout_ms,
-        }
-    }
-
-    fn newest_generation(&self) -> u64 {
-        self.pending.as_ref().map_or(0, |pending| pending.generation).max(self.generation)
-    }
+fn newest_generation(config: &ShownConfig) -> u64 {
+    config.pending.as_ref().map_or(0, |pending| pending.generation).max(config.generation)
 }
 
 /// A follower, as its leader sees it.
@@ -233,7 +205,7 @@ pub enum Configured {
     /// There was nothing to change.
     Unchanged,
     /// Accepted; the leader's configuration afterwards.
-    Accepted(ConfigView),
+    Accepted(ShownConfig),
     /// Refused, in the leader's words, or not delivered.
     Failed(String),
 }
@@ -322,12 +294,12 @@ impl LeaderClient {
 
     /// Hands the leader the values it should use, unless it has them already.
     pub async fn configure(&self, leader: &Leader, live: &LiveConfig, generation: i64, token: &str) -> Configured {
-        if leader.status.config.will_be(live) || leader.status.state < State::Recovering {
+        if live.will_be_in_force(&leader.status.config) || leader.status.state < State::Recovering {
             return Configured::Unchanged;
         }
         // The resource's generation, so that what is in force can be traced to it; more, where someone spoke to the
         // leader directly.
-        let newest = leader.status.config.newest_generation();
+        let newest = newest_generation(&leader.status.config);
         let patch = ConfigPatch {
             generation: u64::try_from(generation).unwrap_or_default().max(newest + 1),
             followers: live.followers,

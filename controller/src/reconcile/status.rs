@@ -15,7 +15,7 @@ use crate::build::{Component, names, selector_text};
 use crate::crd::{AppliedDelay, KvClusterStatus, Phase, Tolerates};
 use crate::pods;
 use crate::reconcile::leader_client::{Configured, FollowerState, FollowerView, Leader, LeaderSeen, State};
-use crate::reconcile::validate::Validated;
+use crate::reconcile::validate::{LiveConfig, Validated};
 
 /// What was seen of a cluster in one reconciliation.
 pub struct Seen<'a> {
@@ -77,7 +77,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
     };
     let message = if phase == Phase::Ready { String::new() } else { headline(&findings) };
     // What was in force stays reported while the leader cannot be asked: it is what the followers keep.
-    let in_force = seen.leader.open().map(|leader| leader.status.config.in_force());
+    let in_force = seen.leader.open().map(|leader| LiveConfig::from(&leader.status.config));
     let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     let milliseconds = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
     KvClusterStatus {
@@ -138,6 +138,7 @@ fn ready_condition(seen: &Seen<'_>) -> Finding {
             State::Open if confirming(leader) < leader.status.config.write_quorum => {
                 not("QuorumLost", quorum_lost(leader))
             }
+            State::Open if leader.status.restore.is_some() => not("Restoring", said(leader, "has half of a backup")),
             State::Open if !leader.ready => {
                 not("LeaderNotReady", format!("{} is open and not yet behind the Service", leader.pod))
             }
@@ -178,7 +179,7 @@ fn config_applied(cluster: &Validated, seen: &Seen<'_>) -> Finding {
     if let Configured::Failed(why) = seen.configured {
         return with(Verdict::False, "Refused", format!("{}: {why}", leader.pod));
     }
-    if leader.status.state == State::Open && config.is(&cluster.live) {
+    if leader.status.state == State::Open && cluster.live.is_in_force(config) {
         let message = format!("write quorum {} of {} followers is in force", config.write_quorum, config.followers);
         return with(Verdict::True, "Applied", message);
     }

@@ -13,7 +13,7 @@ use crate::writer::Writer;
 async fn a_restart_of_the_api_server_touches_no_pod_and_the_operator_carries_on() {
     let program =
         std::env::var("E2E_API_SERVER").expect("E2E_API_SERVER names the program that restarts the API server");
-    let spec = json!({"replicas": 5, "writeQuorum": 3, "delay": {"maxMs": 20}, "storage": {"size": "10Mi"}});
+    let spec = json!({"replicas": 5, "writeQuorum": 3, "delay": {"maxMs": 20}, "storage": {"size": "64Mi"}});
     let demo = Demo::ready(spec).await;
     let before = demo.identities().await;
     // Its way to the leader leads through the API server, and is cut for a while.

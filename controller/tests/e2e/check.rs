@@ -111,7 +111,7 @@ async fn from_outside_it_follows_the_pods_that_come_and_go() {
 
 fn small(durability: &str) -> Value {
     json!({"replicas": 5, "writeQuorum": 3, "delay": {"maxMs": 20}, "replicationTimeoutMs": 1000,
-        "durability": durability, "storage": {"size": "10Mi"}})
+        "durability": durability, "storage": {"size": "64Mi"}})
 }
 
 fn every_kind_of_operation_was_answered(report: &Value) {

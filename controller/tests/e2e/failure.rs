@@ -119,5 +119,5 @@ fn node_of(pod: &Pod) -> String {
 }
 
 fn five() -> Value {
-    json!({"replicas": 5, "writeQuorum": 3, "delay": {"maxMs": 20}, "replicationTimeoutMs": 4000, "storage": {"size": "10Mi"}})
+    json!({"replicas": 5, "writeQuorum": 3, "delay": {"maxMs": 20}, "replicationTimeoutMs": 4000, "storage": {"size": "64Mi"}})
 }

@@ -9,7 +9,7 @@ use crate::writer::Writer;
 #[tokio::test]
 async fn a_quorum_is_patched_under_load() {
     let demo =
-        Demo::ready(json!({"replicas": 5, "writeQuorum": 3, "delay": {"maxMs": 40}, "storage": {"size": "10Mi"}}))
+        Demo::ready(json!({"replicas": 5, "writeQuorum": 3, "delay": {"maxMs": 40}, "storage": {"size": "64Mi"}}))
             .await;
     let before = demo.identities().await;
     let writer = Writer::start(&demo).await;

@@ -26,6 +26,8 @@ async fn contradictions_are_refused_in_words() {
         (json!({"storage": {"size": "much"}}), "storage.size much is not a size such as 1Gi"),
         (json!({"storage": {"size": "0"}}), "storage.size 0 is not a size such as 1Gi"),
         (json!({"storage": {"size": "-1Gi"}}), "storage.size -1Gi is not a size such as 1Gi"),
+        (json!({"storage": {"size": "63Mi"}}), "storage.size 63Mi is too small for the log of any follower"),
+        (json!({"storage": {"size": "67108863"}}), "storage.size 67108863 is too small for the log of any follower"),
         (json!({"durability": "Tape"}), "supported values: \"Disk\", \"Memory\""),
         (json!({"leader": {"resources": {"requests": {"cpu": "lots"}}}}), "spec.leader.resources.requests.cpu"),
     ];
@@ -39,10 +41,12 @@ async fn contradictions_are_refused_in_words() {
 #[tokio::test]
 async fn changes_that_running_followers_cannot_follow_are_refused_in_words() {
     let demo = Demo::empty().await;
-    demo.create(json!({"replicas": 2, "writeQuorum": 2, "durability": "Memory"})).await.unwrap();
+    // The smallest that is taken.
+    let smallest = json!({"replicas": 2, "writeQuorum": 2, "durability": "Memory", "storage": {"size": "64Mi"}});
+    demo.create(smallest).await.unwrap();
     let cases = [
         (json!({"durability": "Disk"}), "durability cannot change from Memory to Disk"),
-        (json!({"storage": {"size": "2Gi"}}), "storage.size cannot change from 1Gi to 2Gi"),
+        (json!({"storage": {"size": "2Gi"}}), "storage.size cannot change from 64Mi to 2Gi"),
         (json!({"storage": {"storageClassName": "fast"}}), "storage.storageClassName cannot change"),
     ];
     for (spec, message) in cases {

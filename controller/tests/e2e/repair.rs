@@ -82,5 +82,5 @@ where
 
 // On disk: without its StatefulSet every follower is gone for a moment, and what was in memory with it.
 fn small() -> Value {
-    json!({"replicas": 3, "writeQuorum": 2, "delay": {"maxMs": 10}, "storage": {"size": "10Mi"}})
+    json!({"replicas": 3, "writeQuorum": 2, "delay": {"maxMs": 10}, "storage": {"size": "64Mi"}})
 }

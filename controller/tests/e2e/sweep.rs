@@ -79,7 +79,7 @@ async fn from_outside_it_reaches_leader_and_followers_by_port_forward() {
 // From one quorum to the next the mean grows by 67 ms: far above what a busy machine adds. Only the sweep may write: nothing else is admitted but the operator.
 fn spec() -> Value {
     json!({"replicas": 5, "writeQuorum": 3, "delay": {"minMs": 50, "maxMs": 450}, "durability": "Disk",
-        "storage": {"size": "10Mi"},
+        "storage": {"size": "64Mi"},
         "networkPolicy": {"clients": [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": SWEEP.name}}}]}})
 }
 

@@ -21,6 +21,7 @@ use crate::metrics;
 use crate::protocol::leader::{FollowerView, RecoveryView};
 use crate::protocol::types::Epoch;
 use crate::replication::coordinator::State as Leader;
+use crate::shown::{PendingConfig, ShownConfig};
 
 /// A follower that has not heard from a leader for this long is not ready.
 const CONTACT_MAX: Duration = Duration::from_secs(5);
@@ -53,7 +54,7 @@ struct RecoverBody {
 }
 
 /// `GET /config`.
-pub(super) async fn config(State(state): State<LeaderSite>) -> Json<Value> {
+pub(super) async fn config(State(state): State<LeaderSite>) -> Json<ShownConfig> {
     Json(show_config(&state))
 }
 
@@ -137,6 +138,7 @@ pub(super) async fn leader_status(State(state): State<LeaderSite>) -> Json<Value
             "message": message,
             "epoch": show_epoch(core.epoch()),
             "keys": core.keys(),
+            "restore": core.unfinished_restore(),
             "writes": {
                 "accepted": accepted, "committed": committed,
                 "in_flight": core.in_flight(), "backlog": core.backlog(),
@@ -149,7 +151,7 @@ pub(super) async fn leader_status(State(state): State<LeaderSite>) -> Json<Value
         })
     });
     let mut status = status;
-    status["config"] = config;
+    status["config"] = json!(config);
     Json(status)
 }
 
@@ -171,7 +173,10 @@ fn describe(leader: &Leader, draining: bool) -> (&'static str, String) {
         };
         return ("recovering", message);
     }
-    if draining { ("draining", "shutting down: no new writes".to_owned()) } else { ("open", String::new()) }
+    if draining {
+        return ("draining", "shutting down: no new writes".to_owned());
+    }
+    ("open", core.unfinished_restore().map_or(String::new(), |unfinished| unfinished.to_string()))
 }
 
 fn recovery_message(view: &RecoveryView) -> String {
@@ -224,25 +229,30 @@ fn show_epoch(epoch: Epoch) -> Value {
     json!({"term": epoch.term, "leader": format!("{:016x}", epoch.leader)})
 }
 
-fn show_config(state: &LeaderSite) -> Value {
+fn show_config(state: &LeaderSite) -> ShownConfig {
     let seed = state.leader.seed();
     state.leader.look(|state| {
         let LiveConfig { generation, write_quorum, followers, min_delay_ms, max_delay_ms, replication_timeout_ms } =
-            &state.in_force;
-        let pending = (state.wanted.generation != *generation).then(|| {
+            state.in_force;
+        let pending = (state.wanted.generation != generation).then(|| {
             let message = match state.core.change_progress() {
                 Some((stored, needed)) => format!("stored on {stored} followers, {needed} are needed"),
                 None if !state.core.is_open() => "the leader is not open".to_owned(),
                 None => format!("waits until {} followers can take it", state.wanted.write_quorum),
             };
-            let LiveConfig { generation, write_quorum, followers, .. } = &state.wanted;
-            json!({"generation": generation, "write_quorum": write_quorum, "followers": followers, "message": message})
+            let LiveConfig { generation, write_quorum, followers, .. } = state.wanted;
+            PendingConfig { generation, write_quorum: write_quorum.into(), followers: followers.into(), message }
         });
-        json!({
-            "generation": generation, "write_quorum": write_quorum, "followers": followers,
-            "min_delay_ms": min_delay_ms, "max_delay_ms": max_delay_ms,
-            "replication_timeout_ms": replication_timeout_ms, "delay_seed": seed, "pending": pending,
-        })
+        ShownConfig {
+            generation,
+            write_quorum: write_quorum.into(),
+            followers: followers.into(),
+            min_delay_ms: min_delay_ms.into(),
+            max_delay_ms: max_delay_ms.into(),
+            replication_timeout_ms: replication_timeout_ms.into(),
+            delay_seed: Some(seed),
+            pending,
+        }
     })
 }
 

@@ -1,5 +1,7 @@
 //! The state out, as one file, and in again.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -9,13 +11,15 @@ use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
 
 use super::LeaderSite;
 use super::error::ApiError;
 use super::kv::{check_lengths, parse};
 use crate::backup::Writer;
-use crate::protocol::leader::{Accepted, Saved};
-use crate::replication::coordinator::WriteOutcome;
+use crate::protocol::leader::{Accepted, Part, Refusal, Saved, Unfinished};
+use crate::replication::coordinator::{Coordinator, Taken, WriteOutcome};
 
 /// How many keys one part of the stream carries.
 const PART_KEYS: usize = 512;
@@ -59,20 +63,34 @@ pub(super) async fn backup(State(state): State<LeaderSite>) -> Result<Response, 
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(parts)).into_response())
 }
 
+/// `?backup=DIGEST&stage=begin|end|give-up&overwrite=true`.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct RestoreQuery {
+    /// Of which backup the keys are a part.
+    backup: Option<String>,
+    stage: Option<Stage>,
     #[serde(default)]
     overwrite: bool,
 }
 
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Stage {
+    Begin,
+    End,
+    GiveUp,
+}
+
 /// `POST /restore`: some of the keys of a backup, a line each. Answered once all of them are committed; a request that is
-/// sent again changes nothing.
+/// sent again changes nothing. With a stage, it begins or ends the restore of a whole backup; between the two, clients are
+/// shown nothing.
 pub(super) async fn restore(
     State(state): State<LeaderSite>,
     query: Result<Query<RestoreQuery>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let Query(RestoreQuery { overwrite }) = query.map_err(|rejection| ApiError::bad(rejection.body_text()))?;
+    let Query(RestoreQuery { backup, stage, overwrite }) =
+        query.map_err(|rejection| ApiError::bad(rejection.body_text()))?;
     let body = body.map_err(|rejection| ApiError::plain(rejection.status(), rejection.body_text()))?;
     if state.site.is_draining() {
         return Err(ApiError::not_applied("the leader is shutting down"));
@@ -86,8 +104,17 @@ pub(super) async fn restore(
         check_lengths(&state.site, &saved.key, saved.value.as_deref())?;
         keys.push(saved);
     }
-    let leader = &state.leader;
-    let taken = leader.restore(keys, overwrite).map_err(|refusal| ApiError::refused_write(&refusal))?;
+    let (leader, part) = (&state.leader, backup.as_deref().map_or(Part::Alone { overwrite }, Part::Of));
+    let taken = match stage {
+        None => leader.restore(keys, part),
+        Some(_) if !keys.is_empty() => return Err(ApiError::bad("a request with a stage brings no keys")),
+        Some(stage) => pass(leader, stage, backup.as_deref(), overwrite)?.map(|taken| vec![taken]),
+    };
+    let taken = taken.map_err(|refusal| match (&refusal, part) {
+        // Waiting does not help: it is another restore.
+        (Refusal::Restoring(_), Part::Of(_)) => ApiError::plain(StatusCode::CONFLICT, refusal.to_string()),
+        _ => ApiError::refused_write(&refusal),
+    })?;
     let (timeout, epoch) = leader.look(|state| (state.in_force.replication_timeout(), state.core.epoch()));
     let deadline = tokio::time::Instant::now() + timeout;
     let (mut restored, mut there) = (0, 0);
@@ -105,4 +132,35 @@ pub(super) async fn restore(
         }
     }
     Ok(Json(json!({"ok": true, "restored": restored, "there_already": there})))
+}
+
+/// From one stage of a restore to the next.
+fn pass(
+    leader: &Arc<Coordinator>,
+    stage: Stage,
+    backup: Option<&str>,
+    overwrite: bool,
+) -> Result<Result<Taken, Refusal>, ApiError> {
+    let now_us = leader.now_us();
+    let (sender, outcome) = oneshot::channel();
+    let accepted = match (stage, backup) {
+        (Stage::GiveUp, None) => {
+            warn!("restore given up: what is there of it stays");
+            leader.step(|state| state.core.end_restore(None, now_us, sender))
+        }
+        (Stage::GiveUp, Some(_)) => {
+            return Err(ApiError::bad("whichever restore there is, is given up: name no backup"));
+        }
+        (_, None) => return Err(ApiError::bad("of which backup? its digest is missing")),
+        (Stage::Begin, Some(backup)) => {
+            info!(backup, overwrite, "restore begins");
+            let restore = Unfinished { backup: backup.into(), overwrite };
+            leader.step(|state| state.core.begin_restore(&restore, now_us, sender))
+        }
+        (Stage::End, Some(backup)) => {
+            info!(backup, "restore ends");
+            leader.step(|state| state.core.end_restore(Some(backup), now_us, sender))
+        }
+    };
+    Ok(accepted.map(|accepted| (accepted, outcome)))
 }

@@ -71,7 +71,9 @@ impl ApiError {
     pub fn refused_write(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::TokenReused { .. } => Self::plain(StatusCode::UNPROCESSABLE_ENTITY, refusal.to_string()),
-            Refusal::Exists { .. } => Self::plain(StatusCode::CONFLICT, refusal.to_string()),
+            Refusal::Exists { .. } | Refusal::NotEmpty { .. } | Refusal::NotRestoring { .. } => {
+                Self::plain(StatusCode::CONFLICT, refusal.to_string())
+            }
             _ => Self::not_applied(refusal.to_string()),
         }
     }

@@ -14,6 +14,7 @@ use super::FollowerSite;
 use super::error::ApiError;
 use super::kv::{DUMP_PART, Dumped, Field, GetQuery, Got, Shown, parse, push_entry, received, stream_dump, the_key};
 use super::server::{self, Answer};
+use crate::protocol::types::RESTORE_MARK;
 use crate::replication::session::{LEADER_HEADER, bare};
 use crate::replication::wire::PROTOCOL;
 
@@ -98,7 +99,11 @@ pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
     let (shown, staleness) = state.replica.get(&key);
     let staleness_ms = Some(staleness.map(|staleness| staleness.as_secs_f64() * 1e3));
     let Some(found) = shown else {
-        let error = ApiError::read(StatusCode::NOT_FOUND, "Key not found");
+        // With half of a backup, nobody knows whether the key is one of the other half.
+        let error = match state.replica.get(RESTORE_MARK) {
+            (Some(_), _) => ApiError::read(StatusCode::SERVICE_UNAVAILABLE, "a restore is not finished"),
+            _ => ApiError::read(StatusCode::NOT_FOUND, "Key not found"),
+        };
         return Err(error.with("staleness_ms", staleness_ms.flatten()));
     };
     let epoch = found.epoch.map(Shown);

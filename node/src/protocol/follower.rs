@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::digest::{Buckets, Digest};
 use super::types::{
-    Config, Covered, Epoch, FollowerId, Hello, Key, KeyMap, Record, Synced, ToFollower, ToLeader, Write,
+    Config, Covered, Epoch, FollowerId, Hello, Key, KeyMap, RESTORE_MARK, Record, Synced, ToFollower, ToLeader, Write,
 };
 
 /// About how many bytes of keys and values one [`ToLeader::Records`] carries.
@@ -92,6 +92,11 @@ impl Follower {
     /// The newest record of a key.
     pub fn get(&self, key: &str) -> Option<&Record> {
         self.records.get(key)
+    }
+
+    /// How many keys there are, deleted ones included.
+    pub fn keys(&self) -> usize {
+        self.records.len() - usize::from(self.records.contains_key(RESTORE_MARK))
     }
 
     /// All records, deleted keys included. Positions are stable within an epoch.

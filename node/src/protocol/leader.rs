@@ -32,7 +32,7 @@ pub use self::install::InstallJob;
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
 pub use self::output::{Output, Receipt};
 pub use self::recovery::RecoveryView;
-pub use self::restore::Saved;
+pub use self::restore::{Part, Saved, Unfinished};
 pub use self::view::FollowerView;
 pub use self::writes::{Accepted, NewWrite, Refusal};
 
@@ -118,6 +118,8 @@ pub struct Leader<W, R> {
     basis: (Epoch, u64),
     /// Generation of the last rule that was told to stand alone.
     told_alone: u64,
+    /// Whether there is half of a backup.
+    restoring: bool,
     /// Somebody remembers that this cluster was open: then blank followers alone do not prove a new one.
     opened_before: bool,
     out: Vec<Output<W, R>>,
@@ -140,6 +142,7 @@ impl<W, R> Leader<W, R> {
             committed: 0,
             basis: (Epoch::default(), 0),
             told_alone: 0,
+            restoring: false,
             opened_before: false,
             out: Vec::new(),
         }

@@ -11,6 +11,9 @@ use super::digest::{Buckets, Digest};
 /// A key. Shared, never copied, between the map, the window and the wire.
 pub type Key = Arc<str>;
 
+/// The key of the mark that a restore leaves while it is under way: the only one that no client can name.
+pub const RESTORE_MARK: &str = "";
+
 /// A map from keys that remembers the order in which they came, so that a position in it is a cursor.
 pub type KeyMap<T> = indexmap::IndexMap<Key, T, foldhash::fast::RandomState>;
 

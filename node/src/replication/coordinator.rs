@@ -20,7 +20,7 @@ use crate::config::{ConfigError, LiveConfig};
 use crate::deliberate::{self, DeliberateFault};
 use crate::metrics::LeaderMetrics;
 use crate::protocol::leader::{
-    Accepted, InstallJob, Leader, Limits, NewWrite, Output, Receipt, Refusal, Saved, Settings, SlotId,
+    Accepted, InstallJob, Leader, Limits, NewWrite, Output, Part, Receipt, Refusal, Saved, Settings, SlotId,
 };
 use crate::protocol::types::{Epoch, Hello, Record, ToFollower, ToLeader};
 
@@ -48,6 +48,9 @@ pub(crate) struct Placed {
     /// After how long the client is told that nobody knows.
     pub(crate) timeout: Duration,
 }
+
+/// One of the writes of a restore that were taken, and how it will have ended.
+pub(crate) type Taken = (Accepted, oneshot::Receiver<WriteOutcome>);
 
 /// A read that waits for its leader to be sure, and where its answer goes: nothing inside means that there is no value.
 #[derive(Debug)]
@@ -300,16 +303,12 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub(crate) fn restore(
-        self: &Arc<Self>,
-        keys: Vec<Saved>,
-        overwrite: bool,
-    ) -> Result<Vec<(Accepted, oneshot::Receiver<WriteOutcome>)>, Refusal> {
+    pub(crate) fn restore(self: &Arc<Self>, keys: Vec<Saved>, part: Part<'_>) -> Result<Vec<Taken>, Refusal> {
         let now_us = self.now_us();
         self.step(|state| {
             let take = |saved| {
                 let (sender, receiver) = oneshot::channel();
-                state.core.restore(saved, overwrite, now_us, sender).map(|accepted| (accepted, receiver))
+                state.core.restore(saved, part, now_us, sender).map(|accepted| (accepted, receiver))
             };
             keys.into_iter().map(take).collect()
         })

@@ -172,7 +172,7 @@ impl Replica {
         let state = self.state.lock();
         ReplicaView {
             hello: state.core.hello(),
-            keys: state.core.records().len(),
+            keys: state.core.keys(),
             leader: state.contact.as_ref().map(|contact| contact.leader.clone()),
             staleness: state.staleness(),
             heard: state.contact.as_ref().map(|contact| contact.received.elapsed()),
@@ -279,7 +279,7 @@ impl State {
                 self.answers.note(epoch, round, now);
             }
             if let Some(Synced { epoch, .. }) = self.core.synced().filter(|synced| Some(synced.epoch) != before) {
-                info!(%epoch, leader, keys = self.core.records().len(), "took over the state of a leader");
+                info!(%epoch, leader, keys = self.core.keys(), "took over the state of a leader");
                 let leader = leader.to_owned();
                 self.contact = Some(Contact { leader, received: now, as_of: connected, lag: Duration::ZERO });
             }

@@ -149,6 +149,17 @@ fn a_recovering_leader_tells_what_it_waits_for_in_its_own_words() {
 }
 
 #[test]
+fn half_of_a_backup_is_not_ready() {
+    let words = "the restore of the backup with digest 1ba62d6a2cbe21ec is not finished";
+    let restore = json!({"message": words, "restore": {"backup": "1ba62d6a2cbe21ec", "overwrite": false}});
+    let first = computed(&all_well(), &KvClusterStatus::default(), 100);
+    let status = computed(&leader("open", &["streaming"; 5], restore), &first, 200);
+    assert_eq!(condition(&status, "Ready"), ("False", "Restoring"));
+    assert_eq!(condition(&status, "QuorumAvailable").0, "True");
+    assert_eq!((status.phase, status.message), (Phase::Unavailable, format!("demo-leader-x: {words}")));
+}
+
+#[test]
 fn an_invalid_spec_keeps_what_runs_and_says_why() {
     let first = computed(&all_well(), &KvClusterStatus::default(), 100);
     let status = invalid(

@@ -30,9 +30,9 @@ impl<W, R> Leader<W, R> {
     /// Asks whether this leader still leads; [`Output::ReadConfirmed`] or [`Output::ReadRefused`] answers.
     ///
     /// # Errors
-    /// [`Refusal`] when this leader is not open.
+    /// [`Refusal`] when this leader is not open, or has half of a backup.
     pub fn read(&mut self, waiter: R) -> Result<(), Refusal> {
-        self.refusal()?;
+        self.client_refusal()?;
         self.reads.waiting.push(waiter);
         if self.reads.asking.is_none() {
             self.ask_next();

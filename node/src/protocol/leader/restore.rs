@@ -1,4 +1,8 @@
 //! The state as a backup has it, out and in again.
+//!
+//! A restore takes many requests, and whoever sends them may end in the middle. A cluster with half of a backup looks just like
+//! one with all of it, so a restore first leaves a mark: a record like any other, committed before the first key of the
+//! backup and removed after the last one. It outlives every leader. While it is there nothing is read, written or saved.
 
 use std::sync::Arc;
 
@@ -6,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::writes::{Accepted, Refusal};
 use super::{Entry, Leader};
-use crate::protocol::types::{Key, Record, RetryMark, Version};
+use crate::protocol::types::{Key, RESTORE_MARK, Record, RetryMark, Version};
 
 /// A key as a backup has it: without the epoch, which says nothing in another cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,37 @@ pub struct Saved {
     pub marks: Option<Arc<[RetryMark]>>,
 }
 
+/// A restore that began and has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// Of which backup: its digest.
+    pub backup: Arc<str>,
+    /// Whether the keys of the backup replace those that are there.
+    pub overwrite: bool,
+}
+
+impl std::fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the restore of the backup with digest {} is not finished: it has to be repeated, or given up",
+            self.backup
+        )
+    }
+}
+
+/// Which restore some keys belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// To none: they are whole by themselves.
+    Alone {
+        /// Whether they replace what is there.
+        overwrite: bool,
+    },
+    /// To that of the backup with this digest, which has begun.
+    Of(&'a str),
+}
+
 impl<W, R> Leader<W, R> {
     /// Every key as it is committed now: one moment for all of them. Shares keys and values, copies none.
     pub fn saved(&self) -> Vec<Saved> {
@@ -31,7 +66,72 @@ impl<W, R> Leader<W, R> {
                 if entry.latest_committed { &entry.latest } else { entry.committed.as_deref()? };
             Some(Saved { key: key.clone(), seq: version.seq, value: value.clone(), marks: marks.clone() })
         };
-        self.entries.iter().filter_map(committed).collect()
+        self.entries.iter().filter(|(key, _)| &***key != RESTORE_MARK).filter_map(committed).collect()
+    }
+
+    /// The restore that began and has not ended, if there is one.
+    pub fn unfinished_restore(&self) -> Option<Unfinished> {
+        let value = self.entries.get(RESTORE_MARK)?.latest.value.as_deref()?;
+        serde_json::from_str(value).ok()
+    }
+
+    /// Begins a restore, or goes on with the same one after it was interrupted. Where there are keys, or half of another
+    /// backup, it has to be one that overwrites.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub fn begin_restore(&mut self, restore: &Unfinished, now_us: u64, waiter: W) -> Result<Accepted, Refusal> {
+        self.refusal()?;
+        match self.unfinished_restore() {
+            Some(known) if known.backup != restore.backup && !restore.overwrite => Err(Refusal::Restoring(known)),
+            Some(known) if known.overwrite == restore.overwrite && known.backup == restore.backup => self.again(waiter),
+            None if self.keys() > 0 && !restore.overwrite => Err(Refusal::NotEmpty { keys: self.keys() }),
+            // Plain data always serialises.
+            _ => self.mark(Some(serde_json::to_string(restore).unwrap_or_default()), now_us, waiter),
+        }
+    }
+
+    /// Ends a restore, of which every key is committed; without a digest, gives up whichever there is.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub fn end_restore(&mut self, backup: Option<&str>, now_us: u64, waiter: W) -> Result<Accepted, Refusal> {
+        self.refusal()?;
+        match self.unfinished_restore() {
+            Some(known) if backup.is_some_and(|backup| *backup != *known.backup) => Err(Refusal::Restoring(known)),
+            Some(_) => self.mark(None, now_us, waiter),
+            None => self.again(waiter),
+        }
+    }
+
+    /// Puts the mark there, or takes it away.
+    fn mark(&mut self, value: Option<String>, now_us: u64, waiter: W) -> Result<Accepted, Refusal> {
+        let known =
+            self.entries.get_full(RESTORE_MARK).map(|(position, _, entry)| (position, entry.latest.version.seq));
+        let seq = known.map_or(0, |(_, seq)| seq) + 1;
+        self.restoring = value.is_some();
+        let version = Version { epoch: self.epoch, seq };
+        let record = Record { version, value: value.map(Into::into), marks: None };
+        self.enter(known.map(|(position, _)| position), RESTORE_MARK.into(), record, false, now_us, waiter);
+        Ok(Accepted::Pending { seq })
+    }
+
+    /// The mark is as it should be already, or about to be.
+    fn again(&mut self, waiter: W) -> Result<Accepted, Refusal> {
+        let seq = self.entries.get(RESTORE_MARK).map_or(0, |entry| entry.latest.version.seq);
+        self.retry(RESTORE_MARK, seq, true, waiter)
+    }
+
+    /// Whether clients' requests are taken.
+    #[inline]
+    pub(super) fn client_refusal(&self) -> Result<(), Refusal> {
+        self.refusal()?;
+        if self.restoring { self.refuse_half() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn refuse_half(&self) -> Result<(), Refusal> {
+        self.unfinished_restore().map_or(Ok(()), |unfinished| Err(Refusal::Restoring(unfinished)))
     }
 
     /// Accepts a write that brings its sequence number with it. A key that is there just like that stays; another value
@@ -39,14 +139,30 @@ impl<W, R> Leader<W, R> {
     ///
     /// # Errors
     /// [`Refusal`] when nothing was accepted.
-    pub fn restore(&mut self, saved: Saved, overwrite: bool, now_us: u64, waiter: W) -> Result<Accepted, Refusal> {
-        self.refusal()?;
+    pub fn restore(&mut self, saved: Saved, part: Part<'_>, now_us: u64, waiter: W) -> Result<Accepted, Refusal> {
+        let overwrite = match part {
+            Part::Alone { overwrite } => {
+                self.client_refusal()?;
+                overwrite
+            }
+            Part::Of(backup) => {
+                self.refusal()?;
+                match self.unfinished_restore() {
+                    Some(unfinished) if *unfinished.backup == *backup => unfinished.overwrite,
+                    Some(other) => return Err(Refusal::Restoring(other)),
+                    None => return Err(Refusal::NotRestoring { backup: backup.into() }),
+                }
+            }
+        };
         self.refuse_overload()?;
         let Saved { key, mut seq, value, marks } = saved;
         let known = self.entries.get_full(&*key).map(|(position, _, entry)| (position, &entry.latest));
         if let Some((_, latest)) = known {
-            if latest.version.seq == seq && latest.value == value && latest.marks == marks {
-                return self.retry(&key, seq, true, waiter);
+            // A request that is sent again finds its keys as it left them: where they had moved on, under a higher number.
+            let there = latest.version.seq;
+            let in_place = there == seq || (overwrite && there > seq);
+            if in_place && latest.value == value && latest.marks == marks {
+                return self.retry(&key, there, true, waiter);
             }
             if !overwrite {
                 return Err(Refusal::Exists { key, seq: latest.version.seq });

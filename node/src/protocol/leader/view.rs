@@ -1,7 +1,7 @@
 //! What people and machines may see of a leader.
 
 use super::{Entry, Leader, Link, Phase, SlotId};
-use crate::protocol::types::{Config, Epoch, FollowerId, Record};
+use crate::protocol::types::{Config, Epoch, FollowerId, RESTORE_MARK, Record};
 
 /// One follower, as the leader sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,11 @@ impl<W, R> Leader<W, R> {
         matches!(self.phase, Phase::Open)
     }
 
+    /// Whether clients are served: not while there is half of a backup.
+    pub fn is_serving(&self) -> bool {
+        self.client_refusal().is_ok()
+    }
+
     /// By whom this leader was replaced, if it was.
     pub fn fenced_by(&self) -> Option<Epoch> {
         if let Phase::Fenced(by) = self.phase { Some(by) } else { None }
@@ -69,7 +74,7 @@ impl<W, R> Leader<W, R> {
 
     /// How many keys there are, deleted ones included.
     pub fn keys(&self) -> usize {
-        self.entries.len()
+        self.entries.len() - usize::from(self.entries.contains_key(RESTORE_MARK))
     }
 
     /// Writes accepted and committed by this leader.

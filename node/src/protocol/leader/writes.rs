@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::RngExt;
 
 use super::mask::Mask;
+use super::restore::Unfinished;
 use super::window::Pending;
 use super::{Entry, Leader, Link, Output, Phase, Receipt, SlotId};
 use crate::protocol::types::{Epoch, Key, RETRY_MARKS_PER_KEY, Record, RetryMark, Version, Write, fingerprint};
@@ -70,10 +71,25 @@ pub enum Refusal {
         /// Of what is there.
         seq: u64,
     },
+    /// A backup is there in part only, so nothing is shown, and nothing else taken.
+    #[error("{0}")]
+    Restoring(Unfinished),
+    /// A restore that may not overwrite, and there are keys.
+    #[error("the cluster has {keys} keys already: restore into an empty one, or say that they may be overwritten")]
+    NotEmpty {
+        /// How many.
+        keys: usize,
+    },
+    /// Keys of a restore that has not begun, or has ended.
+    #[error("no restore of the backup with digest {backup} is under way")]
+    NotRestoring {
+        /// The digest of the backup.
+        backup: Arc<str>,
+    },
 }
 
 impl<W, R> Leader<W, R> {
-    /// Whether requests are taken.
+    /// Whether anything is taken at all.
     pub(super) fn refusal(&self) -> Result<(), Refusal> {
         match self.phase {
             Phase::Open => Ok(()),
@@ -87,7 +103,7 @@ impl<W, R> Leader<W, R> {
     /// # Errors
     /// [`Refusal`] when nothing was accepted.
     pub fn put(&mut self, new: NewWrite, waiter: W) -> Result<Accepted, Refusal> {
-        self.refusal()?;
+        self.client_refusal()?;
         let NewWrite { key, value, retry_token, explain, now_us } = new;
         let known = self.entries.get_full(&*key).map(|(position, _, entry)| (position, entry.latest.clone()));
         if let (Some(token), Some((_, latest))) = (&retry_token, &known)

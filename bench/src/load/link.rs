@@ -1,0 +1,154 @@
+//! One connection of a client: bytes out, bytes in, and answers out of them. It neither waits nor looks at the clock.
+
+use std::{
+    io::{self, Read, Write},
+    net::SocketAddr,
+};
+
+use anyhow::{Context, Result};
+use mio::{Interest, Poll, Token, net::TcpStream};
+
+use super::protocol::{Answer, Operation, Protocol};
+
+/// One connection, and what came and could not be sent so far.
+pub(super) struct Link {
+    address: SocketAddr,
+    /// `None` while there is no connection.
+    stream: Option<TcpStream>,
+    protocol: Box<dyn Protocol>,
+    received: Vec<u8>,
+    unsent: Vec<u8>,
+}
+
+impl Link {
+    /// A link over a connection that stands already.
+    pub(super) fn new(stream: std::net::TcpStream, address: SocketAddr, protocol: Box<dyn Protocol>) -> Result<Self> {
+        stream.set_nonblocking(true).context("failed to set up a connection")?;
+        stream.set_nodelay(true).context("failed to set up a connection")?;
+        let stream = Some(TcpStream::from_std(stream));
+        Ok(Self { address, stream, protocol, received: Vec::new(), unsent: Vec::new() })
+    }
+
+    /// Where it leads.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Has its connection polled from here on.
+    pub(super) fn watch(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
+        if let Some(stream) = &mut self.stream {
+            poll.registry().register(stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        }
+        self.open();
+        Ok(())
+    }
+
+    /// Begins a new connection; what is sent before it stands goes out once it does.
+    pub(super) fn connect(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_nodelay(true)?;
+        poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        self.stream = Some(stream);
+        self.open();
+        Ok(())
+    }
+
+    /// Makes the protocol's opening words the first to be sent.
+    fn open(&mut self) {
+        self.received.clear();
+        self.unsent.clear();
+        self.protocol.open(&mut self.unsent);
+    }
+
+    /// Forgets the connection, and what was under way on it.
+    pub(super) fn close(&mut self) {
+        self.stream = None;
+        self.received.clear();
+        self.unsent.clear();
+    }
+
+    /// Appends an operation's request to `out`.
+    pub(super) fn request(&mut self, operation: Operation<'_>, out: &mut Vec<u8>) -> Result<(), String> {
+        self.protocol.request(operation, out)
+    }
+
+    /// Sends as much as the socket takes, and keeps the rest.
+    pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        if self.unsent.is_empty() {
+            return write_all_that_fits(stream, bytes, &mut self.unsent);
+        }
+        self.unsent.extend_from_slice(bytes);
+        let unsent = std::mem::take(&mut self.unsent);
+        write_all_that_fits(stream, &unsent, &mut self.unsent)
+    }
+
+    /// Sends what could not be sent before.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        if self.unsent.is_empty() { Ok(()) } else { self.send(&[]) }
+    }
+
+    /// Reads into `input`; nothing where nothing more is there. A connection that was closed is an error.
+    pub(super) fn receive(&mut self, input: &mut [u8]) -> io::Result<Option<usize>> {
+        let Some(stream) = &mut self.stream else { return Ok(None) };
+        loop {
+            return match stream.read(input) {
+                Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed")),
+                Ok(count) => Ok(Some(count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    /// Takes what was received apart, and sends what the protocol has to say to it; `out` is memory for that. Bytes are kept
+    /// only where they are part of something longer.
+    pub(super) fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> io::Result<Option<Answer>> {
+        let parsed = if self.received.is_empty() {
+            let parsed = self.protocol.parse(input, out);
+            if let Ok(parsed) = &parsed {
+                self.received.extend_from_slice(&input[parsed.consumed..]);
+            }
+            parsed
+        } else {
+            self.received.extend_from_slice(input);
+            let parsed = self.protocol.parse(&self.received, out);
+            if let Ok(parsed) = &parsed {
+                self.received.drain(..parsed.consumed);
+            }
+            parsed
+        };
+        let answer = parsed.map_err(|words| io::Error::new(io::ErrorKind::InvalidData, words))?.answer;
+        if !out.is_empty() {
+            self.send(out)?;
+        }
+        if answer.as_ref().is_some_and(|answer| !answer.keep) {
+            self.close();
+        }
+        Ok(answer)
+    }
+}
+
+fn write_all_that_fits(stream: &mut TcpStream, mut bytes: &[u8], rest: &mut Vec<u8>) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => bytes = &bytes[count..],
+            // A connection that does not stand yet takes nothing either.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
+                rest.extend_from_slice(bytes);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
