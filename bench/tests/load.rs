@@ -196,6 +196,11 @@ async fn a_cluster_with_delays_tells_what_writes_took_beyond_them() {
         assert!((20.0..=40.0).contains(&delay_ms), "the mean of what was drawn is {delay_ms} ms: {text}");
     }
     assert!(text.contains("… response time over the delays") && text.contains("bytes a key"), "{text}");
+    assert!(text.contains("every key written once"), "{text}");
+    assert_eq!(report["fill"]["latency"]["count"], 50, "each key once, and told apart from what was measured");
+    let fill = fs::read_to_string(out.path().join("fill.csv")).expect("written");
+    let written = fill.lines().skip(1).filter_map(|second| second.split(',').nth(1)?.parse::<u64>().ok()).sum::<u64>();
+    assert_eq!(written, 50, "{fill}");
     let csv = fs::read_to_string(out.path().join("load.csv")).expect("written");
     let (header, first) = csv.split_once('\n').expect("lines");
     assert!(header.ends_with("overhead_p50_ms,overhead_p99_ms,leader_bytes,follower_bytes,disk_bytes"), "{csv}");

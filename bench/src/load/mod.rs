@@ -27,7 +27,9 @@ pub use self::{
     cpu::ProcessorTime,
     keys::Distribution,
     protocol::Outcome,
-    report::{CpuReport, FootprintReport, KindReport, Latencies, LoadReport, SecondReport, export_all, text},
+    report::{
+        CpuReport, FillReport, FootprintReport, KindReport, Latencies, LoadReport, SecondReport, export_all, text,
+    },
     run::{Observer, run},
     schedule::Arrivals,
     target::{Dialect, LoadTarget, Processes, raise_file_limit},

@@ -17,7 +17,7 @@ use super::{
     operations::Operations,
     protocol::Outcome,
     recorder::{Recorder, Window},
-    report::{CpuReport, FootprintReport, Latencies},
+    report::{CpuReport, FillReport, FootprintReport, Latencies},
     schedule::Schedule,
     target::{LoadTarget, Processes},
 };
@@ -46,9 +46,8 @@ pub trait Observer {
 pub fn run(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer) -> Result<LoadReport> {
     let started_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let empty = target.processes.footprint();
-    if options.fill || options.reads > 0.0 {
-        fill(target, options, observer)?;
-    }
+    let is_filled = options.fill || options.reads > 0.0;
+    let fill = is_filled.then(|| fill(target, options, observer)).transpose()?;
     let clients = target.connect(options.connections, options.reads, options.read_from, options.explain)?;
     let window = Window {
         from_ns: nanoseconds(options.warmup),
@@ -84,7 +83,7 @@ pub fn run(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observ
     for (second, footprint) in report.seconds.iter_mut().zip(used.footprints.into_iter().skip(1)) {
         second.footprint = Some(footprint);
     }
-    Ok(LoadReport { cpu, footprint, machine: Latencies::of(&late_us, 1e-3), ..report })
+    Ok(LoadReport { fill, cpu, footprint, machine: Latencies::of(&late_us, 1e-3), ..report })
 }
 
 fn engines<'a>(
@@ -116,24 +115,28 @@ fn engines<'a>(
 }
 
 /// Writes every key once, so that reads find something and memory has grown to what it takes.
-fn fill(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer) -> Result<()> {
+fn fill(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer) -> Result<FillReport> {
     let LoadOptions { keys, value_size_bytes, seed, request_timeout, .. } = *options;
     let connections = usize::try_from(keys).unwrap_or(usize::MAX).min(FILL_CONNECTIONS);
     let clients = target.connect(connections, 0.0, options.read_from, false)?;
     let shared = Shared::default();
     let begin = Instant::now();
-    // Its own figures are not looked at; only its outcomes are.
     let window = Window { from_ns: 0, until_ns: nanoseconds(FILL_TIME_MAX) };
     let operations = Operations::each_once(keys, value_size_bytes, seed);
     let engine = Engine { clients, operations, schedule: None, keys, window, request_timeout, begin, shared: &shared };
+    let mut footprints = Vec::new();
     let recorder = thread::scope(|scope| {
         let thread = scope.spawn(move || engine.run());
         while !thread.is_finished() {
             thread::sleep(LOOK_INTERVAL);
             tell(observer, "writing every key once", begin, &shared);
+            if begin.elapsed() >= Duration::from_secs(footprints.len() as u64 + 1) {
+                footprints.push(target.processes.footprint());
+            }
         }
         thread.join().map_err(|_| anyhow::anyhow!("failed to run a thread of the load"))?
     })?;
+    let took = begin.elapsed();
     let done = recorder.puts.outcomes[Outcome::Ok as usize];
     if done != keys && !observer.is_stopped() {
         let failure = recorder.first_failure.unwrap_or_else(|| "time is up".to_owned());
@@ -142,7 +145,7 @@ fn fill(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer)
             keys - done
         );
     }
-    Ok(())
+    Ok(FillReport::new(took, &recorder, &footprints))
 }
 
 fn tell(observer: &mut dyn Observer, stage: &str, begin: Instant, shared: &Shared) {

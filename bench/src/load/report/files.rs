@@ -1,4 +1,5 @@
-//! The files of a run: `load.json` with everything, `load.csv` second by second, `load.png` and `load.svg`.
+//! The files of a run: `load.json` with everything, `load.csv` second by second, `load.png` and `load.svg`; `fill.csv` is of the
+//! time in which every key was written once.
 
 use std::{
     fs,
@@ -18,12 +19,13 @@ pub fn export_all(report: &LoadReport, directory: &Path) -> Result<Vec<PathBuf>>
     let chart = chart(report);
     let mut json = serde_json::to_vec_pretty(report).context("failed to render load.json")?;
     json.push(b'\n');
-    let files = [
+    let mut files = vec![
         ("load.png", chart.png().context("failed to render load.png")?),
         ("load.svg", chart.svg().into_bytes()),
-        ("load.csv", csv(report).into_bytes()),
+        ("load.csv", csv(&report.seconds).into_bytes()),
         ("load.json", json),
     ];
+    files.extend(report.fill.as_ref().map(|fill| ("fill.csv", csv(&fill.seconds).into_bytes())));
     write_all(directory, files)
 }
 
@@ -103,12 +105,12 @@ fn chart(report: &LoadReport) -> Chart {
 }
 
 /// One line per second; a second in which nothing was done has no latency, and what is not known is an empty field.
-fn csv(report: &LoadReport) -> String {
+fn csv(seconds: &[SecondReport]) -> String {
     let mut text =
         "at_s,puts,gets,failures,mean_ms,p50_ms,p90_ms,p99_ms,p999_ms,max_ms,overhead_p50_ms,overhead_p99_ms,\
                     leader_bytes,follower_bytes,disk_bytes\n"
             .to_owned();
-    for SecondReport { at_s, puts, gets, failures, latency, overhead, footprint } in &report.seconds {
+    for SecondReport { at_s, puts, gets, failures, latency, overhead, footprint } in seconds {
         let latencies = latency.map_or_else(
             || ",".repeat(5),
             |Latencies { count: _, mean_ms, p50_ms, p90_ms, p99_ms, p999_ms, max_ms }| {

@@ -31,6 +31,8 @@ pub struct LoadReport {
     pub settings: LoadOptions,
     /// How long was measured, in ms: less than asked for when interrupted.
     pub measured_ms: f64,
+    /// The writes of every key before that, where there were any.
+    pub fill: Option<FillReport>,
     /// The writes, where there were any.
     pub puts: Option<KindReport>,
     /// The reads, where there were any.
@@ -73,6 +75,17 @@ pub struct KindReport {
     pub service_overhead: Option<Latencies>,
     /// Response time beyond that delay. Open loop alone.
     pub response_overhead: Option<Latencies>,
+}
+
+/// Every key was written once.
+#[derive(Debug, Clone, Serialize)]
+pub struct FillReport {
+    /// Writes for each second that it took.
+    pub per_second: f64,
+    /// From sending to the whole answer.
+    pub latency: Option<Latencies>,
+    /// Second by second.
+    pub seconds: Vec<SecondReport>,
 }
 
 /// A distribution of latencies, in ms.
@@ -182,6 +195,7 @@ impl LoadReport {
             target: target.description.clone(),
             settings: options.clone(),
             measured_ms: measured.as_secs_f64() * 1e3,
+            fill: None,
             puts: KindReport::of(&puts, measured, is_open_loop),
             gets: KindReport::of(&gets, measured, is_open_loop),
             cpu: None,
@@ -237,6 +251,20 @@ impl KindReport {
     pub fn failures(&self) -> u64 {
         let is_failure = |outcome: Outcome| !matches!(outcome, Outcome::Ok | Outcome::NotFound);
         self.outcomes.iter().filter(|(outcome, _)| is_failure(**outcome)).map(|(_, count)| count).sum()
+    }
+}
+
+impl FillReport {
+    /// `footprints` are of the end of each second.
+    pub(super) fn new(took: Duration, recorder: &Recorder, footprints: &[Footprint]) -> Self {
+        let seconds = recorder.seconds.iter().take(took.as_secs_f64().ceil() as usize).enumerate();
+        let mut seconds: Vec<_> = seconds.map(SecondReport::of).collect();
+        seconds.iter_mut().zip(footprints).for_each(|(second, footprint)| second.footprint = Some(*footprint));
+        Self {
+            per_second: recorder.puts.done_within as f64 / took.as_secs_f64(),
+            latency: Latencies::of(&recorder.puts.service_ns, 1e-6),
+            seconds,
+        }
     }
 }
 

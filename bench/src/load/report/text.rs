@@ -1,6 +1,6 @@
 //! The tables on standard output, and the words around them.
 
-use super::{CpuReport, FootprintReport, KindReport, Latencies, LoadReport};
+use super::{CpuReport, FillReport, FootprintReport, KindReport, Latencies, LoadReport};
 use crate::load::{LoadOptions, Outcome, Pace, ProcessorTime, schedule::Arrivals};
 
 /// The whole report for a terminal, ending in a line break.
@@ -44,6 +44,9 @@ fn latency_table(report: &LoadReport) -> Vec<String> {
     let mut rows = vec![
         ["", "done/s", "count", "failed", "mean", "p50", "p90", "p99", "p99.9", "max"].map(str::to_owned).to_vec(),
     ];
+    if let Some(FillReport { per_second, latency: Some(latency), .. }) = &report.fill {
+        rows.push(row("every key written once, ms", Some(*per_second), 0, latency));
+    }
     for (name, kind) in [("put", &report.puts), ("get", &report.gets)] {
         let Some(kind) = kind else { continue };
         let failures = kind.failures();
