@@ -120,9 +120,9 @@ impl Engine for Redb {
 fn open(name: &str, path: &Path) -> Outcome<Box<dyn Engine>> {
     Ok(match name {
         "kvcluster" => {
-            let Opened { store, changes, .. } = disk::open(path, None)?;
+            let Opened { store, kept, .. } = disk::open(path, None)?;
             // Beside the records, a promise comes back.
-            Box::new(Ours { store, entries: changes.len() - 1, seq: 0 })
+            Box::new(Ours { store, entries: kept.records.len(), seq: 0 })
         }
         "fjall" => {
             let database = fjall::Database::builder(path)

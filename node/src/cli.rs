@@ -188,9 +188,8 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
 /// A follower as its data directory has it.
 fn restore(path: &Path, cluster: Option<&str>, name: Arc<str>) -> Result<Arc<Replica>, StoreError> {
     let begun = Instant::now();
-    let Opened { store, id, changes, found } = disk::open(path, cluster)?;
-    let mut follower = Follower::blank(id, name);
-    changes.into_iter().for_each(|change| follower.restore(change));
+    let Opened { store, id, kept, found } = disk::open(path, cluster)?;
+    let follower = Follower::with(id, name, kept);
     let (keys, elapsed_ms) = (follower.records().len(), begun.elapsed().as_millis());
     match &found {
         Found::Damage { .. } => error!(directory = %path.display(), elapsed_ms, "{found}"),

@@ -12,11 +12,11 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::types::Record;
 
-/// About this many keys share a bucket: one that differs costs as many to be sent.
+/// At most about this many keys share a bucket: one that differs costs as many to be sent.
 const KEYS_PER_BUCKET: usize = 64;
 const BUCKETS_MIN: usize = 16;
 /// Bounds the message that carries a digest: 512 KiB.
-const BUCKETS_MAX: usize = 65_536;
+pub const BUCKETS_MAX: usize = 65_536;
 
 /// A number for each bucket of a state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,10 +31,10 @@ pub struct Buckets {
     bits: Vec<u64>,
 }
 
-/// How many buckets suit a state of so many keys.
+/// How many buckets suit a state of so many keys: a power of two.
 pub fn buckets_for(keys: usize) -> u32 {
     // No more than fit, whatever the number of keys.
-    (keys / KEYS_PER_BUCKET).clamp(BUCKETS_MIN, BUCKETS_MAX) as u32
+    (keys / KEYS_PER_BUCKET).clamp(BUCKETS_MIN, BUCKETS_MAX).next_power_of_two() as u32
 }
 
 fn bucket_of(key_hash: u64, count: usize) -> usize {
@@ -74,6 +74,13 @@ impl Digest {
             self.sums.clear();
         }
         self.sums.iter_mut().zip(&part.sums).for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
+    }
+
+    /// The digest of the same state with fewer buckets, both numbers powers of two: then each is whole ones of these.
+    pub fn folded(&self, buckets: u32) -> Self {
+        let each = (self.sums.len() / (buckets as usize).max(1)).max(1);
+        let sum = |sums: &[u64]| sums.iter().fold(0_u64, |sum, more| sum.wrapping_add(*more));
+        Self { sums: self.sums.chunks(each).map(sum).collect() }
     }
 
     /// The buckets of this one that are others there; all of them where the other one has another number of buckets.
@@ -213,6 +220,19 @@ mod tests {
         let mut digest = of(&[("a", record(1, 3, Some("x"))), ("b", record(1, 1, None))]);
         digest.remove("a", &record(5, 3, Some("x")));
         assert_eq!(digest, of(&[("b", record(1, 1, None))]));
+    }
+
+    #[test]
+    fn fewer_buckets_are_sums_of_more() {
+        let [mut fine, mut coarse] = [BUCKETS_MAX as u32, 64].map(Digest::new);
+        for number in 0..1_000 {
+            let (key, record) = (format!("key{number}"), record(1, number, Some("x")));
+            fine.add(&key, &record);
+            coarse.add(&key, &record);
+        }
+        assert_eq!(fine.folded(64), coarse);
+        assert_eq!(coarse.folded(64), coarse);
+        assert_eq!((coarse.folded(1).buckets(), coarse.folded(0).buckets()), (1, 1));
     }
 
     #[test]

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use super::digest::{Buckets, Digest};
+use super::keymap::KeyMap;
 use super::types::{
-    Config, Covered, Epoch, FollowerId, Hello, Key, KeyMap, RESTORE_MARK, Record, Synced, ToFollower, ToLeader, Write,
+    Config, Covered, Epoch, FollowerId, Hello, Key, RESTORE_MARK, Record, Synced, ToFollower, ToLeader, Write,
 };
 
 /// About how many bytes of keys and values one [`ToLeader::Records`] carries.
@@ -52,13 +53,30 @@ pub struct Follower {
     records: KeyMap<Record>,
 }
 
+/// What a follower stores, all of it.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// The highest promised epoch.
+    pub promised: Epoch,
+    /// The last epoch whose whole state is there.
+    pub synced: Option<Synced>,
+    /// The newest record of each key.
+    pub records: KeyMap<Record>,
+}
+
 impl Follower {
     /// A follower whose disk is new: it promised nothing and has nothing.
     pub fn blank(id: FollowerId, name: Arc<str>) -> Self {
-        Self { id, name, promised: Epoch::default(), synced: None, records: KeyMap::default() }
+        Self::with(id, name, Kept::default())
     }
 
-    /// Brings back a change that was stored before a restart.
+    /// A follower with what it stored before a restart.
+    pub fn with(id: FollowerId, name: Arc<str>, kept: Kept) -> Self {
+        let Kept { promised, synced, records } = kept;
+        Self { id, name, promised, synced, records }
+    }
+
+    /// Brings back a change that was stored.
     pub fn restore(&mut self, change: Change) {
         match change {
             Change::Promised(epoch) => self.promised = epoch,
@@ -96,7 +114,7 @@ impl Follower {
 
     /// How many keys there are, deleted ones included.
     pub fn keys(&self) -> usize {
-        self.records.len() - usize::from(self.records.contains_key(RESTORE_MARK))
+        self.records.len() - usize::from(self.records.contains(RESTORE_MARK))
     }
 
     /// All records, deleted keys included. Positions are stable within an epoch.
@@ -201,11 +219,15 @@ impl Follower {
     /// Keeps the higher version. That one comparison is also the install's rule: a record of the new epoch wins over any
     /// older one, even where its sequence number is lower, and an install that comes late loses to newer writes.
     fn take(&mut self, key: Key, record: Record, effects: &mut Effects) {
-        if self.records.get(&key).is_some_and(|known| known.version >= record.version) {
+        let known = self.records.get_mut(&key);
+        if known.as_ref().is_some_and(|known| known.version >= record.version) {
             return;
         }
         effects.changes.push(Change::Put(key.clone(), record.clone()));
-        self.records.insert(key, record);
+        match known {
+            Some(known) => *known = record,
+            None => _ = self.records.insert(key, record),
+        }
     }
 
     /// Stores the rule; returns the generation of the one that holds now. A rule that comes late loses.
@@ -233,8 +255,7 @@ impl Follower {
     fn digest(&self, buckets: u32, cursor: u64) -> (Digest, Option<u64>) {
         let mut digest = Digest::new(buckets);
         let (start, end) = self.part(cursor);
-        let part = self.records.get_range(start..end);
-        part.into_iter().flatten().for_each(|(key, record)| digest.add(key, record));
+        self.records.range(start..end).for_each(|(key, record)| digest.add(key, record));
         (digest, self.next(end))
     }
 
@@ -242,7 +263,7 @@ impl Follower {
         let (mut at, most) = self.part(cursor);
         let (mut records, mut bytes) = (Vec::new(), 0);
         while at < most && bytes < FETCH_BYTES {
-            if let Some((key, record)) = self.records.get_index(at)
+            if let Some((key, record)) = self.records.at(at)
                 && of.is_none_or(|buckets| buckets.contains(key))
             {
                 bytes += approximate_bytes(key, record);

@@ -26,7 +26,9 @@ use self::reads::Reads;
 use self::recovery::Recovery;
 use self::slot::{Asked, Link, Slot};
 use self::window::Window;
-use super::types::{Epoch, FollowerId, Hello, KeyMap, Record, ToFollower, ToLeader};
+use super::digest::Digest;
+use super::keymap::KeyMap;
+use super::types::{Epoch, FollowerId, Hello, Record, ToFollower, ToLeader};
 
 pub use self::install::InstallJob;
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
@@ -100,6 +102,13 @@ struct Entry {
     committed: Option<Box<Record>>,
 }
 
+impl Entry {
+    /// What recovery found counts as committed: it is nobody's any more who could take it back.
+    fn recovered(latest: Record) -> Self {
+        Self { latest, index: 0, latest_committed: true, committed: None }
+    }
+}
+
 /// The leader of one epoch. A clone decides as the original would; its debug form shows everything that it decides by.
 #[derive(Clone, Debug)]
 pub struct Leader<W, R> {
@@ -110,6 +119,8 @@ pub struct Leader<W, R> {
     slots: Vec<Option<Slot>>,
     rules: Rules,
     entries: KeyMap<Entry>,
+    /// Of what recovery found: of every entry that no write has touched since.
+    recovered: Digest,
     window: Window<W>,
     reads: Reads<R>,
     accepted: u64,
@@ -136,6 +147,7 @@ impl<W, R> Leader<W, R> {
             slots: Vec::new(),
             rules: Rules::default(),
             entries: KeyMap::default(),
+            recovered: Digest::new(0),
             window: Window::new(1),
             reads: Reads::default(),
             accepted: 0,

@@ -16,5 +16,6 @@
 
 pub mod digest;
 pub mod follower;
+pub mod keymap;
 pub mod leader;
 pub mod types;

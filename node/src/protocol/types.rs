@@ -14,9 +14,6 @@ pub type Key = Arc<str>;
 /// The key of the mark that a restore leaves while it is under way: the only one that no client can name.
 pub const RESTORE_MARK: &str = "";
 
-/// A map from keys that remembers the order in which they came, so that a position in it is a cursor.
-pub type KeyMap<T> = indexmap::IndexMap<Key, T, foldhash::fast::RandomState>;
-
 /// The right to lead, totally ordered: a term, and among equal terms the random id of the leader process.
 ///
 /// The id is not decoration. With a write quorum above N/2 two starting leaders can collect enough promises from disjoint

@@ -141,11 +141,11 @@ impl Replica {
     pub fn dump_part(&self, position: usize, most: usize) -> (Vec<(Key, Shown)>, Option<usize>) {
         let state = self.state.lock();
         let records = state.core.records();
-        let part: Vec<Key> = match records.get_range(position..records.len().min(position + most)) {
-            Some(part) if !part.is_empty() => part.keys().cloned().collect(),
+        let mut part: Vec<Key> = records.range(position..position + most).map(|(key, _)| key.clone()).collect();
+        if part.is_empty() {
             // After the leader's keys those that only came from outside, all at once: they are few.
-            _ => state.foreign.keys().filter(|key| records.get(*key).is_none()).cloned().collect(),
-        };
+            part = state.foreign.keys().filter(|key| records.get(key).is_none()).cloned().collect();
+        }
         let next = (position < records.len()).then_some(position + part.len());
         (part.into_iter().filter_map(|key| Some((key.clone(), state.shown(&key)?))).collect(), next)
     }

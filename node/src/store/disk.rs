@@ -17,7 +17,7 @@ use super::ledger::Ledger;
 use super::log::{LIMITS, Log};
 use super::replay::{self, Loaded};
 use super::{Store, StoreError};
-use crate::protocol::follower::Change;
+use crate::protocol::follower::{Change, Kept};
 use crate::protocol::types::FollowerId;
 
 /// A store on a disk, and what it holds.
@@ -27,8 +27,8 @@ pub struct Opened {
     pub store: Store,
     /// The id of the follower, made with its state.
     pub id: FollowerId,
-    /// What was stored before: given to a blank follower in this order, they rebuild it.
-    pub changes: Vec<Change>,
+    /// What was stored before.
+    pub kept: Kept,
     /// What was found at start.
     pub found: Found,
 }
@@ -117,7 +117,7 @@ struct State {
     log: Log,
     ledger: Ledger,
     confirmed: Confirmed,
-    changes: Vec<Change>,
+    kept: Kept,
     torn_bytes: u64,
 }
 
@@ -143,7 +143,7 @@ fn load(state: &Path, cluster: Option<&str>) -> Result<State, Trouble> {
     }
     let confirmed = Confirmed::open(state, id).map_err(refused("read the confirmed batch of"))?;
     let (confirmed, last) = confirmed.ok_or_else(|| damaged("the file `confirmed` is missing or cannot be read"))?;
-    let Loaded { ledger, changes, torn_bytes, tail } = replay::load(&state.join("log"), id)?;
+    let Loaded { ledger, kept, torn_bytes, tail } = replay::load(&state.join("log"), id)?;
     let head = ledger.head();
     if head.id != id {
         return Err(damaged("the log is of another follower"));
@@ -153,7 +153,7 @@ fn load(state: &Path, cluster: Option<&str>) -> Result<State, Trouble> {
     }
     let log = tail.resume(&state.join("log"), id, LIMITS).map_err(refused("write the log of"))?;
     confirmed.write(id, head.batch).and_then(|()| confirmed.sync()).map_err(refused("write the confirmed batch of"))?;
-    Ok(State { id, log, ledger, confirmed, changes, torn_bytes })
+    Ok(State { id, log, ledger, confirmed, kept, torn_bytes })
 }
 
 fn start_blank(directory: Directory, cluster: Option<&str>, found: Found) -> Result<Opened, StoreError> {
@@ -174,11 +174,11 @@ fn start_blank(directory: Directory, cluster: Option<&str>, found: Found) -> Res
 }
 
 fn start(directory: Directory, state: State, found: Found) -> Result<Opened, StoreError> {
-    let State { id, log, ledger, confirmed, changes, .. } = state;
+    let State { id, log, ledger, confirmed, kept, .. } = state;
     let path = directory.state();
     let disk = Disk { log, ledger, confirmed, id, _directory: directory };
     let committer = Committer::start(disk).map_err(|source| failed("start a thread for", &path, source))?;
-    Ok(Opened { store: Store::Disk(committer), id, changes, found })
+    Ok(Opened { store: Store::Disk(committer), id, kept, found })
 }
 
 fn failed(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {

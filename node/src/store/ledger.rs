@@ -4,14 +4,13 @@
 //! does not depend on any order. A log that loses a batch in the middle, serves an older value of a key or brings a
 //! deleted one back, for whatever reason, cannot hit it: at load, the sum over what is there has to be the stored one.
 
-use std::collections::hash_map::Entry;
-
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::segment;
 use crate::protocol::digest::Buckets;
-use crate::protocol::follower::Change;
+use crate::protocol::follower::{Change, Kept};
+use crate::protocol::keymap::KeyMap;
 use crate::protocol::types::{Epoch, FollowerId, Key, Record, Synced};
 
 /// Everything a follower stores beside its records. Written with every batch, in one atomic step with the batch.
@@ -31,18 +30,15 @@ pub(super) struct Head {
     pub(super) digest: u64,
 }
 
-/// By key, in no order.
-type KeyIndex<T> = std::collections::HashMap<Key, T, foldhash::fast::RandomState>;
-
-/// A key and its new encoded record, or nothing where it goes.
-pub(super) type Operations = KeyIndex<Option<Vec<u8>>>;
+/// A key and its new encoded record, or nothing where it goes; in no order.
+pub(super) type Operations = std::collections::HashMap<Key, Option<Vec<u8>>, foldhash::fast::RandomState>;
 
 /// The head, and what it takes to carry it on: the hash of every record as it is stored.
 #[derive(Debug)]
 pub(super) struct Ledger {
     head: Head,
     /// Hash, epoch, and the bytes that the log takes for it.
-    entries: KeyIndex<(u64, u32, u32)>,
+    entries: KeyMap<(u64, u32, u32)>,
     live_bytes: u64,
     /// The epochs that entries point to: one for each leader this process saw.
     epochs: Vec<Epoch>,
@@ -51,19 +47,16 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(id: FollowerId) -> Self {
         let head = Head { id, batch: 0, promised: Epoch::default(), synced: None, records: 0, digest: 0 };
-        Self { head, entries: KeyIndex::default(), live_bytes: 0, epochs: Vec::new() }
+        Self { head, entries: KeyMap::default(), live_bytes: 0, epochs: Vec::new() }
     }
 
     /// Checks the records that were found against the head that was found with them.
-    pub(super) fn restore(
-        head: Head,
-        found: impl Iterator<Item = Result<(Key, Vec<u8>), String>>,
-    ) -> Result<(Self, Vec<Change>), String> {
-        let mut ledger = Self { head, entries: KeyIndex::default(), live_bytes: 0, epochs: Vec::new() };
+    pub(super) fn restore(head: Head, found: impl Iterator<Item = (Key, Vec<u8>)>) -> Result<(Self, Kept), String> {
+        let mut ledger = Self { head, entries: KeyMap::default(), live_bytes: 0, epochs: Vec::new() };
         let (mut records, mut digest) = (0_u64, 0_u64);
-        let mut changes = vec![Change::Promised(ledger.head.promised)];
-        for entry in found {
-            let (key, bytes) = entry?;
+        let Head { promised, synced, .. } = ledger.head.clone();
+        let mut kept = Kept { promised, synced, records: KeyMap::default() };
+        for (key, bytes) in found {
             let record = decode(&bytes).ok_or_else(|| "a record cannot be read".to_owned())?;
             let hash = fingerprint(&key, &bytes);
             (records, digest) = (records + 1, digest.wrapping_add(hash));
@@ -71,7 +64,7 @@ impl Ledger {
             let length = entry_length(&key, &bytes);
             ledger.live_bytes += u64::from(length);
             ledger.entries.insert(key.clone(), (hash, epoch, length));
-            changes.push(Change::Put(key, record));
+            kept.records.insert(key, record);
         }
         let Head { records: expected, digest: expected_digest, batch, .. } = &ledger.head;
         if records != *expected {
@@ -80,10 +73,7 @@ impl Ledger {
         if digest != *expected_digest {
             return Err(format!("the {records} records are not those of batch {batch}"));
         }
-        if let Some(synced) = &ledger.head.synced {
-            changes.push(Change::Synced { synced: synced.clone(), drop_older: None });
-        }
-        Ok((ledger, changes))
+        Ok((ledger, kept))
     }
 
     pub(super) fn head(&self) -> &Head {
@@ -126,14 +116,14 @@ impl Ledger {
 
     fn put(&mut self, key: &Key, hash: u64, epoch: Epoch, length: u32) {
         let epoch = self.epoch(epoch);
-        match self.entries.entry(key.clone()) {
-            Entry::Occupied(mut known) => {
-                let (old, _, old_length) = known.insert((hash, epoch, length));
+        match self.entries.get_mut(key) {
+            Some(known) => {
+                let (old, _, old_length) = std::mem::replace(known, (hash, epoch, length));
                 self.head.digest = self.head.digest.wrapping_sub(old);
                 self.live_bytes -= u64::from(old_length);
             }
-            Entry::Vacant(free) => {
-                free.insert((hash, epoch, length));
+            None => {
+                self.entries.insert(key.clone(), (hash, epoch, length));
                 self.head.records += 1;
             }
         }

@@ -16,14 +16,14 @@ use super::disk::Trouble;
 use super::ledger::{Head, Ledger};
 use super::log::{self, Limits, Log, Segment};
 use super::segment::{self, HEADER_BYTES};
-use crate::protocol::follower::Change;
+use crate::protocol::follower::Kept;
 use crate::protocol::types::{FollowerId, Key};
 
 /// What a log holds.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) ledger: Ledger,
-    pub(super) changes: Vec<Change>,
+    pub(super) kept: Kept,
     /// How many bytes of a batch that was never finished were cut off.
     pub(super) torn_bytes: u64,
     pub(super) tail: Tail,
@@ -79,8 +79,8 @@ pub(super) fn load(path: &Path, id: FollowerId) -> Result<Loaded, Trouble> {
     }
     let Replay { records, head, .. } = replay;
     let head = head.ok_or_else(|| Trouble::Damaged("the log has no batch that can be read".to_owned()))?;
-    let (ledger, changes) = Ledger::restore(head, records.into_iter().map(Ok)).map_err(Trouble::Damaged)?;
-    Ok(Loaded { ledger, changes, torn_bytes, tail: Tail { segments, newest, unfinished } })
+    let (ledger, kept) = Ledger::restore(head, records.into_iter()).map_err(Trouble::Damaged)?;
+    Ok(Loaded { ledger, kept, torn_bytes, tail: Tail { segments, newest, unfinished } })
 }
 
 impl Replay {

@@ -17,17 +17,17 @@ use crate::image::{Subject, Writer, copy, epoch, facts, files, newest, rebuild, 
 /// What opening a harmed directory may lead to: all of it, or blank under another id with the reason said.
 fn open_harmed(data: &Path, whole: &Opened, what: &str) -> Option<Found> {
     let opened = disk::open(data, None).unwrap_or_else(|error| panic!("{what}: refused: {error}"));
-    let expected = facts(&rebuild(whole.id, whole.changes.clone()));
+    let expected = facts(&rebuild(whole.id, whole.kept.clone()));
     match &opened.found {
         Found::Nothing => panic!("{what}: taken for new"),
         Found::State { .. } => {
-            assert_eq!(facts(&rebuild(opened.id, opened.changes)), expected, "{what}: something else came back");
+            assert_eq!(facts(&rebuild(opened.id, opened.kept)), expected, "{what}: something else came back");
             None
         }
         Found::Damage { reason, aside } => {
             assert!(!reason.is_empty() && aside.join("log").is_dir(), "{what}");
             assert_ne!(opened.id, whole.id, "{what}");
-            let blank = rebuild(opened.id, opened.changes);
+            let blank = rebuild(opened.id, opened.kept);
             assert_eq!((blank.promised(), blank.synced(), blank.records().len()), (epoch_none(), None, 0), "{what}");
             Some(opened.found)
         }
@@ -169,14 +169,14 @@ fn torn_at(base: &Path, cut: usize, end: usize, before: &Facts, after: &Facts) {
             };
             assert!(reason.contains("was confirmed"), "{reason}");
         } else {
-            assert_eq!(&facts(&rebuild(opened.id, opened.changes)), after);
+            assert_eq!(&facts(&rebuild(opened.id, opened.kept)), after);
         }
 
         // It was not confirmed: it is cut off, and the rest is what it was.
         fs::copy(base.join("before/state/confirmed"), data.join("state/confirmed")).expect("copied");
         let opened = disk::open(&data, None).expect("opens");
         assert!(matches!(opened.found, Found::State { .. }), "cut at {cut} of {end}: {:?}", opened.found);
-        assert_eq!(&facts(&rebuild(opened.id, opened.changes)), if cut < end { before } else { after }, "cut at {cut}");
+        assert_eq!(&facts(&rebuild(opened.id, opened.kept)), if cut < end { before } else { after }, "cut at {cut}");
         drop(opened.store);
         // And once cut off, it stays so.
         assert_eq!(&facts(&Subject::open(&data).follower), if cut < end { before } else { after }, "cut at {cut}");

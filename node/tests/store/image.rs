@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kv_node::protocol::follower::{Change, Follower};
+use kv_node::protocol::follower::{Change, Follower, Kept};
 use kv_node::protocol::types::{
     Config, Epoch, FollowerId, Key, Member, Record, RetryMark, Synced, Version, fingerprint,
 };
@@ -35,8 +35,8 @@ pub(crate) struct Subject {
 
 impl Subject {
     pub(crate) fn open(path: &Path) -> Self {
-        let Opened { store, id, changes, .. } = disk::open(path, None).expect("the directory opens");
-        Self { store, follower: rebuild(id, changes) }
+        let Opened { store, id, kept, .. } = disk::open(path, None).expect("the directory opens");
+        Self { store, follower: rebuild(id, kept) }
     }
 
     /// Stores one batch, and waits for it.
@@ -48,10 +48,8 @@ impl Subject {
     }
 }
 
-pub(crate) fn rebuild(id: FollowerId, changes: Vec<Change>) -> Follower {
-    let mut follower = Follower::blank(id, "follower-1".into());
-    changes.into_iter().for_each(|change| follower.restore(change));
-    follower
+pub(crate) fn rebuild(id: FollowerId, kept: Kept) -> Follower {
+    Follower::with(id, "follower-1".into(), kept)
 }
 
 /// Everything of a follower that must come back, in a form that can be compared.

@@ -136,5 +136,5 @@ fn an_unfinished_directory_is_made_again() {
     fs::remove_file(data.join("state.new/confirmed")).expect("removed");
     let opened = disk::open(&data, None).expect("opens");
     assert_eq!(opened.found, Found::Nothing);
-    assert!(rebuild(opened.id, opened.changes).records().is_empty());
+    assert!(rebuild(opened.id, opened.kept).records().is_empty());
 }

@@ -7,7 +7,7 @@
 //! this leader ever accepts for the key, so that to every comparison it is as if it had been sent.
 
 use super::{Asked, Leader, Link, Output, Phase, SlotId};
-use crate::protocol::digest::{Buckets, Digest, buckets_for};
+use crate::protocol::digest::{Buckets, Digest};
 use crate::protocol::follower::{FETCH_BYTES, approximate_bytes};
 use crate::protocol::types::{Covered, Epoch, Synced, ToFollower};
 
@@ -26,10 +26,9 @@ pub struct InstallJob {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Step {
-    /// Takes the digest of this leader's state, to compare it with that of the follower's.
-    Digest {
+    /// Looks for what was accepted since this leader opened. Of all else it has had the digest since then.
+    Compare {
         theirs: Digest,
-        ours: Digest,
         accepted: Buckets,
     },
     /// Sends everything in the buckets that differ.
@@ -83,7 +82,7 @@ impl<W, R> Leader<W, R> {
     /// once is sent what is newer; any other is asked what it has.
     pub(super) fn install(&mut self, id: SlotId, full: bool) {
         let (epoch, token) = (self.epoch, self.window.next_index());
-        let buckets = buckets_for(self.entries.len());
+        let buckets = self.recovered.buckets();
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
@@ -119,8 +118,7 @@ impl<W, R> Leader<W, R> {
         };
         match slot.link {
             Link::Installing { upto } => {
-                let (ours, accepted) = (Digest::new(buckets), Buckets::none(buckets));
-                let step = Step::Digest { theirs, ours, accepted };
+                let step = Step::Compare { theirs, accepted: Buckets::none(buckets) };
                 self.out.push(Output::Install(id, InstallJob { epoch, token: upto, step, cursor: 0 }));
             }
             _ => self.fetch_differing(id, &theirs),
@@ -135,11 +133,10 @@ impl<W, R> Leader<W, R> {
         let (mut records, mut bytes) = (Vec::new(), 0);
         let mut left = INSTALL_SCAN_KEYS;
         let covered = loop {
-            let entry = self.entries.get_index(job.cursor).filter(|_| left > 0 && bytes < FETCH_BYTES);
+            let entry = self.entries.at(job.cursor).filter(|_| left > 0 && bytes < FETCH_BYTES);
             match (&mut job.step, entry) {
                 (Step::Ended, _) => return None,
-                (Step::Digest { ours, accepted, .. }, Some((key, entry))) => {
-                    ours.add(key, &entry.latest);
+                (Step::Compare { accepted, .. }, Some((key, entry))) => {
                     // The same value under the same number may still be another write: of a leader that is gone, and this
                     // one accepted it again. Only what was recovered is the same as what was there before.
                     if entry.index > 0 {
@@ -156,8 +153,8 @@ impl<W, R> Leader<W, R> {
                 (_, None) if job.cursor < self.entries.len() || !records.is_empty() => {
                     return Some(ToFollower::Install { epoch: job.epoch, records });
                 }
-                (Step::Digest { theirs, ours, accepted }, None) => {
-                    let mut differing = ours.differing(theirs);
+                (Step::Compare { theirs, accepted }, None) => {
+                    let mut differing = self.recovered.differing(theirs);
                     differing.join(accepted);
                     (job.step, job.cursor) = (Step::Send { differing }, 0);
                     continue;

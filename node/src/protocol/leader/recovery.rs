@@ -3,20 +3,26 @@
 use super::mask::Mask;
 use super::membership::Stage;
 use super::{Asked, Entry, Leader, Link, Output, Phase, Settings, SlotId};
-use crate::protocol::digest::{Digest, buckets_for};
-use crate::protocol::types::{Config, Epoch, Key, KeyMap, Member, Record, Synced, ToFollower, Version};
+use crate::protocol::digest::{BUCKETS_MAX, Digest, buckets_for};
+use crate::protocol::keymap::KeyMap;
+use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced, ToFollower};
 
 /// Token of the question what a follower has to give; that of a state transfer is the index of a write, from 1.
 const RECOVERY: u64 = 0;
+
+/// From so many keys on the digest of what is merged goes along with it. Of fewer it is taken at once, within milliseconds.
+const MERGED_KEYS_MANY: usize = 65_536;
 
 /// What recovery has gathered so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Recovery {
     /// The epoch whose records are being merged.
     source: Option<Epoch>,
-    merged: KeyMap<Record>,
-    /// Of what is merged, from when the first follower has given everything.
+    merged: KeyMap<Entry>,
+    /// Of what is merged, once that is much: taken as it comes, it holds nobody up.
     digest: Option<Digest>,
+    /// The first follower has given everything; from here on the others are asked what they have in these many buckets.
+    compared: Option<u32>,
     loss_accepted: bool,
 }
 
@@ -40,15 +46,40 @@ pub struct RecoveryView {
 impl Recovery {
     /// Keeps the higher version.
     fn merge(&mut self, key: Key, record: Record) {
-        let known = self.merged.get(&key);
-        if known.is_some_and(|known| known.version >= record.version) {
+        let known = self.merged.get_mut(&key);
+        if known.as_ref().is_some_and(|known| known.latest.version >= record.version) {
             return;
         }
         if let Some(digest) = &mut self.digest {
-            known.into_iter().for_each(|known| digest.remove(&key, known));
+            known.iter().for_each(|known| digest.remove(&key, &known.latest));
             digest.add(&key, &record);
         }
-        self.merged.insert(key, record);
+        match known {
+            Some(known) => known.latest = record,
+            None => _ = self.merged.insert(key, Entry::recovered(record)),
+        }
+        if self.digest.is_none() && self.merged.len() == MERGED_KEYS_MANY {
+            self.digest = Some(self.digested(BUCKETS_MAX as u32));
+        }
+    }
+
+    /// Of what is merged by now.
+    fn digested(&self, buckets: u32) -> Digest {
+        match &self.digest {
+            Some(digest) => digest.folded(buckets),
+            None => {
+                let mut digest = Digest::new(buckets);
+                self.merged.iter().for_each(|(key, entry)| digest.add(key, &entry.latest));
+                digest
+            }
+        }
+    }
+
+    /// The first follower has given everything: what it takes to compare that with the others.
+    fn begin_comparing(&mut self) {
+        let buckets = buckets_for(self.merged.len());
+        self.digest = Some(self.digested(buckets));
+        self.compared = Some(buckets);
     }
 }
 
@@ -161,8 +192,8 @@ impl<W, R> Leader<W, R> {
         if recovery.source != Some(source) {
             // What was merged belongs to another epoch: a newer one turned up, or the only disk that had it is gone.
             recovery.source = Some(source);
-            recovery.merged.clear();
-            recovery.digest = None;
+            recovery.merged = KeyMap::default();
+            (recovery.digest, recovery.compared) = (None, None);
             for index in 0..self.slots.len() {
                 let id = SlotId(index as u8);
                 let Some(slot) = self.slot_mut(id) else { continue };
@@ -186,13 +217,11 @@ impl<W, R> Leader<W, R> {
         let anything = !recovery.merged.is_empty();
         let mut busy = self.slots.iter().flatten().any(|slot| slot.fetching);
         let fetched = self.slots.iter().flatten().any(|slot| slot.fetched);
-        if recovery.digest.is_none() && !busy && (anything || fetched) {
+        if recovery.compared.is_none() && !busy && (anything || fetched) {
             // What a follower gave before its connection broke counts as well.
-            let mut digest = Digest::new(buckets_for(recovery.merged.len()));
-            recovery.merged.iter().for_each(|(key, record)| digest.add(key, record));
-            recovery.digest = Some(digest);
+            recovery.begin_comparing();
         }
-        let buckets = recovery.digest.as_ref().map(Digest::buckets);
+        let buckets = recovery.compared;
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(slot) = slot else { continue };
             let wanted = slot.promised && slot.synced_epoch() == Some(source) && slot.link == Link::Promised;
@@ -264,14 +293,9 @@ impl<W, R> Leader<W, R> {
             return;
         };
         let epoch = self.epoch;
-        self.entries = recovery
-            .merged
-            .into_iter()
-            .map(|(key, record)| {
-                let latest = Record { version: Version { epoch, seq: record.version.seq }, ..record };
-                (key, Entry { latest, index: 0, latest_committed: true, committed: None })
-            })
-            .collect();
+        self.recovered = recovery.digested(recovery.compared.unwrap_or_else(|| buckets_for(recovery.merged.len())));
+        self.entries = recovery.merged;
+        self.entries.values_mut().for_each(|entry| entry.latest.version.epoch = epoch);
 
         self.basis = match self.highest_synced() {
             _ if recovery.loss_accepted => (epoch, u64::MAX),
@@ -334,5 +358,37 @@ impl<W, R> Leader<W, R> {
     pub(super) fn is_outdated_by(&self, id: SlotId) -> bool {
         let synced = self.slot(id).and_then(|slot| slot.hello.as_ref()?.synced.as_ref());
         synced.is_some_and(|synced| synced.epoch != self.epoch && (synced.epoch, synced.config.generation) > self.basis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::Version;
+
+    // Goal: a digest that goes along with what is merged is that of all of it in the end. Method: before and after the
+    // number of keys from which on it does, with records that replace earlier ones.
+    #[test]
+    fn the_digest_of_much_goes_along_with_it() {
+        let mut recovery = Recovery::default();
+        for number in 0..MERGED_KEYS_MANY + 1_000 {
+            let record = |seq: usize| {
+                let version = Version { epoch: Epoch { term: 1, leader: 1 }, seq: seq as u64 };
+                Record { version, value: Some(format!("value {seq}").into()), marks: None }
+            };
+            recovery.merge(format!("key{number}").into(), record(number + 2));
+            recovery.merge(format!("key{}", number / 2).into(), record(number + 3));
+            recovery.merge(format!("key{}", number / 3).into(), record(1));
+            assert_eq!(recovery.digest.is_some(), number + 1 >= MERGED_KEYS_MANY);
+        }
+        let buckets = buckets_for(recovery.merged.len());
+        let mut all = Digest::new(buckets);
+        recovery.merged.iter().for_each(|(key, entry)| all.add(key, &entry.latest));
+        assert_eq!(recovery.digested(buckets), all);
+        recovery.begin_comparing();
+        let latest = Record { version: Version::default(), ..recovery.merged.at(7).expect("there").1.latest.clone() };
+        recovery.merge("another".into(), latest.clone());
+        all.add("another", &latest);
+        assert_eq!((recovery.compared, recovery.digest.clone()), (Some(buckets), Some(all)));
     }
 }

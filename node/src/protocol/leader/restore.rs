@@ -106,8 +106,7 @@ impl<W, R> Leader<W, R> {
 
     /// Puts the mark there, or takes it away.
     fn mark(&mut self, value: Option<String>, now_us: u64, waiter: W) -> Result<Accepted, Refusal> {
-        let known =
-            self.entries.get_full(RESTORE_MARK).map(|(position, _, entry)| (position, entry.latest.version.seq));
+        let known = self.entries.find(RESTORE_MARK).map(|(position, entry)| (position, entry.latest.version.seq));
         let seq = known.map_or(0, |(_, seq)| seq) + 1;
         self.restoring = value.is_some();
         let version = Version { epoch: self.epoch, seq };
@@ -156,7 +155,7 @@ impl<W, R> Leader<W, R> {
         };
         self.refuse_overload()?;
         let Saved { key, mut seq, value, marks } = saved;
-        let known = self.entries.get_full(&*key).map(|(position, _, entry)| (position, &entry.latest));
+        let known = self.entries.find(&key).map(|(position, entry)| (position, &entry.latest));
         if let Some((_, latest)) = known {
             // A request that is sent again finds its keys as it left them: where they had moved on, under a higher number.
             let there = latest.version.seq;

@@ -74,7 +74,7 @@ impl<W, R> Leader<W, R> {
 
     /// How many keys there are, deleted ones included.
     pub fn keys(&self) -> usize {
-        self.entries.len() - usize::from(self.entries.contains_key(RESTORE_MARK))
+        self.entries.len() - usize::from(self.entries.contains(RESTORE_MARK))
     }
 
     /// Writes accepted and committed by this leader.
@@ -99,7 +99,7 @@ impl<W, R> Leader<W, R> {
 
     /// The newest accepted record at a position of the map, and whether it is committed. Positions are stable.
     pub fn entry_at(&self, position: usize) -> Option<(&str, &Record, bool)> {
-        let (key, Entry { latest, latest_committed, .. }) = self.entries.get_index(position)?;
+        let (key, Entry { latest, latest_committed, .. }) = self.entries.at(position)?;
         Some((key, latest, *latest_committed))
     }
 

@@ -105,7 +105,7 @@ impl<W, R> Leader<W, R> {
     pub fn put(&mut self, new: NewWrite, waiter: W) -> Result<Accepted, Refusal> {
         self.client_refusal()?;
         let NewWrite { key, value, retry_token, explain, now_us } = new;
-        let known = self.entries.get_full(&*key).map(|(position, _, entry)| (position, entry.latest.clone()));
+        let known = self.entries.find(&key).map(|(position, entry)| (position, entry.latest.clone()));
         if let (Some(token), Some((_, latest))) = (&retry_token, &known)
             && let Some(mark) = latest.marks.iter().flat_map(|marks| marks.iter()).find(|mark| mark.token == *token)
         {
@@ -183,9 +183,9 @@ impl<W, R> Leader<W, R> {
     fn replace(&mut self, position: Option<usize>, key: Key, record: Record, index: u64) -> usize {
         let Some(position) = position else {
             let entry = Entry { latest: record, index, latest_committed: false, committed: None };
-            return self.entries.insert_full(key, entry).0;
+            return self.entries.insert(key, entry).0;
         };
-        if let Some((_, entry)) = self.entries.get_index_mut(position) {
+        if let Some(entry) = self.entries.at_mut(position) {
             let before = std::mem::replace(&mut entry.latest, record);
             if std::mem::replace(&mut entry.latest_committed, false) {
                 entry.committed = Some(Box::new(before));
@@ -272,7 +272,7 @@ impl<W, R> Leader<W, R> {
             return;
         };
         let seq = pending.write.record.version.seq;
-        if let Some((_, entry)) = self.entries.get_index_mut(pending.entry) {
+        if let Some(entry) = self.entries.at_mut(pending.entry) {
             if entry.latest.version == pending.write.record.version {
                 entry.latest_committed = true;
                 entry.committed = None;

@@ -202,7 +202,7 @@ impl World {
             if place.durable.records().len() != lead.keys() {
                 return format!("{} has {} of {} keys", place.name, place.durable.records().len(), lead.keys());
             }
-            for (key, record) in place.durable.records() {
+            for (key, record) in place.durable.records().iter() {
                 // What was there before a leader may stay under an earlier leader's stamp.
                 let same = |there: &Record| {
                     let version = Version { seq: record.version.seq, ..there.version };
