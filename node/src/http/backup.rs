@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::{info, warn};
 
 use super::LeaderSite;
@@ -21,7 +21,7 @@ use crate::backup::Writer;
 use crate::protocol::leader::{Accepted, Part, Refusal, Saved, Unfinished};
 use crate::replication::coordinator::{Coordinator, Taken, WriteOutcome};
 
-/// How many keys one part of the stream carries.
+/// How many keys one part of the stream carries. Writes wait while one is made.
 const PART_KEYS: usize = 512;
 
 /// How long the lines of one request may be together, beside one of the longest key and value.
@@ -29,9 +29,10 @@ pub(super) const RESTORE_BYTES_MAX: usize = 8 << 20;
 
 /// `GET /backup`: everything that is committed, as it is at one moment after the request arrived.
 ///
-/// That moment is when the state is copied under the lock; the keys and values themselves are shared. It holds every write
-/// that was acknowledged before the request, because W followers confirm, after it arrived, that this leader still leads;
-/// and of writes acknowledged meanwhile none without those that were acknowledged before it was begun.
+/// The state is looked at part by part, and the leader keeps what was there where a write is committed meanwhile that the
+/// backup has yet to come to: for each of those, until then. It holds every write that was acknowledged before the request,
+/// because W followers confirm, after it arrived, that this leader still leads; and of writes acknowledged meanwhile none
+/// without those that were acknowledged before it was begun.
 pub(super) async fn backup(State(state): State<LeaderSite>) -> Result<Response, ApiError> {
     let Ok(permit) = state.backups.clone().try_acquire_owned() else {
         return Err(ApiError::plain(StatusCode::TOO_MANY_REQUESTS, "another backup is under way"));
@@ -44,23 +45,40 @@ pub(super) async fn backup(State(state): State<LeaderSite>) -> Result<Response, 
         ApiError::not_applied(message)
     })?;
     led.map_err(|refusal| ApiError::refused_write(&refusal))?;
-    let (epoch, saved) = leader.look(|state| (state.core.epoch(), state.core.saved()));
+    let (epoch, keys) = leader.step(|state| (state.core.epoch(), state.core.begin_saving()));
+    let saving = Saving { leader: leader.clone(), _permit: permit };
 
     let mut writer = Writer::default();
-    let header = writer.header(epoch.to_string(), saved.len() as u64);
-    let parts = stream::unfold(Some((header, writer, saved, 0, permit)), |state| async move {
-        let (mut text, mut writer, saved, position, permit) = state?;
-        let end = saved.len().min(position + PART_KEYS);
-        saved[position..end].iter().for_each(|saved| text.push_str(&writer.key(saved)));
-        let next = if end == saved.len() {
-            text.push_str(&writer.trailer());
-            None
-        } else {
-            Some((String::new(), writer, saved, end, permit))
+    let header = writer.header(epoch.to_string(), keys as u64);
+    let parts = stream::unfold(Some((header, writer, saving)), |state| async move {
+        let (mut text, mut writer, saving) = state?;
+        // Whoever reads fast would get one part after the other, and everybody else would wait.
+        tokio::task::yield_now().await;
+        let next = match saving.leader.step(|state| state.core.saved_part(PART_KEYS)) {
+            Some(part) => {
+                part.iter().for_each(|saved| text.push_str(&writer.key(saved)));
+                Some((String::new(), writer, saving))
+            }
+            None => {
+                text.push_str(&writer.trailer());
+                None
+            }
         };
         Some((Ok::<_, std::convert::Infallible>(text), next))
     });
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(parts)).into_response())
+}
+
+/// A backup that is under way. Whether it was read to its end or not, the leader keeps nothing for it afterwards.
+struct Saving {
+    leader: Arc<Coordinator>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Saving {
+    fn drop(&mut self) {
+        self.leader.step(|state| state.core.end_saving());
+    }
 }
 
 /// `?backup=DIGEST&stage=begin|end|give-up&overwrite=true`.

@@ -398,6 +398,8 @@ pub(super) fn stream_dump(
 ) -> Response {
     let parts = stream::unfold((part, Some(0), true), move |(mut part, position, mut first)| async move {
         let position = position?;
+        // Whoever reads fast would get one part after the other, and everybody else would wait.
+        tokio::task::yield_now().await;
         let mut text = String::new();
         let next = part(position, &mut text);
         // Each entry begins with a comma; the very first one has nothing before it.

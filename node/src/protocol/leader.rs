@@ -12,6 +12,7 @@ mod output;
 mod reads;
 mod recovery;
 mod restore;
+mod saving;
 mod slot;
 mod view;
 mod window;
@@ -24,6 +25,7 @@ use self::mask::Mask;
 use self::membership::Rules;
 use self::reads::Reads;
 use self::recovery::Recovery;
+use self::saving::Saving;
 use self::slot::{Asked, Link, Slot};
 use self::window::Window;
 use super::digest::Digest;
@@ -107,6 +109,11 @@ impl Entry {
     fn recovered(latest: Record) -> Self {
         Self { latest, index: 0, latest_committed: true, committed: None }
     }
+
+    /// The newest committed record.
+    fn committed(&self) -> Option<&Record> {
+        if self.latest_committed { Some(&self.latest) } else { self.committed.as_deref() }
+    }
 }
 
 /// The leader of one epoch. A clone decides as the original would; its debug form shows everything that it decides by.
@@ -121,6 +128,9 @@ pub struct Leader<W, R> {
     entries: KeyMap<Entry>,
     /// Of what recovery found: of every entry that no write has touched since.
     recovered: Digest,
+    /// How many keys have a committed record.
+    committed_keys: usize,
+    saving: Option<Saving>,
     window: Window<W>,
     reads: Reads<R>,
     accepted: u64,
@@ -148,6 +158,8 @@ impl<W, R> Leader<W, R> {
             rules: Rules::default(),
             entries: KeyMap::default(),
             recovered: Digest::new(0),
+            committed_keys: 0,
+            saving: None,
             window: Window::new(1),
             reads: Reads::default(),
             accepted: 0,

@@ -246,6 +246,8 @@ async fn write(coordinator: &Coordinator, outbox: &Outbox, mut writer: OwnedWrit
                     while let Some(part) = coordinator.install_part(&mut job) {
                         wire::encode(&part, &mut buffer);
                         writer.write_all_buf(&mut buffer).await?;
+                        // Parts that are short never fill the connection, and everybody else would wait.
+                        tokio::task::yield_now().await;
                     }
                 }
                 Item::Write(_) => {}

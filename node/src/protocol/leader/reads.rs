@@ -42,8 +42,7 @@ impl<W, R> Leader<W, R> {
 
     /// The newest committed record of a key. After [`Output::ReadConfirmed`] this is the linearizable answer.
     pub fn committed(&self, key: &str) -> Option<&Record> {
-        let entry = self.entries.get(key)?;
-        if entry.latest_committed { Some(&entry.latest) } else { entry.committed.as_deref() }
+        self.entries.get(key)?.committed()
     }
 
     /// Heartbeat: tells every connected follower how far behind it is, and asks again whatever was lost.

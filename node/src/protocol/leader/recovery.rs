@@ -295,6 +295,7 @@ impl<W, R> Leader<W, R> {
         let epoch = self.epoch;
         self.recovered = recovery.digested(recovery.compared.unwrap_or_else(|| buckets_for(recovery.merged.len())));
         self.entries = recovery.merged;
+        self.committed_keys = self.entries.len();
         self.entries.values_mut().for_each(|entry| entry.latest.version.epoch = epoch);
 
         self.basis = match self.highest_synced() {

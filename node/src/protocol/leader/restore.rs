@@ -1,4 +1,4 @@
-//! The state as a backup has it, out and in again.
+//! The state of a backup, in again.
 //!
 //! A restore takes many requests, and whoever sends them may end in the middle. A cluster with half of a backup looks just like
 //! one with all of it, so a restore first leaves a mark: a record like any other, committed before the first key of the
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::writes::{Accepted, Refusal};
-use super::{Entry, Leader};
+use super::Leader;
 use crate::protocol::types::{Key, RESTORE_MARK, Record, RetryMark, Version};
 
 /// A key as a backup has it: without the epoch, which says nothing in another cluster.
@@ -59,16 +59,6 @@ pub enum Part<'a> {
 }
 
 impl<W, R> Leader<W, R> {
-    /// Every key as it is committed now: one moment for all of them. Shares keys and values, copies none.
-    pub fn saved(&self) -> Vec<Saved> {
-        let committed = |(key, entry): (&Key, &Entry)| {
-            let Record { version, value, marks } =
-                if entry.latest_committed { &entry.latest } else { entry.committed.as_deref()? };
-            Some(Saved { key: key.clone(), seq: version.seq, value: value.clone(), marks: marks.clone() })
-        };
-        self.entries.iter().filter(|(key, _)| &***key != RESTORE_MARK).filter_map(committed).collect()
-    }
-
     /// The restore that began and has not ended, if there is one.
     pub fn unfinished_restore(&self) -> Option<Unfinished> {
         let value = self.entries.get(RESTORE_MARK)?.latest.value.as_deref()?;

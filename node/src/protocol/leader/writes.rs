@@ -273,6 +273,10 @@ impl<W, R> Leader<W, R> {
         };
         let seq = pending.write.record.version.seq;
         if let Some(entry) = self.entries.at_mut(pending.entry) {
+            if let Some(saving) = &mut self.saving {
+                saving.keep(pending.entry, entry.committed());
+            }
+            self.committed_keys += usize::from(entry.committed().is_none());
             if entry.latest.version == pending.write.record.version {
                 entry.latest_committed = true;
                 entry.committed = None;

@@ -1,5 +1,6 @@
 //! Cases that found real bugs in such systems, told step by step in a world in which nothing else happens.
 
+mod backup;
 mod followers;
 mod leaders;
 mod rules;
