@@ -55,7 +55,8 @@ fn shard_of(hash: u32, shards: usize) -> usize {
     if shard < shards { shard } else { shard & (mask >> 1) }
 }
 
-/// As the tables use it, from both ends. The low bits are the same for all in a shard: here they are mixed with the others.
+/// For the tables, which look at the lowest and the highest bits. The low bits of a hash are the same for all in a shard: here
+/// they come after the others.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
@@ -207,7 +208,7 @@ impl<T> KeyMap<T> {
     }
 
     fn remove(&mut self, position: usize) {
-        self.with_place(position, |entry| drop(entry.remove()));
+        self.with_place(position, |entry| _ = entry.remove());
         let last = self.len - 1;
         if position < last {
             self.with_place(last, |mut entry| entry.get_mut().position = position as u32);
