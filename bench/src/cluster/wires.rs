@@ -85,8 +85,7 @@ async fn pass(
     mut is_cut: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
-    loop {
-        let Ok(count @ 1..) = from.read(&mut buffer).await else { break };
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
         if is_cut.wait_for(|is_cut| !is_cut).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
