@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::writes::{Accepted, Refusal};
 use super::Leader;
+use super::writes::{Accepted, Refusal};
 use crate::protocol::types::{Key, RESTORE_MARK, Record, RetryMark, Version};
 
 /// A key as a backup has it: without the epoch, which says nothing in another cluster.
