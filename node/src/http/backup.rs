@@ -162,23 +162,23 @@ fn pass(
     let now_us = leader.now_us();
     let (sender, outcome) = oneshot::channel();
     let accepted = match (stage, backup) {
-        (Stage::GiveUp, None) => {
-            warn!("restore given up: what is there of it stays");
-            leader.step(|state| state.core.end_restore(None, now_us, sender))
-        }
+        (Stage::GiveUp, None) => leader.step(|state| state.core.end_restore(None, now_us, sender)),
         (Stage::GiveUp, Some(_)) => {
             return Err(ApiError::bad("whichever restore there is, is given up: name no backup"));
         }
         (_, None) => return Err(ApiError::bad("of which backup? its digest is missing")),
         (Stage::Begin, Some(backup)) => {
-            info!(backup, overwrite, "restore begins");
             let restore = Unfinished { backup: backup.into(), overwrite };
             leader.step(|state| state.core.begin_restore(&restore, now_us, sender))
         }
-        (Stage::End, Some(backup)) => {
-            info!(backup, "restore ends");
-            leader.step(|state| state.core.end_restore(Some(backup), now_us, sender))
-        }
+        (Stage::End, Some(backup)) => leader.step(|state| state.core.end_restore(Some(backup), now_us, sender)),
     };
+    if accepted.is_ok() {
+        match stage {
+            Stage::Begin => info!(backup, overwrite, "restore begins"),
+            Stage::End => info!(backup, "restore ends"),
+            Stage::GiveUp => warn!("restore given up: what is there of it stays"),
+        }
+    }
     Ok(accepted.map(|accepted| (accepted, outcome)))
 }
