@@ -4,13 +4,13 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader, BufWriter, Write},
     path::Path,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use kv_node::backup::{Reader, Whole};
 
-use crate::client::{NodeClient, RestoreError, RestoreStep};
+use crate::client::{NodeClient, RestoreError, RestoreStep, until_answered};
 
 /// About how many bytes of lines go with one request.
 const REQUEST_BYTES: usize = 256 << 10;
@@ -20,9 +20,6 @@ const REQUEST_KEYS: usize = 1_000;
 
 /// How long one request may take; the leader answers earlier, after its replication timeout.
 const REQUEST_MAX: Duration = Duration::from_secs(60);
-
-/// The pause before a request is sent again.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Fetches a backup into a file, which is there in full or not at all; returns how many keys it has.
 ///
@@ -114,13 +111,7 @@ async fn send(
     lines: String,
     patience: Duration,
 ) -> Result<(), RestoreError> {
-    let begun = Instant::now();
-    loop {
-        match client.restore(step, lines.clone(), REQUEST_MAX).await {
-            Err(error) if error.is_temporary() && begun.elapsed() < patience => tokio::time::sleep(PAUSE).await,
-            ended => return ended,
-        }
-    }
+    until_answered(patience, RestoreError::is_temporary, || client.restore(step, lines.clone(), REQUEST_MAX)).await
 }
 
 /// Reads a whole backup; returns what it is.

@@ -1,14 +1,18 @@
 //! The node's HTTP interface as the bench uses it: writes, live configuration, status, dumps.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use kv_node::shown::ShownConfig;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::time::{Instant, sleep};
 
 /// How long a question about state may take before the node counts as not answering.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause before a question is asked again.
+const ASK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The settings a sweep changes, as `PATCH /config` takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -140,6 +144,21 @@ impl std::fmt::Display for RestoreError {
 }
 
 impl std::error::Error for RestoreError {}
+
+/// Asks again while what went wrong may pass, for as long as `patience`; with none, once.
+pub(crate) async fn until_answered<T, E, F: Future<Output = Result<T, E>>>(
+    patience: Duration,
+    may_pass: impl Fn(&E) -> bool,
+    mut ask: impl FnMut() -> F,
+) -> Result<T, E> {
+    let began = Instant::now();
+    loop {
+        match ask().await {
+            Err(error) if may_pass(&error) && began.elapsed() < patience => sleep(ASK_INTERVAL).await,
+            answer => return answer,
+        }
+    }
+}
 
 /// One node over HTTP. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -341,5 +360,25 @@ mod tests {
         assert_eq!(words_of(r#"{"ok":false,"message":"write quorum 9 above 5"}"#), ": write quorum 9 above 5");
         assert_eq!(words_of(r#"{"error":"Key not found"}"#), ": Key not found");
         assert_eq!(words_of("<html>"), "");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_answer_is_asked_again_for_so_long() {
+        let mut asked = 0;
+        let answer = until_answered(
+            Duration::from_secs(60),
+            |_| true,
+            || {
+                asked += 1;
+                let answer = if asked < 3 { Err(anyhow::anyhow!("no route to host")) } else { Ok(asked) };
+                std::future::ready(answer)
+            },
+        );
+        assert_eq!(answer.await.expect("the third time"), 3);
+        let never =
+            until_answered(Duration::ZERO, |_| true, || std::future::ready(Err::<(), _>(anyhow::anyhow!("gone"))));
+        assert_eq!(never.await.expect_err("it never does").to_string(), "gone");
+        let for_good = until_answered(Duration::MAX, |_| false, || std::future::ready(Err::<(), _>("refused")));
+        assert_eq!(for_good.await.expect_err("it does not pass"), "refused");
     }
 }

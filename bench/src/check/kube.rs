@@ -18,7 +18,7 @@ use super::{
     target::{self, Breakable, Endpoint, Endpoints, Healing},
 };
 use crate::{
-    client::NodeClient,
+    client::{NodeClient, until_answered},
     control::{Access, Asked, KvClusterResource, PodState, Pods, Size},
     target::Way,
 };
@@ -274,7 +274,7 @@ impl Breakable for KubeTarget {
     async fn forget(&mut self, keys: &[String]) -> Result<()> {
         let leader = self.leader();
         for key in keys {
-            let deleted = target::until_answered(self.heal_timeout, || leader.delete(key, WRITE_TIMEOUT)).await;
+            let deleted = until_answered(self.heal_timeout, |_| true, || leader.delete(key, WRITE_TIMEOUT)).await;
             deleted.with_context(|| format!("failed to delete {key}, the check's own key"))?;
         }
         Ok(())

@@ -9,9 +9,7 @@ use tokio::{
 };
 
 use super::{faults::Fault, history::FinalDump};
-use crate::client::{LeaderStatus, NodeClient};
-
-const ASK_INTERVAL: Duration = Duration::from_millis(200);
+use crate::client::{LeaderStatus, NodeClient, until_answered};
 
 /// A node as clients reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,25 +95,11 @@ pub(super) async fn dump_all(
     let mut dumps = Vec::new();
     for Endpoint { name, url, .. } in endpoints.leaders.iter().chain(&endpoints.followers) {
         let client = NodeClient::new(http.clone(), url, None);
-        let entries = until_answered(patience, || client.dump()).await;
+        let entries = until_answered(patience, |_| true, || client.dump()).await;
         let entries = entries.with_context(|| format!("failed to dump {name}"))?;
         dumps.push(FinalDump { node: name.to_string(), entries });
     }
     Ok(dumps)
-}
-
-/// Asks again until it works, or for as long as `patience`; with none, once.
-pub(super) async fn until_answered<T, F: Future<Output = Result<T>>>(
-    patience: Duration,
-    mut ask: impl FnMut() -> F,
-) -> Result<T> {
-    let began = Instant::now();
-    loop {
-        match ask().await {
-            Err(_) if began.elapsed() < patience => sleep(ASK_INTERVAL).await,
-            answer => return answer,
-        }
-    }
 }
 
 /// A wait until nothing is missing any more.
@@ -178,19 +162,6 @@ mod tests {
         let status = serde_json::json!({"state": state, "message": "for 2 of 3 promises", "writes": {"backlog": 0},
             "followers": followers});
         serde_json::from_value(status).expect("as a leader says it")
-    }
-
-    #[tokio::test]
-    async fn who_does_not_answer_is_asked_again_for_so_long() {
-        let mut asked = 0;
-        let answer = until_answered(Duration::from_secs(60), || {
-            asked += 1;
-            let answer = if asked < 3 { Err(anyhow::anyhow!("no route to host")) } else { Ok(asked) };
-            std::future::ready(answer)
-        });
-        assert_eq!(answer.await.expect("the third time"), 3);
-        let never = until_answered(Duration::ZERO, || std::future::ready(Err::<(), _>(anyhow::anyhow!("gone"))));
-        assert_eq!(never.await.expect_err("it never does").to_string(), "gone");
     }
 
     #[tokio::test]
