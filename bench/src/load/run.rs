@@ -17,7 +17,7 @@ use super::{
     operations::Operations,
     protocol::Outcome,
     recorder::{Recorder, Window},
-    report::{CpuReport, FillReport, FootprintReport, Latencies},
+    report::{CpuReport, FillReport, FootprintReport, Latencies, SecondReport, US_MS},
     schedule::Schedule,
     target::{LoadTarget, Processes},
 };
@@ -80,10 +80,9 @@ pub fn run(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observ
     let operations = recorder.puts.done_within + recorder.gets.done_within;
     let (cpu, footprint) = (used.cpu(operations), FootprintReport::of(empty, &used.footprints));
     let mut report = LoadReport::new(started_at, target, options, measured, recorder, observer.is_stopped());
-    for (second, footprint) in report.seconds.iter_mut().zip(used.footprints.into_iter().skip(1)) {
-        second.footprint = Some(footprint);
-    }
-    Ok(LoadReport { fill, cpu, footprint, machine: Latencies::of(&late_us, 1e-3), ..report })
+    // The first one is of the begin.
+    SecondReport::note_footprints(&mut report.seconds, used.footprints.get(1..).unwrap_or_default());
+    Ok(LoadReport { fill, cpu, footprint, machine: Latencies::of(&late_us, US_MS), ..report })
 }
 
 fn engines<'a>(

@@ -18,6 +18,10 @@ use super::{
 };
 use crate::footprint::Footprint;
 
+/// One step of a histogram of ns, and of one of µs, in ms.
+const NS_MS: f64 = 1e-6;
+pub(super) const US_MS: f64 = 1e-3;
+
 /// Everything about a run; `load.json` is this, field by field.
 #[derive(Debug, Clone, Serialize)]
 pub struct LoadReport {
@@ -187,8 +191,6 @@ impl LoadReport {
     ) -> Self {
         let Recorder { puts, gets, seconds, first_failure, acknowledged, unsent, late_ns_max, .. } = recorder;
         let is_open_loop = matches!(options.pace, Pace::Open { .. });
-        // The last second of an interrupted run is no whole one.
-        let whole_seconds = measured.as_secs_f64().ceil() as usize;
         Self {
             started_at,
             bench_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -201,7 +203,7 @@ impl LoadReport {
             cpu: None,
             footprint: None,
             machine: None,
-            seconds: seconds.iter().take(whole_seconds).enumerate().map(SecondReport::of).collect(),
+            seconds: SecondReport::all(&seconds, measured),
             first_failure,
             unsent,
             late_ms_max: late_ns_max as f64 / 1e6,
@@ -233,7 +235,6 @@ impl LoadReport {
 
 impl KindReport {
     fn of(record: &KindRecord, measured: Duration, is_open_loop: bool) -> Option<Self> {
-        const NS_MS: f64 = 1e-6;
         let outcomes: BTreeMap<Outcome, u64> =
             Outcome::ALL.into_iter().map(|outcome| (outcome, record.outcomes[outcome as usize])).collect();
         let any = record.done_within > 0 || outcomes.values().any(|count| *count > 0);
@@ -257,20 +258,28 @@ impl KindReport {
 impl FillReport {
     /// `footprints` are of the end of each second.
     pub(super) fn new(took: Duration, recorder: &Recorder, footprints: &[Footprint]) -> Self {
-        let seconds = recorder.seconds.iter().take(took.as_secs_f64().ceil() as usize).enumerate();
-        let mut seconds: Vec<_> = seconds.map(SecondReport::of).collect();
-        seconds.iter_mut().zip(footprints).for_each(|(second, footprint)| second.footprint = Some(*footprint));
+        let mut seconds = SecondReport::all(&recorder.seconds, took);
+        SecondReport::note_footprints(&mut seconds, footprints);
         Self {
             per_second: recorder.puts.done_within as f64 / took.as_secs_f64(),
-            latency: Latencies::of(&recorder.puts.service_ns, 1e-6),
+            latency: Latencies::of(&recorder.puts.service_ns, NS_MS),
             seconds,
         }
     }
 }
 
 impl SecondReport {
+    /// Those that were measured; the last one of an interrupted run is no whole one.
+    fn all(seconds: &[Second], measured: Duration) -> Vec<Self> {
+        seconds.iter().take(measured.as_secs_f64().ceil() as usize).enumerate().map(Self::of).collect()
+    }
+
+    /// `footprints` are of the end of each second.
+    pub(super) fn note_footprints(seconds: &mut [Self], footprints: &[Footprint]) {
+        seconds.iter_mut().zip(footprints).for_each(|(second, footprint)| second.footprint = Some(*footprint));
+    }
+
     fn of((at_s, second): (usize, &Second)) -> Self {
-        const US_MS: f64 = 1e-3;
         let Second { puts, gets, failures, response_us, overhead_us } = second;
         let (latency, overhead) = (Latencies::of(response_us, US_MS), Latencies::of(overhead_us, US_MS));
         Self { at_s, puts: *puts, gets: *gets, failures: *failures, latency, overhead, footprint: None }
