@@ -4,7 +4,11 @@
 
 mod support;
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use kv_bench::{
     client::{Dump, Entry, NodeClient},
@@ -18,6 +22,7 @@ use support::{
     backup::{TOKEN, backup, dump, post, put, restore},
     eventually, stderr,
 };
+use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 /// Keys of the backup: with their values, about 10 MB.
@@ -73,6 +78,24 @@ async fn restoring(cluster: &LocalCluster, file: &Path) -> Child {
     child
 }
 
+/// A restore that is under way.
+struct Midway {
+    child: Child,
+    cluster: LocalCluster,
+    /// What the whole backup is.
+    expected: Dump,
+    file: PathBuf,
+    directory: TempDir,
+}
+
+async fn midway(write_quorum: u32) -> Midway {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let file = directory.path().join("state.jsonl");
+    let expected = saved(&file, "blue");
+    let cluster = slow_cluster(directory.path(), write_quorum).await;
+    Midway { child: restoring(&cluster, &file).await, cluster, expected, file, directory }
+}
+
 /// How the leader is; null while it does not answer.
 async fn status(cluster: &LocalCluster) -> Value {
     match reqwest::get(format!("{}/status", cluster.leader_url())).await {
@@ -113,11 +136,8 @@ async fn goes_on(child: Child, cluster: &mut LocalCluster, expected: &Dump) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn half_of_a_backup_is_shown_to_nobody_and_a_repetition_goes_on() {
-    let directory = tempfile::tempdir().expect("temporary directory");
-    let file = directory.path().join("state.jsonl");
-    let expected = saved(&file, "blue");
-    let mut cluster = slow_cluster(directory.path(), 2).await;
-    restoring(&cluster, &file).await.kill().await.expect("killed");
+    let Midway { directory, mut cluster, mut child, expected, file } = midway(2).await;
+    child.kill().await.expect("killed");
     // Not even a leader that knows nothing but what is on the followers' disks takes it for a whole state.
     cluster.kill_all().expect("killed");
     cluster.start_all().await.expect("start");
@@ -157,11 +177,7 @@ async fn half_of_a_backup_is_shown_to_nobody_and_a_repetition_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_goes_on_after_its_leader_was_killed() {
-    let directory = tempfile::tempdir().expect("temporary directory");
-    let file = directory.path().join("state.jsonl");
-    let expected = saved(&file, "blue");
-    let mut cluster = slow_cluster(directory.path(), 2).await;
-    let child = restoring(&cluster, &file).await;
+    let Midway { directory: _directory, mut cluster, child, expected, .. } = midway(2).await;
     cluster.kill_leader().expect("killed");
     cluster.start_leader().await.expect("starts");
     goes_on(child, &mut cluster, &expected).await;
@@ -170,11 +186,7 @@ async fn a_restore_goes_on_after_its_leader_was_killed() {
 /// With every follower in the quorum nothing is acknowledged while one is away; it comes back with an empty disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_goes_on_after_a_follower_was_killed_and_emptied() {
-    let directory = tempfile::tempdir().expect("temporary directory");
-    let file = directory.path().join("state.jsonl");
-    let expected = saved(&file, "blue");
-    let mut cluster = slow_cluster(directory.path(), 3).await;
-    let child = restoring(&cluster, &file).await;
+    let Midway { directory: _directory, mut cluster, child, expected, .. } = midway(3).await;
     cluster.kill_follower(1).expect("killed");
     cluster.wipe_follower(1).expect("wiped");
     cluster.start_follower(1).await.expect("starts");
@@ -183,11 +195,8 @@ async fn a_restore_goes_on_after_a_follower_was_killed_and_emptied() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_that_cannot_go_on_says_how_far_it_came_and_can_be_given_up() {
-    let directory = tempfile::tempdir().expect("temporary directory");
-    let file = directory.path().join("state.jsonl");
-    let expected = saved(&file, "blue");
-    let mut cluster = slow_cluster(directory.path(), 2).await;
-    restoring(&cluster, &file).await.kill().await.expect("killed");
+    let Midway { directory: _directory, mut cluster, mut child, expected, file } = midway(2).await;
+    child.kill().await.expect("killed");
     (0..2).for_each(|index| cluster.kill_follower(index).expect("killed"));
     let output = restore(&cluster, &file, &["--patience-s", "1"]).await;
     let words = format!("of its {KEYS} keys are there for sure. The cluster serves nobody until this is repeated");
