@@ -145,14 +145,14 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             let seed = settings.delay_seed.unwrap_or_else(|| rand::rng().random());
             let leader = Coordinator::start(live, settings.limits()?, seed)?;
             if settings.cluster_opened {
-                leader.step(|state| state.core.expect_state());
+                leader.expect_state();
             }
             let resizable = matches!(followers, Followers::Dns { .. });
             find(&leader, followers, &settings, address.port())?;
             let service = LeaderService::new(site.clone(), leader.clone(), resizable);
             let drain = async move {
                 let mut changes = tokio::time::interval(Duration::from_millis(5));
-                while leader.look(|state| state.core.is_open() && state.core.in_flight() > 0) {
+                while leader.has_writes_in_flight() {
                     changes.tick().await;
                 }
             };
@@ -207,7 +207,7 @@ fn find(leader: &Arc<Coordinator>, followers: Followers, settings: &Settings, po
     match followers {
         Followers::Urls(urls) => {
             for url in urls {
-                let slot = leader.step(|state| state.core.declare(&url)).ok_or("too many followers")?;
+                let slot = leader.declare(&url).ok_or("too many followers")?;
                 tokio::spawn(follow_url(leader.clone(), dialer.clone(), slot, url));
             }
         }

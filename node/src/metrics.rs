@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::protocol::leader::FollowerView;
-use crate::replication::coordinator::Coordinator;
+use crate::replication::coordinator::{LeaderView, PlaceView};
 use crate::replication::replica::Replica;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -32,7 +32,7 @@ pub(crate) enum WriteResult {
     Refused,
 }
 
-/// Counters that live as long as the leader. Gauges are read when somebody asks.
+/// Counters that live as long as the leader. Gauges are read for each page.
 #[derive(Debug)]
 pub struct LeaderMetrics {
     writes: Family<Outcome, Counter>,
@@ -71,33 +71,18 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, value: f64) {
 }
 
 /// The leader's page.
-pub fn of_leader(leader: &Coordinator) -> String {
+pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView) -> String {
     let mut registry = Registry::with_prefix("kvcluster");
-    let metrics = &leader.metrics;
     registry.register("writes", "Writes answered, by outcome", metrics.writes.clone());
     registry.register("write_seconds", "Time to commit a write", metrics.seconds.clone());
-    let now_us = leader.now_us();
-    let (open, keys, in_flight, backlog, term, quorum, generation, followers) = leader.look(|state| {
-        let core = &state.core;
-        let followers = core.followers(now_us);
-        let (in_force, term) = (&state.in_force, core.epoch().term);
-        (
-            core.is_serving(),
-            core.keys(),
-            core.in_flight(),
-            core.backlog(),
-            term,
-            in_force.write_quorum,
-            in_force.generation,
-            followers,
-        )
-    });
+    let LeaderView { config, epoch, keys, in_flight, backlog, serving, followers, .. } = leader;
+    let (quorum, generation) = (config.in_force.write_quorum, config.in_force.generation);
     let registry_ = &mut registry;
-    gauge(registry_, "leader_open", "1 while writes and reads are served", f64::from(u8::from(open)));
+    gauge(registry_, "leader_open", "1 while writes and reads are served", f64::from(u8::from(serving)));
     gauge(registry_, "keys", "Keys, deleted ones included", keys as f64);
     gauge(registry_, "writes_in_flight", "Writes without their quorum", in_flight as f64);
     gauge(registry_, "backlog_writes", "Writes that some follower has not confirmed", backlog as f64);
-    gauge(registry_, "epoch_term", "Term of the epoch", term as f64);
+    gauge(registry_, "epoch_term", "Term of the epoch", epoch.term as f64);
     gauge(registry_, "write_quorum", "Write quorum in force", f64::from(quorum));
     gauge(registry_, "config_generation", "Generation of the configuration in force", generation as f64);
     let (up, lag, age) = (
@@ -108,7 +93,7 @@ pub fn of_leader(leader: &Coordinator) -> String {
     registry.register("follower_streaming", "1 while the follower takes single writes", up.clone());
     registry.register("follower_lag_writes", "Writes that the follower has not confirmed", lag.clone());
     registry.register("follower_lag_seconds", "Age of the oldest of them", age.clone());
-    for FollowerView { name, state, lag_writes, lag_us, .. } in followers {
+    for PlaceView { follower: FollowerView { name, state, lag_writes, lag_us, .. }, .. } in followers {
         let label = OfFollower { follower: name };
         up.get_or_create(&label).set(i64::from(state == "streaming"));
         lag.get_or_create(&label).set(i64::try_from(lag_writes).unwrap_or(i64::MAX));

@@ -18,9 +18,9 @@ use super::kv::{parse, received};
 use super::{FollowerSite, LeaderSite};
 use crate::config::LiveConfig;
 use crate::metrics;
-use crate::protocol::leader::{FollowerView, RecoveryView};
+use crate::protocol::leader::RecoveryView;
 use crate::protocol::types::Epoch;
-use crate::replication::coordinator::State as Leader;
+use crate::replication::coordinator::{Condition, ConfigView, PlaceView};
 use crate::shown::{PendingConfig, ShownConfig};
 
 /// A follower that has not heard from a leader for this long is not ready.
@@ -55,7 +55,7 @@ struct RecoverBody {
 
 /// `GET /config`.
 pub(super) async fn config(State(state): State<LeaderSite>) -> Json<ShownConfig> {
-    Json(show_config(&state))
+    Json(show_config(state.leader.config(), state.leader.seed()))
 }
 
 /// `PATCH /config`.
@@ -68,7 +68,7 @@ pub(super) async fn configure(
     let body = received(body)?;
     let patch: ConfigPatch = parse(&body)?;
     let leader = &state.leader;
-    let known = leader.look(|state| state.wanted.clone());
+    let known = leader.wanted();
     if let Some(followers) = patch.followers
         && followers != known.followers
         && !state.resizable
@@ -97,10 +97,10 @@ pub(super) async fn configure(
 
     let mut changes = leader.changes();
     let until = Instant::now() + Duration::from_millis(wait_ms).min(WAIT_MAX);
-    let in_force = || leader.look(|state| state.in_force.generation >= generation);
+    let in_force = || leader.generation_in_force() >= generation;
     while !in_force() && matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {}
     let status = if in_force() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(show_config(&state))).into_response())
+    Ok((status, Json(show_config(state.leader.config(), state.leader.seed()))).into_response())
 }
 
 /// `POST /recover`.
@@ -113,7 +113,7 @@ pub(super) async fn recover(
     if !accept_data_loss {
         return Err(ApiError::bad("nothing to do: accept_data_loss is false"));
     }
-    if !state.leader.step(|state| state.core.accept_loss()) {
+    if !state.leader.accept_loss() {
         return Err(ApiError::plain(StatusCode::CONFLICT, "the leader is not recovering"));
     }
     warn!("data loss accepted: opening with what the followers that answered hold");
@@ -122,61 +122,44 @@ pub(super) async fn recover(
 
 /// `GET /status` at a leader.
 pub(super) async fn leader_status(State(state): State<LeaderSite>) -> Json<Value> {
-    let now_us = state.leader.now_us();
-    let draining = state.site.is_draining();
-    let config = show_config(&state);
-    let status = state.leader.look(|leader| {
-        let core = &leader.core;
-        let (accepted, committed) = core.counters();
-        let (n, w) = (u32::from(leader.in_force.followers), u32::from(leader.in_force.write_quorum));
-        let (name, message) = describe(leader, draining);
-        json!({
-            "role": "leader",
-            "name": &*state.site.name,
-            "version": env!("CARGO_PKG_VERSION"),
-            "state": name,
-            "message": message,
-            "epoch": show_epoch(core.epoch()),
-            "keys": core.keys(),
-            "restore": core.unfinished_restore(),
-            "writes": {
-                "accepted": accepted, "committed": committed,
-                "in_flight": core.in_flight(), "backlog": core.backlog(),
-            },
-            "tolerates": {
-                "followers_down": n - w, "disks_lost": w - 1, "followers_needed_to_restart": (n - w + 1).max(w),
-            },
-            "recovery": core.recovery().map(|recovery| show_recovery(&recovery)),
-            "followers": show_followers(leader, now_us),
-        })
-    });
-    let mut status = status;
-    status["config"] = json!(config);
-    Json(status)
+    let view = state.leader.view();
+    let (name, message) = describe(&view.condition, state.site.is_draining());
+    let in_force = &view.config.in_force;
+    let (n, w) = (u32::from(in_force.followers), u32::from(in_force.write_quorum));
+    Json(json!({
+        "role": "leader",
+        "name": &*state.site.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "state": name,
+        "message": message,
+        "epoch": show_epoch(view.epoch),
+        "keys": view.keys,
+        "restore": view.restore,
+        "writes": {
+            "accepted": view.accepted, "committed": view.committed,
+            "in_flight": view.in_flight, "backlog": view.backlog,
+        },
+        "tolerates": {
+            "followers_down": n - w, "disks_lost": w - 1, "followers_needed_to_restart": (n - w + 1).max(w),
+        },
+        "recovery": view.recovery.as_ref().map(show_recovery),
+        "followers": view.followers.into_iter().map(show_follower).collect::<Vec<_>>(),
+        "config": show_config(view.config, state.leader.seed()),
+    }))
 }
 
 /// The state of a leader, and in one sentence what it waits for.
-fn describe(leader: &Leader, draining: bool) -> (&'static str, String) {
-    let core = &leader.core;
-    if let Some(by) = core.fenced_by() {
-        return ("fenced", format!("replaced by the leader of epoch {by}"));
+fn describe(condition: &Condition, draining: bool) -> (&'static str, String) {
+    match condition {
+        Condition::Fenced(by) => ("fenced", format!("replaced by the leader of epoch {by}")),
+        Condition::Recovering(recovery) => ("recovering", recovery_message(recovery)),
+        Condition::Opening(Some((stored, needed))) => {
+            ("recovering", format!("installing the recovered state: {stored} followers have it, {needed} are needed"))
+        }
+        Condition::Opening(None) => ("recovering", "installing the recovered state".to_owned()),
+        Condition::Open(_) if draining => ("draining", "shutting down: no new writes".to_owned()),
+        Condition::Open(restore) => ("open", restore.as_ref().map_or(String::new(), ToString::to_string)),
     }
-    if let Some(recovery) = core.recovery() {
-        return ("recovering", recovery_message(&recovery));
-    }
-    if core.is_opening() {
-        let message = match core.change_progress() {
-            Some((stored, needed)) => {
-                format!("installing the recovered state: {stored} followers have it, {needed} are needed")
-            }
-            None => "installing the recovered state".to_owned(),
-        };
-        return ("recovering", message);
-    }
-    if draining {
-        return ("draining", "shutting down: no new writes".to_owned());
-    }
-    ("open", core.unfinished_restore().map_or(String::new(), |unfinished| unfinished.to_string()))
 }
 
 fn recovery_message(view: &RecoveryView) -> String {
@@ -206,66 +189,55 @@ fn show_recovery(view: &RecoveryView) -> Value {
     })
 }
 
-fn show_followers(leader: &Leader, now_us: u64) -> Vec<Value> {
-    let show = |view: FollowerView| {
-        let path = leader.paths.get(view.slot.index());
-        json!({
-            "name": view.name,
-            "url": path.map(|path| path.url.as_str()).filter(|url| !url.is_empty()),
-            "id": view.id.map(|id| id.to_string()),
-            "state": view.state,
-            "member": view.member,
-            "retiring": view.retired,
-            "lag_writes": view.lag_writes,
-            "lag_ms": view.lag_us as f64 / 1e3,
-            "config_generation": view.generation,
-            "last_error": path.and_then(|path| path.last_error.as_deref()),
-        })
-    };
-    leader.core.followers(now_us).into_iter().map(show).collect()
+fn show_follower(place: PlaceView) -> Value {
+    let PlaceView { follower, url, last_error } = place;
+    json!({
+        "name": follower.name,
+        "url": url,
+        "id": follower.id.map(|id| id.to_string()),
+        "state": follower.state,
+        "member": follower.member,
+        "retiring": follower.retired,
+        "lag_writes": follower.lag_writes,
+        "lag_ms": follower.lag_us as f64 / 1e3,
+        "config_generation": follower.generation,
+        "last_error": last_error,
+    })
 }
 
 fn show_epoch(epoch: Epoch) -> Value {
     json!({"term": epoch.term, "leader": format!("{:016x}", epoch.leader)})
 }
 
-fn show_config(state: &LeaderSite) -> ShownConfig {
-    let seed = state.leader.seed();
-    state.leader.look(|state| {
-        let LiveConfig { generation, write_quorum, followers, min_delay_ms, max_delay_ms, replication_timeout_ms } =
-            state.in_force;
-        let pending = (state.wanted.generation != generation).then(|| {
-            let message = match state.core.change_progress() {
-                Some((stored, needed)) => format!("stored on {stored} followers, {needed} are needed"),
-                None if !state.core.is_open() => "the leader is not open".to_owned(),
-                None => format!("waits until {} followers can take it", state.wanted.write_quorum),
-            };
-            let LiveConfig { generation, write_quorum, followers, .. } = state.wanted;
-            PendingConfig { generation, write_quorum: write_quorum.into(), followers: followers.into(), message }
-        });
-        ShownConfig {
-            generation,
-            write_quorum: write_quorum.into(),
-            followers: followers.into(),
-            min_delay_ms: min_delay_ms.into(),
-            max_delay_ms: max_delay_ms.into(),
-            replication_timeout_ms: replication_timeout_ms.into(),
-            delay_seed: Some(seed),
-            pending,
-        }
-    })
+fn show_config(config: ConfigView, seed: u64) -> ShownConfig {
+    let LiveConfig { generation, write_quorum, followers, min_delay_ms, max_delay_ms, replication_timeout_ms } =
+        config.in_force;
+    let pending = config.pending.map(|(wanted, message)| {
+        let LiveConfig { generation, write_quorum, followers, .. } = wanted;
+        PendingConfig { generation, write_quorum: write_quorum.into(), followers: followers.into(), message }
+    });
+    ShownConfig {
+        generation,
+        write_quorum: write_quorum.into(),
+        followers: followers.into(),
+        min_delay_ms: min_delay_ms.into(),
+        max_delay_ms: max_delay_ms.into(),
+        replication_timeout_ms: replication_timeout_ms.into(),
+        delay_seed: Some(seed),
+        pending,
+    }
 }
 
 /// `GET /readyz` at a leader: open.
 pub(super) async fn leader_ready(State(state): State<LeaderSite>) -> Response {
-    let (name, message) = state.leader.look(|leader| describe(leader, state.site.is_draining()));
+    let (name, message) = describe(&state.leader.condition(), state.site.is_draining());
     let message = if message.is_empty() { name.to_owned() } else { message };
     ready(name == "open", &message)
 }
 
 /// `GET /healthz` at a leader: a replaced one has to be restarted, so it is not well.
 pub(super) async fn leader_health(State(state): State<LeaderSite>) -> Response {
-    match state.leader.look(|leader| leader.core.fenced_by()) {
+    match state.leader.fenced_by() {
         Some(by) => ready(false, &format!("replaced by the leader of epoch {by}")),
         None => Json(json!({"ok": true})).into_response(),
     }
@@ -273,7 +245,7 @@ pub(super) async fn leader_health(State(state): State<LeaderSite>) -> Response {
 
 /// `GET /metrics` at a leader.
 pub(super) async fn leader_metrics(State(state): State<LeaderSite>) -> Response {
-    metrics_page(metrics::of_leader(&state.leader))
+    metrics_page(metrics::of_leader(&state.metrics, state.leader.view()))
 }
 
 /// `GET /status` at a follower.

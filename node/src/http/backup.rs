@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{info, warn};
 
 use super::LeaderSite;
@@ -38,14 +38,14 @@ pub(super) async fn backup(State(state): State<LeaderSite>) -> Result<Response, 
         return Err(ApiError::plain(StatusCode::TOO_MANY_REQUESTS, "another backup is under way"));
     };
     let leader = &state.leader;
-    let timeout = leader.look(|state| state.in_force.replication_timeout());
+    let timeout = leader.replication_timeout();
     let led = tokio::time::timeout(timeout, leader.read("")).await.map_err(|_| {
         let message =
             format!("no write quorum confirmed within {} ms that this leader still leads", timeout.as_millis());
         ApiError::not_applied(message)
     })?;
     led.map_err(|refusal| ApiError::refused_write(&refusal))?;
-    let (epoch, keys) = leader.step(|state| (state.core.epoch(), state.core.begin_saving()));
+    let (epoch, keys) = leader.begin_backup();
     let saving = Saving { leader: leader.clone(), _permit: permit };
 
     let mut writer = Writer::default();
@@ -54,7 +54,7 @@ pub(super) async fn backup(State(state): State<LeaderSite>) -> Result<Response, 
         let (mut text, mut writer, saving) = state?;
         // Whoever reads fast would get one part after the other, and everybody else would wait.
         tokio::task::yield_now().await;
-        let next = match saving.leader.step(|state| state.core.saved_part(PART_KEYS)) {
+        let next = match saving.leader.backup_part(PART_KEYS) {
             Some(part) => {
                 part.iter().for_each(|saved| text.push_str(&writer.key(saved)));
                 Some((String::new(), writer, saving))
@@ -77,7 +77,7 @@ struct Saving {
 
 impl Drop for Saving {
     fn drop(&mut self) {
-        self.leader.step(|state| state.core.end_saving());
+        self.leader.end_backup();
     }
 }
 
@@ -133,7 +133,7 @@ pub(super) async fn restore(
         (Refusal::Restoring(_), Part::Of(_)) => ApiError::plain(StatusCode::CONFLICT, refusal.to_string()),
         _ => ApiError::refused_write(&refusal),
     })?;
-    let (timeout, epoch) = leader.look(|state| (state.in_force.replication_timeout(), state.core.epoch()));
+    let (timeout, epoch) = (leader.replication_timeout(), leader.epoch());
     let deadline = tokio::time::Instant::now() + timeout;
     let (mut restored, mut there) = (0, 0);
     for (accepted, outcome) in taken {
@@ -159,26 +159,21 @@ fn pass(
     backup: Option<&str>,
     overwrite: bool,
 ) -> Result<Result<Taken, Refusal>, ApiError> {
-    let now_us = leader.now_us();
-    let (sender, outcome) = oneshot::channel();
-    let accepted = match (stage, backup) {
-        (Stage::GiveUp, None) => leader.step(|state| state.core.end_restore(None, now_us, sender)),
+    let taken = match (stage, backup) {
+        (Stage::GiveUp, None) => leader.end_restore(None),
         (Stage::GiveUp, Some(_)) => {
             return Err(ApiError::bad("whichever restore there is, is given up: name no backup"));
         }
         (_, None) => return Err(ApiError::bad("of which backup? its digest is missing")),
-        (Stage::Begin, Some(backup)) => {
-            let restore = Unfinished { backup: backup.into(), overwrite };
-            leader.step(|state| state.core.begin_restore(&restore, now_us, sender))
-        }
-        (Stage::End, Some(backup)) => leader.step(|state| state.core.end_restore(Some(backup), now_us, sender)),
+        (Stage::Begin, Some(backup)) => leader.begin_restore(&Unfinished { backup: backup.into(), overwrite }),
+        (Stage::End, Some(backup)) => leader.end_restore(Some(backup)),
     };
-    if accepted.is_ok() {
+    if taken.is_ok() {
         match stage {
             Stage::Begin => info!(backup, overwrite, "restore begins"),
             Stage::End => info!(backup, "restore ends"),
             Stage::GiveUp => warn!("restore given up: what is there of it stays"),
         }
     }
-    Ok(accepted.map(|accepted| (accepted, outcome)))
+    Ok(taken)
 }

@@ -227,7 +227,7 @@ async fn write(
         Err(error) if error.is_indeterminate() => WriteResult::Indeterminate,
         Err(_) => WriteResult::Refused,
     };
-    state.leader.metrics.write(outcome, begun.elapsed().as_secs_f64());
+    state.metrics.write(outcome, begun.elapsed().as_secs_f64());
     Ok(server::json(&answer?))
 }
 
@@ -252,7 +252,7 @@ async fn replicate(state: &LeaderSite, new: NewWrite) -> Result<PutAnswer, ApiEr
     };
     match tokio::time::timeout(timeout, outcome).await {
         Ok(Ok(WriteOutcome::Committed(receipt))) => {
-            let generation = receipt.delays_us.is_some().then(|| leader.look(|state| state.in_force.generation));
+            let generation = receipt.delays_us.is_some().then(|| leader.generation_in_force());
             let explain = explain(&receipt, generation);
             Ok(PutAnswer { ok: true, seq, message, epoch: Shown(receipt.epoch), explain })
         }
@@ -332,12 +332,10 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
     let leader = &state.leader;
     let (record, committed) = match consistency {
         Consistency::Local => {
-            let latest =
-                leader.look(|state| state.core.latest(&key).map(|(record, committed)| (record.clone(), committed)));
-            latest.map_or((None, None), |(record, committed)| (Some(record), Some(committed)))
+            leader.latest(&key).map_or((None, None), |(record, committed)| (Some(record), Some(committed)))
         }
         Consistency::Linearizable => {
-            let timeout = leader.look(|state| state.in_force.replication_timeout());
+            let timeout = leader.replication_timeout();
             let read = tokio::time::timeout(timeout, leader.read(&key)).await.map_err(|_| {
                 let message =
                     format!("no write quorum confirmed within {} ms that this leader still leads", timeout.as_millis());
@@ -367,14 +365,10 @@ pub(super) struct Dumped<'a> {
 pub(super) async fn dump(State(state): State<LeaderSite>) -> Response {
     let leader = state.leader;
     stream_dump("leader", move |position, text| {
-        leader.look(|state| {
-            for position in position..position + DUMP_PART {
-                let (key, record, committed) = state.core.entry_at(position)?;
-                if let Some(value) = &record.value {
-                    push_entry(text, key, &Dumped { value, seq: record.version.seq, uncommitted: !committed });
-                }
+        leader.for_each_entry(position, DUMP_PART, |key, record, committed| {
+            if let Some(value) = &record.value {
+                push_entry(text, key, &Dumped { value, seq: record.version.seq, uncommitted: !committed });
             }
-            Some(position + DUMP_PART)
         })
     })
 }

@@ -25,6 +25,7 @@ use self::error::ApiError;
 pub use self::kv::put_fields;
 use self::server::{Answer, route};
 pub(crate) use self::server::{Service, serve};
+use crate::metrics::LeaderMetrics;
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
 
@@ -59,6 +60,7 @@ impl Site {
 pub struct LeaderSite {
     pub(crate) site: Site,
     pub(crate) leader: Arc<Coordinator>,
+    pub(crate) metrics: Arc<LeaderMetrics>,
     /// Whether the number of followers can change: it cannot where they are listed by URL.
     pub(crate) resizable: bool,
     /// One backup at a time: each holds a list of all keys.
@@ -84,7 +86,8 @@ impl LeaderService {
     pub fn new(site: Site, leader: Arc<Coordinator>, resizable: bool) -> Self {
         let guard = middleware::from_fn_with_state(site.clone(), authorize);
         let limit = site.body_bytes_max();
-        let state = LeaderSite { site, leader, resizable, backups: Arc::new(Semaphore::new(1)) };
+        let (metrics, backups) = (Arc::default(), Arc::new(Semaphore::new(1)));
+        let state = LeaderSite { site, leader, metrics, resizable, backups };
         let guarded = Router::new()
             .route("/recover", post(admin::recover))
             .route("/backup", get(backup::backup))

@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::kv::{DUMP_PART, Dumped, Field, GetQuery, Got, Shown, parse, push_entry, received, stream_dump, the_key};
 use super::server::{self, Answer};
 use crate::protocol::types::RESTORE_MARK;
-use crate::replication::session::{LEADER_HEADER, bare};
+use crate::replication::link::{LEADER_HEADER, bare};
 use crate::replication::wire::PROTOCOL;
 
 #[derive(Deserialize)]

@@ -71,16 +71,7 @@ async fn follow_address(coordinator: Arc<Coordinator>, dialer: Dialer, address: 
         Err(error) => return debug!(follower = url, %error, "follower cannot be reached"),
     };
     let name = session.hello.name.clone();
-    let slot = coordinator.step(|state| {
-        let slot = if is_member(&name, state.wanted.followers) {
-            state.core.declare(&name).ok_or("no more followers can be declared")?
-        } else {
-            // A leader that starts while followers are being let go may depend on what those hold.
-            state.core.declare_leaving(&session.hello).ok_or("it is not among the declared followers")?
-        };
-        if state.has_session(slot) { Err("another follower of this name is connected") } else { Ok(slot) }
-    });
-    match slot {
+    match coordinator.slot_for(&session.hello) {
         Ok(slot) => {
             info!(follower = %name, id = %session.hello.id, url, "follower connected");
             let error = session.run(&coordinator, slot, &url).await;
@@ -91,25 +82,5 @@ async fn follow_address(coordinator: Arc<Coordinator>, dialer: Dialer, address: 
             // Not at once again: nothing will have changed.
             Backoff::new().wait().await;
         }
-    }
-}
-
-/// Whether a name is declared when there are `count` followers: one that ends in a number, as a StatefulSet's pods do, is
-/// when the number is below the count; any other is as long as there is room.
-pub(crate) fn is_member(name: &str, count: u16) -> bool {
-    let ordinal = name.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse::<u32>().ok());
-    ordinal.is_none_or(|ordinal| ordinal < u32::from(count))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_member;
-
-    #[test]
-    fn places_are_numbered_from_zero() {
-        assert!(is_member("demo-follower-0", 1));
-        assert!(is_member("demo-follower-4", 5));
-        assert!(!is_member("demo-follower-5", 5));
-        assert!(is_member("laptop", 1));
     }
 }

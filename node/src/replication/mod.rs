@@ -3,6 +3,7 @@
 mod alarm;
 pub mod coordinator;
 pub(crate) mod discovery;
+pub(crate) mod link;
 pub(crate) mod outbox;
 pub mod replica;
 pub(crate) mod session;

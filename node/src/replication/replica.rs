@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::session::{ALIVE_EVERY, QUIET_TICKS_MAX, Watch};
+use super::link::{ALIVE_EVERY, QUIET_TICKS_MAX, Watch};
 use super::wire;
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::{Effects, Follower};

@@ -8,32 +8,23 @@ use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
 use hyper::http::uri::InvalidUri;
-use hyper::upgrade::Upgraded;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::AbortHandle;
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
+use super::link::{LEADER_HEADER, NotTcp, QUIET_TICKS_MAX, SILENCE_MAX, Watch, bare};
 use super::outbox::{Item, Outbox};
 use super::wire::{self, WireError};
 use crate::protocol::leader::SlotId;
 use crate::protocol::types::{Hello, ToLeader};
 
-/// Header in which a leader says where clients reach it.
-pub(crate) const LEADER_HEADER: &str = "x-kvcluster-leader";
-
 /// How long a connection may take to come up.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
-
-/// An idle end shows that it is alive this often.
-pub(crate) const ALIVE_EVERY: Duration = Duration::from_millis(500);
-
-/// A connection on which nothing arrived for this long is given up.
-pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// Why a connection did not come up, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +39,8 @@ pub(crate) enum SessionError {
     Closed,
     #[error("the first message was not a greeting")]
     NoHello,
-    #[error("the connection is not over TCP")]
-    NotTcp,
+    #[error(transparent)]
+    NotTcp(#[from] NotTcp),
     #[error("closed to start over")]
     Reset,
     #[error("failed to read or write: {0}")]
@@ -133,14 +124,6 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// The connection under an upgraded one, and what was already read of it.
-pub(crate) fn bare(upgraded: Upgraded) -> Result<(TcpStream, BytesMut), SessionError> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| SessionError::NotTcp)?;
-    let mut buffer = BytesMut::with_capacity(64 << 10);
-    buffer.extend_from_slice(&parts.read_buf);
-    Ok((parts.io.into_inner(), buffer))
-}
-
 impl Session {
     /// Serves the connection until it ends.
     pub(crate) async fn run(self, coordinator: &Arc<Coordinator>, slot: SlotId, url: &str) -> SessionError {
@@ -156,36 +139,6 @@ impl Session {
         error
     }
 }
-
-/// Ends with an error once nothing was noted for [`SILENCE_MAX`]. One timer for the life of a connection: a timeout around
-/// every read would be set and taken back a hundred thousand times for each time that it is needed.
-pub(crate) struct Watch {
-    ticks: Interval,
-    quiet_ticks: u32,
-}
-
-impl Watch {
-    pub(crate) fn new() -> Self {
-        let mut ticks = interval(ALIVE_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { ticks, quiet_ticks: 0 }
-    }
-
-    /// Something happened.
-    pub(crate) fn note(&mut self) {
-        self.quiet_ticks = 0;
-    }
-
-    /// The next tick, and how many passed since something happened, this one included.
-    pub(crate) async fn tick(&mut self) -> u32 {
-        self.ticks.tick().await;
-        self.quiet_ticks += 1;
-        self.quiet_ticks
-    }
-}
-
-/// More ticks than this without a word are a silence.
-pub(crate) const QUIET_TICKS_MAX: u32 = (SILENCE_MAX.as_millis() / ALIVE_EVERY.as_millis()) as u32;
 
 async fn read(
     coordinator: &Arc<Coordinator>,

@@ -1,0 +1,102 @@
+//! What operators ask of the leader: its configuration, and the acceptance of a loss.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::info;
+
+use super::{Coordinator, State};
+use crate::config::{ConfigError, LiveConfig};
+
+impl Coordinator {
+    /// The cluster was open before: if all its followers are blank, the leader waits instead of opening empty.
+    pub(crate) fn expect_state(self: &Arc<Self>) {
+        self.step(|state| state.core.expect_state());
+    }
+
+    /// Opens with what the followers hold that answered. False when the leader is not recovering.
+    pub(crate) fn accept_loss(self: &Arc<Self>) -> bool {
+        self.step(|state| state.core.accept_loss())
+    }
+
+    /// The newest configuration that was asked for.
+    pub(crate) fn wanted(&self) -> LiveConfig {
+        self.look(|state| state.wanted.clone())
+    }
+
+    /// Generation of the configuration in force.
+    pub(crate) fn generation_in_force(&self) -> u64 {
+        self.look(|state| state.in_force.generation)
+    }
+
+    /// How long a request waits before its outcome counts as unknown.
+    pub(crate) fn replication_timeout(&self) -> Duration {
+        self.look(|state| state.in_force.replication_timeout())
+    }
+
+    /// Reports every change of the configuration in force, and of whether the leader is open.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Asks for another configuration. It is in force once [`Coordinator::generation_in_force`] reaches its generation.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when it contradicts itself; nothing changed.
+    pub fn configure(self: &Arc<Self>, wanted: LiveConfig) -> Result<(), ConfigError> {
+        wanted.check()?;
+        self.step(|state| {
+            if wanted.followers != state.wanted.followers {
+                for follower in state.core.followers(0) {
+                    if !is_member(&follower.name, wanted.followers) {
+                        state.core.retire(follower.slot);
+                    } else if follower.retired {
+                        state.core.declare(&follower.name);
+                    }
+                }
+            }
+            state.core.set(wanted.write_quorum, wanted.followers, wanted.delay());
+            // Delays and timeouts need no quorum: they apply to the next write.
+            state.in_force.min_delay_ms = wanted.min_delay_ms;
+            state.in_force.max_delay_ms = wanted.max_delay_ms;
+            state.in_force.replication_timeout_ms = wanted.replication_timeout_ms;
+            state.wanted = wanted;
+            self.settle(state);
+        });
+        Ok(())
+    }
+
+    /// Takes over what came into force.
+    pub(super) fn settle(&self, state: &mut State) {
+        if state.core.is_open() && state.core.settled() && state.in_force != state.wanted {
+            state.in_force = state.wanted.clone();
+            let LiveConfig { generation, write_quorum, followers, min_delay_ms, max_delay_ms, .. } = state.in_force;
+            info!(generation, write_quorum, followers, min_delay_ms, max_delay_ms, "configuration in force");
+        } else if let Some(config) = state.core.config() {
+            state.in_force.write_quorum = config.quorum;
+            state.in_force.followers = config.size;
+        }
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+}
+
+/// Whether a name is declared when there are `count` followers. A name that ends in a number, as a StatefulSet's pods
+/// have, is declared when the number is below the count; any other name is, as long as a slot is free.
+pub(super) fn is_member(name: &str, count: u16) -> bool {
+    let ordinal = name.rsplit_once('-').and_then(|(_, ordinal)| ordinal.parse::<u32>().ok());
+    ordinal.is_none_or(|ordinal| ordinal < u32::from(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_member;
+
+    #[test]
+    fn places_are_numbered_from_zero() {
+        assert!(is_member("demo-follower-0", 1));
+        assert!(is_member("demo-follower-4", 5));
+        assert!(!is_member("demo-follower-5", 5));
+        assert!(is_member("laptop", 1));
+    }
+}

@@ -1,0 +1,121 @@
+//! What the connections to followers report to the leader, and what it sends on them.
+
+use std::sync::Arc;
+
+use super::configuration::is_member;
+use super::{After, Coordinator, State};
+use crate::deliberate;
+use crate::protocol::leader::{InstallJob, SlotId};
+use crate::protocol::types::{Hello, ToFollower, ToLeader};
+use crate::replication::outbox::{Item, Outbox};
+
+/// What is known of the way to a follower.
+#[derive(Debug, Default)]
+pub(super) struct Path {
+    pub(super) url: String,
+    pub(super) last_error: Option<String>,
+    /// The present session and its outbox.
+    outbox: Option<(u64, Arc<Outbox>)>,
+}
+
+impl Coordinator {
+    /// Declares a follower by its URL and returns its slot. `None`: all slots are taken.
+    pub(crate) fn declare(self: &Arc<Self>, url: &str) -> Option<SlotId> {
+        self.step(|state| state.core.declare(url))
+    }
+
+    /// Finds the slot for a follower that said who it is.
+    ///
+    /// # Errors
+    /// The reason why there is none for it.
+    pub(crate) fn slot_for(self: &Arc<Self>, hello: &Hello) -> Result<SlotId, &'static str> {
+        self.step(|state| {
+            let slot = if is_member(&hello.name, state.wanted.followers) {
+                state.core.declare(&hello.name).ok_or("no more followers can be declared")?
+            } else {
+                // A leader that starts while followers are being released may depend on their records.
+                state.core.declare_leaving(hello).ok_or("it is not among the declared followers")?
+            };
+            let connected = state.path(slot).outbox.is_some();
+            if connected { Err("another follower of this name is connected") } else { Ok(slot) }
+        })
+    }
+
+    /// A follower connected. Returns the number of the session and its outbox.
+    pub(crate) fn connected(self: &Arc<Self>, slot: SlotId, url: &str, mut hello: Hello) -> (u64, Arc<Outbox>) {
+        deliberate::one_promise_fewer(hello.synced.as_mut());
+        self.step(|state| {
+            state.sessions += 1;
+            let (session, outbox) = (state.sessions, Arc::new(Outbox::default()));
+            state.hang_up(slot);
+            let path = state.path(slot);
+            url.clone_into(&mut path.url);
+            path.last_error = None;
+            path.outbox = Some((session, outbox.clone()));
+            state.core.hello(slot, session, hello);
+            (session, outbox)
+        })
+    }
+
+    /// The connection of this session ended.
+    pub(crate) fn disconnected(self: &Arc<Self>, slot: SlotId, session: u64, error: &str) {
+        self.step(|state| {
+            let path = state.path(slot);
+            if path.outbox.as_ref().is_some_and(|(current, _)| *current == session) {
+                path.outbox = None;
+                path.last_error = Some(error.to_owned());
+            }
+            state.core.closed(slot, session);
+        });
+    }
+
+    /// A follower cannot be reached.
+    pub(crate) fn unreachable(&self, slot: SlotId, url: &str, error: String) {
+        let mut state = self.state.lock();
+        let path = state.path(slot);
+        url.clone_into(&mut path.url);
+        path.last_error = Some(error);
+    }
+
+    /// Takes messages of a follower, in their order.
+    pub(crate) fn received(self: &Arc<Self>, slot: SlotId, session: u64, messages: &mut Vec<ToLeader>) {
+        for message in messages.iter_mut() {
+            if let ToLeader::Promised { synced, .. } = message {
+                deliberate::one_promise_fewer(synced.as_mut());
+            }
+        }
+        self.step(|state| messages.drain(..).for_each(|message| state.core.receive(slot, session, message)));
+    }
+
+    /// Returns the next message of a state transfer; nothing once it is complete or void.
+    pub(crate) fn install_part(&self, job: &mut InstallJob) -> Option<ToFollower> {
+        self.look(|state| state.core.install_part(job))
+    }
+}
+
+impl State {
+    fn path(&mut self, slot: SlotId) -> &mut Path {
+        if self.paths.len() <= slot.index() {
+            self.paths.resize_with(slot.index() + 1, Path::default);
+        }
+        &mut self.paths[slot.index()]
+    }
+
+    /// Queues an item on the present connection of a follower. Without a connection, drops it.
+    pub(super) fn post(&mut self, slot: SlotId, item: Item, after: &mut After) {
+        let Some((_, outbox)) = self.paths.get(slot.index()).and_then(|path| path.outbox.as_ref()) else {
+            return;
+        };
+        outbox.push(item);
+        if !after.wake.iter().any(|known| Arc::ptr_eq(known, outbox)) {
+            after.wake.push(outbox.clone());
+        }
+    }
+
+    /// Closes the present connection of a follower.
+    pub(super) fn hang_up(&mut self, slot: SlotId) {
+        if let Some((_, outbox)) = self.paths.get(slot.index()).and_then(|path| path.outbox.as_ref()) {
+            outbox.close();
+        }
+    }
+}

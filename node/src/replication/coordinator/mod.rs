@@ -1,0 +1,221 @@
+//! The leader at run time: the state machine behind one lock, and the code that carries out what it decides.
+//!
+//! One lock is enough: a step is a few hundred nanoseconds of arithmetic on memory, and everything that takes longer
+//! (waking tasks, answering clients) happens after the lock is released.
+//!
+//! This file contains the step. The methods are in files by caller: `requests` for clients, `connections` for the
+//! sessions with followers, `configuration` for operators, `view` for status pages and metrics.
+
+mod configuration;
+mod connections;
+mod requests;
+mod view;
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rand::RngExt;
+use smallvec::SmallVec;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tracing::{info, warn};
+
+use self::connections::Path;
+use self::requests::ReadWaiter;
+pub use self::requests::WriteOutcome;
+pub(crate) use self::requests::{Placed, Taken};
+pub(crate) use self::view::{Condition, ConfigView, LeaderView, PlaceView};
+use super::outbox::{Item, Outbox};
+use super::timer::Timer;
+use crate::config::LiveConfig;
+use crate::protocol::leader::{Leader, Limits, Output, Settings, SlotId};
+use crate::protocol::types::Record;
+
+/// How often the pause between two attempts to start doubles: up to 6.4 s.
+const BACKOFF_DOUBLINGS_MAX: u32 = 5;
+
+type Core = Leader<oneshot::Sender<WriteOutcome>, ReadWaiter>;
+type CoreOutput = Output<oneshot::Sender<WriteOutcome>, ReadWaiter>;
+
+/// Everything behind the lock.
+struct State {
+    core: Core,
+    paths: Vec<Path>,
+    wanted: LiveConfig,
+    in_force: LiveConfig,
+    sessions: u64,
+    /// Memory for the outputs of a step, reused by every step.
+    outputs: Vec<CoreOutput>,
+    /// How often another starting leader interfered since this one was last open.
+    backoffs: u32,
+}
+
+/// What a step leaves to do once the lock is released.
+#[derive(Default)]
+struct After {
+    waits: Vec<(Duration, (SlotId, u64))>,
+    wake: SmallVec<[Arc<Outbox>; 8]>,
+    writes: Vec<(oneshot::Sender<WriteOutcome>, WriteOutcome)>,
+    reads: Vec<(oneshot::Sender<Option<Record>>, Option<Record>)>,
+    /// The wait before the leader asks for promises again.
+    elect: Option<Duration>,
+}
+
+/// The leader.
+pub struct Coordinator {
+    state: Mutex<State>,
+    timer: OnceLock<Timer<(SlotId, u64)>>,
+    started: Instant,
+    seed: u64,
+    runtime: Handle,
+    changed: watch::Sender<u64>,
+}
+
+impl Coordinator {
+    /// A leader with a new identity. Must be called inside a runtime.
+    ///
+    /// # Errors
+    /// When the operating system gives no timer for the random waits.
+    pub fn start(live: LiveConfig, limits: Limits, seed: u64) -> std::io::Result<Arc<Self>> {
+        let settings = Settings { quorum: live.write_quorum, size: live.followers, delay: live.delay(), limits, seed };
+        let state = State {
+            core: Leader::new(rand::rng().random(), settings),
+            paths: Vec::new(),
+            // Nothing is in force before the leader is open.
+            in_force: LiveConfig { generation: 0, ..live.clone() },
+            wanted: live,
+            sessions: 0,
+            outputs: Vec::new(),
+            backoffs: 0,
+        };
+        let coordinator = Arc::new(Self {
+            state: Mutex::new(state),
+            timer: OnceLock::new(),
+            started: Instant::now(),
+            seed,
+            runtime: Handle::current(),
+            changed: watch::Sender::new(0),
+        });
+        let weak: Weak<Self> = Arc::downgrade(&coordinator);
+        let timer = Timer::start(move |over: &mut Vec<(SlotId, u64)>| {
+            if let Some(coordinator) = weak.upgrade() {
+                coordinator.step(|state| over.iter().for_each(|(slot, index)| state.core.due(*slot, *index)));
+            }
+        })?;
+        let _ = coordinator.timer.set(timer);
+        Ok(coordinator)
+    }
+
+    /// Microseconds since this leader started.
+    pub(crate) fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Seed of the random waits.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Sends heartbeats until the leader is dropped.
+    pub(crate) async fn beat(weak: Weak<Self>, every: Duration) {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Some(coordinator) = weak.upgrade() else {
+                return;
+            };
+            let now_us = coordinator.now_us();
+            coordinator.step(|state| state.core.tick(now_us));
+        }
+    }
+
+    /// Reads the state without changing it.
+    fn look<T>(&self, at: impl FnOnce(&State) -> T) -> T {
+        at(&self.state.lock())
+    }
+
+    /// One step of the state machine, and everything that follows from it.
+    fn step<T>(self: &Arc<Self>, step: impl FnOnce(&mut State) -> T) -> T {
+        let mut after = After::default();
+        let mut state = self.state.lock();
+        let result = step(&mut state);
+        let mut outputs = std::mem::take(&mut state.outputs);
+        state.core.swap_outputs(&mut outputs);
+        for output in outputs.drain(..) {
+            self.carry_out(&mut state, output, &mut after);
+        }
+        state.outputs = outputs;
+        drop(state);
+        self.finish(after);
+        result
+    }
+
+    fn carry_out(&self, state: &mut State, output: CoreOutput, after: &mut After) {
+        match output {
+            Output::Send(slot, message) => state.post(slot, Item::Message(message), after),
+            Output::Transmit(slot, write) => state.post(slot, Item::Write(write), after),
+            Output::Install(slot, job) => state.post(slot, Item::Install(job), after),
+            Output::Schedule { slot, index, delay_us } => {
+                after.waits.push((Duration::from_micros(delay_us.into()), (slot, index)));
+            }
+            Output::Committed { waiter, receipt } => after.writes.push((waiter, WriteOutcome::Committed(receipt))),
+            Output::Indeterminate { waiter, seq } => after.writes.push((waiter, WriteOutcome::Indeterminate { seq })),
+            Output::ReadConfirmed(ReadWaiter { key, answer }) => {
+                after.reads.push((answer, state.core.committed(&key).cloned()));
+            }
+            // Dropping the sender ends the reader's wait.
+            Output::ReadRefused(_) => {}
+            Output::Reset(slot) => state.hang_up(slot),
+            Output::Released(slot) => {
+                state.hang_up(slot);
+                if let Some(path) = state.paths.get_mut(slot.index()) {
+                    info!(follower = path.url, "follower released");
+                    *path = Path::default();
+                }
+                self.settle(state);
+            }
+            Output::Backoff => {
+                // Two leaders that start together would interrupt each other again and again: wait longer each time.
+                let wait_ms = rand::rng().random_range(20..200) << state.backoffs.min(BACKOFF_DOUBLINGS_MAX);
+                state.backoffs += 1;
+                after.elect = Some(Duration::from_millis(wait_ms));
+            }
+            Output::Opened => {
+                state.backoffs = 0;
+                let keys = state.core.keys();
+                info!(epoch = %state.core.epoch(), keys, "leader open");
+                self.settle(state);
+            }
+            Output::Fenced(by) => {
+                warn!(%by, "another leader took over: this one serves no more");
+                self.changed.send_modify(|changes| *changes += 1);
+            }
+            Output::InForce => self.settle(state),
+        }
+    }
+
+    fn finish(self: &Arc<Self>, after: After) {
+        if let Some(timer) = self.timer.get()
+            && !after.waits.is_empty()
+        {
+            timer.schedule(after.waits);
+        }
+        after.wake.iter().for_each(|outbox| outbox.wake());
+        // Sending fails when the client went away. Its write remains.
+        for (waiter, outcome) in after.writes {
+            let _ = waiter.send(outcome);
+        }
+        for (waiter, record) in after.reads {
+            let _ = waiter.send(record);
+        }
+        if let Some(wait) = after.elect {
+            let coordinator = self.clone();
+            self.runtime.spawn(async move {
+                tokio::time::sleep(wait).await;
+                coordinator.step(|state| state.core.elect());
+            });
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What clients ask of the leader: writes, reads, backups and restores.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Coordinator, State};
+use crate::deliberate::{self, DeliberateFault};
+use crate::protocol::leader::{Accepted, NewWrite, Part, Receipt, Refusal, Saved, Unfinished};
+use crate::protocol::types::{Epoch, Record};
+
+/// How a write ended.
+#[derive(Debug)]
+pub enum WriteOutcome {
+    /// W followers have it.
+    Committed(Receipt),
+    /// It may commit under another leader, or never.
+    Indeterminate {
+        /// Its sequence number.
+        seq: u64,
+    },
+}
+
+/// A write that the leader accepted.
+pub(crate) struct Placed {
+    pub(crate) accepted: Accepted,
+    /// How it ended. Not used for the retry of a write that has ended already.
+    pub(crate) outcome: oneshot::Receiver<WriteOutcome>,
+    pub(crate) epoch: Epoch,
+    /// How long the client waits before the outcome counts as unknown.
+    pub(crate) timeout: Duration,
+}
+
+/// An accepted write of a restore, and its outcome once it has one.
+pub(crate) type Taken = (Accepted, oneshot::Receiver<WriteOutcome>);
+
+/// A read that waits until the leader has made sure that it still leads, and the channel for its answer. `None` in the
+/// channel means that the key has no record.
+#[derive(Debug)]
+pub(super) struct ReadWaiter {
+    pub(super) key: Box<str>,
+    pub(super) answer: oneshot::Sender<Option<Record>>,
+}
+
+impl Coordinator {
+    /// Accepts a write.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub(crate) fn put(self: &Arc<Self>, write: NewWrite) -> Result<Placed, Refusal> {
+        let (sender, outcome) = oneshot::channel();
+        self.step(|state| {
+            let accepted = state.core.put(write, sender)?;
+            Ok(Placed { accepted, outcome, epoch: state.core.epoch(), timeout: state.in_force.replication_timeout() })
+        })
+    }
+
+    /// Returns the newest committed record, once this leader has made sure that it still leads.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it does not lead.
+    pub(crate) async fn read(self: &Arc<Self>, key: &str) -> Result<Option<Record>, Refusal> {
+        if deliberate::is_on(DeliberateFault::ReadsWithoutAsking) && self.look(|state| state.core.is_open()) {
+            return Ok(self.look(|state| state.core.committed(key).cloned()));
+        }
+        let (answer, receiver) = oneshot::channel();
+        self.step(|state| state.core.read(ReadWaiter { key: key.into(), answer }))?;
+        receiver
+            .await
+            .map_err(|_| self.look(|state| state.core.fenced_by()).map_or(Refusal::Recovering, Refusal::Fenced))
+    }
+
+    /// Returns the newest accepted record of a key, and whether it is committed, without asking the followers.
+    pub(crate) fn latest(&self, key: &str) -> Option<(Record, bool)> {
+        self.look(|state| state.core.latest(key).map(|(record, committed)| (record.clone(), committed)))
+    }
+
+    /// Calls `each` with the key, the newest accepted record and whether it is committed, for `count` positions of the
+    /// map. Returns the next position, or nothing at the end of the map. Writes wait meanwhile.
+    pub(crate) fn for_each_entry(
+        &self,
+        position: usize,
+        count: usize,
+        mut each: impl FnMut(&str, &Record, bool),
+    ) -> Option<usize> {
+        self.look(|state| {
+            for position in position..position + count {
+                let (key, record, committed) = state.core.entry_at(position)?;
+                each(key, record, committed);
+            }
+            Some(position + count)
+        })
+    }
+
+    /// Begins a backup of what is committed now. Returns the epoch and the number of keys. Must be followed by
+    /// [`Coordinator::end_backup`]: until then the leader keeps what writes replace.
+    pub(crate) fn begin_backup(self: &Arc<Self>) -> (Epoch, usize) {
+        self.step(|state| (state.core.epoch(), state.core.begin_saving()))
+    }
+
+    /// Returns the next part of the backup, at most `keys_max` keys; nothing once it is complete.
+    pub(crate) fn backup_part(self: &Arc<Self>, keys_max: usize) -> Option<Vec<Saved>> {
+        self.step(|state| state.core.saved_part(keys_max))
+    }
+
+    /// Ends the backup, complete or not.
+    pub(crate) fn end_backup(self: &Arc<Self>) {
+        self.step(|state| state.core.end_saving());
+    }
+
+    /// Begins the restore of a whole backup: clients are refused until it ends.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub(crate) fn begin_restore(self: &Arc<Self>, restore: &Unfinished) -> Result<Taken, Refusal> {
+        self.mark_restore(|state, now_us, sender| state.core.begin_restore(restore, now_us, sender))
+    }
+
+    /// Ends the restore of this backup, or gives up whichever is under way.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub(crate) fn end_restore(self: &Arc<Self>, backup: Option<&str>) -> Result<Taken, Refusal> {
+        self.mark_restore(|state, now_us, sender| state.core.end_restore(backup, now_us, sender))
+    }
+
+    fn mark_restore(
+        self: &Arc<Self>,
+        mark: impl FnOnce(&mut State, u64, oneshot::Sender<WriteOutcome>) -> Result<Accepted, Refusal>,
+    ) -> Result<Taken, Refusal> {
+        let now_us = self.now_us();
+        let (sender, outcome) = oneshot::channel();
+        self.step(|state| mark(state, now_us, sender)).map(|accepted| (accepted, outcome))
+    }
+
+    /// Accepts keys of a backup, all in one step. Where one is refused, those before it stay accepted.
+    ///
+    /// # Errors
+    /// [`Refusal`] of the first key that was refused.
+    pub(crate) fn restore(self: &Arc<Self>, keys: Vec<Saved>, part: Part<'_>) -> Result<Vec<Taken>, Refusal> {
+        let now_us = self.now_us();
+        self.step(|state| {
+            let take = |saved| {
+                let (sender, receiver) = oneshot::channel();
+                state.core.restore(saved, part, now_us, sender).map(|accepted| (accepted, receiver))
+            };
+            keys.into_iter().map(take).collect()
+        })
+    }
+}

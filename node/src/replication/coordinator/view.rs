@@ -1,0 +1,143 @@
+//! What the status pages, the probes and the metrics show of the leader.
+
+use super::{Coordinator, State};
+use crate::config::LiveConfig;
+use crate::protocol::leader::{FollowerView, RecoveryView, Unfinished};
+use crate::protocol::types::Epoch;
+
+/// What the leader is doing.
+pub(crate) enum Condition {
+    /// Another leader replaced it, with this epoch.
+    Fenced(Epoch),
+    /// It collects promises and merges states.
+    Recovering(RecoveryView),
+    /// It installs the merged state: (followers that have it, followers needed), as far as that is known.
+    Opening(Option<(usize, usize)>),
+    /// It is open; with an unfinished restore it refuses clients.
+    Open(Option<Unfinished>),
+}
+
+/// The configuration in force, and what is asked for beyond it.
+pub(crate) struct ConfigView {
+    pub(crate) in_force: LiveConfig,
+    /// The configuration that is not in force yet, and what it waits for.
+    pub(crate) pending: Option<(LiveConfig, String)>,
+}
+
+/// A follower and the way to it.
+pub(crate) struct PlaceView {
+    pub(crate) follower: FollowerView,
+    /// Where it was reached last.
+    pub(crate) url: Option<String>,
+    /// Why the last connection did not come up, or ended.
+    pub(crate) last_error: Option<String>,
+}
+
+/// Everything that a page about the leader shows, at one moment.
+pub(crate) struct LeaderView {
+    pub(crate) condition: Condition,
+    pub(crate) config: ConfigView,
+    pub(crate) epoch: Epoch,
+    /// Keys, deleted ones included.
+    pub(crate) keys: usize,
+    /// Writes accepted by this leader.
+    pub(crate) accepted: u64,
+    /// Writes committed by this leader.
+    pub(crate) committed: u64,
+    /// Writes without their quorum.
+    pub(crate) in_flight: usize,
+    /// Writes that some follower has not confirmed.
+    pub(crate) backlog: usize,
+    /// Whether clients are served.
+    pub(crate) serving: bool,
+    pub(crate) restore: Option<Unfinished>,
+    pub(crate) recovery: Option<RecoveryView>,
+    pub(crate) followers: Vec<PlaceView>,
+}
+
+impl Coordinator {
+    /// Returns everything at one moment. Writes wait meanwhile.
+    pub(crate) fn view(&self) -> LeaderView {
+        let now_us = self.now_us();
+        self.look(|state| {
+            let core = &state.core;
+            let (accepted, committed) = core.counters();
+            LeaderView {
+                condition: state.condition(),
+                config: state.config(),
+                epoch: core.epoch(),
+                keys: core.keys(),
+                accepted,
+                committed,
+                in_flight: core.in_flight(),
+                backlog: core.backlog(),
+                serving: core.is_serving(),
+                restore: core.unfinished_restore(),
+                recovery: core.recovery(),
+                followers: state.followers(now_us),
+            }
+        })
+    }
+
+    /// Returns what the leader is doing.
+    pub(crate) fn condition(&self) -> Condition {
+        self.look(State::condition)
+    }
+
+    /// Returns the configuration in force, and what is asked for beyond it.
+    pub(crate) fn config(&self) -> ConfigView {
+        self.look(State::config)
+    }
+
+    /// The epoch that this leader leads, or asks for.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.look(|state| state.core.epoch())
+    }
+
+    /// The epoch of the leader that replaced this one.
+    pub(crate) fn fenced_by(&self) -> Option<Epoch> {
+        self.look(|state| state.core.fenced_by())
+    }
+
+    /// Whether an open leader has writes without their quorum.
+    pub(crate) fn has_writes_in_flight(&self) -> bool {
+        self.look(|state| state.core.is_open() && state.core.in_flight() > 0)
+    }
+}
+
+impl State {
+    fn condition(&self) -> Condition {
+        let core = &self.core;
+        if let Some(by) = core.fenced_by() {
+            Condition::Fenced(by)
+        } else if let Some(recovery) = core.recovery() {
+            Condition::Recovering(recovery)
+        } else if core.is_opening() {
+            Condition::Opening(core.change_progress())
+        } else {
+            Condition::Open(core.unfinished_restore())
+        }
+    }
+
+    fn config(&self) -> ConfigView {
+        let pending = (self.wanted.generation != self.in_force.generation).then(|| {
+            let message = match self.core.change_progress() {
+                Some((stored, needed)) => format!("stored on {stored} followers, {needed} are needed"),
+                None if !self.core.is_open() => "the leader is not open".to_owned(),
+                None => format!("waits until {} followers can take it", self.wanted.write_quorum),
+            };
+            (self.wanted.clone(), message)
+        });
+        ConfigView { in_force: self.in_force.clone(), pending }
+    }
+
+    fn followers(&self, now_us: u64) -> Vec<PlaceView> {
+        let show = |follower: FollowerView| {
+            let path = self.paths.get(follower.slot.index());
+            let url = path.map(|path| path.url.clone()).filter(|url| !url.is_empty());
+            let last_error = path.and_then(|path| path.last_error.clone());
+            PlaceView { follower, url, last_error }
+        };
+        self.core.followers(now_us).into_iter().map(show).collect()
+    }
+}
