@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# How many instructions the leader's program takes for a write (W = 3 of 5, no delay, in memory), and in which functions:
-# a figure that a busy machine does not move. Needs valgrind and release builds of kv-node and kv-bench.
+# Counts the instructions of the leader's program for a write (W = 3 of 5, no delay, in memory), by
+# function: a figure that a busy machine does not move. Needs valgrind, kv-node and kv-bench.
 #
-#   tests/instructions.sh [CONNECTIONS] [SECONDS]       default 64 and 4; the table ends in target/instructions.txt
-#   OF=follower DURABILITY=disk tests/instructions.sh   those of one follower, which stores
+#   tests/instructions.sh [CONNECTIONS] [SECONDS]       default 64 and 4; writes target/instructions.txt
+#   OF=follower DURABILITY=disk tests/instructions.sh   counts those of one follower, which stores
 #
-# With INSTRUCTIONS_MAX set, more than that for a write is a failure: exit code 1.
+# PROGRAMS names the directory of the programs (default: target/dist). With INSTRUCTIONS_MAX set, more
+# than that for a write is a failure: exit code 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export PROGRAMS=${PROGRAMS:-target/dist}
+export KV_NODE=$PROGRAMS/kv-node
 
 if [ "${1:-}" != measure ]; then
   out=target/callgrind.out
@@ -30,10 +33,10 @@ if [ "${1:-}" != measure ]; then
   exit
 fi
 
-load() { target/release/kv-bench load --leader http://127.0.0.1:8000 --connections "$1" --warmup-seconds 0 --seconds "$2" --out target/instructions; }
+load() { "$PROGRAMS/kv-bench" load --leader http://127.0.0.1:8000 --connections "$1" --warmup-seconds 0 --seconds "$2" --out target/instructions; }
 committed() { curl -sf http://127.0.0.1:8000/status | jq .writes.committed; }
 load "$2" 1 >/dev/null
-# What the one that is slowed down did not do yet would be missing.
+# The program that callgrind slows down may have work left, which counts too.
 confirmed() { until [ "$(curl -sf http://127.0.0.1:8000/status | jq .writes.backlog)" = 0 ]; do sleep 0.1; done; }
 confirmed
 counted=$(pgrep -f 'callgrind --instr-atstart=no' | head -1)
