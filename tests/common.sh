@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the scripts beside it.
 
-# What these scripts start listens on fixed ports. Something else that answers there would be tested in its place.
+# These scripts start nodes on fixed ports. Another program that answers there would be tested instead.
 require_free_ports() {
   local port
   for port in 8000 8001 8002 8003 8004 8005; do

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs a command beside a local cluster: a leader on port 8000 and five followers on 8001-8005, as processes, which end
-# with it. Its exit code is the command's.
+# Runs a command beside a local cluster: a leader on port 8000 and five followers on 8001-8005, as
+# processes that end with the command. The exit code is the command's.
 #
 #   tests/local-cluster.sh COMMAND [ARGUMENT...]
 #
-# WRITE_QUORUM (3), MIN_DELAY_MS and the other settings of kv-node reach the leader from the environment. KV_NODE names
-# the program (target/release/kv-node); LEADER_UNDER and FOLLOWER_UNDER may name a command to run the leader or the first
-# follower under, such as a profiler. With DURABILITY=disk every follower gets a directory that goes with it.
+# WRITE_QUORUM (3), MIN_DELAY_MS and the other settings of kv-node reach the leader from the environment.
+# KV_NODE names the program (target/release/kv-node). LEADER_UNDER and FOLLOWER_UNDER may name a command
+# to run the leader or the first follower under, such as a profiler. With DURABILITY=disk every follower
+# gets a directory, which is removed at the end.
 set -euo pipefail
 
 [ $# -gt 0 ] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2; exit 2; }
@@ -23,7 +24,7 @@ pids=()
 stop() {
   local code=$?
   trap - EXIT
-  # The leader, which came last, goes first: it drains while its followers still answer.
+  # The leader, started last, ends first: it drains while its followers still answer.
   for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
     kill -TERM "${pids[i]}" 2>/dev/null || true
     wait "${pids[i]}" || { echo "local-cluster: node $i of 0-5 (5 is the leader) ended with $?" >&2; [ "$code" -ne 0 ] || code=1; }

@@ -81,7 +81,7 @@ fn ended(job: &Job) -> Option<String> {
     conditions.iter().find(|c| ends(&c.type_) && c.status == "True").map(|c| c.type_.clone())
 }
 
-/// As the README's `sed -n '/^FIRST/,/^LAST/p'`.
+/// As the documented `sed -n '/^FIRST/,/^LAST/p'`.
 pub fn cut(log: &str, first: &str, last: &str) -> String {
     let from = log.lines().skip_while(|line| !line.starts_with(first));
     let mut lines: Vec<&str> = Vec::new();

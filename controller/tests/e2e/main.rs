@@ -1,5 +1,5 @@
 //! End-to-end tests against the cluster that KUBECONFIG points at, in which the operator is installed and the nodes have
-//! the image: see "On Kubernetes" in the README.
+//! the image: see docs/kubernetes.md.
 //!
 //! Every test makes a namespace of its own and removes it at the end; after a failure it stays, to be looked at. Tests
 //! wait for conditions, and report the times they measured without judging them.
