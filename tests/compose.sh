@@ -274,6 +274,13 @@ quorum_from_environment() {
 }
 in_force() { local quorum; quorum=$(field "$leader/config" .write_quorum); echo "quorum $quorum"; [ "$quorum" = "$1" ]; }
 
+# The change of quorums needs the leader alone; comparing the data needs the followers too.
+sweep_from_image() {
+  docker run --rm --network kvnet --entrypoint kv-bench kvcluster sweep --leader http://leader:8000 --writes 60 --out /tmp/out \
+    --followers http://follower1:8001,http://follower2:8002,http://follower3:8003,http://follower4:8004,http://follower5:8005 || return 1
+  in_force 3
+}
+
 stops() {
   local begun; begun=$(now_ms)
   compose stop || return 1
@@ -326,6 +333,7 @@ check "compose up: six nodes are ready" starts
 check "they have their names and the network kvnet" containers_are_as_named || true
 check "they run without privileges, and may write to their volumes" unprivileged || true
 check "the seed's integration test passes" tests/seed/run.sh || true
+check "kv-bench of the image sweeps over them, and restores the quorum" sweep_from_image || true
 
 load
 check "quorum 3 to 1 under load, live" change_quorum 1 "$(started_at leader follower1)" || true
