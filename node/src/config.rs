@@ -243,6 +243,7 @@ impl Settings {
             writes_in_flight: self.writes_in_flight_max,
             backlog_writes: self.backlog_writes_max,
             backlog_bytes: self.backlog_bytes_max,
+            ..Limits::default()
         };
         if limits.writes_in_flight == 0 || limits.backlog_writes < limits.writes_in_flight {
             return fail(format!(

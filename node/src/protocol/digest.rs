@@ -12,11 +12,34 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::types::Record;
 
-/// At most about this many keys share a bucket: one that differs costs as many to be sent.
-const KEYS_PER_BUCKET: usize = 64;
-const BUCKETS_MIN: usize = 16;
 /// Bounds the message that carries a digest: 512 KiB.
 pub const BUCKETS_MAX: usize = 65_536;
+
+/// How fine a comparison is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketLimits {
+    /// At most about this many keys share a bucket: a bucket that differs costs as many to be sent.
+    pub keys_per_bucket: usize,
+    /// The fewest buckets.
+    pub least: usize,
+    /// The most buckets, a power of two, at most [`BUCKETS_MAX`].
+    pub most: usize,
+}
+
+impl Default for BucketLimits {
+    fn default() -> Self {
+        Self { keys_per_bucket: 64, least: 16, most: BUCKETS_MAX }
+    }
+}
+
+impl BucketLimits {
+    /// How many buckets suit a state of so many keys: a power of two.
+    pub fn buckets_for(&self, keys: usize) -> u32 {
+        // The bounds come first, so that the number always fits.
+        let buckets = (keys / self.keys_per_bucket.max(1)).max(self.least.max(1));
+        buckets.min(self.most.clamp(1, BUCKETS_MAX)).next_power_of_two() as u32
+    }
+}
 
 /// A number for each bucket of a state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -29,12 +52,6 @@ pub struct Digest {
 pub struct Buckets {
     count: u32,
     bits: Vec<u64>,
-}
-
-/// How many buckets suit a state of so many keys: a power of two.
-pub fn buckets_for(keys: usize) -> u32 {
-    // No more than fit, whatever the number of keys.
-    (keys / KEYS_PER_BUCKET).clamp(BUCKETS_MIN, BUCKETS_MAX).next_power_of_two() as u32
 }
 
 fn bucket_of(key_hash: u64, count: usize) -> usize {
@@ -248,12 +265,13 @@ mod tests {
     #[test]
     fn buckets_share_the_keys_evenly() {
         let keys: Vec<String> = (0..64 * 1024).map(|number| format!("key{number}")).collect();
-        let count = buckets_for(keys.len()) as usize;
+        let limits = BucketLimits::default();
+        let count = limits.buckets_for(keys.len()) as usize;
         assert_eq!(count, 1024);
         let mut sizes = vec![0; count];
         keys.iter().for_each(|key| sizes[bucket_of(xxh3_64(key.as_bytes()), count)] += 1);
         assert!(sizes.iter().all(|size| (16..160).contains(size)), "{sizes:?}");
-        assert_eq!((buckets_for(0) as usize, buckets_for(usize::MAX) as usize), (BUCKETS_MIN, BUCKETS_MAX));
+        assert_eq!((limits.buckets_for(0) as usize, limits.buckets_for(usize::MAX) as usize), (16, BUCKETS_MAX));
         assert!(keys.iter().all(|key| Buckets::all().contains(key) && !Buckets::none(7).contains(key)));
     }
 }

@@ -11,11 +11,24 @@ use super::types::{
     Config, Covered, Epoch, FollowerId, Hello, Key, RESTORE_MARK, Record, Synced, ToFollower, ToLeader, Write,
 };
 
-/// About how many bytes of keys and values one [`ToLeader::Records`] carries.
-pub const FETCH_BYTES: usize = 256 * 1024;
+/// How much of the state one answer covers, so that no answer takes long. Tests draw both from 1 to 3: then every state is
+/// longer than one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// About how many bytes of keys and values one [`ToLeader::Records`] carries. At least one record.
+    pub message_bytes: usize,
+    /// How many keys the follower looks at for one answer. At least 1.
+    pub scan_keys: usize,
+}
 
-/// How many keys are looked at for one message, so that no answer takes long.
-const SCAN_KEYS_MAX: usize = 131_072;
+impl Default for Limits {
+    fn default() -> Self {
+        Self { message_bytes: MESSAGE_BYTES, scan_keys: 131_072 }
+    }
+}
+
+/// About how many bytes of keys and values one message of a state carries.
+pub(crate) const MESSAGE_BYTES: usize = 256 * 1024;
 
 /// One durable change. Stored in the order in which they are given, they rebuild the follower.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +62,7 @@ pub struct Follower {
     name: Arc<str>,
     promised: Epoch,
     synced: Option<Synced>,
+    limits: Limits,
     // Records never leave their position except when a full install drops what is older, so that a position is a cursor.
     records: KeyMap<Record>,
 }
@@ -73,7 +87,13 @@ impl Follower {
     /// A follower with what it stored before a restart.
     pub fn with(id: FollowerId, name: Arc<str>, kept: Kept) -> Self {
         let Kept { promised, synced, records } = kept;
-        Self { id, name, promised, synced, records }
+        Self { id, name, promised, synced, limits: Limits::default(), records }
+    }
+
+    /// The same follower with other limits.
+    #[must_use]
+    pub fn limited(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Brings back a change that was stored.
@@ -262,7 +282,7 @@ impl Follower {
     fn fetch(&self, epoch: Epoch, cursor: u64, of: Option<&Buckets>) -> ToLeader {
         let (mut at, most) = self.part(cursor);
         let (mut records, mut bytes) = (Vec::new(), 0);
-        while at < most && bytes < FETCH_BYTES {
+        while at < most && bytes < self.limits.message_bytes {
             if let Some((key, record)) = self.records.at(at)
                 && of.is_none_or(|buckets| buckets.contains(key))
             {
@@ -277,7 +297,7 @@ impl Follower {
     /// From where to where to look for one message.
     fn part(&self, cursor: u64) -> (usize, usize) {
         let start = usize::try_from(cursor).unwrap_or(usize::MAX).min(self.records.len());
-        (start, self.records.len().min(start + SCAN_KEYS_MAX))
+        (start, self.records.len().min(start.saturating_add(self.limits.scan_keys)))
     }
 
     fn next(&self, position: usize) -> Option<u64> {

@@ -28,7 +28,8 @@ use self::recovery::Recovery;
 use self::saving::Saving;
 use self::slot::{Asked, Link, Slot};
 use self::window::Window;
-use super::digest::Digest;
+use super::digest::{BucketLimits, Digest};
+use super::follower::MESSAGE_BYTES;
 use super::keymap::KeyMap;
 use super::types::{Epoch, FollowerId, Hello, Record, ToFollower, ToLeader};
 
@@ -58,11 +59,28 @@ pub struct Limits {
     pub backlog_writes: usize,
     /// The same in bytes of keys and values.
     pub backlog_bytes: usize,
+    /// About how many bytes of keys and values one message of a state carries. At least one record.
+    pub message_bytes: usize,
+    /// How many keys one call of [`Leader::install_part`] looks at, so that no call takes long. At least 1.
+    pub scan_keys: usize,
+    /// Into how many buckets the keys fall when two states are compared.
+    pub buckets: BucketLimits,
+    /// From so many keys on, recovery keeps the digest of what it merges up to date with each record. The digest of fewer
+    /// keys takes milliseconds.
+    pub digested_keys: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { writes_in_flight: 65_536, backlog_writes: 131_072, backlog_bytes: 256 << 20 }
+        Self {
+            writes_in_flight: 65_536,
+            backlog_writes: 131_072,
+            backlog_bytes: 256 << 20,
+            message_bytes: MESSAGE_BYTES,
+            scan_keys: 16_384,
+            buckets: BucketLimits::default(),
+            digested_keys: 65_536,
+        }
     }
 }
 
@@ -151,7 +169,7 @@ impl<W, R> Leader<W, R> {
     pub fn new(id: u64, settings: Settings) -> Self {
         Self {
             epoch: Epoch { term: 1, leader: id },
-            phase: Phase::Recovering(Recovery::default()),
+            phase: Phase::Recovering(Recovery::new(&settings.limits)),
             settings,
             rng: SmallRng::seed_from_u64(settings.seed),
             slots: Vec::new(),
@@ -357,7 +375,7 @@ impl<W, R> Leader<W, R> {
         if !matches!(self.phase, Phase::Waiting) {
             return;
         }
-        self.phase = Phase::Recovering(Recovery::default());
+        self.phase = Phase::Recovering(Recovery::new(&self.settings.limits));
         let epoch = self.epoch;
         for index in 0..self.slots.len() {
             let id = SlotId(index as u8);

@@ -214,7 +214,7 @@ impl World {
     fn start(&mut self, plan: &Plan) {
         self.left.leaders -= 1;
         let id = mutation::leader_id(plan.mutation, 100 + self.leads.len() as u64);
-        let limits = Limits { writes_in_flight: 64, backlog_writes: 64, backlog_bytes: 1 << 20 };
+        let limits = Limits { writes_in_flight: 64, backlog_writes: 64, backlog_bytes: 1 << 20, ..Limits::default() };
         let (quorum, size) = (self.wanted, FOLLOWERS as u16);
         let mut leader = Leader::new(id, Settings { quorum, size, delay: NO_DELAY, limits, seed: 0 });
         let slots = std::array::from_fn(|place| leader.declare(&format!("f{place}")).expect("there are free slots"));

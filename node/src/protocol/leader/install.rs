@@ -8,11 +8,8 @@
 
 use super::{Asked, Leader, Link, Output, Phase, SlotId};
 use crate::protocol::digest::{Buckets, Digest};
-use crate::protocol::follower::{FETCH_BYTES, approximate_bytes};
+use crate::protocol::follower::approximate_bytes;
 use crate::protocol::types::{Covered, Epoch, Synced, ToFollower};
-
-/// How many keys one call of [`Leader::install_part`] looks at, so that no call takes long.
-const INSTALL_SCAN_KEYS: usize = 16_384;
 
 /// A state transfer under way; hand it to [`Leader::install_part`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -131,9 +128,9 @@ impl<W, R> Leader<W, R> {
             return None;
         }
         let (mut records, mut bytes) = (Vec::new(), 0);
-        let mut left = INSTALL_SCAN_KEYS;
+        let (mut left, message_bytes) = (self.settings.limits.scan_keys, self.settings.limits.message_bytes);
         let covered = loop {
-            let entry = self.entries.at(job.cursor).filter(|_| left > 0 && bytes < FETCH_BYTES);
+            let entry = self.entries.at(job.cursor).filter(|_| left > 0 && bytes < message_bytes);
             match (&mut job.step, entry) {
                 (Step::Ended, _) => return None,
                 (Step::Compare { accepted, .. }, Some((key, entry))) => {

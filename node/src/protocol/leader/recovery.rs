@@ -2,19 +2,16 @@
 
 use super::mask::Mask;
 use super::membership::Stage;
-use super::{Asked, Entry, Leader, Link, Output, Phase, Settings, SlotId};
-use crate::protocol::digest::{BUCKETS_MAX, Digest, buckets_for};
+use super::{Asked, Entry, Leader, Limits, Link, Output, Phase, Settings, SlotId};
+use crate::protocol::digest::{BucketLimits, Digest};
 use crate::protocol::keymap::KeyMap;
 use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced, ToFollower};
 
 /// Token of the question what a follower has to give; that of a state transfer is the index of a write, from 1.
 const RECOVERY: u64 = 0;
 
-/// From so many keys on the digest of what is merged goes along with it. Of fewer it is taken at once, within milliseconds.
-const MERGED_KEYS_MANY: usize = 65_536;
-
 /// What recovery has gathered so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Recovery {
     /// The epoch whose records are being merged.
     source: Option<Epoch>,
@@ -24,6 +21,8 @@ pub(super) struct Recovery {
     /// The first follower has given everything; from here on the others are asked what they have in these many buckets.
     compared: Option<u32>,
     loss_accepted: bool,
+    buckets: BucketLimits,
+    digested_keys: usize,
 }
 
 /// What a closed leader has and what it waits for.
@@ -44,6 +43,18 @@ pub struct RecoveryView {
 }
 
 impl Recovery {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self {
+            source: None,
+            merged: KeyMap::default(),
+            digest: None,
+            compared: None,
+            loss_accepted: false,
+            buckets: limits.buckets,
+            digested_keys: limits.digested_keys,
+        }
+    }
+
     /// Keeps the higher version.
     fn merge(&mut self, key: Key, record: Record) {
         let known = self.merged.get_mut(&key);
@@ -58,8 +69,8 @@ impl Recovery {
             Some(known) => known.latest = record,
             None => _ = self.merged.insert(key, Entry::recovered(record)),
         }
-        if self.digest.is_none() && self.merged.len() == MERGED_KEYS_MANY {
-            self.digest = Some(self.digested(BUCKETS_MAX as u32));
+        if self.digest.is_none() && self.merged.len() == self.digested_keys {
+            self.digest = Some(self.digested(self.buckets.most as u32));
         }
     }
 
@@ -77,7 +88,7 @@ impl Recovery {
 
     /// The first follower has given everything: what it takes to compare that with the others.
     fn begin_comparing(&mut self) {
-        let buckets = buckets_for(self.merged.len());
+        let buckets = self.buckets.buckets_for(self.merged.len());
         self.digest = Some(self.digested(buckets));
         self.compared = Some(buckets);
     }
@@ -293,7 +304,7 @@ impl<W, R> Leader<W, R> {
             return;
         };
         let epoch = self.epoch;
-        self.recovered = recovery.digested(recovery.compared.unwrap_or_else(|| buckets_for(recovery.merged.len())));
+        self.recovered = recovery.digested(recovery.compared.unwrap_or_else(|| recovery.buckets.buckets_for(recovery.merged.len())));
         self.entries = recovery.merged;
         self.committed_keys = self.entries.len();
         self.entries.values_mut().for_each(|entry| entry.latest.version.epoch = epoch);
@@ -371,8 +382,8 @@ mod tests {
     // number of keys from which on it does, with records that replace earlier ones.
     #[test]
     fn the_digest_of_much_goes_along_with_it() {
-        let mut recovery = Recovery::default();
-        for number in 0..MERGED_KEYS_MANY + 1_000 {
+        let mut recovery = Recovery::new(&Limits::default());
+        for number in 0..recovery.digested_keys + 1_000 {
             let record = |seq: usize| {
                 let version = Version { epoch: Epoch { term: 1, leader: 1 }, seq: seq as u64 };
                 Record { version, value: Some(format!("value {seq}").into()), marks: None }
@@ -380,9 +391,9 @@ mod tests {
             recovery.merge(format!("key{number}").into(), record(number + 2));
             recovery.merge(format!("key{}", number / 2).into(), record(number + 3));
             recovery.merge(format!("key{}", number / 3).into(), record(1));
-            assert_eq!(recovery.digest.is_some(), number + 1 >= MERGED_KEYS_MANY);
+            assert_eq!(recovery.digest.is_some(), number + 1 >= recovery.digested_keys);
         }
-        let buckets = buckets_for(recovery.merged.len());
+        let buckets = recovery.buckets.buckets_for(recovery.merged.len());
         let mut all = Digest::new(buckets);
         recovery.merged.iter().for_each(|(key, entry)| all.add(key, &entry.latest));
         assert_eq!(recovery.digested(buckets), all);

@@ -243,7 +243,7 @@ fn one_disk_under_two_names_counts_once() {
 #[test]
 fn a_follower_down_for_long_gets_the_difference_even_if_it_breaks() {
     for after_us in (0..3_000).step_by(100) {
-        let mut world = with(Plan { backlog_writes: 8, ..Plan::quiet(2, 3) });
+        let mut world = with(Plan::quiet(2, 3).keeping(8));
         world.acknowledged(0);
         world.settle();
         world.crash(2);

@@ -47,7 +47,7 @@ impl World {
 
     /// A value that no other operation writes.
     pub(crate) fn value(&self, op: usize) -> Arc<str> {
-        if self.plan.large_values { format!("v{op}-{}", "x".repeat(100_000)).into() } else { format!("v{op}").into() }
+        format!("v{op}").into()
     }
 
     /// Clients find any leader that answers, also one that was replaced and does not know it.

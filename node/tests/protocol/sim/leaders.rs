@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kv_node::protocol::leader::{DelayRange, Leader, Limits, Output, Settings, SlotId};
+use kv_node::protocol::leader::{DelayRange, Leader, Output, Settings, SlotId};
 use kv_node::protocol::types::{Epoch, ToFollower};
 use rand::RngExt;
 
@@ -39,7 +39,7 @@ impl World {
             quorum: self.wanted.0,
             size: self.wanted.1,
             delay: self.delay(),
-            limits: Limits { writes_in_flight: 64, backlog_writes: self.plan.backlog_writes, backlog_bytes: 256 << 20 },
+            limits: self.plan.sizes.leader,
             seed: self.rng.random(),
         };
         let id = self.mutated_leader_id(100 + number as u64);

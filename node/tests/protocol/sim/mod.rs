@@ -17,8 +17,10 @@ pub(crate) mod places;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use kv_node::protocol::digest::BucketLimits;
 use kv_node::protocol::leader::SlotId;
 use kv_node::protocol::types::ToFollower;
+use kv_node::protocol::{follower, leader};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -92,13 +94,43 @@ pub(crate) struct Plan {
     /// Followers that forget everything at a restart.
     pub(crate) memory: bool,
     pub(crate) faults: bool,
-    /// Values so large that a state is transferred in parts.
-    pub(crate) large_values: bool,
-    pub(crate) backlog_writes: usize,
+    pub(crate) sizes: Sizes,
     /// A leader that finds none leading is started by itself.
     pub(crate) supervised: bool,
     pub(crate) mutation: Option<Mutation>,
 }
+
+/// How much of a state one message or one step carries, and how much a leader keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) leader: leader::Limits,
+    pub(crate) follower: follower::Limits,
+}
+
+impl Sizes {
+    /// As a node has them: every state of a world fits one message.
+    fn large() -> Self {
+        let leader = leader::Limits { writes_in_flight: 64, backlog_writes: 1_000, ..leader::Limits::default() };
+        Self { leader, follower: follower::Limits::default() }
+    }
+
+    /// From 1 to 3 of everything, so that a state of a few keys takes many messages.
+    fn small(rng: &mut SmallRng) -> Self {
+        let mut few = || rng.random_range(1..=3_usize);
+        let buckets = BucketLimits { keys_per_bucket: few(), least: few(), most: [1, 2, 4][few() - 1] };
+        let leader = leader::Limits {
+            message_bytes: few() * RECORD_BYTES,
+            scan_keys: few(),
+            buckets,
+            digested_keys: few(),
+            ..Self::large().leader
+        };
+        Self { leader, follower: follower::Limits { message_bytes: few() * RECORD_BYTES, scan_keys: few() } }
+    }
+}
+
+/// About how many bytes a record of a world counts for in a message.
+const RECORD_BYTES: usize = 36;
 
 impl Plan {
     /// A world with faults and clients, drawn from the seed.
@@ -110,17 +142,22 @@ impl Plan {
             quorum: rng.random_range(1..=size),
             size,
             clients: rng.random_range(1..=5),
-            keys: rng.random_range(1..=4),
+            keys: rng.random_range(1..=6),
             delay_us: [0, 2_000, 20_000][rng.random_range(0..3)],
             latency_us: [500, 3_000, 15_000][rng.random_range(0..3)],
             sync_us: [100, 1_000, 10_000][rng.random_range(0..3)],
             memory: rng.random_bool(0.2),
             faults: true,
-            large_values: rng.random_bool(0.2),
-            backlog_writes: [4, 16, 1_000][rng.random_range(0..3)],
+            sizes: Self::random_sizes(&mut rng),
             supervised: true,
             mutation: None,
         }
+    }
+
+    fn random_sizes(rng: &mut SmallRng) -> Sizes {
+        let mut sizes = if rng.random_bool(0.8) { Sizes::small(rng) } else { Sizes::large() };
+        sizes.leader.backlog_writes = [4, 16, 1_000][rng.random_range(0..3)];
+        sizes
     }
 
     /// A world in which nothing happens by itself: for cases told step by step.
@@ -136,11 +173,16 @@ impl Plan {
             sync_us: 100,
             memory: false,
             faults: false,
-            large_values: false,
-            backlog_writes: 1_000,
+            sizes: Sizes::large(),
             supervised: false,
             mutation: None,
         }
+    }
+
+    /// The same world with leaders that keep so many writes for followers.
+    pub(crate) fn keeping(mut self, writes: usize) -> Self {
+        self.sizes.leader.backlog_writes = writes;
+        self
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Place {
 impl World {
     pub(crate) fn new_place(&mut self) -> Place {
         let name: Arc<str> = format!("f{}", self.places.len()).into();
-        let durable = Follower::blank(self.new_disk(), name.clone());
+        let durable = Follower::blank(self.new_disk(), name.clone()).limited(self.plan.sizes.follower);
         let present = self.places.len() < usize::from(self.wanted.1);
         Place {
             name,
@@ -117,10 +117,11 @@ impl World {
     pub(crate) fn wipe(&mut self, place: usize) {
         let id = self.new_disk();
         let kept = self.mutated_memory_of_wiped(place);
+        let limits = self.plan.sizes.follower;
         let it = &mut self.places[place];
         note!(self, "wipe {} ({:?} -> {id:?})", it.name, it.durable.id());
         it.pretends |= kept.is_some();
-        it.durable = kept.unwrap_or_else(|| Follower::blank(id, it.name.clone()));
+        it.durable = kept.unwrap_or_else(|| Follower::blank(id, it.name.clone())).limited(limits);
     }
 
     /// Whether the disk may be lost without exceeding what the rules in force promise to survive.
