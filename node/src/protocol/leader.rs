@@ -26,7 +26,7 @@ use self::membership::Rules;
 use self::reads::Reads;
 use self::recovery::Recovery;
 use self::saving::Saving;
-use self::slot::{Asked, Link, Slot};
+use self::slot::{Gathered, Link, Slot};
 use self::window::Window;
 use super::digest::{BucketLimits, Digest};
 use super::follower::MESSAGE_BYTES;
@@ -283,9 +283,9 @@ impl<W, R> Leader<W, R> {
         slot.session = session;
         slot.link = Link::Greeted;
         slot.promised = promised == epoch;
-        slot.fetching = false;
-        slot.asked = None;
-        slot.fetched &= slot.promised && same_disk;
+        if !(slot.promised && same_disk && slot.gathered.is_everything()) {
+            slot.gathered = Gathered::Nothing;
+        }
         slot.hello = Some(hello);
         // Of two leaders in one term the ids decide, but a leader that is only starting takes a term of its own.
         let same_term = promised.term == epoch.term && promised.leader != epoch.leader;
@@ -320,10 +320,10 @@ impl<W, R> Leader<W, R> {
             return;
         };
         slot.link = Link::Down;
-        slot.asked = None;
-        let (fetching, untracked) = (std::mem::take(&mut slot.fetching), !slot.wanted);
-        if fetching {
-            // Others may have waited for what it had.
+        let (under_way, untracked) = (slot.gathered.is_under_way(), !slot.wanted);
+        if under_way {
+            slot.gathered = Gathered::Nothing;
+            // Recovery may have waited for this follower before it asked the next one.
             self.recover();
         }
         if untracked {
@@ -340,7 +340,8 @@ impl<W, R> Leader<W, R> {
         match message {
             ToLeader::Hello(hello) => self.hello(id, session, hello),
             // Asked twice, it says so twice; it has been given more to do since.
-            ToLeader::Promised { .. } if matches!(slot.link, Link::Installing { .. } | Link::Streaming) => {}
+            ToLeader::Promised { .. }
+                if matches!(slot.link, Link::Comparing { .. } | Link::Installing { .. } | Link::Streaming) => {}
             ToLeader::Promised { epoch, synced } if epoch == ours => {
                 if let Some(hello) = slot.hello.as_mut() {
                     hello.promised = epoch;
@@ -358,7 +359,7 @@ impl<W, R> Leader<W, R> {
                 self.on_installed(id, token, generation);
             }
             ToLeader::Configured { epoch, generation } if epoch == ours => {
-                slot.generation = slot.generation.max(generation);
+                slot.progress.generation = slot.progress.generation.max(generation);
                 self.advance();
                 self.release();
             }
@@ -377,23 +378,14 @@ impl<W, R> Leader<W, R> {
         }
         self.phase = Phase::Recovering(Recovery::new(&self.settings.limits));
         let epoch = self.epoch;
-        for index in 0..self.slots.len() {
-            let id = SlotId(index as u8);
-            let Some(slot) = self.slot_mut(id) else {
+        for (index, place) in self.slots.iter_mut().enumerate() {
+            let Some(slot) = place.take().map(Slot::in_new_epoch) else {
                 continue;
             };
-            slot.promised = false;
-            slot.fetching = false;
-            slot.fetched = false;
-            slot.asked = None;
-            slot.complete = false;
-            slot.tracked_from = None;
-            slot.watermark = 0;
-            slot.generation = 0;
-            if slot.link != Link::Down {
-                slot.link = Link::Greeted;
-                self.out.push(Output::Send(id, ToFollower::Prepare { epoch }));
+            if slot.link == Link::Greeted {
+                self.out.push(Output::Send(SlotId(index as u8), ToFollower::Prepare { epoch }));
             }
+            *place = Some(slot);
         }
     }
 

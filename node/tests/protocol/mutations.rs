@@ -42,5 +42,6 @@ mutations! {
     forgetting_earlier_rules_is_found: ForgetsEarlierRules, |_| {};
     installs_that_are_not_stored_are_found: InstallsAreNotStored, |_| {};
     keeping_what_is_older_is_found: KeepsWhatIsOlder, |_| {};
+    filters_that_outlive_their_fetch_are_found: FiltersOutliveTheirFetch, |_| {};
     digests_that_leave_out_keys_are_found: DigestsLeaveOutKeys, |_| {};
 }

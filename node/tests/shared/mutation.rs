@@ -38,6 +38,8 @@ pub(crate) enum Mutation {
     KeepsWhatIsOlder,
     /// A follower that is asked what it has says that it has nothing.
     DigestsLeaveOutKeys,
+    /// A leader that asks for all records asks for the rest of them by the filter of an earlier question.
+    FiltersOutliveTheirFetch,
 }
 
 /// The id of a leader process.

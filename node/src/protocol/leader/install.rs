@@ -6,7 +6,9 @@
 //! under the stamp that it has. That is the same value under the same sequence number, and lower than anything that
 //! this leader ever accepts for the key, so that to every comparison it is as if it had been sent.
 
-use super::{Asked, Leader, Link, Output, Phase, SlotId};
+use super::recovery::RECOVERY;
+use super::slot::Progress;
+use super::{Leader, Link, Output, Phase, SlotId};
 use crate::protocol::digest::{Buckets, Digest};
 use crate::protocol::follower::approximate_bytes;
 use crate::protocol::types::{Covered, Epoch, Synced, ToFollower};
@@ -52,10 +54,7 @@ impl<W, R> Leader<W, R> {
         if slot.bound != Some(hello.id) {
             // Another disk answers here: what the earlier one confirmed is not on it.
             slot.bound = Some(hello.id);
-            slot.complete = false;
-            slot.tracked_from = None;
-            slot.watermark = 0;
-            slot.generation = 0;
+            slot.progress = Progress::default();
             self.window.iter_mut().for_each(|pending| pending.confirmed.remove(id));
             self.refresh_rules();
         }
@@ -63,14 +62,14 @@ impl<W, R> Leader<W, R> {
             return self.advance();
         }
         let Some(slot) = self.slot_mut(id) else { return };
-        let has_state = slot.complete && hello.synced.as_ref().is_some_and(|synced| synced.epoch == epoch);
+        let has_state = slot.progress.complete && hello.synced.as_ref().is_some_and(|synced| synced.epoch == epoch);
         if !has_state {
             self.install(id, true);
-        } else if slot.tracked_from.is_none_or(|from| from > slot.watermark) {
+        } else if slot.progress.tracked_from.is_none_or(|from| from > slot.progress.watermark) {
             // It fell behind the window, or the difference that it was being given did not arrive in full.
             self.install(id, false);
         } else {
-            slot.generation = hello.synced.map_or(0, |synced| synced.config.generation);
+            slot.progress.generation = hello.synced.map_or(0, |synced| synced.config.generation);
             self.stream(id);
         }
     }
@@ -83,14 +82,13 @@ impl<W, R> Leader<W, R> {
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
-        slot.link = Link::Installing { upto: token };
-        slot.tracked_from = Some(token);
+        slot.progress.tracked_from = Some(token);
         let output = if full {
-            slot.asked = Some(Asked { token, digest: Digest::new(buckets) });
+            slot.link = Link::Comparing { upto: token, theirs: Digest::new(buckets) };
             Output::Send(id, ToFollower::Compare { epoch, buckets, cursor: 0, token })
         } else {
-            slot.asked = None;
-            let step = Step::SendNewer { from: slot.watermark };
+            slot.link = Link::Installing { upto: token };
+            let step = Step::SendNewer { from: slot.progress.watermark };
             Output::Install(id, InstallJob { epoch, token, step, cursor: 0 })
         };
         self.out.push(output);
@@ -98,28 +96,27 @@ impl<W, R> Leader<W, R> {
 
     /// A part of the digest of what a follower has. Once it is all there, what differs can be asked for, or sent.
     pub(super) fn on_digested(&mut self, id: SlotId, token: u64, part: &Digest, next: Option<u64>) {
+        if token == RECOVERY {
+            return self.gather_digest(id, part, next);
+        }
         let epoch = self.epoch;
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
-        let Some(asked) = slot.asked.as_mut().filter(|asked| asked.token == token) else {
+        let Link::Comparing { upto, theirs } = &mut slot.link else {
             return;
         };
-        let buckets = asked.digest.buckets();
-        asked.digest.join(part);
+        if *upto != token {
+            return;
+        }
+        let buckets = theirs.buckets();
+        theirs.join(part);
         if let Some(cursor) = next {
             return self.out.push(Output::Send(id, ToFollower::Compare { epoch, buckets, cursor, token }));
         }
-        let Some(Asked { digest: theirs, .. }) = slot.asked.take() else {
-            return;
-        };
-        match slot.link {
-            Link::Installing { upto } => {
-                let step = Step::Compare { theirs, accepted: Buckets::none(buckets) };
-                self.out.push(Output::Install(id, InstallJob { epoch, token: upto, step, cursor: 0 }));
-            }
-            _ => self.fetch_differing(id, &theirs),
-        }
+        let step = Step::Compare { theirs: theirs.clone(), accepted: Buckets::none(buckets) };
+        slot.link = Link::Installing { upto: token };
+        self.out.push(Output::Install(id, InstallJob { epoch, token, step, cursor: 0 }));
     }
 
     /// The next message of a state transfer; nothing once it is complete or void.
@@ -172,10 +169,10 @@ impl<W, R> Leader<W, R> {
         let Some(slot) = self.slot_mut(id).filter(|slot| slot.link == Link::Installing { upto: token }) else {
             return;
         };
-        slot.complete = true;
-        slot.generation = generation;
-        slot.watermark = token;
-        let behind = slot.tracked_from.is_none();
+        slot.progress.complete = true;
+        slot.progress.generation = generation;
+        slot.progress.watermark = token;
+        let behind = slot.progress.tracked_from.is_none();
         if let Some(hello) = slot.hello.as_mut() {
             hello.synced = synced;
         }
@@ -194,7 +191,7 @@ impl<W, R> Leader<W, R> {
             return;
         };
         slot.link = Link::Streaming;
-        let from = slot.tracked_from.unwrap_or(u64::MAX);
+        let from = slot.progress.tracked_from.unwrap_or(u64::MAX);
         let due =
             self.window.iter_from(from).filter(|pending| pending.due.contains(id) && !pending.confirmed.contains(id));
         self.out.extend(due.map(|pending| Output::Transmit(id, pending.write.clone())));

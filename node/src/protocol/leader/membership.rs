@@ -218,7 +218,7 @@ impl<W, R> Leader<W, R> {
             return;
         };
         if let Stage::Draining { until } = newest.stage {
-            let has_all = self.mask_of(|slot| slot.complete && slot.watermark >= until);
+            let has_all = self.mask_of(|slot| slot.progress.complete && slot.progress.watermark >= until);
             if (has_all & newest.members).count() < newest.quorum() {
                 return;
             }
@@ -246,7 +246,7 @@ impl<W, R> Leader<W, R> {
             return;
         };
         let generation = newest.config.generation;
-        let stored = self.mask_of(|slot| slot.complete && slot.generation >= generation);
+        let stored = self.mask_of(|slot| slot.progress.complete && slot.progress.generation >= generation);
         let covered = self.rules.0.iter().rev().skip(1).all(|rule| (stored & rule.members).count() >= rule.cover);
         if !covered || (stored & newest.members).count() < newest.quorum() {
             return;
@@ -278,7 +278,7 @@ impl<W, R> Leader<W, R> {
     /// come first. Had new disks the state of an opening that failed, it would pass for the newest one, though those
     /// members may have gone on under another leader.
     pub(super) fn may_enter(&self, disk: FollowerId) -> bool {
-        let stored = self.mask_of(|slot| slot.complete);
+        let stored = self.mask_of(|slot| slot.progress.complete);
         let mut old = self.rules.0.iter().filter(|rule| rule.stage == Stage::InForce);
         !matches!(self.phase, Phase::Opening)
             || old.clone().any(|rule| rule.config.contains(disk))
@@ -319,7 +319,10 @@ impl<W, R> Leader<W, R> {
         let Some(config) = self.rules.stored_config().cloned() else {
             return;
         };
-        if self.slot(id).is_some_and(|slot| slot.link == Link::Streaming && slot.generation < config.generation) {
+        if self
+            .slot(id)
+            .is_some_and(|slot| slot.link == Link::Streaming && slot.progress.generation < config.generation)
+        {
             self.out.push(Output::Send(id, ToFollower::Configure { epoch, config }));
         }
     }
@@ -327,7 +330,7 @@ impl<W, R> Leader<W, R> {
     /// Whether one rule is in force and stands alone on so many followers that no recovery goes by an earlier one.
     pub(super) fn stands_alone(&self) -> bool {
         let Some(rule) = self.rules.0.front().filter(|rule| rule.stage == Stage::InForce) else { return false };
-        let stored = self.mask_of(|slot| slot.complete && slot.generation >= rule.config.generation);
+        let stored = self.mask_of(|slot| slot.progress.complete && slot.progress.generation >= rule.config.generation);
         self.rules.0.len() == 1 && (stored & rule.members).count() >= rule.quorum()
     }
 

@@ -97,7 +97,7 @@ impl<W, R> Leader<W, R> {
 
     /// Age of the oldest write that a follower has not confirmed, in microseconds.
     pub(super) fn lag_us(&self, id: SlotId, now_us: u64) -> u64 {
-        let oldest = self.slot(id).and_then(|slot| self.window.get(slot.watermark));
+        let oldest = self.slot(id).and_then(|slot| self.window.get(slot.progress.watermark));
         oldest.map_or(0, |pending| now_us.saturating_sub(pending.accepted_us))
     }
 

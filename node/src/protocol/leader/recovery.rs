@@ -2,13 +2,14 @@
 
 use super::mask::Mask;
 use super::membership::Stage;
-use super::{Asked, Entry, Leader, Limits, Link, Output, Phase, Settings, SlotId};
+use super::slot::Gathered;
+use super::{Entry, Leader, Limits, Link, Output, Phase, Settings, SlotId};
 use crate::protocol::digest::{BucketLimits, Digest};
 use crate::protocol::keymap::KeyMap;
 use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced, ToFollower};
 
-/// Token of the question what a follower has to give; that of a state transfer is the index of a write, from 1.
-const RECOVERY: u64 = 0;
+/// Token of recovery's questions for digests. A state transfer uses the index of a write, from 1.
+pub(super) const RECOVERY: u64 = 0;
 
 /// What recovery has gathered so far.
 #[derive(Clone, Debug)]
@@ -175,9 +176,9 @@ impl<W, R> Leader<W, R> {
         }
         self.fetch_from(source);
         // A follower of an older epoch has nothing that was acknowledged in the newest one: its promise is all it gives.
-        let done = self.mask_of(|slot| slot.fetched || slot.synced_epoch() != Some(source));
+        let done = self.mask_of(|slot| slot.gathered.is_everything() || slot.synced_epoch() != Some(source));
         // But what was acknowledged before the newest epoch stands in the records of that epoch, of whomever they are.
-        let fetched = self.mask_of(|slot| slot.promised && slot.fetched);
+        let fetched = self.mask_of(|slot| slot.promised && slot.gathered.is_everything());
         let enough = if loss_accepted { !self.fetching() } else { self.suffices(&config, done) };
         if enough && fetched.count() > 0 {
             self.begin_opening((!loss_accepted).then_some(config));
@@ -193,7 +194,7 @@ impl<W, R> Leader<W, R> {
     }
 
     fn fetching(&self) -> bool {
-        self.each_slot().any(|(_, slot)| slot.fetching)
+        self.each_slot().any(|(_, slot)| slot.gathered.is_under_way())
     }
 
     fn fetch_from(&mut self, source: Epoch) {
@@ -208,9 +209,8 @@ impl<W, R> Leader<W, R> {
             for index in 0..self.slots.len() {
                 let id = SlotId(index as u8);
                 let Some(slot) = self.slot_mut(id) else { continue };
-                slot.fetched = false;
-                if std::mem::replace(&mut slot.fetching, false) {
-                    // The rest of the answer may still arrive; on a new connection it is told apart.
+                if std::mem::take(&mut slot.gathered).is_under_way() {
+                    // The rest of the answer may still arrive. A new connection keeps it from the next one.
                     slot.link = Link::Down;
                     self.out.push(Output::Reset(id));
                 }
@@ -226,8 +226,8 @@ impl<W, R> Leader<W, R> {
             return;
         };
         let anything = !recovery.merged.is_empty();
-        let mut busy = self.slots.iter().flatten().any(|slot| slot.fetching);
-        let fetched = self.slots.iter().flatten().any(|slot| slot.fetched);
+        let mut busy = self.slots.iter().flatten().any(|slot| slot.gathered.is_under_way());
+        let fetched = self.slots.iter().flatten().any(|slot| slot.gathered.is_everything());
         if recovery.compared.is_none() && !busy && (anything || fetched) {
             // What a follower gave before its connection broke counts as well.
             recovery.begin_comparing();
@@ -236,39 +236,48 @@ impl<W, R> Leader<W, R> {
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(slot) = slot else { continue };
             let wanted = slot.promised && slot.synced_epoch() == Some(source) && slot.link == Link::Promised;
-            if !wanted || slot.fetched || slot.fetching {
+            if !wanted || slot.gathered != Gathered::Nothing {
                 continue;
             }
-            let message = match buckets {
-                Some(buckets) => {
-                    slot.asked = Some(Asked { token: RECOVERY, digest: Digest::new(buckets) });
-                    ToFollower::Compare { epoch, buckets, cursor: 0, token: RECOVERY }
-                }
+            let message;
+            (slot.gathered, message) = match buckets {
+                Some(buckets) => (
+                    Gathered::Comparing(Digest::new(buckets)),
+                    ToFollower::Compare { epoch, buckets, cursor: 0, token: RECOVERY },
+                ),
                 None if busy => return,
-                None => ToFollower::Fetch { epoch, cursor: 0, of: None },
+                None => (Gathered::Fetching(None), ToFollower::Fetch { epoch, cursor: 0, of: None }),
             };
             busy = true;
-            slot.fetching = true;
             self.out.push(Output::Send(SlotId(index as u8), message));
         }
     }
 
-    /// The digest of a follower's records is complete: where they are others than those that are merged, they are asked for.
-    pub(super) fn fetch_differing(&mut self, id: SlotId, theirs: &Digest) {
+    /// A part of the digest of a follower's records. Once it is complete, the follower is asked for the buckets that
+    /// differ from what is merged.
+    pub(super) fn gather_digest(&mut self, id: SlotId, part: &Digest, next: Option<u64>) {
         let epoch = self.epoch;
-        let Some(slot) = self.slots.get_mut(id.index()).and_then(Option::as_mut).filter(|slot| slot.fetching) else {
+        let Some(slot) = self.slots.get_mut(id.index()).and_then(Option::as_mut) else {
             return;
         };
+        let Gathered::Comparing(theirs) = &mut slot.gathered else {
+            return;
+        };
+        let buckets = theirs.buckets();
+        theirs.join(part);
+        if let Some(cursor) = next {
+            let message = ToFollower::Compare { epoch, buckets, cursor, token: RECOVERY };
+            return self.out.push(Output::Send(id, message));
+        }
         let Phase::Recovering(Recovery { digest: Some(ours), .. }) = &self.phase else {
             return;
         };
         let differing = ours.differing(theirs);
         if differing.is_empty() {
-            slot.fetching = false;
-            slot.fetched = true;
+            slot.gathered = Gathered::Everything;
             return self.recover();
         }
-        slot.fetch_of = Some(differing.clone());
+        slot.gathered = Gathered::Fetching(Some(differing.clone()));
         self.out.push(Output::Send(id, ToFollower::Fetch { epoch, cursor: 0, of: Some(differing) }));
     }
 
@@ -280,19 +289,20 @@ impl<W, R> Leader<W, R> {
         let Phase::Recovering(recovery) = &mut self.phase else {
             return;
         };
-        if !slot.fetching || slot.synced_epoch() != recovery.source {
+        let Gathered::Fetching(of) = &slot.gathered else {
+            return;
+        };
+        if slot.synced_epoch() != recovery.source {
             return;
         }
         records.into_iter().for_each(|(key, record)| recovery.merge(key, record));
         match next {
             Some(cursor) => {
-                let of = slot.fetch_of.clone();
+                let of = of.clone();
                 self.out.push(Output::Send(id, ToFollower::Fetch { epoch, cursor, of }));
             }
             None => {
-                slot.fetching = false;
-                slot.fetched = true;
-                slot.fetch_of = None;
+                slot.gathered = Gathered::Everything;
                 self.recover();
             }
         }
@@ -304,7 +314,8 @@ impl<W, R> Leader<W, R> {
             return;
         };
         let epoch = self.epoch;
-        self.recovered = recovery.digested(recovery.compared.unwrap_or_else(|| recovery.buckets.buckets_for(recovery.merged.len())));
+        self.recovered =
+            recovery.digested(recovery.compared.unwrap_or_else(|| recovery.buckets.buckets_for(recovery.merged.len())));
         self.entries = recovery.merged;
         self.committed_keys = self.entries.len();
         self.entries.values_mut().for_each(|entry| entry.latest.version.epoch = epoch);

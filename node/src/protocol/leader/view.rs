@@ -68,7 +68,7 @@ impl<W, R> Leader<W, R> {
     /// How many followers store the newest rule, and how many have to: (stored, needed). Nothing when none is on its way.
     pub fn change_progress(&self) -> Option<(usize, usize)> {
         let newest = self.rules.newest().filter(|_| self.rules.changing())?;
-        let stored = self.mask_of(|slot| slot.complete && slot.generation >= newest.generation);
+        let stored = self.mask_of(|slot| slot.progress.complete && slot.progress.generation >= newest.generation);
         Some((stored.count(), usize::from(self.rules.quorum())))
     }
 
@@ -111,17 +111,21 @@ impl<W, R> Leader<W, R> {
                 name: slot.name.to_string(),
                 id: slot.hello.as_ref().map(|hello| hello.id),
                 state: match slot.link {
-                    Link::Down if slot.complete && slot.tracked_from.is_none() => "lagging",
+                    Link::Down if slot.progress.complete && slot.progress.tracked_from.is_none() => "lagging",
                     Link::Down => "unreachable",
                     Link::Greeted | Link::Promised => "connecting",
-                    Link::Installing { .. } => "installing",
+                    Link::Comparing { .. } | Link::Installing { .. } => "installing",
                     Link::Streaming => "streaming",
                 },
                 member: slot.bound.is_some_and(|bound| self.config().is_some_and(|config| config.contains(bound))),
                 retired: !slot.wanted,
-                lag_writes: if slot.complete { self.window.next_index().saturating_sub(slot.watermark) } else { 0 },
+                lag_writes: if slot.progress.complete {
+                    self.window.next_index().saturating_sub(slot.progress.watermark)
+                } else {
+                    0
+                },
                 lag_us: self.lag_us(id, now_us),
-                generation: (slot.generation > 0).then_some(slot.generation),
+                generation: (slot.progress.generation > 0).then_some(slot.progress.generation),
             })
             .collect()
     }

@@ -231,7 +231,7 @@ impl<W, R> Leader<W, R> {
             return;
         };
         pending.due.insert(id);
-        let tracked = slot.tracked_from.is_some_and(|from| from <= index);
+        let tracked = slot.progress.tracked_from.is_some_and(|from| from <= index);
         if slot.link == Link::Streaming && tracked && !pending.confirmed.contains(id) {
             self.out.push(Output::Transmit(id, pending.write.clone()));
         }
@@ -311,9 +311,9 @@ impl<W, R> Leader<W, R> {
             return;
         };
         // A follower that fell behind the window keeps its mark until a difference, taken from there, is complete.
-        if slot.tracked_from.is_some_and(|from| from <= slot.watermark) {
-            while self.window.get(slot.watermark).is_some_and(|pending| pending.confirmed.contains(id)) {
-                slot.watermark += 1;
+        if slot.progress.tracked_from.is_some_and(|from| from <= slot.progress.watermark) {
+            while self.window.get(slot.progress.watermark).is_some_and(|pending| pending.confirmed.contains(id)) {
+                slot.progress.watermark += 1;
             }
         }
     }
@@ -322,7 +322,7 @@ impl<W, R> Leader<W, R> {
     pub(super) fn trim(&mut self) {
         while let Some(pending) = self.window.front() {
             let index = pending.write.index;
-            let waits = |slot: &super::Slot| slot.tracked_from.is_some_and(|from| from <= index);
+            let waits = |slot: &super::Slot| slot.progress.tracked_from.is_some_and(|from| from <= index);
             if !pending.committed || self.each_slot().any(|(id, slot)| waits(slot) && !pending.confirmed.contains(id)) {
                 return;
             }
@@ -339,7 +339,7 @@ impl<W, R> Leader<W, R> {
                 return;
             };
             let behind = self.each_slot().find(|(id, slot)| {
-                slot.tracked_from.is_some_and(|from| from <= front) && !pending.confirmed.contains(*id)
+                slot.progress.tracked_from.is_some_and(|from| from <= front) && !pending.confirmed.contains(*id)
             });
             let Some((id, _)) = behind else { return };
             self.fall_behind(id);
@@ -351,7 +351,7 @@ impl<W, R> Leader<W, R> {
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
-        slot.tracked_from = None;
+        slot.progress.tracked_from = None;
         // One that is connected is given the difference at once; one that is not, when it is back.
         if slot.link == Link::Streaming {
             self.install(id, false);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::leader::{DelayRange, Leader, Output, Settings, SlotId};
 use kv_node::protocol::types::{Epoch, ToFollower};
 use rand::RngExt;
@@ -23,6 +24,8 @@ pub(crate) struct Lead {
     pub(crate) rules: u64,
     /// The first follower that sent records: the only one that a leader which promotes would listen to.
     pub(crate) promoted: Option<usize>,
+    /// The buckets that it last asked each follower for; only a mutation looks at them.
+    pub(crate) filters: BTreeMap<SlotId, Buckets>,
     /// How often it met another leader that was starting.
     backoffs: u32,
 }
@@ -53,6 +56,7 @@ impl World {
             blocked: Vec::new(),
             rules: 0,
             promoted: None,
+            filters: BTreeMap::new(),
             backoffs: 0,
         });
         note!(self, "start L{number} wanting {:?}", self.wanted);

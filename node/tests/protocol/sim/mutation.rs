@@ -1,6 +1,7 @@
 //! Where a rule that is switched off shows in a simulated world.
 
 use kv_node::protocol::follower::{Effects, Follower};
+use kv_node::protocol::leader::SlotId;
 use kv_node::protocol::types::{ToFollower, ToLeader};
 
 use super::World;
@@ -26,6 +27,20 @@ impl World {
     pub(crate) fn step_follower(&mut self, place: usize, message: ToFollower, effects: &mut Effects) {
         if let Some(live) = self.places[place].live.as_mut() {
             mutation::step(self.plan.mutation, live, message, effects);
+        }
+    }
+
+    /// What the leader sends to the follower at a place.
+    pub(crate) fn mutated_question(&mut self, leader: usize, slot: SlotId, message: &mut ToFollower) {
+        let ToFollower::Fetch { cursor, of, .. } = message else { return };
+        if self.plan.mutation != Some(Mutation::FiltersOutliveTheirFetch) {
+            return;
+        }
+        let filters = &mut self.leads[leader].filters;
+        match of {
+            Some(filter) => _ = filters.insert(slot, filter.clone()),
+            None if *cursor > 0 => *of = filters.get(&slot).cloned(),
+            None => {}
         }
     }
 

@@ -70,7 +70,8 @@ impl World {
         self.store(place, id, Effects { changes: Vec::new(), replies: vec![ToLeader::Hello(hello)] });
     }
 
-    pub(crate) fn send_to_follower(&mut self, leader: usize, slot: SlotId, message: ToFollower) {
+    pub(crate) fn send_to_follower(&mut self, leader: usize, slot: SlotId, mut message: ToFollower) {
+        self.mutated_question(leader, slot, &mut message);
         let Some(&id) = self.leads[leader].current.get(&slot) else {
             return;
         };
