@@ -1,11 +1,10 @@
 //! Reads the oldest segment of a log, bit by bit, for what is still the newest record of its key.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::ops::Range;
-use std::path::Path;
 
 use super::StoreError;
+use super::files::{OpenFile, Reader};
 use super::ledger::Ledger;
 use super::log::failed;
 use super::segment::{self, Entries, HEADER_BYTES, PREFIX_BYTES};
@@ -16,7 +15,7 @@ const READ_BYTES: usize = 64 << 10;
 /// A segment that is being read.
 #[derive(Debug)]
 pub(super) struct Cleaner {
-    reader: BufReader<File>,
+    reader: BufReader<Reader>,
     batch: Vec<u8>,
     /// Where in the batch the entries are that were not looked at yet.
     left: Range<usize>,
@@ -25,8 +24,8 @@ pub(super) struct Cleaner {
 }
 
 impl Cleaner {
-    pub(super) fn open(path: &Path, first: u64) -> std::io::Result<Self> {
-        let mut reader = BufReader::with_capacity(READ_BYTES, File::open(path)?);
+    pub(super) fn open(file: Box<dyn OpenFile>, first: u64) -> std::io::Result<Self> {
+        let mut reader = BufReader::with_capacity(READ_BYTES, Reader::new(file));
         reader.read_exact(&mut [0; HEADER_BYTES])?;
         Ok(Self { reader, batch: Vec::new(), left: 0..0, next: first })
     }

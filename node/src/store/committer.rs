@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use super::StoreError;
@@ -24,7 +24,7 @@ const IDLE: Duration = Duration::from_millis(100);
 const DELIBERATE_WAIT: Duration = Duration::from_millis(300);
 
 /// What the thread writes to.
-pub(super) trait Sink: Send + 'static {
+pub(super) trait Sink: std::fmt::Debug + Send + 'static {
     /// Stores a batch. When it returns, the batch cannot be lost.
     fn commit(&mut self, changes: Vec<Change>) -> Result<(), StoreError>;
     /// Called once after a moment without work.
@@ -52,7 +52,65 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
+    /// Wakes up who steps the store, where no thread does.
+    stepped: Option<Notify>,
     progress: watch::Sender<Progress>,
+}
+
+/// A store without a thread, for simulations: it stores when the caller says so. To drop it is to end the process: the
+/// data directory is free again, and what was queued is lost.
+#[derive(Debug)]
+pub struct Stepped {
+    shared: Arc<Shared>,
+    sink: Box<dyn Sink>,
+}
+
+impl Stepped {
+    /// Waits until something is queued or the [`Store`](super::Store) is gone. Cancel safe.
+    pub async fn ready(&self) {
+        let Some(stepped) = &self.shared.stepped else { return };
+        loop {
+            let notified = stepped.notified();
+            let queue = self.shared.queue.lock();
+            if queue.closed || !queue.changes.is_empty() {
+                return;
+            }
+            drop(queue);
+            notified.await;
+        }
+    }
+
+    /// Stores everything that is queued as one batch. Returns whether there was anything, and the store can go on.
+    pub fn step(&mut self) -> bool {
+        let (changes, position) = {
+            let mut queue = self.shared.queue.lock();
+            (std::mem::take(&mut queue.changes), queue.appended)
+        };
+        if changes.is_empty() || self.shared.progress.borrow().failed.is_some() {
+            return false;
+        }
+        let stored = self.sink.commit(changes);
+        self.note(stored.map(|()| Some(position)))
+    }
+
+    /// What the thread does after a moment without work. Returns whether the store can go on.
+    pub fn idle(&mut self) -> bool {
+        let failed = self.shared.progress.borrow().failed.is_some();
+        let idle = if failed { return false } else { self.sink.idle() };
+        self.note(idle.map(|()| None))
+    }
+
+    fn note(&self, stored: Result<Option<u64>, StoreError>) -> bool {
+        match stored {
+            Ok(Some(position)) => self.shared.progress.send_modify(|progress| progress.stored = position),
+            Ok(None) => {}
+            Err(error) => {
+                self.shared.fail(reason(error));
+                return false;
+            }
+        }
+        true
+    }
 }
 
 /// A queue and the thread behind it. Memory is bounded by those who append: each waits for its changes before it reads
@@ -65,8 +123,7 @@ pub struct Committer {
 
 impl Committer {
     pub(super) fn start(sink: impl Sink) -> std::io::Result<Self> {
-        let queue = Mutex::new(Queue::default());
-        let shared = Arc::new(Shared { queue, work: Condvar::new(), progress: watch::Sender::default() });
+        let shared = Arc::new(Shared::new(None));
         let mine = shared.clone();
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || mine.run(sink))?;
         let watched = Arc::downgrade(&shared);
@@ -85,13 +142,19 @@ impl Committer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
+    /// Without a thread.
+    pub(super) fn stepped(sink: impl Sink) -> (Self, Stepped) {
+        let shared = Arc::new(Shared::new(Some(Notify::new())));
+        (Self { shared: shared.clone(), thread: None }, Stepped { shared, sink: Box::new(sink) })
+    }
+
     /// Queues changes; they are stored once the progress reaches the number that comes back.
     pub(super) fn append(&self, changes: Vec<Change>) -> (u64, watch::Receiver<Progress>) {
         let mut queue = self.shared.queue.lock();
         if !changes.is_empty() {
             queue.changes.extend(changes);
             queue.appended += 1;
-            self.shared.work.notify_one();
+            self.shared.wake();
         }
         (queue.appended, self.shared.progress.subscribe())
     }
@@ -105,7 +168,7 @@ impl Drop for Committer {
     /// Stores what is queued, unless that has failed.
     fn drop(&mut self) {
         self.shared.queue.lock().closed = true;
-        self.shared.work.notify_one();
+        self.shared.wake();
         if self.shared.progress.borrow().failed.is_none()
             && let Some(thread) = self.thread.take()
         {
@@ -116,18 +179,32 @@ impl Drop for Committer {
 }
 
 impl Shared {
+    fn new(stepped: Option<Notify>) -> Self {
+        Self { queue: Mutex::default(), work: Condvar::new(), stepped, progress: watch::Sender::default() }
+    }
+
+    fn wake(&self) {
+        match &self.stepped {
+            Some(stepped) => stepped.notify_one(),
+            None => _ = self.work.notify_one(),
+        }
+    }
+
+    fn fail(&self, reason: String) {
+        warn!(reason, "the store failed");
+        self.progress.send_modify(|progress| progress.failed = Some(reason.into()));
+    }
+
     fn run(&self, mut sink: impl Sink) {
         let result = catch_unwind(AssertUnwindSafe(|| self.work(&mut sink)));
         let failed = match result {
             Ok(Ok(())) => return,
-            Ok(Err(StoreError::Failed(reason))) => reason,
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => reason(error),
             Err(panic) => format!("the store panicked: {}", panic_text(&*panic)),
         };
         // The directory stays locked until the process ends.
         std::mem::forget(sink);
-        warn!(reason = failed, "the store failed");
-        self.progress.send_modify(|progress| progress.failed = Some(failed.into()));
+        self.fail(failed);
     }
 
     fn work(&self, sink: &mut impl Sink) -> Result<(), StoreError> {
@@ -164,6 +241,13 @@ impl Shared {
     }
 }
 
+fn reason(error: StoreError) -> String {
+    match error {
+        StoreError::Failed(reason) => reason,
+        error => error.to_string(),
+    }
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
@@ -178,6 +262,7 @@ mod tests {
     use crate::store::{Store, Stored};
 
     /// Answers every commit with what the test says, and tells how many changes each one had.
+    #[derive(Debug)]
     struct Scripted {
         answers: mpsc::Receiver<Result<(), StoreError>>,
         sizes: mpsc::Sender<usize>,

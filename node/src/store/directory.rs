@@ -1,22 +1,22 @@
 //! The files of a data directory:
 //!
 //! ```text
-//! lock          held by the process that uses the directory
-//! state/        a follower's state; it is here in full or not at all, since it was made elsewhere and renamed
+//! lock          locked by the process that uses the directory
+//! state/        a follower's state; it is here in full or not at all: it is made as state.new and then renamed
 //!   format      text: the number of the format, the follower's id, its cluster, and a checksum
-//!   confirmed   the number of the last batch that was confirmed to anybody
+//!   confirmed   the number of the last batch that was confirmed
 //!   log/        the segments of the log
-//! damaged-1/    a state that was found damaged, for people to look at; only the last one is kept
+//! damaged-1/    a state that was damaged, for people to look at; only the last one is kept
 //! ```
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::StoreError;
+use super::files::{Files, Listed, OpenFile, read_all, sync_dir};
 use crate::protocol::types::FollowerId;
 
 /// What this release writes and reads.
@@ -28,8 +28,9 @@ const SLOT_BYTES: u64 = 512;
 /// A data directory that is ours until this is dropped.
 #[derive(Debug)]
 pub(super) struct Directory {
+    files: Arc<dyn Files>,
     path: PathBuf,
-    _lock: File,
+    _lock: Box<dyn OpenFile>,
 }
 
 /// What `format` says.
@@ -42,24 +43,19 @@ pub(super) struct Format {
 
 impl Directory {
     /// Takes the directory; makes it where it is missing.
-    pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
+    pub(super) fn take(files: Arc<dyn Files>, path: &Path) -> Result<Self, StoreError> {
         let failed = |action| move |source| StoreError::Io { action, path: path.to_owned(), source };
-        fs::create_dir_all(path).map_err(failed("create the data directory"))?;
-        for entry in fs::read_dir(path).map_err(failed("list the data directory"))? {
-            let entry = entry.map_err(failed("list the data directory"))?.file_name();
-            let entry = entry.to_string_lossy();
-            let ours =
-                matches!(&*entry, "lock" | "state" | "state.new" | "lost+found") || entry.starts_with("damaged-");
+        create_all(&*files, path).map_err(failed("create the data directory"))?;
+        for Listed { name, .. } in files.list(path).map_err(failed("list the data directory"))? {
+            let name = name.to_string_lossy();
+            let ours = matches!(&*name, "lock" | "state" | "state.new" | "lost+found") || name.starts_with("damaged-");
             if !ours {
-                return Err(StoreError::Foreign { path: path.to_owned(), entry: entry.into_owned() });
+                return Err(StoreError::Foreign { path: path.to_owned(), entry: name.into_owned() });
             }
         }
-        let lock = OpenOptions::new().create(true).write(true).truncate(false).open(path.join("lock"));
-        let lock = lock.map_err(failed("open the lock of the data directory"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(StoreError::InUse(path.to_owned())),
-            Err(TryLockError::Error(source)) => Err(failed("lock the data directory")(source)),
+        match files.lock(&path.join("lock")).map_err(failed("lock the data directory"))? {
+            Some(lock) => Ok(Self { files, path: path.to_owned(), _lock: lock }),
+            None => Err(StoreError::InUse(path.to_owned())),
         }
     }
 
@@ -67,49 +63,70 @@ impl Directory {
         self.path.join("state")
     }
 
+    /// Whether there is a state.
+    pub(super) fn has_state(&self) -> io::Result<bool> {
+        Ok(self.files.list(&self.path)?.iter().any(|entry| entry.name == "state"))
+    }
+
     /// Makes a state with the given function, out of sight until it is complete.
     pub(super) fn create(&self, make: impl FnOnce(&Path) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let new = self.path.join("state.new");
-        let io = |action, result: std::io::Result<()>| {
+        let io = |action, result: io::Result<()>| {
             result.map_err(|source| StoreError::Io { action, path: new.clone(), source })
         };
-        io("remove the unfinished", remove(&new))?;
-        io("create", fs::create_dir(&new))?;
+        io("remove the unfinished", remove_all(&*self.files, &new))?;
+        io("create", self.files.create_dir(&new))?;
         make(&new)?;
-        io("sync", sync_directory(&new))?;
-        io("rename", fs::rename(&new, self.state()))?;
-        io("sync", sync_directory(&self.path))
+        io("sync", sync_dir(&*self.files, &new))?;
+        io("rename", self.files.rename(&new, &self.state()))?;
+        io("sync", sync_dir(&*self.files, &self.path))
     }
 
-    /// Puts a damaged state aside, where people find it, and removes the one before it: two would fill the disk.
+    /// Moves a damaged state to where people find it, and removes the one before it: two would fill the disk.
     pub(super) fn put_aside(&self) -> Result<PathBuf, StoreError> {
-        let io = |action, path: &Path, result: std::io::Result<()>| {
+        let io = |action, path: &Path, result: io::Result<()>| {
             result.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
         };
         let mut last = 0;
-        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
-            let name = entry.file_name();
+        for Listed { name, .. } in self.files.list(&self.path).unwrap_or_default() {
             if let Some(number) = name.to_str().and_then(|name| name.strip_prefix("damaged-")?.parse::<u64>().ok()) {
                 last = last.max(number);
-                io("remove", &entry.path(), remove(&entry.path()))?;
+                let path = self.path.join(name);
+                io("remove", &path, remove_all(&*self.files, &path))?;
             }
         }
         let aside = self.path.join(format!("damaged-{}", last + 1));
-        io("rename the damaged", &self.state(), fs::rename(self.state(), &aside))?;
-        io("sync", &self.path, sync_directory(&self.path))?;
+        io("rename the damaged", &self.state(), self.files.rename(&self.state(), &aside))?;
+        io("sync", &self.path, sync_dir(&*self.files, &self.path))?;
         Ok(aside)
     }
 }
 
-fn remove(path: &Path) -> std::io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+/// Makes a directory and what is missing above it.
+fn create_all(files: &dyn Files, path: &Path) -> io::Result<()> {
+    match files.create_dir(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).ok_or(error)?;
+            create_all(files, parent)?;
+            create_all(files, path)
+        }
         other => other,
     }
 }
 
-pub(super) fn sync_directory(path: &Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
+/// Removes a directory with all that is in it, or a file; neither has to be there.
+fn remove_all(files: &dyn Files, path: &Path) -> io::Result<()> {
+    let entries = match files.list(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return files.remove_file(path),
+        other => other?,
+    };
+    for Listed { name, is_dir, .. } in entries {
+        let path = path.join(name);
+        if is_dir { remove_all(files, &path)? } else { files.remove_file(&path)? }
+    }
+    files.remove_dir(path)
 }
 
 impl Format {
@@ -134,15 +151,15 @@ impl Format {
         Some(Self { number, id: FollowerId(id), cluster })
     }
 
-    pub(super) fn write(&self, state: &Path) -> std::io::Result<()> {
-        let mut file = File::create_new(state.join("format"))?;
-        file.write_all(self.to_text().as_bytes())?;
+    pub(super) fn write(&self, files: &dyn Files, state: &Path) -> io::Result<()> {
+        let file = files.create_new(&state.join("format"))?;
+        file.write_all_at(self.to_text().as_bytes(), 0)?;
         file.sync_all()
     }
 
-    /// Nothing where the file is damaged.
-    pub(super) fn read(state: &Path) -> std::io::Result<Option<Self>> {
-        match fs::read(state.join("format")) {
+    /// None where the file is missing or damaged.
+    pub(super) fn read(files: &dyn Files, state: &Path) -> io::Result<Option<Self>> {
+        match files.open(&state.join("format")).and_then(|file| read_all(&*file)) {
             Ok(bytes) => Ok(String::from_utf8(bytes).ok().and_then(|text| Self::from_text(&text))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -150,36 +167,34 @@ impl Format {
     }
 }
 
-/// The number of the last batch that was confirmed to anybody.
+/// The number of the last batch that was confirmed.
 ///
-/// It tells a batch that was never finished, which is cut off, from one that was and is gone. It is written after every
-/// sync and before the confirmation, and synced itself only now and then: what a process leaves behind by being killed
-/// always has it, and after a power failure it is behind by as much as was confirmed in the last moment.
+/// With it, a batch that was never finished, which is cut off, is told from one that was confirmed and is gone. It is
+/// written after every sync and before the confirmation. It is synced itself only now and then: a killed process leaves
+/// it up to date, and a power failure sets it back by as much as was confirmed in the last moment.
 #[derive(Debug)]
-pub(super) struct Confirmed(File);
+pub(super) struct Confirmed(Box<dyn OpenFile>);
 
 impl Confirmed {
-    pub(super) fn create(state: &Path, id: FollowerId, batch: u64) -> std::io::Result<()> {
-        let file = File::create_new(state.join("confirmed"))?;
+    pub(super) fn create(files: &dyn Files, state: &Path, id: FollowerId, batch: u64) -> io::Result<()> {
+        let file = files.create_new(&state.join("confirmed"))?;
         file.set_len(2 * SLOT_BYTES)?;
         let confirmed = Self(file);
         confirmed.write(id, batch)?;
         confirmed.0.sync_all()
     }
 
-    /// The number; nothing where no slot can be read.
-    pub(super) fn open(state: &Path, id: FollowerId) -> std::io::Result<Option<(Self, u64)>> {
-        let file = match OpenOptions::new().read(true).write(true).open(state.join("confirmed")) {
+    /// The number; none where no slot can be read.
+    pub(super) fn open(files: &dyn Files, state: &Path, id: FollowerId) -> io::Result<Option<(Self, u64)>> {
+        let file = match files.open(&state.join("confirmed")) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
         let mut newest = None;
         for slot in 0..2 {
             let mut bytes = [0; 16];
-            match file.read_exact_at(&mut bytes, slot * SLOT_BYTES) {
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof => continue,
-                other => other?,
-            }
+            // A slot that is cut short is none.
+            file.read_at(&mut bytes, slot * SLOT_BYTES)?;
             let batch = u64::from_le_bytes(*bytes.first_chunk().expect("half of sixteen bytes"));
             if bytes == Self::slot(id, batch) && batch % 2 == slot {
                 newest = newest.max(Some(batch));
@@ -188,11 +203,11 @@ impl Confirmed {
         Ok(newest.map(|batch| (Self(file), batch)))
     }
 
-    pub(super) fn write(&self, id: FollowerId, batch: u64) -> std::io::Result<()> {
+    pub(super) fn write(&self, id: FollowerId, batch: u64) -> io::Result<()> {
         self.0.write_all_at(&Self::slot(id, batch), batch % 2 * SLOT_BYTES)
     }
 
-    pub(super) fn sync(&self) -> std::io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
 

@@ -8,17 +8,38 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rand::RngExt;
 
-use super::committer::{Committer, Sink};
+use super::committer::{Committer, Sink, Stepped};
 use super::directory::{Confirmed, Directory, FORMAT, Format};
+use super::files::{Files, RealFiles};
 use super::ledger::Ledger;
-use super::log::{LIMITS, Log};
+use super::log::Log;
 use super::replay::{self, Loaded};
 use super::{Store, StoreError};
 use crate::protocol::follower::{Change, Kept};
 use crate::protocol::types::FollowerId;
+
+pub use super::log::Limits;
+
+/// How a data directory is used. The default suits a follower on a real disk.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file system.
+    pub files: Arc<dyn Files>,
+    /// Sizes of the log.
+    pub limits: Limits,
+    /// The id of the follower, should it be blank.
+    pub new_id: FollowerId,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { files: Arc::new(RealFiles), limits: Limits::default(), new_id: FollowerId(rand::rng().random()) }
+    }
+}
 
 /// A store on a disk, and what it holds.
 #[derive(Debug)]
@@ -78,29 +99,69 @@ impl fmt::Display for Found {
     }
 }
 
-/// Opens a data directory. It stays locked until the store is dropped. Reads all of it: call it where that may block.
+/// A data directory that was opened and checked, and is not written to yet.
+#[derive(Debug)]
+pub struct Ready {
+    /// The id of the follower, made with its state.
+    pub id: FollowerId,
+    /// What was stored before.
+    pub kept: Kept,
+    /// What was found at start.
+    pub found: Found,
+    path: PathBuf,
+    disk: Disk,
+}
+
+/// Opens a data directory and starts to store. It stays locked until the store is dropped. Reads all of it: call it
+/// where that may block.
 ///
 /// # Errors
-/// Why it cannot be used: it is in use, of a newer format, of another cluster, not a follower's, or cannot be read or
-/// written. Damage is none of these.
+/// As [`open_with`]; and where no thread can be started.
 pub fn open(path: &Path, cluster: Option<&str>) -> Result<Opened, StoreError> {
-    let directory = Directory::take(path)?;
-    let state = directory.state();
-    let exists = state.try_exists().map_err(|source| failed("look for", &state, source))?;
+    open_with(path, cluster, Options::default())?.start()
+}
+
+/// Opens a data directory. Reads all of it.
+///
+/// # Errors
+/// Why it cannot be used: it is in use, of another format, of another cluster, not a follower's, or cannot be read or
+/// written. Damage is none of these.
+pub fn open_with(path: &Path, cluster: Option<&str>, options: Options) -> Result<Ready, StoreError> {
+    let directory = Directory::take(options.files.clone(), path)?;
+    let exists = directory.has_state().map_err(|source| failed("list", path, source))?;
     if exists {
-        match load(&state, cluster) {
+        match load(&directory.state(), cluster, &options) {
             Ok(loaded) => {
                 let torn_bytes = loaded.torn_bytes;
-                return start(directory, loaded, Found::State { torn_bytes });
+                return Ok(ready(directory, loaded, Found::State { torn_bytes }));
             }
             Err(Trouble::Refused(error)) => return Err(error),
             Err(Trouble::Damaged(reason)) => {
                 let aside = directory.put_aside()?;
-                return start_blank(directory, cluster, Found::Damage { reason, aside });
+                return blank(directory, cluster, &options, Found::Damage { reason, aside });
             }
         }
     }
-    start_blank(directory, cluster, Found::Nothing)
+    blank(directory, cluster, &options, Found::Nothing)
+}
+
+impl Ready {
+    /// Starts the thread that stores.
+    ///
+    /// # Errors
+    /// Where no thread can be started.
+    pub fn start(self) -> Result<Opened, StoreError> {
+        let Self { id, kept, found, path, disk } = self;
+        let committer = Committer::start(disk).map_err(|source| failed("start a thread for", &path, source))?;
+        Ok(Opened { store: Store::Disk(committer), id, kept, found })
+    }
+
+    /// The same without a thread: the caller steps the store, for simulations.
+    pub fn stepped(self) -> (Opened, Stepped) {
+        let Self { id, kept, found, disk, .. } = self;
+        let (committer, stepped) = Committer::stepped(disk);
+        (Opened { store: Store::Disk(committer), id, kept, found }, stepped)
+    }
 }
 
 /// Why a state cannot be taken up.
@@ -121,10 +182,11 @@ struct State {
     torn_bytes: u64,
 }
 
-fn load(state: &Path, cluster: Option<&str>) -> Result<State, Trouble> {
+fn load(state: &Path, cluster: Option<&str>, options: &Options) -> Result<State, Trouble> {
+    let Options { files, limits, .. } = options;
     let refused = |action| move |source| Trouble::Refused(failed(action, state, source));
     let damaged = |reason: &str| Trouble::Damaged(reason.to_owned());
-    let format = Format::read(state).map_err(refused("read the format of"))?;
+    let format = Format::read(&**files, state).map_err(refused("read the format of"))?;
     let Format { number, id, cluster: found } =
         format.ok_or_else(|| damaged("the file `format` is missing or cannot be read"))?;
     if number > FORMAT {
@@ -141,9 +203,9 @@ fn load(state: &Path, cluster: Option<&str>) -> Result<State, Trouble> {
         let error = StoreError::OtherCluster { path: state.to_owned(), found, wanted: wanted.to_owned() };
         return Err(Trouble::Refused(error));
     }
-    let confirmed = Confirmed::open(state, id).map_err(refused("read the confirmed batch of"))?;
+    let confirmed = Confirmed::open(&**files, state, id).map_err(refused("read the confirmed batch of"))?;
     let (confirmed, last) = confirmed.ok_or_else(|| damaged("the file `confirmed` is missing or cannot be read"))?;
-    let Loaded { ledger, kept, torn_bytes, tail } = replay::load(&state.join("log"), id)?;
+    let Loaded { ledger, kept, torn_bytes, tail } = replay::load(&**files, &state.join("log"), id)?;
     let head = ledger.head();
     if head.id != id {
         return Err(damaged("the log is of another follower"));
@@ -151,34 +213,34 @@ fn load(state: &Path, cluster: Option<&str>) -> Result<State, Trouble> {
     if head.batch < last {
         return Err(Trouble::Damaged(format!("batch {last} was confirmed, and the state ends with {}", head.batch)));
     }
-    let log = tail.resume(&state.join("log"), id, LIMITS).map_err(refused("write the log of"))?;
+    let log = tail.resume(files.clone(), &state.join("log"), id, *limits).map_err(refused("write the log of"))?;
     confirmed.write(id, head.batch).and_then(|()| confirmed.sync()).map_err(refused("write the confirmed batch of"))?;
     Ok(State { id, log, ledger, confirmed, kept, torn_bytes })
 }
 
-fn start_blank(directory: Directory, cluster: Option<&str>, found: Found) -> Result<Opened, StoreError> {
-    let id = FollowerId(rand::rng().random());
+fn blank(directory: Directory, cluster: Option<&str>, options: &Options, found: Found) -> Result<Ready, StoreError> {
+    let Options { files, new_id: id, .. } = options;
+    let (files, id) = (&**files, *id);
     directory.create(|state| {
         let format = Format { number: FORMAT, id, cluster: cluster.map(str::to_owned) };
-        format.write(state).map_err(|source| failed("write the format of", state, source))?;
+        format.write(files, state).map_err(|source| failed("write the format of", state, source))?;
         let ledger = Ledger::new(id);
-        Log::create(&state.join("log"), id, &ledger).map_err(|source| failed("write the log of", state, source))?;
-        let batch = ledger.head().batch;
-        Confirmed::create(state, id, batch).map_err(|source| failed("write the confirmed batch of", state, source))
+        let log = Log::create(files, &state.join("log"), id, &ledger);
+        log.map_err(|source| failed("write the log of", state, source))?;
+        let confirmed = Confirmed::create(files, state, id, ledger.head().batch);
+        confirmed.map_err(|source| failed("write the confirmed batch of", state, source))
     })?;
-    match load(&directory.state(), cluster) {
-        Ok(loaded) => start(directory, loaded, found),
+    match load(&directory.state(), cluster, options) {
+        Ok(loaded) => Ok(ready(directory, loaded, found)),
         Err(Trouble::Refused(error)) => Err(error),
         Err(Trouble::Damaged(reason)) => Err(StoreError::Failed(format!("a state made just now is damaged: {reason}"))),
     }
 }
 
-fn start(directory: Directory, state: State, found: Found) -> Result<Opened, StoreError> {
+fn ready(directory: Directory, state: State, found: Found) -> Ready {
     let State { id, log, ledger, confirmed, kept, .. } = state;
     let path = directory.state();
-    let disk = Disk { log, ledger, confirmed, id, _directory: directory };
-    let committer = Committer::start(disk).map_err(|source| failed("start a thread for", &path, source))?;
-    Ok(Opened { store: Store::Disk(committer), id, kept, found })
+    Ready { id, kept, found, path, disk: Disk { log, ledger, confirmed, id, _directory: directory } }
 }
 
 fn failed(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
@@ -186,6 +248,7 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> StoreErr
 }
 
 /// What the committer writes to. The lock goes last.
+#[derive(Debug)]
 struct Disk {
     log: Log,
     ledger: Ledger,
@@ -235,7 +298,7 @@ mod tests {
             ),
         ] {
             std::fs::remove_file(state.join("format")).expect("removed");
-            Format { number, id, cluster: None }.write(&state).expect("written");
+            Format { number, id, cluster: None }.write(&RealFiles, &state).expect("written");
             let error = open(directory.path(), None).expect_err("another format");
             assert_eq!(error.to_string(), advice);
             assert!(state.join("log").is_dir(), "nothing was put aside");

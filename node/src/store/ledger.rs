@@ -4,6 +4,7 @@
 //! does not depend on any order. A log that loses a batch in the middle, serves an older value of a key or brings a
 //! deleted one back, for whatever reason, cannot hit it: at load, the sum over what is there has to be the stored one.
 
+use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -30,8 +31,9 @@ pub(super) struct Head {
     pub(super) digest: u64,
 }
 
-/// A key and its new encoded record, or nothing where it goes; in no order.
-pub(super) type Operations = std::collections::HashMap<Key, Option<Vec<u8>>, foldhash::fast::RandomState>;
+/// A key and its new encoded record, or nothing where it goes. Their order depends on the follower's id alone, so that a
+/// simulation can be replayed.
+pub(super) type Operations = std::collections::HashMap<Key, Option<Vec<u8>>, FixedState>;
 
 /// The head, and what it takes to carry it on: the hash of every record as it is stored.
 #[derive(Debug)]
@@ -82,7 +84,7 @@ impl Ledger {
 
     /// Takes a batch: the head moves on, and what comes back has to be written together with it.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Operations {
-        let mut operations = Operations::with_capacity_and_hasher(changes.len(), Default::default());
+        let mut operations = Operations::with_capacity_and_hasher(changes.len(), FixedState::with_seed(self.head.id.0));
         for change in changes {
             match change {
                 Change::Promised(epoch) => self.head.promised = epoch,

@@ -9,30 +9,33 @@
 //! removed key could come back from is gone before its removal is. No thread and no pause.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::StoreError;
 use super::cleaner::Cleaner;
-use super::directory::sync_directory;
+use super::files::{Files, OpenFile, sync_dir};
 use super::ledger::{Ledger, Operations};
 use super::segment;
 use crate::protocol::types::FollowerId;
 
-/// How large things get, in bytes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// A segment that is as long is followed by the next one.
-    pub(super) segment: u64,
-    /// How far the newest segment is written ahead.
-    pub(super) ahead: u64,
-    /// The log may be twice as long as what is in it, and this much longer.
-    pub(super) slack: u64,
+/// Sizes of the log, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A segment of this length or more is followed by the next one.
+    pub segment: u64,
+    /// How far the newest segment is written ahead with zeros.
+    pub ahead: u64,
+    /// The log may be twice as long as the newest records, and this much longer.
+    pub slack: u64,
 }
 
-pub(super) const LIMITS: Limits = Limits { segment: 8 << 20, ahead: 256 << 10, slack: 32 << 20 };
+impl Default for Limits {
+    fn default() -> Self {
+        Self { segment: 8 << 20, ahead: 256 << 10, slack: 32 << 20 }
+    }
+}
 
 /// How much is read for cleaning, by what is written. With 3 the log grows by at most a third of what is in it until
 /// everything old was read, and what is read is gone for good or was written again.
@@ -43,12 +46,13 @@ const BUFFER_BYTES_KEPT: usize = 1 << 20;
 /// A log that can be written.
 #[derive(Debug)]
 pub(super) struct Log {
+    files: Arc<dyn Files>,
     path: PathBuf,
     id: FollowerId,
     limits: Limits,
     /// Oldest first, never empty.
     segments: VecDeque<Segment>,
-    newest: File,
+    newest: Box<dyn OpenFile>,
     /// Where the next batch goes.
     end: u64,
     buffer: Vec<u8>,
@@ -67,15 +71,15 @@ pub(super) struct Segment {
 
 impl Log {
     /// Makes a log whose first batch holds the head alone.
-    pub(super) fn create(path: &Path, id: FollowerId, ledger: &Ledger) -> std::io::Result<()> {
-        fs::create_dir(path)?;
+    pub(super) fn create(files: &dyn Files, path: &Path, id: FollowerId, ledger: &Ledger) -> std::io::Result<()> {
+        files.create_dir(path)?;
         let mut bytes = Vec::new();
         segment::put_header(&mut bytes, id, ledger.head().batch);
         segment::put_batch(&mut bytes, id, ledger.head(), |_| ()).ok_or(ErrorKind::FileTooLarge)?;
-        let file = File::create_new(path.join(name(ledger.head().batch)))?;
+        let file = files.create_new(&path.join(name(ledger.head().batch)))?;
         file.write_all_at(&bytes, 0)?;
         file.sync_all()?;
-        sync_directory(path)
+        sync_dir(files, path)
     }
 
     /// Goes on with a log that was read. `written` is the newest segment up to the end of its last batch; what is behind it
@@ -84,6 +88,7 @@ impl Log {
     /// That segment is written again. What was read may have come from memory that never reached the disk, and after a
     /// failed sync the system may hold such memory for clean for ever: only what is written again can be relied on.
     pub(super) fn resume(
+        files: Arc<dyn Files>,
         path: &Path,
         id: FollowerId,
         limits: Limits,
@@ -92,12 +97,12 @@ impl Log {
     ) -> std::io::Result<Self> {
         let newest = segments.back().ok_or(ErrorKind::NotFound)?;
         let (end, length) = (written.len() as u64, newest.bytes);
-        let newest = OpenOptions::new().write(true).open(path.join(name(newest.first)))?;
+        let newest = files.open(&path.join(name(newest.first)))?;
         written.resize(length as usize, 0);
         newest.write_all_at(&written, 0)?;
         newest.sync_all()?;
-        sync_directory(path)?;
-        Ok(Self { path: path.to_owned(), id, limits, segments, newest, end, buffer: Vec::new(), cleaner: None })
+        sync_dir(&*files, path)?;
+        Ok(Self { files, path: path.to_owned(), id, limits, segments, newest, end, buffer: Vec::new(), cleaner: None })
     }
 
     /// Stores a batch: all of it or nothing, and synced when this returns.
@@ -144,11 +149,11 @@ impl Log {
 
     /// The batch begins a new segment. It may be confirmed only once the directory names the file.
     fn rotate(&mut self, first: u64, buffer: &mut Vec<u8>) -> std::io::Result<()> {
-        self.newest = File::create_new(self.path.join(name(first)))?;
+        self.newest = self.files.create_new(&self.path.join(name(first)))?;
         self.segments.push_back(Segment { first, bytes: 0 });
         self.end = 0;
         self.append(buffer)?;
-        sync_directory(&self.path)
+        sync_dir(&*self.files, &self.path)
     }
 
     /// Reads on in the oldest segment, and appends what is still the newest. Returns whether all was read.
@@ -160,7 +165,10 @@ impl Log {
         let cleaner = match &mut self.cleaner {
             Some(cleaner) => cleaner,
             None if enough => return Ok(false),
-            none => none.insert(Cleaner::open(&self.path.join(name(oldest.first)), oldest.first).map_err(failed)?),
+            none => {
+                let file = self.files.open(&self.path.join(name(oldest.first)));
+                none.insert(file.and_then(|file| Cleaner::open(file, oldest.first)).map_err(failed)?)
+            }
         };
         cleaner.advance(self.id, after.first, ledger, budget, buffer)
     }
@@ -168,10 +176,10 @@ impl Log {
     fn remove_oldest(&mut self) -> std::io::Result<()> {
         self.cleaner = None;
         if let Some(segment) = self.segments.pop_front() {
-            fs::remove_file(self.path.join(name(segment.first)))?;
+            self.files.remove_file(&self.path.join(name(segment.first)))?;
         }
         // One after the other, whatever order the file system would choose.
-        sync_directory(&self.path)
+        sync_dir(&*self.files, &self.path)
     }
 }
 

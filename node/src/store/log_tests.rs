@@ -4,8 +4,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::disk::Trouble;
+use super::files::RealFiles;
 use super::ledger::Ledger;
 use super::log::{Limits, Log};
 use super::replay::{self, Loaded};
@@ -28,16 +30,17 @@ type Fact = (u64, u64, u64);
 
 impl Subject {
     fn create(path: &Path) -> Self {
-        Log::create(path, ID, &Ledger::new(ID)).expect("a log can be made");
+        Log::create(&RealFiles, path, ID, &Ledger::new(ID)).expect("a log can be made");
         Self::open(path).expect("a new log is whole").0
     }
 
     fn open(path: &Path) -> Result<(Self, u64), String> {
-        let Loaded { ledger, torn_bytes, tail, .. } = replay::load(path, ID).map_err(|trouble| match trouble {
-            Trouble::Damaged(reason) => reason,
-            Trouble::Refused(error) => panic!("refused: {error}"),
-        })?;
-        let log = tail.resume(path, ID, SMALL).expect("a log can be gone on with");
+        let Loaded { ledger, torn_bytes, tail, .. } =
+            replay::load(&RealFiles, path, ID).map_err(|trouble| match trouble {
+                Trouble::Damaged(reason) => reason,
+                Trouble::Refused(error) => panic!("refused: {error}"),
+            })?;
+        let log = tail.resume(Arc::new(RealFiles), path, ID, SMALL).expect("a log can be gone on with");
         Ok((Self { ledger, log }, torn_bytes))
     }
 
@@ -220,7 +223,7 @@ fn every_byte_matters() {
                 harmed[at] ^= 1 << (at % 8);
                 fs::write(file, harmed).expect("written");
                 let what = format!("byte {at} of {}", file.display());
-                match replay::load(&path, ID) {
+                match replay::load(&RealFiles, &path, ID) {
                     Ok(Loaded { ledger, torn_bytes, .. }) if ledger.head().batch < now.0 => {
                         assert!(ledger.head().batch == now.0 - 1 && torn_bytes > 0, "{what}: {:?}", ledger.head());
                         assert_eq!(file, &all[all.len() - 1], "{what}");
@@ -237,7 +240,7 @@ fn every_byte_matters() {
             }
             fs::remove_file(file).expect("removed");
             // The newest may be missing, as far as this can tell, and the oldest where nothing in it counts any more.
-            if let Ok(Loaded { ledger, .. }) = replay::load(&path, ID) {
+            if let Ok(Loaded { ledger, .. }) = replay::load(&RealFiles, &path, ID) {
                 let head = ledger.head();
                 let is_now = (head.batch, head.records, head.digest) == now;
                 let position = all.iter().position(|other| other == file).expect("one of all");
@@ -274,5 +277,5 @@ fn cleaning_stops_at_damage() {
     assert!(error.ends_with("is damaged on the disk"), "{error}");
     drop(subject);
     assert!(oldest.exists());
-    assert!(matches!(replay::load(&path, ID), Err(Trouble::Damaged(_))));
+    assert!(matches!(replay::load(&RealFiles, &path, ID), Err(Trouble::Damaged(_))));
 }

@@ -13,6 +13,7 @@ mod cleaner;
 mod committer;
 mod directory;
 pub mod disk;
+pub mod files;
 mod ledger;
 mod log;
 #[cfg(test)]

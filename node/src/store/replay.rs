@@ -6,13 +6,15 @@
 //! is asked outside. A segment that has a successor has to be whole.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
 
 use super::StoreError;
-use super::directory::sync_directory;
 use super::disk::Trouble;
+use super::files::{Files, Listed, read_all, sync_dir};
 use super::ledger::{Head, Ledger};
 use super::log::{self, Limits, Log, Segment};
 use super::segment::{self, HEADER_BYTES};
@@ -42,23 +44,23 @@ pub(super) struct Tail {
 /// What was read so far.
 struct Replay {
     id: FollowerId,
-    records: HashMap<Key, Vec<u8>, foldhash::fast::RandomState>,
+    records: HashMap<Key, Vec<u8>, FixedState>,
     head: Option<Head>,
 }
 
 /// Reads the log in a directory. Changes nothing.
-pub(super) fn load(path: &Path, id: FollowerId) -> Result<Loaded, Trouble> {
+pub(super) fn load(files: &dyn Files, path: &Path, id: FollowerId) -> Result<Loaded, Trouble> {
     let refused =
         |source| Trouble::Refused(StoreError::Io { action: "read the log in", path: path.to_owned(), source });
-    let mut segments = VecDeque::from(list(path).map_err(|error| match error.kind() {
+    let mut segments = VecDeque::from(list(files, path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Trouble::Damaged("the log is missing".to_owned()),
         _ => refused(error),
     })?);
-    let mut replay = Replay { id, records: HashMap::default(), head: None };
+    let mut replay = Replay { id, records: HashMap::with_hasher(FixedState::with_seed(id.0)), head: None };
     let (mut newest, mut torn_bytes, mut unfinished) = (Vec::new(), 0, None);
     for position in 0..segments.len() {
         let Segment { first, .. } = segments[position];
-        let mut bytes = fs::read(path.join(log::name(first))).map_err(refused)?;
+        let mut bytes = files.open(&path.join(log::name(first))).and_then(|file| read_all(&*file)).map_err(refused)?;
         let whole = replay.segment(first, &bytes).map_err(Trouble::Damaged)?;
         let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if whole < written || whole == 0 {
@@ -115,23 +117,25 @@ impl Replay {
 
 impl Tail {
     /// Takes what was never finished away, and goes on behind the last batch.
-    pub(super) fn resume(self, path: &Path, id: FollowerId, limits: Limits) -> std::io::Result<Log> {
+    pub(super) fn resume(
+        self,
+        files: Arc<dyn Files>,
+        path: &Path,
+        id: FollowerId,
+        limits: Limits,
+    ) -> std::io::Result<Log> {
         if let Some(segment) = self.unfinished {
-            fs::remove_file(path.join(log::name(segment.first)))?;
-            sync_directory(path)?;
+            files.remove_file(&path.join(log::name(segment.first)))?;
+            sync_dir(&*files, path)?;
         }
-        Log::resume(path, id, limits, self.segments, self.newest)
+        Log::resume(files, path, id, limits, self.segments, self.newest)
     }
 }
 
-fn list(path: &Path) -> std::io::Result<Vec<Segment>> {
-    let mut segments = Vec::new();
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if let Some(first) = entry.file_name().to_str().and_then(log::first_of) {
-            segments.push(Segment { first, bytes: entry.metadata()?.len() });
-        }
-    }
+fn list(files: &dyn Files, path: &Path) -> std::io::Result<Vec<Segment>> {
+    let listed = files.list(path)?.into_iter();
+    let segment = |entry: Listed| Some(Segment { first: log::first_of(entry.name.to_str()?)?, bytes: entry.bytes });
+    let mut segments: Vec<_> = listed.filter_map(segment).collect();
     segments.sort_by_key(|segment| segment.first);
     Ok(segments)
 }

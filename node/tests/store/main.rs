@@ -4,5 +4,8 @@
 //! harmed, and opened again. What comes back is compared with a follower that was never stopped.
 
 mod damage;
+#[allow(dead_code, reason = "shared with others, which use all of it")]
+#[path = "../shared/files.rs"]
+mod files;
 mod image;
 mod restart;
