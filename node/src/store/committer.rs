@@ -71,11 +71,9 @@ impl Stepped {
         let Some(stepped) = &self.shared.stepped else { return };
         loop {
             let notified = stepped.notified();
-            let queue = self.shared.queue.lock();
-            if queue.closed || !queue.changes.is_empty() {
+            if self.shared.has_work() {
                 return;
             }
-            drop(queue);
             notified.await;
         }
     }
@@ -181,6 +179,11 @@ impl Drop for Committer {
 impl Shared {
     fn new(stepped: Option<Notify>) -> Self {
         Self { queue: Mutex::default(), work: Condvar::new(), stepped, progress: watch::Sender::default() }
+    }
+
+    fn has_work(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.closed || !queue.changes.is_empty()
     }
 
     fn wake(&self) {
