@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
+use super::body::{parse, received};
 use super::error::ApiError;
-use super::kv::{parse, received};
 use super::{FollowerSite, LeaderSite};
 use crate::config::LiveConfig;
 use crate::metrics;

@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use tracing::{debug, info};
 
 use super::FollowerSite;
+use super::answer::{self, Answer};
+use super::body::{Field, parse, received};
 use super::error::ApiError;
-use super::kv::{DUMP_PART, Dumped, Field, GetQuery, Got, Shown, parse, push_entry, received, stream_dump, the_key};
-use super::server::{self, Answer};
+use super::kv::{GetQuery, Got, Shown, the_key};
 use crate::protocol::types::RESTORE_MARK;
 use crate::replication::link::{LEADER_HEADER, bare};
 use crate::replication::wire::PROTOCOL;
@@ -56,7 +57,7 @@ pub(super) async fn replicate(
     Ok(Json(json!({"ok": true})).into_response())
 }
 
-/// `GET /replication`: a leader asks to speak the replication protocol on this connection.
+/// `GET /replication`: upgrades a connection of a leader to the replication protocol.
 pub(super) async fn replication(State(state): State<FollowerSite>, headers: HeaderMap, request: Request) -> Response {
     let asked = headers.get(header::UPGRADE).and_then(|value| value.to_str().ok());
     if asked != Some(PROTOCOL) {
@@ -83,7 +84,7 @@ pub(super) async fn replication(State(state): State<FollowerSite>, headers: Head
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
-/// `POST /put` at a follower: not here.
+/// `POST /put` at a follower: 404 that names the leader.
 pub(super) async fn not_the_leader(State(state): State<FollowerSite>) -> ApiError {
     let leader = state.replica.leader();
     let message = match &leader {
@@ -93,13 +94,13 @@ pub(super) async fn not_the_leader(State(state): State<FollowerSite>) -> ApiErro
     ApiError::plain(StatusCode::NOT_FOUND, message.clone()).with("error", message).with("leader", leader)
 }
 
-/// `GET /get`: what this follower has, and how old that may be.
+/// `GET /get`: the value at this follower, and how stale it may be.
 pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
     let GetQuery { key, .. } = the_key(uri)?;
     let (shown, staleness) = state.replica.get(&key);
     let staleness_ms = Some(staleness.map(|staleness| staleness.as_secs_f64() * 1e3));
     let Some(found) = shown else {
-        // With half of a backup, nobody knows whether the key is one of the other half.
+        // While a restore is unfinished, the key may be one of those that are still missing.
         let error = match state.replica.get(RESTORE_MARK) {
             (Some(_), _) => ApiError::read(StatusCode::SERVICE_UNAVAILABLE, "a restore is not finished"),
             _ => ApiError::read(StatusCode::NOT_FOUND, "Key not found"),
@@ -107,17 +108,5 @@ pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
         return Err(error.with("staleness_ms", staleness_ms.flatten()));
     };
     let epoch = found.epoch.map(Shown);
-    Ok(server::json(&Got { key: &key, value: &found.value, seq: found.seq, epoch, committed: None, staleness_ms }))
-}
-
-/// `GET /dump`.
-pub(super) async fn dump(State(state): State<FollowerSite>) -> Response {
-    let replica = state.replica;
-    stream_dump("follower", move |position, text| {
-        let (part, next) = replica.dump_part(position, DUMP_PART);
-        for (key, shown) in part {
-            push_entry(text, &key, &Dumped { value: &shown.value, seq: shown.seq, uncommitted: false });
-        }
-        next
-    })
+    Ok(answer::json(&Got { key: &key, value: &found.value, seq: found.seq, epoch, committed: None, staleness_ms }))
 }

@@ -1,0 +1,126 @@
+//! Which handler answers a request.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
+use axum::http::Method;
+use axum::middleware;
+use axum::routing::{any, get, post};
+use http_body_util::Either;
+use hyper::Request;
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tower::ServiceExt;
+
+use super::answer::Answer;
+use super::connections::Service;
+use super::error::ApiError;
+use super::{FollowerSite, LeaderSite, Site, admin, backup, dump, guard, kv, replica, restore};
+use crate::replication::coordinator::Coordinator;
+use crate::replication::replica::Replica;
+
+/// Answers the requests to a leader.
+#[derive(Clone)]
+pub struct LeaderService {
+    state: LeaderSite,
+    others: Router,
+}
+
+impl LeaderService {
+    /// The service of this leader.
+    pub fn new(site: Site, leader: Arc<Coordinator>, resizable: bool) -> Self {
+        let guard = middleware::from_fn_with_state(site.clone(), guard::authorize);
+        let limit = site.body_bytes_max();
+        let (metrics, backups) = (Arc::default(), Arc::new(Semaphore::new(1)));
+        let state = LeaderSite { site, leader, metrics, resizable, backups };
+        let guarded = Router::new()
+            .route("/recover", post(admin::recover))
+            .route("/backup", get(backup::backup))
+            .route("/restore", post(restore::restore).layer(DefaultBodyLimit::max(limit + restore::RESTORE_BYTES_MAX)))
+            .route("/config", axum::routing::patch(admin::configure))
+            .route_layer(guard);
+        let open = Router::new()
+            .route("/put", any(wrong_method))
+            .route("/delete", any(wrong_method))
+            .route("/get", any(wrong_method))
+            .route("/dump", get(dump::of_leader))
+            .route("/config", get(admin::config))
+            .route("/status", get(admin::leader_status))
+            .route("/readyz", get(admin::leader_ready))
+            .route("/healthz", get(admin::leader_health))
+            .route("/metrics", get(admin::leader_metrics));
+        Self { others: finish(open.merge(guarded), limit).with_state(state.clone()), state }
+    }
+}
+
+impl Service for LeaderService {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let answer = match (request.method(), request.uri().path()) {
+            (&Method::POST, "/put") => kv::put(&self.state, request).await,
+            (&Method::GET | &Method::HEAD, "/get") => kv::get(&self.state, request.uri()).await,
+            (&Method::POST, "/delete") => kv::delete(&self.state, request).await,
+            _ => Ok(route(&self.others, request).await),
+        };
+        answer.unwrap_or_else(Answer::from)
+    }
+}
+
+/// Answers the requests to a follower.
+#[derive(Clone)]
+pub struct FollowerService {
+    state: FollowerSite,
+    others: Router,
+}
+
+impl FollowerService {
+    /// The service of this follower.
+    pub fn new(site: Site, replica: Arc<Replica>) -> Self {
+        let guard = middleware::from_fn_with_state(site.clone(), guard::authorize);
+        let limit = site.body_bytes_max();
+        let state = FollowerSite { site, replica };
+        let guarded = Router::new()
+            .route("/replicate", post(replica::replicate))
+            .route("/replication", get(replica::replication))
+            .route_layer(guard);
+        let open = Router::new()
+            .route("/put", any(replica::not_the_leader))
+            .route("/get", any(wrong_method))
+            .route("/dump", get(dump::of_follower))
+            .route("/status", get(admin::follower_status))
+            .route("/readyz", get(admin::follower_ready))
+            .route("/healthz", get(admin::follower_health))
+            .route("/metrics", get(admin::follower_metrics));
+        Self { others: finish(open.merge(guarded), limit).with_state(state.clone()), state }
+    }
+}
+
+impl Service for FollowerService {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/get") => {
+                replica::get(&self.state, request.uri()).unwrap_or_else(Answer::from)
+            }
+            _ => route(&self.others, request).await,
+        }
+    }
+}
+
+/// Adds the answers for unknown routes and methods, and the limit of bodies.
+fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, body_bytes_max: usize) -> Router<S> {
+    router
+        .fallback(async |request: axum::extract::Request| ApiError::no_route(request.uri().path()))
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+}
+
+/// Everything without a path of its own in [`Service::answer`] goes to the router.
+async fn route(router: &Router, request: Request<Incoming>) -> Answer {
+    let response = router.clone().oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {});
+    response.map(Either::Right)
+}
+
+async fn wrong_method(request: axum::extract::Request) -> ApiError {
+    ApiError::wrong_method(request.method().as_str())
+}
