@@ -1,43 +1,45 @@
 //! Where followers are, and which of them is which.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
+use super::contact::Contact;
 use super::coordinator::Coordinator;
-use super::session::{Backoff, Dialer};
+use super::session::Dialer;
 use crate::protocol::leader::SlotId;
 
-/// How often a name is looked up. Resolvers cache; a connection that fails is looked up again as soon as this allows.
+/// How often a name is looked up. Resolvers cache.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(500);
 
 /// Keeps a connection to a follower whose URL is its identity.
 pub(crate) async fn follow_url(coordinator: Arc<Coordinator>, dialer: Dialer, slot: SlotId, url: String) {
-    let mut backoff = Backoff::new();
+    let mut contact = Contact::new(url.clone());
     loop {
         match dialer.dial(&url).await {
             Ok(session) => {
-                backoff.connected();
-                info!(follower = url, id = %session.hello.id, "follower connected");
-                let error = session.run(&coordinator, slot, &url).await;
-                warn!(follower = url, %error, "follower disconnected");
+                let who = format!("{} ({})", session.hello.name, session.hello.id);
+                contact.keep(&who, session.run(&coordinator, slot, &url)).await;
             }
             Err(error) => {
-                debug!(follower = url, %error, "follower cannot be reached");
-                coordinator.unreachable(slot, &url, error.to_string());
+                let error = error.to_string();
+                contact.failed(&error);
+                coordinator.unreachable(slot, &url, error);
             }
         }
-        backoff.wait().await;
+        contact.pause().await;
     }
 }
 
-/// Keeps a connection to every address behind a name. An address is only a way: who answers there says so itself.
+/// Keeps a connection to every address behind a name. An address only says where: the follower that answers there says
+/// who it is.
 pub(crate) async fn follow_dns(coordinator: Arc<Coordinator>, dialer: Dialer, host: String, port: u16) {
-    let mut ways: HashMap<SocketAddr, JoinHandle<()>> = HashMap::new();
+    // An address with whether DNS still lists it, and the task that follows it ends when it no longer does.
+    let mut followed: HashMap<SocketAddr, Arc<AtomicBool>> = HashMap::new();
     let mut resolved = true;
     loop {
         match tokio::net::lookup_host((host.as_str(), port)).await {
@@ -46,10 +48,16 @@ pub(crate) async fn follow_dns(coordinator: Arc<Coordinator>, dialer: Dialer, ho
                     info!(service = host, "service resolves again");
                 }
                 resolved = true;
-                ways.retain(|_, task| !task.is_finished());
-                for address in addresses {
-                    let follow = || tokio::spawn(follow_address(coordinator.clone(), dialer.clone(), address));
-                    ways.entry(address).or_insert_with(follow);
+                let listed: HashSet<SocketAddr> = addresses.collect();
+                // A task that ended has dropped its share.
+                followed.retain(|_, is_listed| Arc::strong_count(is_listed) > 1);
+                followed.iter().for_each(|(address, is_listed)| is_listed.store(listed.contains(address), Relaxed));
+                for address in listed {
+                    followed.entry(address).or_insert_with(|| {
+                        let is_listed = Arc::new(AtomicBool::new(true));
+                        tokio::spawn(follow_address(coordinator.clone(), dialer.clone(), address, is_listed.clone()));
+                        is_listed
+                    });
                 }
             }
             // A service without pods has no addresses yet: normal at the start.
@@ -63,24 +71,26 @@ pub(crate) async fn follow_dns(coordinator: Arc<Coordinator>, dialer: Dialer, ho
     }
 }
 
-/// One connection to one address, for as long as it lasts. The next look-up starts another.
-async fn follow_address(coordinator: Arc<Coordinator>, dialer: Dialer, address: SocketAddr) {
+/// Keeps a connection to one address for as long as DNS lists it. A connection that is up lasts until it ends.
+async fn follow_address(
+    coordinator: Arc<Coordinator>,
+    dialer: Dialer,
+    address: SocketAddr,
+    is_listed: Arc<AtomicBool>,
+) {
     let url = format!("http://{address}");
-    let session = match dialer.dial(&url).await {
-        Ok(session) => session,
-        Err(error) => return debug!(follower = url, %error, "follower cannot be reached"),
-    };
-    let name = session.hello.name.clone();
-    match coordinator.slot_for(&session.hello) {
-        Ok(slot) => {
-            info!(follower = %name, id = %session.hello.id, url, "follower connected");
-            let error = session.run(&coordinator, slot, &url).await;
-            warn!(follower = %name, %error, "follower disconnected");
+    let mut contact = Contact::new(url.clone());
+    while is_listed.load(Relaxed) {
+        match dialer.dial(&url).await {
+            Ok(session) => match coordinator.slot_for(&session.hello) {
+                Ok(slot) => {
+                    let who = format!("{} ({})", session.hello.name, session.hello.id);
+                    contact.keep(&who, session.run(&coordinator, slot, &url)).await;
+                }
+                Err(reason) => contact.failed(&format!("{}: {reason}", session.hello.name)),
+            },
+            Err(error) => contact.failed(&error.to_string()),
         }
-        Err(reason) => {
-            debug!(follower = %name, url, reason, "follower not taken");
-            // Not at once again: nothing will have changed.
-            Backoff::new().wait().await;
-        }
+        contact.pause().await;
     }
 }

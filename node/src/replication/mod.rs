@@ -1,6 +1,7 @@
 //! How what was decided reaches the followers, and how it is taken there.
 
 mod alarm;
+mod contact;
 pub mod coordinator;
 pub(crate) mod discovery;
 pub(crate) mod link;
