@@ -41,6 +41,38 @@ struct ConfigPatch {
     replication_timeout_ms: Option<u32>,
 }
 
+impl ConfigPatch {
+    /// The configuration that this patch makes of the newest known one.
+    fn apply(&self, known: &LiveConfig, resizable: bool) -> Result<LiveConfig, ApiError> {
+        if let Some(followers) = self.followers
+            && followers != known.followers
+            && !resizable
+        {
+            let message = format!(
+                "the followers are listed by URL ({}): their number changes with the list, not to {followers}",
+                known.followers
+            );
+            return Err(ApiError::bad(message));
+        }
+        let wanted = LiveConfig {
+            generation: self.generation.unwrap_or(known.generation.saturating_add(1)),
+            write_quorum: self.write_quorum.unwrap_or(known.write_quorum),
+            followers: self.followers.unwrap_or(known.followers),
+            min_delay_ms: self.min_delay_ms.unwrap_or(known.min_delay_ms),
+            max_delay_ms: self.max_delay_ms.unwrap_or(known.max_delay_ms),
+            replication_timeout_ms: self.replication_timeout_ms.unwrap_or(known.replication_timeout_ms),
+        };
+        if wanted.generation < known.generation || (wanted.generation == known.generation && wanted != *known) {
+            let message = format!(
+                "generation {} is not above the newest known generation {}",
+                wanted.generation, known.generation
+            );
+            return Err(ApiError::plain(StatusCode::CONFLICT, message));
+        }
+        Ok(wanted)
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct WaitQuery {
     #[serde(default)]
@@ -68,32 +100,7 @@ pub(super) async fn configure(
     let body = received(body)?;
     let patch: ConfigPatch = parse(&body)?;
     let leader = &state.leader;
-    let known = leader.wanted();
-    if let Some(followers) = patch.followers
-        && followers != known.followers
-        && !state.resizable
-    {
-        let message = format!(
-            "the followers are listed by URL ({}): their number changes with the list, not to {followers}",
-            known.followers
-        );
-        return Err(ApiError::bad(message));
-    }
-    let wanted = LiveConfig {
-        generation: patch.generation.unwrap_or(known.generation + 1),
-        write_quorum: patch.write_quorum.unwrap_or(known.write_quorum),
-        followers: patch.followers.unwrap_or(known.followers),
-        min_delay_ms: patch.min_delay_ms.unwrap_or(known.min_delay_ms),
-        max_delay_ms: patch.max_delay_ms.unwrap_or(known.max_delay_ms),
-        replication_timeout_ms: patch.replication_timeout_ms.unwrap_or(known.replication_timeout_ms),
-    };
-    if wanted.generation < known.generation || (wanted.generation == known.generation && wanted != known) {
-        let message =
-            format!("generation {} is not above the newest known generation {}", wanted.generation, known.generation);
-        return Err(ApiError::plain(StatusCode::CONFLICT, message));
-    }
-    let generation = wanted.generation;
-    leader.configure(wanted).map_err(|error| ApiError::bad(error.to_string()))?;
+    let generation = leader.configure(|known| patch.apply(known, state.resizable))?;
 
     let mut changes = leader.changes();
     let until = Instant::now() + Duration::from_millis(wait_ms).min(WAIT_MAX);

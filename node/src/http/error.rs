@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::config::ConfigError;
 use crate::protocol::leader::Refusal;
 
 /// An answer that is no success.
@@ -95,6 +96,12 @@ impl ApiError {
             fields.insert(name.to_owned(), value.into());
         }
         self
+    }
+}
+
+impl From<ConfigError> for ApiError {
+    fn from(error: ConfigError) -> Self {
+        Self::bad(error.to_string())
     }
 }
 

@@ -20,11 +20,6 @@ impl Coordinator {
         self.step(|state| state.core.accept_loss())
     }
 
-    /// The newest configuration that was asked for.
-    pub(crate) fn wanted(&self) -> LiveConfig {
-        self.look(|state| state.wanted.clone())
-    }
-
     /// Generation of the configuration in force.
     pub(crate) fn generation_in_force(&self) -> u64 {
         self.look(|state| state.in_force.generation)
@@ -40,13 +35,19 @@ impl Coordinator {
         self.changed.subscribe()
     }
 
-    /// Asks for another configuration. It is in force once [`Coordinator::generation_in_force`] reaches its generation.
+    /// Asks for the configuration that `decide` makes of the newest one asked for, as one decision: two calls at once never
+    /// decide from the same one. Returns its generation: it is
+    /// in force once [`Coordinator::generation_in_force`] reaches that.
     ///
     /// # Errors
-    /// [`ConfigError`] when it contradicts itself; nothing changed.
-    pub fn configure(self: &Arc<Self>, wanted: LiveConfig) -> Result<(), ConfigError> {
-        wanted.check()?;
+    /// That of `decide`, or a [`ConfigError`] when the configuration contradicts itself; nothing changed.
+    pub(crate) fn configure<E: From<ConfigError>>(
+        self: &Arc<Self>,
+        decide: impl FnOnce(&LiveConfig) -> Result<LiveConfig, E>,
+    ) -> Result<u64, E> {
         self.step(|state| {
+            let wanted = decide(&state.wanted)?;
+            wanted.check()?;
             if wanted.followers != state.wanted.followers {
                 for follower in state.core.followers(0) {
                     if !is_member(&follower.name, wanted.followers) {
@@ -61,10 +62,11 @@ impl Coordinator {
             state.in_force.min_delay_ms = wanted.min_delay_ms;
             state.in_force.max_delay_ms = wanted.max_delay_ms;
             state.in_force.replication_timeout_ms = wanted.replication_timeout_ms;
+            let generation = wanted.generation;
             state.wanted = wanted;
             self.settle(state);
-        });
-        Ok(())
+            Ok(generation)
+        })
     }
 
     /// Takes over what came into force.
