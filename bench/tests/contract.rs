@@ -127,6 +127,13 @@ async fn every_request_is_answered_in_json() {
             json!({"ok": false, "message": "the minimum delay (9 ms) is above the maximum delay (8 ms)"}),
         ),
         (Method::PATCH, format!("{leader}/config"), r#"{"min_delay_ms":-1}"#, 400, json!({"ok": false})),
+        (
+            Method::PATCH,
+            format!("{leader}/config"),
+            r#"{"min_delay_ms":5000,"max_delay_ms":5000}"#,
+            400,
+            json!({"ok": false, "message": "the minimum delay (5000 ms) is not below the replication timeout (5000 ms): no write could reach its quorum in time"}),
+        ),
         (Method::PATCH, format!("{leader}/config"), r#"{"quorum":1}"#, 400, json!({"ok": false})),
         (
             Method::PATCH,

@@ -1,4 +1,4 @@
-//! The program: from arguments to a node that serves until it is told to stop.
+//! The program: from arguments to a node that serves until a signal stops it.
 
 use std::future::Future;
 use std::io::IsTerminal;
@@ -13,10 +13,12 @@ use clap::{Parser, Subcommand};
 use rand::RngExt;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tracing::{error, info};
+use tokio::sync::Semaphore;
+use tracing::{error, info, warn};
 
 use crate::config::{Followers, LogFormat, Role, Settings};
-use crate::http::{self, FollowerService, LeaderService, Site};
+use crate::descriptors;
+use crate::http::{self, ConnectionLimits, FollowerService, LeaderService, Site};
 use crate::protocol::follower::Follower;
 use crate::protocol::types::FollowerId;
 use crate::replication::coordinator::Coordinator;
@@ -27,7 +29,7 @@ use crate::shutdown::{self, Shutdown};
 use crate::store::disk::{self, Found, Opened};
 use crate::store::{Store, StoreError};
 
-/// How often a leader shows its followers that it is there.
+/// How often a leader sends heartbeats.
 const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
 
 /// A node of kvcluster: the leader, or one of its followers
@@ -80,7 +82,7 @@ pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         }
         None => runtime.block_on(run(cli.settings)),
     };
-    // A connection that is still open must not hold up the end.
+    // A connection that is still open must not delay the end.
     runtime.shutdown_background();
     match ended {
         Ok(code) => code,
@@ -88,8 +90,8 @@ pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
     }
 }
 
-/// One thread runs everything without handing anything over, and what many clients sent meanwhile leaves for a follower
-/// together: on few cores that is worth more than a second thread (see docs/performance.md).
+/// With one thread no task moves between threads, and the writes of many clients leave for a follower together. On few
+/// cores that is worth more than a second thread (see docs/performance.md).
 fn runtime(worker_threads: u16) -> std::io::Result<Runtime> {
     match worker_threads {
         0 | 1 => Builder::new_current_thread().enable_all().build(),
@@ -102,7 +104,7 @@ fn refuse(message: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// The sentence that says what is wrong, without the advice around it.
+/// The first line of an error of clap, without the advice after it.
 fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
@@ -118,7 +120,8 @@ async fn healthcheck(url: String) -> Result<ExitCode, Failure> {
 }
 
 async fn run(settings: Settings) -> Result<ExitCode, Failure> {
-    // What cannot be is said before anything is started.
+    // Contradictions end the start before anything is started.
+    settings.http.check()?;
     let leader = if settings.role == Role::Leader { Some(settings.leader()?) } else { None };
     let data_dir = if leader.is_none() { settings.data_dir()?.map(Path::to_owned) } else { None };
     start_log(&settings)?;
@@ -134,8 +137,10 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     let site = Site {
         name: settings.name(),
         token: settings.token().map(Into::into),
-        key_bytes_max: settings.key_bytes_max,
-        value_bytes_max: settings.value_bytes_max,
+        key_bytes_max: settings.http.key_bytes_max,
+        value_bytes_max: settings.http.value_bytes_max,
+        bodies: settings.http.bodies(),
+        dumps: Arc::new(Semaphore::new(settings.http.dumps_max.min(Semaphore::MAX_PERMITS))),
         draining: Arc::new(AtomicBool::new(false)),
     };
     let shutdown = Shutdown::start()?;
@@ -169,13 +174,14 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
                     Replica::new(blank, Store::Memory, None)
                 }
             };
+            replica.limit_foreign(settings.http.foreign());
             let view = replica.view();
             info!(%address, name = %site.name, id = %view.hello.id, keys = view.keys, "follower starts");
             let failure = replica.store_failure();
             let service = FollowerService::new(site.clone(), replica);
             tokio::select! {
                 ended = serve(listener, service, &site, shutdown, std::future::ready(()), &settings) => ended,
-                // Nothing more can be confirmed, and whether a later sync tells the truth nobody knows.
+                // Nothing more can be confirmed: after a failed sync, a later one may succeed without having stored the data.
                 failure = failure.wait() => {
                     error!("ended at once: {failure}. nothing was confirmed that is not stored");
                     Ok(ExitCode::FAILURE)
@@ -185,7 +191,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A follower as its data directory has it.
+/// Opens the data directory of a follower.
 fn restore(path: &Path, cluster: Option<&str>, name: Arc<str>) -> Result<Arc<Replica>, StoreError> {
     let begun = Instant::now();
     let Opened { store, id, kept, found } = disk::open(path, cluster)?;
@@ -228,7 +234,7 @@ async fn serve(
     settings: &Settings,
 ) -> Result<ExitCode, Failure> {
     let (close, closed) = tokio::sync::oneshot::channel::<()>();
-    let mut server = tokio::spawn(http::serve(listener, settings.connections_max, service, async move {
+    let mut server = tokio::spawn(http::serve(listener, connection_limits(settings), service, async move {
         let _ = closed.await;
     }));
     tokio::select! {
@@ -251,11 +257,27 @@ async fn serve(
             Err(_) => error!(limit_ms = settings.drain_timeout_ms, "ended with writes under way: their outcome is unknown"),
         },
         reason = shutdown.next() => {
-            error!(reason, "told again: ended at once");
+            error!(reason, "second signal: ended at once");
             return Ok(ExitCode::from(130));
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The limits of the connections, within what the system allows.
+fn connection_limits(settings: &Settings) -> ConnectionLimits {
+    let (wanted, limit) = (settings.http.connections_max, descriptors::raise_limit());
+    let connections = descriptors::connections(wanted, limit);
+    if connections < wanted {
+        warn!(
+            connections_max = wanted,
+            open_files_max = limit,
+            kept = descriptors::KEPT,
+            connections,
+            "CONNECTIONS_MAX is above what the limit of open files allows, and is lowered"
+        );
+    }
+    ConnectionLimits { connections, times: settings.http.times() }
 }
 
 fn start_log(settings: &Settings) -> Result<(), Failure> {

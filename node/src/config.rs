@@ -1,4 +1,7 @@
-//! What can be set, from the environment or as flags, and what contradicts what.
+//! Settings, from the environment or as flags, and the contradictions that end the start.
+
+mod followers;
+mod http;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -7,12 +10,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+pub use self::followers::{Followers, parse_followers};
+pub use self::http::HttpSettings;
 use crate::protocol::leader::{DelayRange, FOLLOWERS_MAX, Limits};
 
 /// Longest delay and timeout that make sense, in milliseconds: an hour.
 pub const MILLISECONDS_MAX: u32 = 3_600_000;
 
-/// A setting that cannot be, in one line that names the values.
+/// A contradiction, in one line that names the values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
@@ -98,12 +103,9 @@ pub struct Settings {
     /// Bearer token that guards replication and administration; without it they are open
     #[arg(long, env = "AUTH_TOKEN", hide_env_values = true)]
     pub auth_token: Option<String>,
-    /// Longest key, in bytes
-    #[arg(long, env = "KEY_BYTES_MAX", default_value_t = 4096)]
-    pub key_bytes_max: usize,
-    /// Longest value, in bytes
-    #[arg(long, env = "VALUE_BYTES_MAX", default_value_t = 1 << 20)]
-    pub value_bytes_max: usize,
+    /// Limits of the HTTP interface.
+    #[command(flatten)]
+    pub http: HttpSettings,
     /// Leader: writes that may wait for their quorum at once; more are answered with 503
     #[arg(long, env = "WRITES_IN_FLIGHT_MAX", default_value_t = Limits::default().writes_in_flight)]
     pub writes_in_flight_max: usize,
@@ -113,9 +115,6 @@ pub struct Settings {
     /// Leader: the same in bytes of keys and values
     #[arg(long, env = "BACKLOG_BYTES_MAX", default_value_t = Limits::default().backlog_bytes)]
     pub backlog_bytes_max: usize,
-    /// Connections that are served at once; more are answered with 503
-    #[arg(long, env = "CONNECTIONS_MAX", default_value_t = 16_384)]
-    pub connections_max: usize,
     /// Threads that serve connections; more than one pays on machines with cores to spare
     #[arg(long, env = "WORKER_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub worker_threads: u16,
@@ -132,20 +131,6 @@ pub struct Settings {
     #[cfg(feature = "deliberate-faults")]
     #[arg(long, env = "DELIBERATE_FAULT", value_enum)]
     pub deliberate_fault: Option<crate::deliberate::DeliberateFault>,
-}
-
-/// How a leader finds its followers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Followers {
-    /// By URL; the URL is the identity of the place.
-    Urls(Vec<String>),
-    /// By every address that a name has; the name that a follower reports is the identity of its place.
-    Dns {
-        /// The name.
-        host: String,
-        /// The port of every follower.
-        port: u16,
-    },
 }
 
 /// What can change while the leader runs.
@@ -194,6 +179,12 @@ impl LiveConfig {
         if *replication_timeout_ms == 0 || *replication_timeout_ms > MILLISECONDS_MAX {
             return fail(format!(
                 "the replication timeout ({replication_timeout_ms} ms) must be from 1 to {MILLISECONDS_MAX} ms"
+            ));
+        }
+        if min_delay_ms >= replication_timeout_ms {
+            return fail(format!(
+                "the minimum delay ({min_delay_ms} ms) is not below the replication timeout ({replication_timeout_ms} ms): \
+                 no write could reach its quorum in time"
             ));
         }
         Ok(())
@@ -288,40 +279,6 @@ impl Settings {
     }
 }
 
-/// Reads `FOLLOWERS`.
-///
-/// # Errors
-/// [`ConfigError`] naming the part that cannot be read.
-pub fn parse_followers(text: &str) -> Result<Followers, ConfigError> {
-    if let Some(service) = text.trim().strip_prefix("dns://") {
-        let Some((host, port)) = service.trim_end_matches('/').rsplit_once(':') else {
-            return fail(format!("FOLLOWERS={text} has no port: expected dns://SERVICE:PORT"));
-        };
-        return match port.parse() {
-            Ok(port) if port > 0 && !host.is_empty() => Ok(Followers::Dns { host: host.to_owned(), port }),
-            _ => fail(format!("FOLLOWERS={text} is not dns://SERVICE:PORT (port {port:?}, service {host:?})")),
-        };
-    }
-    let mut urls: Vec<String> = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let url = part.trim_end_matches('/');
-        let parsed = reqwest::Url::parse(url).ok().filter(|url| url.scheme() == "http" && url.host_str().is_some());
-        if parsed.is_none() {
-            return fail(format!("FOLLOWERS names {part:?}, which is not an http:// URL"));
-        }
-        if urls.iter().any(|known| known == url) {
-            return fail(format!("FOLLOWERS names {url} twice: one follower cannot confirm a write twice"));
-        }
-        urls.push(url.to_owned());
-    }
-    if urls.is_empty() {
-        return fail(
-            "FOLLOWERS is empty: a leader needs at least one follower (URLs, or dns://SERVICE:PORT)".to_owned(),
-        );
-    }
-    Ok(Followers::Urls(urls))
-}
-
 fn fail<T>(message: String) -> Result<T, ConfigError> {
     Err(ConfigError(message))
 }
@@ -359,6 +316,23 @@ mod tests {
                 "the minimum delay (300 ms) is above the maximum delay (200 ms)",
             ),
             (&[THREE, "--replication-timeout-ms=0"], "the replication timeout (0 ms) must be from 1 to 3600000 ms"),
+            (
+                &[THREE, "--min-delay-ms=500", "--max-delay-ms=600", "--replication-timeout-ms=500"],
+                "the minimum delay (500 ms) is not below the replication timeout (500 ms): no write could reach its \
+                 quorum in time",
+            ),
+            (
+                &["--followers=http://a:1,http://b:2/path"],
+                "FOLLOWERS names \"http://b:2/path\", which has a path: expected http://HOST:PORT",
+            ),
+            (
+                &["--followers=http://b:2?query"],
+                "FOLLOWERS names \"http://b:2?query\", which has a query: expected http://HOST:PORT",
+            ),
+            (
+                &["--followers=http://user@b:2"],
+                "FOLLOWERS names \"http://user@b:2\", which has a user: expected http://HOST:PORT",
+            ),
             (&[], "FOLLOWERS is empty: a leader needs at least one follower (URLs, or dns://SERVICE:PORT)"),
             (&["--followers=a:1"], "FOLLOWERS names \"a:1\", which is not an http:// URL"),
             (
@@ -380,6 +354,25 @@ mod tests {
             assert_eq!(error.0, *expected);
             assert!(!error.0.contains('\n'));
         }
+    }
+
+    #[test]
+    fn contradicting_limits_are_named() {
+        let check = |arguments: &[&str]| {
+            let line = ["kv-node"].iter().chain(arguments);
+            Cli::try_parse_from(line).expect("arguments are well-formed").settings.http.check().map_err(|error| error.0)
+        };
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&["--value-bytes-max=60000000"]), Ok(()));
+        let error = check(&["--value-bytes-max=66000000", "--key-bytes-max=66000"]).expect_err("too long for a frame");
+        assert_eq!(
+            error,
+            "KEY_BYTES_MAX (66000) and VALUE_BYTES_MAX (66000000) together are above 66060288 bytes, the most that one \
+             frame of the replication carries"
+        );
+        assert!(check(&["--value-bytes-max=18446744073709551615"]).is_err(), "no overflow");
+        let error = check(&["--bodies-bytes-max=10000000"]).expect_err("too little");
+        assert!(error.starts_with("BODIES_BYTES_MAX (10000000) is below the longest body ("), "{error}");
     }
 
     #[test]

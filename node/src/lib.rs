@@ -18,6 +18,7 @@ pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod deliberate;
+pub mod descriptors;
 pub mod http;
 pub mod metrics;
 pub mod protocol;

@@ -18,6 +18,15 @@ fn a_contradiction_ends_the_start_with_one_line() {
         (&[("FOLLOWERS", three), ("PORT", "http")], "invalid value 'http' for '--port <PORT>'"),
         (&[("FOLLOWERS", three), ("PORT", "70000")], "70000 is not in 0..=65535"),
         (&[("FOLLOWERS", three), ("WRITE_QUORUM", "-1")], "invalid value '-1' for '--write-quorum <WRITE_QUORUM>'"),
+        (
+            &[("FOLLOWERS", three), ("MIN_DELAY_MS", "100"), ("REPLICATION_TIMEOUT_MS", "100")],
+            "the minimum delay (100 ms) is not below the replication timeout (100 ms)",
+        ),
+        (&[("FOLLOWERS", "http://127.0.0.1:1/path")], "\"http://127.0.0.1:1/path\", which has a path"),
+        (
+            &[("ROLE", "follower"), ("VALUE_BYTES_MAX", "67108864")],
+            "KEY_BYTES_MAX (4096) and VALUE_BYTES_MAX (67108864) together are above 66060288 bytes",
+        ),
         (&[("ROLE", "chief")], "invalid value 'chief' for '--role <ROLE>'"),
         (&[("FOLLOWERS", three), ("LOG_LEVEL", "=loud")], "LOG_LEVEL==loud is no filter"),
     ];

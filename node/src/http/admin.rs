@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use super::body::{parse, received};
+use super::body::{self, parse};
 use super::error::ApiError;
 use super::{FollowerSite, LeaderSite};
 use crate::config::LiveConfig;
@@ -94,10 +93,10 @@ pub(super) async fn config(State(state): State<LeaderSite>) -> Json<ShownConfig>
 pub(super) async fn configure(
     State(state): State<LeaderSite>,
     query: Result<Query<WaitQuery>, QueryRejection>,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Result<Response, ApiError> {
     let Query(WaitQuery { wait_ms }) = query.map_err(|rejection| ApiError::bad(rejection.body_text()))?;
-    let body = received(body)?;
+    let body = body::read(&state.site, request.into_body(), state.site.body_bytes_max()).await?;
     let patch: ConfigPatch = parse(&body)?;
     let leader = &state.leader;
     let generation = leader.configure(|known| patch.apply(known, state.resizable))?;
@@ -111,11 +110,8 @@ pub(super) async fn configure(
 }
 
 /// `POST /recover`.
-pub(super) async fn recover(
-    State(state): State<LeaderSite>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
-    let body = received(body)?;
+pub(super) async fn recover(State(state): State<LeaderSite>, request: Request) -> Result<Response, ApiError> {
+    let body = body::read(&state.site, request.into_body(), state.site.body_bytes_max()).await?;
     let RecoverBody { accept_data_loss } = parse(&body)?;
     if !accept_data_loss {
         return Err(ApiError::bad("nothing to do: accept_data_loss is false"));

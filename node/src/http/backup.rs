@@ -9,12 +9,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::LeaderSite;
 use super::error::ApiError;
-use super::stream::parts;
+use super::stream::{PART_BYTES, PART_KEYS, parts};
 use crate::backup::Writer;
 use crate::replication::coordinator::Coordinator;
-
-/// Keys per part. Writes wait while a part is collected.
-const PART_KEYS: usize = 512;
 
 /// `GET /backup`: everything that is committed, as it is at one moment after the request arrived.
 ///
@@ -39,8 +36,8 @@ pub(super) async fn backup(State(state): State<LeaderSite>) -> Result<Response, 
 
     let mut writer = Writer::default();
     let header = writer.header(epoch.to_string(), keys as u64);
-    let body =
-        parts((header, writer, saving), |(mut text, mut writer, saving)| match saving.leader.backup_part(PART_KEYS) {
+    let body = parts((header, writer, saving), |(mut text, mut writer, saving)| {
+        Ok(match saving.leader.backup_part(PART_KEYS, PART_BYTES) {
             Some(part) => {
                 part.iter().for_each(|saved| text.push_str(&writer.key(saved)));
                 (text, Some((String::new(), writer, saving)))
@@ -49,7 +46,8 @@ pub(super) async fn backup(State(state): State<LeaderSite>) -> Result<Response, 
                 text.push_str(&writer.trailer());
                 (text, None)
             }
-        });
+        })
+    });
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
 }
 

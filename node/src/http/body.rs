@@ -2,38 +2,130 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::http::StatusCode;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Body;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::Site;
 use super::error::ApiError;
 
-/// Reads a body of at most `bytes_max`.
-///
-/// # Errors
-/// The answer for the client: 413, or 400 when the body did not arrive in full.
-pub(super) async fn read(body: Incoming, bytes_max: usize) -> Result<Bytes, ApiError> {
-    if body.size_hint().lower() > bytes_max as u64 {
-        return Err(ApiError::too_long());
+/// First capacity of a body whose length is unknown.
+const CAPACITY_BYTES: usize = 16 << 10;
+
+/// Bounds of the bodies that a node reads at once.
+#[derive(Clone, Debug)]
+pub struct Bodies {
+    bytes: usize,
+    free: Arc<Semaphore>,
+    within: Duration,
+}
+
+impl Bodies {
+    /// At most so many bytes of memory for all bodies together, and so much time for each to arrive.
+    pub fn new(bytes: usize, within: Duration) -> Self {
+        Self { bytes, free: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))), within }
     }
-    match Limited::new(body, bytes_max).collect().await {
-        Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_long()),
-        Err(error) => Err(ApiError::unreadable(&error)),
+
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = u32::try_from(bytes).ok().and_then(|bytes| self.free.clone().try_acquire_many_owned(bytes).ok());
+        permit.ok_or_else(|| {
+            ApiError::not_applied(format!("the bodies of other requests use the limit of {} bytes", self.bytes))
+        })
     }
 }
 
-/// Maps the router's outcome of reading a body to the answer for the client.
-pub(super) fn received(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
-    body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_long(),
-        _ => ApiError::unreadable(&rejection),
-    })
+/// A whole body, with the share of [`Bodies`] that it uses until it is dropped.
+pub(super) struct Received {
+    bytes: Bytes,
+    _taken: Option<OwnedSemaphorePermit>,
+}
+
+impl Deref for Received {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Reads a body of at most `bytes_max`.
+///
+/// # Errors
+/// The answer for the client: 413 for a longer body, 503 when other bodies use all the memory for bodies, 408 when it
+/// takes too long to arrive, 400 when it does not arrive in full.
+pub(super) async fn read<B>(site: &Site, body: B, bytes_max: usize) -> Result<Received, ApiError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(ApiError::too_long());
+    }
+    let within = site.bodies.within;
+    timeout(within, collect(&site.bodies, body, bytes_max)).await.unwrap_or_else(|_| Err(ApiError::late_body(within)))
+}
+
+async fn collect<B>(bodies: &Bodies, mut body: B, bytes_max: usize) -> Result<Received, ApiError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    let first = match next(&mut body).await? {
+        // The usual case: the body arrived with its head, in the buffer that the connection has anyway. It needs no copy
+        // and no share of the memory for bodies.
+        Some(bytes) if body.is_end_stream() && bytes.len() <= bytes_max => return Ok(Received { bytes, _taken: None }),
+        Some(bytes) => bytes,
+        None => return Ok(Received { bytes: Bytes::new(), _taken: None }),
+    };
+    let known = body.size_hint().exact().and_then(|rest| usize::try_from(rest).ok()).map(|rest| rest + first.len());
+    let (mut whole, mut taken): (BytesMut, Option<OwnedSemaphorePermit>) = (BytesMut::new(), None);
+    let mut part = Some(first);
+    while let Some(bytes) = part {
+        let length = whole.len() + bytes.len();
+        if length > bytes_max {
+            return Err(ApiError::too_long());
+        }
+        if length > whole.capacity() {
+            // Memory grows with what arrived: an announced length alone takes nothing.
+            let capacity = length.max(2 * whole.capacity()).max(CAPACITY_BYTES).min(known.unwrap_or(bytes_max));
+            let more = bodies.take(capacity - whole.capacity())?;
+            match &mut taken {
+                Some(taken) => taken.merge(more),
+                None => taken = Some(more),
+            }
+            whole.reserve(capacity - whole.len());
+        }
+        whole.extend_from_slice(&bytes);
+        part = next(&mut body).await?;
+    }
+    Ok(Received { bytes: whole.freeze(), _taken: taken })
+}
+
+/// The next bytes of a body; nothing at its end.
+async fn next<B>(body: &mut B) -> Result<Option<Bytes>, ApiError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: fmt::Display,
+{
+    loop {
+        match body.frame().await {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(ApiError::unreadable(&error)),
+            Some(Ok(frame)) => {
+                // Trailers are of no use here.
+                if let Ok(bytes) = frame.into_data() {
+                    return Ok(Some(bytes));
+                }
+            }
+        }
+    }
 }
 
 /// Parses a JSON object.
@@ -118,5 +210,73 @@ impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {
             }
         }
         deserializer.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: bodies use bounded memory and time. Method: bodies from channels, so that the test decides what has arrived.
+
+    use axum::response::IntoResponse;
+    use futures::channel::mpsc;
+    use futures::{StreamExt, stream};
+
+    use super::*;
+
+    fn site(bytes: usize) -> Site {
+        Site { bodies: Bodies::new(bytes, Duration::from_secs(30)), ..Site::for_tests() }
+    }
+
+    fn body(parts: impl futures::Stream<Item = Bytes> + Send + 'static) -> axum::body::Body {
+        axum::body::Body::from_stream(parts.map(Ok::<_, std::convert::Infallible>))
+    }
+
+    fn status<T>(answer: Result<T, ApiError>) -> u16 {
+        answer.map_or_else(|error| error.into_response().status().as_u16(), |_| 200)
+    }
+
+    #[tokio::test]
+    async fn a_body_of_many_parts_is_read_in_order() {
+        let parts: Vec<Bytes> = (0..100u8).map(|part| Bytes::from(vec![part; 1_000])).collect();
+        let expected: Vec<u8> = parts.iter().flatten().copied().collect();
+        let Ok(read) = read(&site(1 << 20), body(stream::iter(parts)), 100_000).await else { panic!("it fits") };
+        assert_eq!(*read, *expected);
+    }
+
+    #[tokio::test]
+    async fn all_bodies_together_use_no_more_than_their_limit() {
+        let site = site(64 << 10);
+        let part = || Bytes::from(vec![b'x'; 30 << 10]);
+        let (sender, parts) = mpsc::unbounded();
+        sender.unbounded_send(part()).expect("open");
+        let first = tokio::spawn({
+            let site = site.clone();
+            async move { status(read(&site, body(parts), 1 << 20).await) }
+        });
+        while site.bodies.free.available_permits() == 64 << 10 {
+            tokio::task::yield_now().await;
+        }
+        // The second body needs more than the first one leaves.
+        let second = || body(stream::iter([part(), part()]));
+        assert_eq!(status(read(&site, second(), 1 << 20).await), 503);
+        drop(sender);
+        assert_eq!(first.await.expect("no panic"), 200);
+        assert_eq!(status(read(&site, second(), 1 << 20).await), 200, "the memory is free again");
+        assert_eq!(site.bodies.free.available_permits(), 64 << 10);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_takes_too_long_is_answered() {
+        let (sender, parts) = mpsc::unbounded();
+        sender.unbounded_send(Bytes::from("half")).expect("open");
+        let site = Site { bodies: Bodies::new(1 << 20, Duration::from_millis(20)), ..Site::for_tests() };
+        assert_eq!(status(read(&site, body(parts), 100).await), 408);
+        drop(sender);
+    }
+
+    #[tokio::test]
+    async fn a_body_without_length_is_cut_at_the_limit() {
+        let endless = stream::repeat(Bytes::from_static(b"0123456789"));
+        assert_eq!(status(read(&site(1 << 20), body(endless), 95).await), 413);
     }
 }

@@ -9,44 +9,67 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, header};
-use axum::response::IntoResponse;
-use http_body_util::Either;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{Either, Full};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
+use super::activity::{Activity, TimeLimits, Verdict};
 use super::answer::Answer;
+use super::client_stream::{Arriving, ClientStream, Leaving};
 use super::error::ApiError;
 
-/// How long a connection may take to send the head of its next request, idle time included.
-const HEAD_WITHIN: Duration = Duration::from_secs(300);
+/// Connections beyond the limit that are still read, to answer 503, or to serve operations: probes, administration and
+/// replication.
+pub(crate) const SPARE_CONNECTIONS: usize = 48;
+
+/// How long a connection beyond the limit may take for its request. Short, because there are few such places.
+const SPARE_HEAD_MAX: Duration = Duration::from_secs(1);
 
 /// Pause before the next attempt to accept when no file descriptor is left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
 
+/// Bytes that hyper reads ahead of what it parses, and longest head of a request.
+const READ_AHEAD_BYTES: usize = 64 << 10;
+
+/// Limits of the connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConnectionLimits {
+    /// How many are served at once.
+    pub(crate) connections: usize,
+    /// How long each may take.
+    pub(crate) times: TimeLimits,
+}
+
 /// Answers the requests of every connection.
 pub(crate) trait Service: Clone + Send + Sync + 'static {
     /// Answers one request.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send;
+    fn answer(&self, request: Request<Arriving>) -> impl Future<Output = Answer> + Send;
 }
 
-/// Serves at most `connections_max` connections at once until `closed`, then finishes the requests under way. A
-/// connection above the limit is answered with 503.
+/// Serves connections until `closed`, then finishes the requests under way.
+///
+/// A connection above the limit takes a spare place: an operation is served there, any other request is answered with
+/// 503. When the spare places are taken too, a new connection is closed at once.
 pub(crate) async fn serve(
     listener: TcpListener,
-    connections_max: usize,
+    limits: ConnectionLimits,
     service: impl Service,
     closed: impl Future<Output = ()>,
 ) {
-    let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+    let clients = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let spare = Arc::new(Semaphore::new(SPARE_CONNECTIONS));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN);
+    // Time limits are kept by `Activity`. A client that closes its sending half still gets its answer.
+    http.header_read_timeout(None::<Duration>).half_close(true).max_buf_size(READ_AHEAD_BYTES);
     let connections = watch::Sender::new(());
     let mut closed = pin!(closed);
     loop {
@@ -54,32 +77,103 @@ pub(crate) async fn serve(
             stream = accept(&listener) => stream,
             () = &mut closed => break,
         };
-        let (service, place) = (service.clone(), places.clone().try_acquire_owned().ok());
-        let answer = service_fn(move |request| {
-            let service = place.is_some().then(|| service.clone());
-            async move {
-                Ok::<_, Infallible>(match service {
-                    Some(service) => service.answer(request).await,
-                    None => surplus(),
-                })
-            }
-        });
-        let connection = http.serve_connection(TokioIo::new(stream), answer).with_upgrades();
-        let mut last_request = connections.subscribe();
+        let (place, is_spare) = match clients.clone().try_acquire_owned() {
+            Ok(place) => (place, false),
+            Err(_) => match spare.clone().try_acquire_owned() {
+                Ok(place) => (place, true),
+                Err(_) => continue,
+            },
+        };
+        let connection = keep(http.clone(), stream, is_spare, limits.times, service.clone(), connections.subscribe());
         tokio::spawn(async move {
-            let mut connection = pin!(connection);
-            tokio::select! {
-                biased;
-                // An error here only says how the client ended its connection.
-                _ = connection.as_mut() => return,
-                _ = last_request.changed() => connection.as_mut().graceful_shutdown(),
-            }
-            let _ = connection.await;
+            connection.await;
+            drop(place);
         });
     }
     drop(listener);
     connections.send_replace(());
     connections.closed().await;
+}
+
+/// Serves one connection to its end.
+async fn keep(
+    http: http1::Builder,
+    stream: TcpStream,
+    is_spare: bool,
+    mut limits: TimeLimits,
+    service: impl Service,
+    mut last_request: watch::Receiver<()>,
+) {
+    let activity = Arc::new(Activity::new());
+    if is_spare {
+        limits.head = limits.head.min(SPARE_HEAD_MAX);
+    }
+    let (service, activity) = (&service, &activity);
+    let answer = service_fn(move |request: Request<Incoming>| {
+        activity.answering();
+        let request = request.map(|body| Arriving::new(body, activity));
+        async move {
+            let answer = if is_spare { answer_spare(service, request).await } else { service.answer(request).await };
+            Ok::<_, Infallible>(leave(answer, activity))
+        }
+    });
+    let stream = TokioIo::new(ClientStream::new(stream, activity.clone()));
+    let mut connection = pin!(http.serve_connection(stream, answer).with_upgrades());
+    let mut check = pin!(tokio::time::sleep(Duration::ZERO));
+    let mut finishing = false;
+    loop {
+        tokio::select! {
+            biased;
+            // An error here only says how the client ended its connection.
+            _ = connection.as_mut() => return,
+            () = check.as_mut() => match activity.next(&limits) {
+                Verdict::Keep(until) => check.as_mut().reset(until),
+                Verdict::Finish if !finishing => {
+                    finishing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                Verdict::Finish | Verdict::Close => return,
+            },
+            _ = last_request.changed(), if !finishing => {
+                finishing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Records the end of an answer: at once for one that is complete in memory, else when its body ends.
+fn leave(answer: Answer, activity: &Arc<Activity>) -> hyper::Response<Either<Full<Bytes>, Leaving>> {
+    answer.map(|body| match body {
+        Either::Left(whole) => {
+            activity.answered();
+            Either::Left(whole)
+        }
+        Either::Right(parts) => Either::Right(Leaving::new(parts, activity.clone())),
+    })
+}
+
+/// Answers the one request of a connection beyond the limit.
+async fn answer_spare(service: &impl Service, request: Request<Arriving>) -> Answer {
+    let mut answer = if is_operation(request.method(), request.uri().path()) {
+        service.answer(request).await
+    } else {
+        let error = "too many connections";
+        Answer::from(ApiError::not_applied(error).with("error", error))
+    };
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+/// Whether a request is for those who run the cluster, or of a leader.
+fn is_operation(method: &Method, path: &str) -> bool {
+    match path {
+        "/healthz" | "/readyz" | "/status" | "/metrics" | "/replication" => *method == Method::GET,
+        "/config" | "/recover" => true,
+        _ => false,
+    }
 }
 
 async fn accept(listener: &TcpListener) -> TcpStream {
@@ -104,10 +198,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// The answer on a connection above the limit.
-fn surplus() -> Answer {
-    let error = "too many connections";
-    let mut response = ApiError::not_applied(error).with("error", error).into_response();
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response.map(Either::Right)
+/// The connection under an upgraded one, and the bytes that were already read from it. Nothing for a connection that
+/// [`serve`] did not make.
+pub(super) fn bare(upgraded: Upgraded) -> Option<(TcpStream, BytesMut)> {
+    let parts = upgraded.downcast::<TokioIo<ClientStream>>().ok()?;
+    Some((parts.io.into_inner().into_inner(), BytesMut::from(&parts.read_buf[..])))
 }

@@ -1,15 +1,17 @@
 //! `GET /dump`: every value of a node, streamed in parts.
 
+use std::sync::Arc;
+
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::stream::parts;
-use super::{FollowerSite, LeaderSite};
-
-/// Keys per part. Writes wait while a part is collected.
-const PART_KEYS: usize = 512;
+use super::error::ApiError;
+use super::stream::{Interrupted, PART_BYTES, PART_KEYS, parts};
+use super::{FollowerSite, LeaderSite, Site};
+use crate::protocol::types::RESTORE_MARK;
 
 /// The value of a key in a dump.
 #[derive(Serialize)]
@@ -21,54 +23,99 @@ struct Dumped<'a> {
     uncommitted: bool,
 }
 
-/// `GET /dump` at a leader: the newest accepted value of each key.
-pub(super) async fn of_leader(State(state): State<LeaderSite>) -> Response {
+/// One entry of a part, shared with the node's state and not serialised yet.
+struct Entry {
+    key: Arc<str>,
+    value: Arc<str>,
+    seq: u64,
+    uncommitted: bool,
+}
+
+/// Entries, and the position of the next part if there is one.
+type Part = (Vec<Entry>, Option<usize>);
+
+/// `GET /dump` at a leader: the newest accepted value of each key. Answers 503 while clients are not served.
+pub(super) async fn of_leader(State(state): State<LeaderSite>) -> Result<Response, ApiError> {
+    let permit = place(&state.site)?;
     let leader = state.leader;
-    dump("leader", move |position, text| {
-        leader.for_each_entry(position, PART_KEYS, |key, record, committed| {
-            if let Some(value) = &record.value {
-                push_entry(text, key, &Dumped { value, seq: record.version.seq, uncommitted: !committed });
+    leader.client_refusal().map_err(|refusal| ApiError::refused_read(&refusal))?;
+    let part = move |position| {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        let next = leader.for_each_entry(position, PART_KEYS, |key, record, committed| {
+            if let Some(value) = record.value.clone().filter(|_| key != RESTORE_MARK) {
+                bytes += key.len() + value.len();
+                let seq = record.version.seq;
+                entries.push(Entry { key: key.into(), value, seq, uncommitted: !committed });
             }
-        })
-    })
+            bytes < PART_BYTES
+        });
+        next.map(|next| (entries, next)).map_err(|refusal| Interrupted(refusal.to_string()))
+    };
+    Ok(dump("leader", permit, part))
 }
 
-/// `GET /dump` at a follower.
-pub(super) async fn of_follower(State(state): State<FollowerSite>) -> Response {
+/// `GET /dump` at a follower. Answers 503 while its state is half of a backup.
+pub(super) async fn of_follower(State(state): State<FollowerSite>) -> Result<Response, ApiError> {
+    let permit = place(&state.site)?;
     let replica = state.replica;
-    dump("follower", move |position, text| {
-        let (part, next) = replica.dump_part(position, PART_KEYS);
-        for (key, shown) in part {
-            push_entry(text, &key, &Dumped { value: &shown.value, seq: shown.seq, uncommitted: false });
+    if replica.is_restoring() {
+        return Err(ApiError::unfinished_restore());
+    }
+    let part = move |position| {
+        let (part, next) = replica.dump_part(position, PART_KEYS, PART_BYTES);
+        if replica.is_restoring() {
+            return Err(Interrupted("a restore began".to_owned()));
         }
-        next
+        let entry = |(key, shown): (_, crate::replication::replica::Shown)| Entry {
+            key,
+            value: shown.value,
+            seq: shown.seq,
+            uncommitted: false,
+        };
+        Ok((part.into_iter().map(entry).collect(), next))
+    };
+    Ok(dump("follower", permit, part))
+}
+
+/// Takes one of the places for dumps.
+fn place(site: &Site) -> Result<OwnedSemaphorePermit, ApiError> {
+    site.dumps.clone().try_acquire_owned().map_err(|_| {
+        let error = "as many dumps as are allowed at once are under way already";
+        ApiError::plain(StatusCode::TOO_MANY_REQUESTS, error).with("error", error)
     })
 }
 
-/// Appends `,"key":{…}`.
-fn push_entry(text: &mut String, key: &str, entry: &Dumped<'_>) {
-    // Strings and numbers cannot fail to serialise.
-    let (key, entry) = (serde_json::to_string(key), serde_json::to_string(entry));
-    if let (Ok(key), Ok(entry)) = (key, entry) {
-        text.push(',');
-        text.push_str(&key);
-        text.push(':');
-        text.push_str(&entry);
-    }
-}
-
-/// Streams `{"entries":{…},"role":…}`. `part` appends the entries from a position on and returns the next position.
-fn dump(role: &'static str, mut part: impl FnMut(usize, &mut String) -> Option<usize> + Send + 'static) -> Response {
-    let body = parts((0, true), move |(position, first)| {
-        let mut text = String::new();
-        let next = part(position, &mut text);
-        // Each entry begins with a comma. The first one must not.
-        let entries = if first { text.strip_prefix(',').unwrap_or(&text) } else { &text };
-        let opening = if position == 0 { "{\"entries\":{" } else { "" };
-        let closing = if next.is_none() { format!("}},\"role\":\"{role}\"}}") } else { String::new() };
-        let chunk = format!("{opening}{entries}{closing}");
-        let first = first && text.is_empty();
-        (chunk, next.map(|next| (next, first)))
+/// Streams `{"entries":{…},"role":…}`. `part` returns the entries from a position on.
+fn dump(
+    role: &'static str,
+    permit: OwnedSemaphorePermit,
+    part: impl Fn(usize) -> Result<Part, Interrupted> + Send + 'static,
+) -> Response {
+    let body = parts((0, true, permit), move |(position, mut first, permit)| {
+        let (entries, next) = part(position)?;
+        let mut text = if position == 0 { "{\"entries\":{".to_owned() } else { String::new() };
+        for entry in entries {
+            if !std::mem::take(&mut first) {
+                text.push(',');
+            }
+            push_entry(&mut text, &entry);
+        }
+        if next.is_none() {
+            text.push_str(&format!("}},\"role\":\"{role}\"}}"));
+        }
+        Ok((text, next.map(|next| (next, first, permit))))
     });
     ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Appends `"key":{…}`.
+fn push_entry(text: &mut String, entry: &Entry) {
+    let Entry { key, value, seq, uncommitted } = entry;
+    let dumped = Dumped { value, seq: *seq, uncommitted: *uncommitted };
+    // Strings and numbers cannot fail to serialise.
+    if let (Ok(key), Ok(dumped)) = (serde_json::to_string(key), serde_json::to_string(&dumped)) {
+        text.push_str(&key);
+        text.push(':');
+        text.push_str(&dumped);
+    }
 }

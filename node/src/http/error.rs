@@ -1,4 +1,4 @@
-//! From what went wrong to what a client sees: a status, a JSON body, and where a retry helps, when.
+//! Errors as clients see them: a status, a JSON body, and `Retry-After` where a retry helps.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::config::ConfigError;
 use crate::protocol::leader::Refusal;
 
-/// An answer that is no success.
+/// An answer other than success.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
@@ -40,6 +40,12 @@ impl ApiError {
     /// The body did not arrive in whole.
     pub fn unreadable(error: &dyn std::fmt::Display) -> Self {
         Self::bad(format!("failed to read the body: {error}")).with("outcome", "not_applied")
+    }
+
+    /// 408: the body did not arrive in time.
+    pub fn late_body(within: std::time::Duration) -> Self {
+        let message = format!("the body did not arrive within {} ms", within.as_millis());
+        Self::plain(StatusCode::REQUEST_TIMEOUT, message).with("outcome", "not_applied")
     }
 
     /// 404 for a path that is no route.
@@ -77,6 +83,11 @@ impl ApiError {
             }
             _ => Self::not_applied(refusal.to_string()),
         }
+    }
+
+    /// 503: this node has only a part of a backup.
+    pub fn unfinished_restore() -> Self {
+        Self::read(StatusCode::SERVICE_UNAVAILABLE, "a restore is not finished")
     }
 
     /// A refused read.

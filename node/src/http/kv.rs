@@ -8,16 +8,16 @@ use std::time::Instant;
 use axum::extract::Query;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use hyper::Request;
-use hyper::body::Incoming;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::LeaderSite;
 use super::answer::{self, Answer};
 use super::body::{self, Field, check_lengths, parse};
+use super::client_stream::Arriving;
 use super::error::ApiError;
 use crate::metrics::WriteResult;
 use crate::protocol::leader::{Accepted, NewWrite, Receipt};
-use crate::protocol::types::{Epoch, Record};
+use crate::protocol::types::{Epoch, Key, Record};
 use crate::replication::coordinator::{Placed, WriteOutcome};
 
 /// Longest `Idempotency-Key`, in bytes.
@@ -75,11 +75,16 @@ struct Explanation {
 }
 
 /// `POST /put`.
-pub(super) async fn put(state: &LeaderSite, request: Request<Incoming>) -> Result<Answer, ApiError> {
-    let (head, incoming) = request.into_parts();
-    let body = body::read(incoming, state.site.body_bytes_max()).await?;
-    let (key, value) = put_fields(&body)?;
-    write(state, &head.uri, &head.headers, &key, Some(&value)).await
+pub(super) async fn put(state: &LeaderSite, request: Request<Arriving>) -> Result<Answer, ApiError> {
+    let (head, body) = request.into_parts();
+    let (key, value) = {
+        let body = body::read(&state.site, body, state.site.body_bytes_max()).await?;
+        let (key, value) = put_fields(&body)?;
+        check_lengths(&state.site, &key, Some(&value))?;
+        // The write waits for its quorum without the body: only the key and the value stay in memory.
+        (Key::from(key), Arc::from(value))
+    };
+    write(state, &head.uri, &head.headers, key, Some(value)).await
 }
 
 /// Key and value of the body of `POST /put`.
@@ -97,32 +102,37 @@ pub fn put_fields(body: &[u8]) -> Result<(Cow<'_, str>, Cow<'_, str>), ApiError>
 }
 
 /// `POST /delete`.
-pub(super) async fn delete(state: &LeaderSite, request: Request<Incoming>) -> Result<Answer, ApiError> {
-    let (head, incoming) = request.into_parts();
-    let body = body::read(incoming, state.site.body_bytes_max()).await?;
-    match parse::<DeleteBody<'_>>(&body)?.key {
-        Field::Text(key) if !key.is_empty() => write(state, &head.uri, &head.headers, &key, None).await,
-        Field::OtherType => Err(ApiError::bad("key must be a string")),
-        _ => Err(ApiError::bad("Missing key")),
-    }
+pub(super) async fn delete(state: &LeaderSite, request: Request<Arriving>) -> Result<Answer, ApiError> {
+    let (head, body) = request.into_parts();
+    let key = {
+        let body = body::read(&state.site, body, state.site.body_bytes_max()).await?;
+        match parse::<DeleteBody<'_>>(&body)?.key {
+            Field::Text(key) if !key.is_empty() => {
+                check_lengths(&state.site, &key, None)?;
+                Key::from(key)
+            }
+            Field::OtherType => return Err(ApiError::bad("key must be a string")),
+            _ => return Err(ApiError::bad("Missing key")),
+        }
+    };
+    write(state, &head.uri, &head.headers, key, None).await
 }
 
 async fn write(
     state: &LeaderSite,
     uri: &Uri,
     headers: &HeaderMap,
-    key: &str,
-    value: Option<&str>,
+    key: Key,
+    value: Option<Arc<str>>,
 ) -> Result<Answer, ApiError> {
     let PutQuery { explain } = query(uri).map_err(ApiError::bad)?;
-    check_lengths(&state.site, key, value)?;
     let retry_token = retry_token(headers)?;
     let begun = Instant::now();
     let answer = if state.site.is_draining() {
         Err(ApiError::not_applied("the leader is shutting down"))
     } else {
         let now_us = state.leader.now_us();
-        let new = NewWrite { key: key.into(), value: value.map(Into::into), retry_token, explain, now_us };
+        let new = NewWrite { key, value, retry_token, explain, now_us };
         replicate(state, new).await
     };
     let outcome = match &answer {
@@ -235,7 +245,8 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
     let leader = &state.leader;
     let (record, committed) = match consistency {
         Consistency::Local => {
-            leader.latest(&key).map_or((None, None), |(record, committed)| (Some(record), Some(committed)))
+            let latest = leader.latest(&key).map_err(|refusal| ApiError::refused_read(&refusal))?;
+            latest.map_or((None, None), |(record, committed)| (Some(record), Some(committed)))
         }
         Consistency::Linearizable => {
             let timeout = leader.replication_timeout();

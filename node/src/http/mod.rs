@@ -1,14 +1,17 @@
 //! How the world reaches a node: JSON over HTTP, errors included.
 //!
-//! - [`connections`] accepts connections and serves requests on them.
+//! - [`connections`] accepts connections and serves requests on them. [`activity`] decides when one has to go, from what
+//!   [`client_stream`] records.
 //! - [`routes`] decides which handler answers a request; [`guard`] checks the token first.
 //! - [`body`] reads and parses request bodies, [`answer`] and [`error`] make answers, [`stream`] makes long ones.
 //! - [`kv`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
 
+mod activity;
 mod admin;
 mod answer;
 mod backup;
 mod body;
+mod client_stream;
 mod connections;
 mod dump;
 pub mod error;
@@ -24,8 +27,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Semaphore;
 
-pub(crate) use self::connections::{Service, serve};
+pub(crate) use self::activity::TimeLimits;
+pub use self::body::Bodies;
+pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service, serve};
 pub use self::kv::put_fields;
+pub(crate) use self::restore::RESTORE_BYTES_MAX;
 pub use self::routes::{FollowerService, LeaderService};
 use crate::metrics::LeaderMetrics;
 use crate::replication::coordinator::Coordinator;
@@ -42,6 +48,10 @@ pub struct Site {
     pub key_bytes_max: usize,
     /// Longest value, in bytes.
     pub value_bytes_max: usize,
+    /// Bounds of the request bodies.
+    pub bodies: Bodies,
+    /// Places for dumps.
+    pub dumps: Arc<Semaphore>,
     /// Set once this node is shutting down.
     pub draining: Arc<AtomicBool>,
 }
@@ -51,10 +61,28 @@ impl Site {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Longest body of a single write. JSON may escape every byte of a string as six.
     fn body_bytes_max(&self) -> usize {
-        (self.key_bytes_max + self.value_bytes_max) * 6 + 1024
+        body_bytes_max(self.key_bytes_max, self.value_bytes_max)
     }
+
+    /// Small limits.
+    #[cfg(test)]
+    fn for_tests() -> Self {
+        Self {
+            name: "node".into(),
+            token: None,
+            key_bytes_max: 100,
+            value_bytes_max: 1_000,
+            bodies: Bodies::new(1 << 20, std::time::Duration::from_secs(30)),
+            dumps: Arc::new(Semaphore::new(2)),
+            draining: Arc::default(),
+        }
+    }
+}
+
+/// Longest body of a single write, in bytes. JSON may escape every byte of a string as six.
+pub(crate) const fn body_bytes_max(key_bytes_max: usize, value_bytes_max: usize) -> usize {
+    (key_bytes_max + value_bytes_max) * 6 + 1024
 }
 
 /// The state of a leader's handlers.
@@ -65,7 +93,7 @@ pub struct LeaderSite {
     pub(crate) metrics: Arc<LeaderMetrics>,
     /// Whether the number of followers can change: it cannot where they are listed by URL.
     pub(crate) resizable: bool,
-    /// One backup at a time: each holds a list of all keys.
+    /// One backup at a time: for each, the leader may keep a second version of every key.
     pub(crate) backups: Arc<Semaphore>,
 }
 
@@ -74,4 +102,6 @@ pub struct LeaderSite {
 pub struct FollowerSite {
     pub(crate) site: Site,
     pub(crate) replica: Arc<Replica>,
+    /// Places for leaders that speak the replication protocol.
+    pub(crate) leaders: Arc<Semaphore>,
 }

@@ -1,8 +1,6 @@
 //! The follower's routes.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -12,12 +10,16 @@ use tracing::{debug, info};
 
 use super::FollowerSite;
 use super::answer::{self, Answer};
-use super::body::{Field, parse, received};
+use super::body::{self, Field, parse};
+use super::connections::bare;
 use super::error::ApiError;
 use super::kv::{GetQuery, Got, Shown, the_key};
-use crate::protocol::types::RESTORE_MARK;
-use crate::replication::link::{LEADER_HEADER, bare};
+use crate::replication::link::LEADER_HEADER;
+use crate::replication::replica::Found;
 use crate::replication::wire::PROTOCOL;
+
+/// Leaders that may be connected at once: the one that leads, and those that try to or were replaced.
+pub(super) const LEADERS_MAX: usize = 16;
 
 #[derive(Deserialize)]
 struct ReplicateBody<'a> {
@@ -30,11 +32,8 @@ struct ReplicateBody<'a> {
 }
 
 /// `POST /replicate`, as the seed's leader sends it.
-pub(super) async fn replicate(
-    State(state): State<FollowerSite>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
-    let body = received(body)?;
+pub(super) async fn replicate(State(state): State<FollowerSite>, request: Request) -> Result<Response, ApiError> {
+    let body = body::read(&state.site, request.into_body(), state.site.body_bytes_max()).await?;
     let ReplicateBody { key, value, seq } = parse(&body)?;
     let (key, value, seq) = match (key, value, seq) {
         (Field::Absent, ..) | (_, Field::Absent, _) | (.., None) => {
@@ -67,11 +66,15 @@ pub(super) async fn replication(State(state): State<FollowerSite>, headers: Head
         return response;
     }
     let leader = headers.get(LEADER_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("unknown").to_owned();
+    let Ok(place) = state.leaders.clone().try_acquire_owned() else {
+        return ApiError::not_applied(format!("{LEADERS_MAX} leaders are connected already")).into_response();
+    };
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
+        let _place = place;
         let (stream, read) = match upgrade.await.map(bare) {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return debug!(leader, %error, "failed to take over a connection"),
+            Ok(Some(connection)) => connection,
+            Ok(None) => return debug!(leader, "failed to take over a connection that is not over TCP"),
             Err(error) => return debug!(leader, %error, "failed to take over a connection"),
         };
         info!(leader, "leader connected");
@@ -97,16 +100,15 @@ pub(super) async fn not_the_leader(State(state): State<FollowerSite>) -> ApiErro
 /// `GET /get`: the value at this follower, and how stale it may be.
 pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
     let GetQuery { key, .. } = the_key(uri)?;
-    let (shown, staleness) = state.replica.get(&key);
+    let Found { shown, staleness, restoring } = state.replica.get(&key);
     let staleness_ms = Some(staleness.map(|staleness| staleness.as_secs_f64() * 1e3));
-    let Some(found) = shown else {
-        // While a restore is unfinished, the key may be one of those that are still missing.
-        let error = match state.replica.get(RESTORE_MARK) {
-            (Some(_), _) => ApiError::read(StatusCode::SERVICE_UNAVAILABLE, "a restore is not finished"),
-            _ => ApiError::read(StatusCode::NOT_FOUND, "Key not found"),
-        };
-        return Err(error.with("staleness_ms", staleness_ms.flatten()));
+    let found = match shown {
+        // Neither a value nor its absence means anything until the rest of the backup is there.
+        _ if restoring => Err(ApiError::unfinished_restore()),
+        Some(found) => Ok(found),
+        None => Err(ApiError::read(StatusCode::NOT_FOUND, "Key not found")),
     };
+    let found = found.map_err(|error| error.with("staleness_ms", staleness_ms.flatten()))?;
     let epoch = found.epoch.map(Shown);
     Ok(answer::json(&Got { key: &key, value: &found.value, seq: found.seq, epoch, committed: None, staleness_ms }))
 }

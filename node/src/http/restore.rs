@@ -3,22 +3,25 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::LeaderSite;
-use super::body::{check_lengths, parse};
+use super::body::{self, check_lengths, parse};
 use super::error::ApiError;
+use super::stream::PART_BYTES;
+use super::{LeaderSite, Site};
 use crate::protocol::leader::{Accepted, Part, Refusal, Saved, Unfinished};
 use crate::replication::coordinator::{Coordinator, Taken, WriteOutcome};
 
 /// Bytes that the lines of one request may have, beside one line of the longest key and value.
-pub(super) const RESTORE_BYTES_MAX: usize = 8 << 20;
+pub(crate) const RESTORE_BYTES_MAX: usize = 8 << 20;
+
+/// Keys that one step hands to the leader. Writes wait meanwhile.
+const STEP_KEYS: usize = 256;
 
 /// `?backup=DIGEST&stage=begin|end|give-up&overwrite=true`.
 #[derive(Debug, Default, Deserialize)]
@@ -44,26 +47,21 @@ enum Stage {
 pub(super) async fn restore(
     State(state): State<LeaderSite>,
     query: Result<Query<RestoreQuery>, QueryRejection>,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Result<Json<Value>, ApiError> {
     let Query(RestoreQuery { backup, stage, overwrite }) =
         query.map_err(|rejection| ApiError::bad(rejection.body_text()))?;
-    let body = body.map_err(|rejection| ApiError::plain(rejection.status(), rejection.body_text()))?;
-    if state.site.is_draining() {
-        return Err(ApiError::not_applied("the leader is shutting down"));
-    }
-    let mut keys = Vec::new();
-    for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
-        let saved: Saved = parse(line)?;
-        if saved.key.is_empty() || saved.seq == 0 {
-            return Err(ApiError::bad(format!("no key, or no sequence number: {:?}, {}", saved.key, saved.seq)));
+    let keys = {
+        let limit = state.site.body_bytes_max() + RESTORE_BYTES_MAX;
+        let body = body::read(&state.site, request.into_body(), limit).await?;
+        if state.site.is_draining() {
+            return Err(ApiError::not_applied("the leader is shutting down"));
         }
-        check_lengths(&state.site, &saved.key, saved.value.as_deref())?;
-        keys.push(saved);
-    }
+        parse_lines(&state.site, &body).await?
+    };
     let (leader, part) = (&state.leader, backup.as_deref().map_or(Part::Alone { overwrite }, Part::Of));
     let taken = match stage {
-        None => leader.restore(keys, part),
+        None => take(leader, keys, part).await,
         Some(_) if !keys.is_empty() => return Err(ApiError::bad("a request with a stage brings no keys")),
         Some(stage) => pass(leader, stage, backup.as_deref(), overwrite)?.map(|taken| vec![taken]),
     };
@@ -91,6 +89,49 @@ pub(super) async fn restore(
     Ok(Json(json!({"ok": true, "restored": restored, "there_already": there})))
 }
 
+/// Parses a key per line. Other tasks run in between.
+async fn parse_lines(site: &Site, body: &[u8]) -> Result<Vec<Saved>, ApiError> {
+    let (mut keys, mut step_bytes) = (Vec::new(), 0);
+    for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+        let saved: Saved = parse(line)?;
+        if saved.key.is_empty() || saved.seq == 0 {
+            return Err(ApiError::bad(format!("no key, or no sequence number: {:?}, {}", saved.key, saved.seq)));
+        }
+        check_lengths(site, &saved.key, saved.value.as_deref())?;
+        keys.push(saved);
+        step_bytes += line.len();
+        if step_bytes >= PART_BYTES {
+            step_bytes = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(keys)
+}
+
+/// Hands keys to the leader, in steps between which other requests are served.
+async fn take(leader: &Arc<Coordinator>, keys: Vec<Saved>, part: Part<'_>) -> Result<Vec<Taken>, Refusal> {
+    let mut taken = Vec::with_capacity(keys.len());
+    for step in steps(keys) {
+        taken.extend(leader.restore(step, part)?);
+        tokio::task::yield_now().await;
+    }
+    Ok(taken)
+}
+
+/// Cuts keys into steps of at most [`STEP_KEYS`], each up to the key that exceeds [`PART_BYTES`].
+fn steps(keys: Vec<Saved>) -> impl Iterator<Item = Vec<Saved>> {
+    let mut keys = keys.into_iter();
+    std::iter::from_fn(move || {
+        let (mut step, mut bytes) = (Vec::new(), 0);
+        while step.len() < STEP_KEYS && bytes < PART_BYTES {
+            let Some(saved) = keys.next() else { break };
+            bytes += saved.key.len() + saved.value.as_ref().map_or(0, |value| value.len());
+            step.push(saved);
+        }
+        (!step.is_empty()).then_some(step)
+    })
+}
+
 /// Moves a restore to its next stage.
 fn pass(
     leader: &Arc<Coordinator>,
@@ -115,4 +156,29 @@ fn pass(
         }
     }
     Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_taken_in_small_steps() {
+        let saved = |number: u64, bytes: usize| Saved {
+            key: format!("key {number}").into(),
+            seq: number,
+            value: Some("x".repeat(bytes).into()),
+            marks: None,
+        };
+        let keys: Vec<Saved> =
+            (1..=1_000).map(|number| saved(number, if number % 10 == 0 { 100_000 } else { 1 })).collect();
+        let steps: Vec<Vec<Saved>> = steps(keys.clone()).collect();
+        for step in &steps {
+            let bytes: usize =
+                step.iter().skip(1).map(|saved| saved.value.as_ref().map_or(0, |value| value.len())).sum();
+            assert!(step.len() <= STEP_KEYS && bytes <= PART_BYTES + 100_000, "{} keys of {bytes} bytes", step.len());
+        }
+        assert!(steps.len() >= 1_000 * 10_000 / (PART_BYTES + 100_000));
+        assert_eq!(steps.concat(), keys);
+    }
 }

@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::DefaultBodyLimit;
 use axum::http::Method;
 use axum::middleware;
 use axum::routing::{any, get, post};
 use http_body_util::Either;
 use hyper::Request;
-use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use super::answer::Answer;
+use super::client_stream::Arriving;
 use super::connections::Service;
 use super::error::ApiError;
 use super::{FollowerSite, LeaderSite, Site, admin, backup, dump, guard, kv, replica, restore};
@@ -32,13 +31,12 @@ impl LeaderService {
     /// The service of this leader.
     pub fn new(site: Site, leader: Arc<Coordinator>, resizable: bool) -> Self {
         let guard = middleware::from_fn_with_state(site.clone(), guard::authorize);
-        let limit = site.body_bytes_max();
         let (metrics, backups) = (Arc::default(), Arc::new(Semaphore::new(1)));
         let state = LeaderSite { site, leader, metrics, resizable, backups };
         let guarded = Router::new()
             .route("/recover", post(admin::recover))
             .route("/backup", get(backup::backup))
-            .route("/restore", post(restore::restore).layer(DefaultBodyLimit::max(limit + restore::RESTORE_BYTES_MAX)))
+            .route("/restore", post(restore::restore))
             .route("/config", axum::routing::patch(admin::configure))
             .route_layer(guard);
         let open = Router::new()
@@ -51,12 +49,12 @@ impl LeaderService {
             .route("/readyz", get(admin::leader_ready))
             .route("/healthz", get(admin::leader_health))
             .route("/metrics", get(admin::leader_metrics));
-        Self { others: finish(open.merge(guarded), limit).with_state(state.clone()), state }
+        Self { others: finish(open.merge(guarded)).with_state(state.clone()), state }
     }
 }
 
 impl Service for LeaderService {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Arriving>) -> Answer {
         let answer = match (request.method(), request.uri().path()) {
             (&Method::POST, "/put") => kv::put(&self.state, request).await,
             (&Method::GET | &Method::HEAD, "/get") => kv::get(&self.state, request.uri()).await,
@@ -78,8 +76,7 @@ impl FollowerService {
     /// The service of this follower.
     pub fn new(site: Site, replica: Arc<Replica>) -> Self {
         let guard = middleware::from_fn_with_state(site.clone(), guard::authorize);
-        let limit = site.body_bytes_max();
-        let state = FollowerSite { site, replica };
+        let state = FollowerSite { site, replica, leaders: Arc::new(Semaphore::new(replica::LEADERS_MAX)) };
         let guarded = Router::new()
             .route("/replicate", post(replica::replicate))
             .route("/replication", get(replica::replication))
@@ -92,12 +89,12 @@ impl FollowerService {
             .route("/readyz", get(admin::follower_ready))
             .route("/healthz", get(admin::follower_health))
             .route("/metrics", get(admin::follower_metrics));
-        Self { others: finish(open.merge(guarded), limit).with_state(state.clone()), state }
+        Self { others: finish(open.merge(guarded)).with_state(state.clone()), state }
     }
 }
 
 impl Service for FollowerService {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Arriving>) -> Answer {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/get") => {
                 replica::get(&self.state, request.uri()).unwrap_or_else(Answer::from)
@@ -107,16 +104,15 @@ impl Service for FollowerService {
     }
 }
 
-/// Adds the answers for unknown routes and methods, and the limit of bodies.
-fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>, body_bytes_max: usize) -> Router<S> {
+/// Adds the answers for unknown routes and methods.
+fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
     router
         .fallback(async |request: axum::extract::Request| ApiError::no_route(request.uri().path()))
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(body_bytes_max))
 }
 
 /// Everything without a path of its own in [`Service::answer`] goes to the router.
-async fn route(router: &Router, request: Request<Incoming>) -> Answer {
+async fn route(router: &Router, request: Request<Arriving>) -> Answer {
     let response = router.clone().oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {});
     response.map(Either::Right)
 }

@@ -1,6 +1,6 @@
 //! The follower at run time: the state machine, what it stores, and the connections of its leaders.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,28 @@ use super::link::{ALIVE_EVERY, QUIET_TICKS_MAX, Watch};
 use super::wire;
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::{Effects, Follower};
-use crate::protocol::types::{Epoch, Hello, Key, Synced, ToFollower, ToLeader};
-use crate::store::disk::Found;
+use crate::protocol::keymap::KeyMap;
+use crate::protocol::types::{Epoch, Hello, Key, RESTORE_MARK, Synced, ToFollower, ToLeader};
+use crate::store::disk;
 use crate::store::{Store, StoreFailure, Stored};
 
-/// How many keys `POST /replicate` may hold beside the leader's.
-const FOREIGN_KEYS_MAX: usize = 100_000;
+/// Bounds of what `POST /replicate` may store beside the leader's records.
+#[derive(Clone, Copy, Debug)]
+pub struct ForeignLimits {
+    /// How many keys.
+    pub keys: usize,
+    /// How many bytes of keys and values.
+    pub bytes: usize,
+}
+
+impl Default for ForeignLimits {
+    fn default() -> Self {
+        Self { keys: 100_000, bytes: 64 << 20 }
+    }
+}
+
+/// The position from which a dump reads what came by `POST /replicate`.
+const FOREIGN_POSITION: usize = usize::MAX / 2;
 
 /// A value as a read shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,15 +49,19 @@ pub struct Shown {
     pub epoch: Option<Epoch>,
 }
 
-/// What a leader said last of how far behind this follower is.
+/// The leader that this follower heard last.
 #[derive(Clone, Debug)]
 struct Contact {
     leader: String,
-    /// When that arrived. It may have lain in a socket for long: this process, or the leader's, may have stood still.
+    /// When that arrived. It may have waited in a socket for long: this process, or the leader's, may have been paused.
     received: Instant,
-    /// A moment before it was sent.
+}
+
+/// How fresh the state is: it contains every write that was acknowledged `lag` before `as_of`.
+#[derive(Clone, Copy, Debug)]
+struct Freshness {
+    /// A moment before the heartbeat that said so was sent.
     as_of: Instant,
-    /// How far behind, as of then.
     lag: Duration,
 }
 
@@ -77,12 +97,38 @@ impl Answers {
     }
 }
 
+/// What came by `POST /replicate`, from outside any epoch. A read shows it while its number is the higher one, but no
+/// leader gets it and it is never stored as a record: its sender cannot undo an acknowledged write.
+#[derive(Default)]
+struct Foreign {
+    values: KeyMap<(u64, Arc<str>)>,
+    /// Of all keys and values.
+    bytes: usize,
+    limits: ForeignLimits,
+}
+
+impl Foreign {
+    fn insert(&mut self, key: &str, seq: u64, value: &str) -> Result<(), ForeignFull> {
+        let known = self.values.get(key).map(|(_, value)| value.len());
+        let (keys, added) = (usize::from(known.is_none()), if known.is_none() { key.len() } else { 0 } + value.len());
+        let bytes = self.bytes - known.unwrap_or(0) + added;
+        let ForeignLimits { keys: keys_max, bytes: bytes_max } = self.limits;
+        if self.values.len() + keys > keys_max || bytes > bytes_max {
+            return Err(ForeignFull { keys: self.values.len(), bytes: self.bytes, limits: self.limits });
+        }
+        self.bytes = bytes;
+        self.values.insert(key.into(), (seq, value.into()));
+        Ok(())
+    }
+}
+
 struct State {
     core: Follower,
-    /// What came by `POST /replicate`, from outside any epoch. It is shown while its number is the higher one, but never
-    /// given to a leader and never stored as one of its records: whoever sends it cannot undo what was acknowledged.
-    foreign: HashMap<Key, (u64, Arc<str>)>,
+    foreign: Foreign,
     contact: Option<Contact>,
+    /// From the newest heartbeat whose age is bounded. An install does not change it: a leader that was replaced and does
+    /// not know it yet may have sent the state, and what was true of the earlier state holds for it too.
+    freshness: Option<Freshness>,
     answers: Answers,
     store: Store,
 }
@@ -102,27 +148,44 @@ pub struct ReplicaView {
     pub heard: Option<Duration>,
 }
 
-/// `POST /replicate` is refused: too many keys came that way.
+/// `POST /replicate` is refused: too much came that way.
 #[derive(Debug, thiserror::Error)]
-#[error("{FOREIGN_KEYS_MAX} keys were replicated from outside already")]
-pub struct ForeignFull;
+#[error(
+    "{keys} keys of {bytes} bytes were replicated from outside already (limits: {} keys, {} bytes)", .limits.keys, .limits.bytes
+)]
+pub struct ForeignFull {
+    keys: usize,
+    bytes: usize,
+    limits: ForeignLimits,
+}
+
+/// What a read finds.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The value, unless the key is absent.
+    pub shown: Option<Shown>,
+    /// Upper bound of the age of the state, if it is known.
+    pub staleness: Option<Duration>,
+    /// Whether the state is half of a backup: then neither a value nor its absence means anything.
+    pub restoring: bool,
+}
 
 /// A follower.
 pub struct Replica {
     state: Mutex<State>,
-    found: Option<Found>,
+    found: Option<disk::Found>,
 }
 
 impl Replica {
     /// A follower as its store has it.
-    pub fn new(core: Follower, store: Store, found: Option<Found>) -> Arc<Self> {
-        let state =
-            Mutex::new(State { core, foreign: HashMap::new(), contact: None, answers: Answers::default(), store });
+    pub fn new(core: Follower, store: Store, found: Option<disk::Found>) -> Arc<Self> {
+        let (foreign, answers) = (Foreign::default(), Answers::default());
+        let state = Mutex::new(State { core, foreign, contact: None, freshness: None, answers, store });
         Arc::new(Self { state, found })
     }
 
     /// What its data directory held at start, where it has one.
-    pub fn found(&self) -> Option<&Found> {
+    pub fn found(&self) -> Option<&disk::Found> {
         self.found.as_ref()
     }
 
@@ -131,23 +194,45 @@ impl Replica {
         self.state.lock().store.failure()
     }
 
-    /// The value of a key, however old, with the staleness of this follower.
-    pub fn get(&self, key: &str) -> (Option<Shown>, Option<Duration>) {
-        let state = self.state.lock();
-        (state.shown(key), state.staleness())
+    /// Bounds what `POST /replicate` may store from now on.
+    pub fn limit_foreign(&self, limits: ForeignLimits) {
+        self.state.lock().foreign.limits = limits;
     }
 
-    /// A part of all values, in a stable order, from a position on; and the position of the next part.
-    pub fn dump_part(&self, position: usize, most: usize) -> (Vec<(Key, Shown)>, Option<usize>) {
+    /// The value of a key, however old, with the staleness of this follower.
+    pub fn get(&self, key: &str) -> Found {
         let state = self.state.lock();
-        let records = state.core.records();
-        let mut part: Vec<Key> = records.range(position..position + most).map(|(key, _)| key.clone()).collect();
-        if part.is_empty() {
-            // After the leader's keys those that only came from outside, all at once: they are few.
-            part = state.foreign.keys().filter(|key| records.get(key).is_none()).cloned().collect();
+        Found { shown: state.shown(key), staleness: state.staleness(), restoring: state.is_restoring() }
+    }
+
+    /// Whether the state is half of a backup.
+    pub fn is_restoring(&self) -> bool {
+        self.state.lock().is_restoring()
+    }
+
+    /// A part of all values, in a stable order, from a position on: at most so many keys, up to the one that exceeds so
+    /// many bytes. With it the position of the next part, if there is one.
+    pub fn dump_part(&self, position: usize, keys: usize, bytes: usize) -> (Vec<(Key, Shown)>, Option<usize>) {
+        let state = self.state.lock();
+        let (records, foreign) = (state.core.records(), &state.foreign.values);
+        let (mut part, mut part_bytes, mut at) = (Vec::new(), 0, position);
+        while at - position < keys && part_bytes < bytes {
+            let key = match (records.at(at), at.checked_sub(FOREIGN_POSITION)) {
+                (Some((key, _)), None) => Some(key),
+                // After the leader's keys those that only came from outside.
+                (None, None) => return (part, Some(FOREIGN_POSITION)),
+                (_, Some(place)) => match foreign.at(place) {
+                    Some((key, _)) => Some(key).filter(|key| records.get(key).is_none()),
+                    None => return (part, None),
+                },
+            };
+            at += 1;
+            if let Some((key, shown)) = key.and_then(|key| Some((key, state.shown(key)?))) {
+                part_bytes += key.len() + shown.value.len();
+                part.push((key.clone(), shown));
+            }
         }
-        let next = (position < records.len()).then_some(position + part.len());
-        (part.into_iter().filter_map(|key| Some((key.clone(), state.shown(&key)?))).collect(), next)
+        (part, Some(at))
     }
 
     /// Takes a write from outside any epoch, as the seed's leader sends it: only a higher number changes anything.
@@ -157,14 +242,8 @@ impl Replica {
     pub fn replicate(&self, key: &str, value: &str, seq: u64) -> Result<(), ForeignFull> {
         let mut state = self.state.lock();
         let known = state.core.get(key).map_or(0, |record| record.version.seq);
-        let foreign = state.foreign.get(key).map_or(0, |(seq, _)| *seq);
-        if seq > known.max(foreign) {
-            if foreign == 0 && state.foreign.len() >= FOREIGN_KEYS_MAX {
-                return Err(ForeignFull);
-            }
-            state.foreign.insert(key.into(), (seq, value.into()));
-        }
-        Ok(())
+        let foreign = state.foreign.values.get(key).map_or(0, |(seq, _)| *seq);
+        if seq > known.max(foreign) { state.foreign.insert(key, seq, value) } else { Ok(()) }
     }
 
     /// What this follower says of itself.
@@ -205,14 +284,14 @@ impl Replica {
         wire::encode(&ToLeader::Hello(hello), &mut output);
         writer.write_all_buf(&mut output).await?;
         let mut messages = Vec::new();
-        let (mut watch, connected) = (Watch::new(), Instant::now());
+        let mut watch = Watch::new();
         let mut silent_since = None;
         loop {
             while let Some(message) = wire::decode::<ToFollower>(&mut input)? {
                 messages.push(message);
             }
             if !messages.is_empty() {
-                let (replies, mut stored) = self.state.lock().step(&mut messages, &leader, connected);
+                let (replies, mut stored) = self.state.lock().step(&mut messages, &leader);
                 if deliberate::is_on(DeliberateFault::ConfirmsBeforeStored) {
                     stored = Store::Memory.append(Vec::new());
                 }
@@ -251,8 +330,8 @@ impl Replica {
 }
 
 impl State {
-    /// Takes messages that came on a connection which has been there since `connected`.
-    fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &str, connected: Instant) -> (Vec<ToLeader>, Stored) {
+    /// Takes messages of a leader.
+    fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &str) -> (Vec<ToLeader>, Stored) {
         let mut effects = Effects::default();
         let now = Instant::now();
         for message in messages.drain(..) {
@@ -273,15 +352,14 @@ impl State {
                 && self.core.synced().is_some_and(|synced| synced.epoch == epoch)
             {
                 if let Some(as_of) = self.answers.before(epoch, heard) {
-                    let (leader, lag) = (leader.to_owned(), Duration::from_micros(lag_us));
-                    self.contact = Some(Contact { leader, received: now, as_of, lag });
+                    self.contact = Some(Contact { leader: leader.to_owned(), received: now });
+                    self.freshness = Some(Freshness { as_of, lag: Duration::from_micros(lag_us) });
                 }
                 self.answers.note(epoch, round, now);
             }
             if let Some(Synced { epoch, .. }) = self.core.synced().filter(|synced| Some(synced.epoch) != before) {
                 info!(%epoch, leader, keys = self.core.keys(), "took over the state of a leader");
-                let leader = leader.to_owned();
-                self.contact = Some(Contact { leader, received: now, as_of: connected, lag: Duration::ZERO });
+                self.contact = Some(Contact { leader: leader.to_owned(), received: now });
             }
         }
         let stored = self.store.append(effects.changes);
@@ -291,7 +369,7 @@ impl State {
     fn shown(&self, key: &str) -> Option<Shown> {
         let record = self.core.get(key);
         let seq = record.map_or(0, |record| record.version.seq);
-        match self.foreign.get(key).filter(|(foreign, _)| *foreign > seq) {
+        match self.foreign.values.get(key).filter(|(foreign, _)| *foreign > seq) {
             Some((seq, value)) => Some(Shown { value: value.clone(), seq: *seq, epoch: None }),
             None => record.and_then(|record| {
                 let epoch = Some(record.version.epoch);
@@ -301,7 +379,11 @@ impl State {
     }
 
     fn staleness(&self) -> Option<Duration> {
-        self.contact.as_ref().map(|contact| contact.as_of.elapsed() + contact.lag)
+        self.freshness.map(|Freshness { as_of, lag }| as_of.elapsed() + lag)
+    }
+
+    fn is_restoring(&self) -> bool {
+        self.core.get(RESTORE_MARK).is_some_and(|mark| mark.value.is_some())
     }
 }
 
@@ -309,63 +391,122 @@ impl State {
 mod tests {
     use super::*;
     use crate::protocol::digest::Buckets;
-    use crate::protocol::types::{Config, Covered, FollowerId};
+    use crate::protocol::types::{Config, Covered, FollowerId, Record, Version};
 
     const EPOCH: Epoch = Epoch { term: 1, leader: 7 };
 
     fn state() -> State {
-        let core = Follower::blank(FollowerId(1), "f".into());
+        let (core, foreign) = (Follower::blank(FollowerId(1), "f".into()), Foreign::default());
         let answers = Answers::default();
-        let mut state = State { core, foreign: HashMap::new(), contact: None, answers, store: Store::Memory };
-        let config = Config { generation: 1, quorum: 1, size: 1, members: Vec::new(), earlier: Vec::new() };
-        let install =
-            ToFollower::InstallEnd { epoch: EPOCH, config, covered: Covered::Buckets(Buckets::all()), token: 1 };
-        let _ = state.step(&mut vec![ToFollower::Prepare { epoch: EPOCH }, install], "l", Instant::now());
+        let mut state = State { core, foreign, contact: None, freshness: None, answers, store: Store::Memory };
+        install(&mut state, EPOCH);
         state
     }
 
+    fn install(state: &mut State, epoch: Epoch) {
+        let config = Config { generation: 1, quorum: 1, size: 1, members: Vec::new(), earlier: Vec::new() };
+        let end = ToFollower::InstallEnd { epoch, config, covered: Covered::Buckets(Buckets::all()), token: 1 };
+        let _ = state.step(&mut vec![ToFollower::Prepare { epoch }, end], "l");
+    }
+
     fn heartbeat(state: &mut State, round: u64, lag_us: u64, heard: u64) {
-        let _ = state.step(&mut vec![ToFollower::Probe { epoch: EPOCH, round, lag_us, heard }], "l", Instant::now());
+        let _ = state.step(&mut vec![ToFollower::Probe { epoch: EPOCH, round, lag_us, heard }], "l");
     }
 
-    fn as_of(state: &State) -> Instant {
-        state.contact.as_ref().expect("a leader was heard").as_of
+    fn as_of(state: &State) -> Option<Instant> {
+        state.freshness.map(|freshness| freshness.as_of)
     }
 
-    // Goal: a heartbeat that lay in a socket makes nobody look fresh. Method: when it was sent is known only from the
-    // newest answer that its leader had; what it says counts from then, not from when it was read.
+    // Goal: a heartbeat that waited in a socket does not make its follower look fresh. Method: the newest answer that its
+    // leader had heard bounds when it was sent; what it says counts from then, not from when it was read.
     #[test]
     fn what_a_heartbeat_says_counts_from_the_last_answer_that_its_leader_had() {
         let mut state = state();
-        let connected = as_of(&state);
+        assert_eq!(as_of(&state), None, "the install itself says nothing: its leader may have been replaced");
         heartbeat(&mut state, 1, 0, 0);
-        assert_eq!(as_of(&state), connected, "sent before any answer: nobody knows when");
+        assert_eq!(as_of(&state), None, "sent before any answer: its age is unknown");
         let answered = state.answers.rounds[0].1;
-        assert!(answered > connected);
-        // Sent at once after the first answer; read who knows when.
+        // Sent after the first answer, and read at an unknown time.
         for round in 2..=5 {
             heartbeat(&mut state, round, 3_000, 1);
-            assert_eq!(as_of(&state), answered, "round {round}");
+            assert_eq!(as_of(&state), Some(answered), "round {round}");
         }
         assert!(state.staleness().expect("heard") >= Duration::from_micros(3_000));
         let later = state.answers.rounds[3].1;
         heartbeat(&mut state, 6, 0, 4);
-        assert_eq!(as_of(&state), later);
-        assert_eq!(state.answers.rounds.len(), 3, "what nobody needs any more is forgotten");
+        assert_eq!(as_of(&state), Some(later));
+        assert_eq!(state.answers.rounds.len(), 3, "older answers are dropped");
     }
 
     #[test]
     fn an_answer_that_another_process_gave_says_nothing_and_memory_is_bounded() {
         let mut state = state();
-        let connected = as_of(&state);
         heartbeat(&mut state, 900, 0, 899);
-        assert_eq!(as_of(&state), connected);
+        assert_eq!(as_of(&state), None);
         for round in 901..2_000 {
             heartbeat(&mut state, round, 0, 0);
         }
-        assert_eq!((state.answers.rounds.len(), as_of(&state)), (Answers::ROUNDS_MAX, connected));
+        assert_eq!((state.answers.rounds.len(), as_of(&state)), (Answers::ROUNDS_MAX, None));
         let last = state.answers.rounds[Answers::ROUNDS_MAX - 1];
         heartbeat(&mut state, 2_000, 0, 1_999);
-        assert_eq!(as_of(&state), last.1, "an earlier answer is as true");
+        assert_eq!(as_of(&state), Some(last.1), "an earlier answer bounds it too");
+    }
+
+    // Goal: a leader that was replaced and does not know it yet cannot make its follower look fresh by an install.
+    #[test]
+    fn an_install_keeps_the_bound_that_the_follower_had() {
+        let mut state = state();
+        heartbeat(&mut state, 1, 0, 0);
+        heartbeat(&mut state, 2, 7_000, 1);
+        let before = as_of(&state).expect("a heartbeat said so");
+        install(&mut state, Epoch { term: 2, leader: 8 });
+        assert_eq!(state.core.synced().map(|synced| synced.epoch.term), Some(2));
+        assert_eq!(as_of(&state), Some(before));
+        assert!(state.staleness().expect("known") >= Duration::from_millis(7));
+    }
+
+    #[test]
+    fn what_comes_from_outside_is_bounded_in_keys_and_in_bytes() {
+        let limits = ForeignLimits { keys: 3, bytes: 20 };
+        let mut foreign = Foreign { limits, ..Foreign::default() };
+        foreign.insert("a", 1, "123456789").expect("10 bytes");
+        foreign.insert("b", 1, "12345").expect("16 bytes");
+        let error = foreign.insert("c", 1, "1234").expect_err("21 bytes").to_string();
+        assert_eq!(error, "2 keys of 16 bytes were replicated from outside already (limits: 3 keys, 20 bytes)");
+        foreign.insert("a", 2, "1").expect("shorter than before");
+        foreign.insert("c", 1, "1234").expect("13 bytes");
+        assert!(foreign.insert("d", 1, "").is_err(), "a fourth key");
+        assert_eq!((foreign.values.len(), foreign.bytes), (3, 13));
+    }
+
+    #[test]
+    fn a_dump_in_small_parts_has_every_value_once() {
+        let replica = Replica::new(Follower::blank(FollowerId(1), "f".into()), Store::Memory, None);
+        *replica.state.lock() = state();
+        let version = |seq| Version { epoch: EPOCH, seq };
+        let record = |key: u64| {
+            let record = Record { version: version(1), value: Some(format!("value {key}").into()), marks: None };
+            (format!("key{key}").into(), record)
+        };
+        let records = (0..10).map(record).collect();
+        let _ = replica.state.lock().step(&mut vec![ToFollower::Install { epoch: EPOCH, records }], "l");
+        replica.replicate("key3", "from outside", 9).expect("taken");
+        replica.replicate("other", "from outside", 1).expect("taken");
+        for (keys, bytes) in [(1, 1_000), (3, 1_000), (100, 1), (100, 30), (100, 1_000)] {
+            let (mut seen, mut position) = (Vec::new(), Some(0));
+            while let Some(from) = position {
+                let (part, next) = replica.dump_part(from, keys, bytes);
+                assert!(part.len() <= keys);
+                assert!(
+                    part.iter().rev().skip(1).map(|(key, shown)| key.len() + shown.value.len()).sum::<usize>() < bytes
+                );
+                seen.extend(part.into_iter().map(|(key, shown)| (key, shown.seq)));
+                position = next;
+            }
+            let mut expected: Vec<(Key, u64)> = (0..10).map(|key| (format!("key{key}").into(), 1)).collect();
+            expected[3].1 = 9;
+            expected.push(("other".into(), 1));
+            assert_eq!(seen, expected, "parts of {keys} keys and {bytes} bytes");
+        }
     }
 }

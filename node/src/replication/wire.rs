@@ -17,6 +17,10 @@ pub const PROTOCOL: &str = "kvcluster-replication/3";
 /// Longest frame that is read, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
+/// Longest key and value together that fit a frame, in bytes: with them a frame may carry the retry marks of the key, and
+/// the records that came before them in a part of a state.
+pub const RECORD_BYTES_MAX: usize = FRAME_BYTES_MAX - (1 << 20);
+
 /// About how long a frame of writes gets, in bytes, before the next one is begun.
 pub const FRAME_BYTES_TARGET: usize = 256 << 10;
 

@@ -111,9 +111,12 @@ impl<W, R> Leader<W, R> {
         self.retry(RESTORE_MARK, seq, true, waiter)
     }
 
-    /// Whether clients' requests are taken.
+    /// Why a client's request is refused now, if it is: this leader is not open, or has half of a backup.
+    ///
+    /// # Errors
+    /// [`Refusal`] for the client.
     #[inline]
-    pub(super) fn client_refusal(&self) -> Result<(), Refusal> {
+    pub fn client_refusal(&self) -> Result<(), Refusal> {
         self.refusal()?;
         if self.restoring { self.refuse_half() } else { Ok(()) }
     }

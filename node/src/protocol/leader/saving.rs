@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use super::restore::Saved;
 use super::{Entry, Leader};
-use crate::protocol::types::{Key, RESTORE_MARK, Record};
+use crate::protocol::follower::approximate_bytes;
+use crate::protocol::types::{RESTORE_MARK, Record};
 
 /// A backup that is being given out.
 #[derive(Clone, Debug)]
@@ -38,21 +39,31 @@ impl<W, R> Leader<W, R> {
         self.committed_keys - usize::from(mark.is_some())
     }
 
-    /// Looks at so many more keys. Nothing once there are no more. Shares keys and values, copies none.
-    pub fn saved_part(&mut self, keys: usize) -> Option<Vec<Saved>> {
+    /// The next part: at most so many keys, up to the one that exceeds so many bytes of keys and values. Nothing once there
+    /// are no more. The part shares keys and values with the state.
+    pub fn saved_part(&mut self, keys: usize, bytes: usize) -> Option<Vec<Saved>> {
         let saving = self.saving.as_mut()?;
-        let positions = saving.cursor..saving.end.min(saving.cursor + keys);
-        if positions.is_empty() {
+        if saving.cursor >= saving.end {
             self.saving = None;
             return None;
         }
-        saving.cursor = positions.end;
-        let saved = |(position, (key, entry)): (usize, (&Key, &Entry))| {
+        let (mut part, mut part_bytes) = (Vec::new(), 0);
+        let positions = saving.cursor..saving.end.min(saving.cursor + keys);
+        for (position, (key, entry)) in positions.clone().zip(self.entries.range(positions)) {
+            saving.cursor = position + 1;
             let before = saving.before.remove(&position);
-            let Record { version, value, marks } = before.unwrap_or_else(|| entry.committed().cloned())?;
-            (**key != *RESTORE_MARK).then(|| Saved { key: key.clone(), seq: version.seq, value, marks })
-        };
-        Some(positions.clone().zip(self.entries.range(positions)).filter_map(saved).collect())
+            let Some(record) = before.unwrap_or_else(|| entry.committed().cloned()) else { continue };
+            if **key == *RESTORE_MARK {
+                continue;
+            }
+            part_bytes += approximate_bytes(key, &record);
+            let Record { version, value, marks } = record;
+            part.push(Saved { key: key.clone(), seq: version.seq, value, marks });
+            if part_bytes >= bytes {
+                break;
+            }
+        }
+        Some(part)
     }
 
     /// Nobody wants the rest.

@@ -71,25 +71,46 @@ impl Coordinator {
             .map_err(|_| self.look(|state| state.core.fenced_by()).map_or(Refusal::Recovering, Refusal::Fenced))
     }
 
-    /// Returns the newest accepted record of a key, and whether it is committed, without asking the followers.
-    pub(crate) fn latest(&self, key: &str) -> Option<(Record, bool)> {
-        self.look(|state| state.core.latest(key).map(|(record, committed)| (record.clone(), committed)))
+    /// Whether clients are served.
+    ///
+    /// # Errors
+    /// [`Refusal`] when they are not.
+    pub(crate) fn client_refusal(&self) -> Result<(), Refusal> {
+        self.look(|state| state.core.client_refusal())
     }
 
-    /// Calls `each` with the key, the newest accepted record and whether it is committed, for `count` positions of the
-    /// map. Returns the next position, or nothing at the end of the map. Writes wait meanwhile.
+    /// Returns the newest accepted record of a key, and whether it is committed, without asking the followers.
+    ///
+    /// # Errors
+    /// [`Refusal`] when clients are not served.
+    pub(crate) fn latest(&self, key: &str) -> Result<Option<(Record, bool)>, Refusal> {
+        self.look(|state| {
+            state.core.client_refusal()?;
+            Ok(state.core.latest(key).map(|(record, committed)| (record.clone(), committed)))
+        })
+    }
+
+    /// Calls `each` with the key, the newest accepted record and whether it is committed, for at most `count` positions of
+    /// the map and until it returns false. Returns the next position, or nothing at the end of the map. Writes wait
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`Refusal`] when clients are not served.
     pub(crate) fn for_each_entry(
         &self,
         position: usize,
         count: usize,
-        mut each: impl FnMut(&str, &Record, bool),
-    ) -> Option<usize> {
+        mut each: impl FnMut(&str, &Record, bool) -> bool,
+    ) -> Result<Option<usize>, Refusal> {
         self.look(|state| {
+            state.core.client_refusal()?;
             for position in position..position + count {
-                let (key, record, committed) = state.core.entry_at(position)?;
-                each(key, record, committed);
+                let Some((key, record, committed)) = state.core.entry_at(position) else { return Ok(None) };
+                if !each(key, record, committed) {
+                    return Ok(Some(position + 1));
+                }
             }
-            Some(position + count)
+            Ok(Some(position + count))
         })
     }
 
@@ -99,9 +120,10 @@ impl Coordinator {
         self.step(|state| (state.core.epoch(), state.core.begin_saving()))
     }
 
-    /// Returns the next part of the backup, at most `keys_max` keys; nothing once it is complete.
-    pub(crate) fn backup_part(self: &Arc<Self>, keys_max: usize) -> Option<Vec<Saved>> {
-        self.step(|state| state.core.saved_part(keys_max))
+    /// Returns the next part of the backup: at most `keys_max` keys, up to the one that exceeds `bytes_max`. Nothing once it
+    /// is complete.
+    pub(crate) fn backup_part(self: &Arc<Self>, keys_max: usize, bytes_max: usize) -> Option<Vec<Saved>> {
+        self.step(|state| state.core.saved_part(keys_max, bytes_max))
     }
 
     /// Ends the backup, complete or not.

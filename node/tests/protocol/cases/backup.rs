@@ -47,7 +47,10 @@ fn a_backup_in_parts_is_of_one_moment() {
                 write(&mut world, &mut random);
                 world.run_for(random.random_range(0..1_000));
             }
-            let Some(part) = world.leads[0].leader.saved_part(random.random_range(1..8)) else { break };
+            let Some(part) = world.leads[0].leader.saved_part(random.random_range(1..8), random.random_range(1..400))
+            else {
+                break;
+            };
             saved.extend(part);
         }
         let now = committed(&world);
@@ -58,7 +61,7 @@ fn a_backup_in_parts_is_of_one_moment() {
         saved.sort_by(by_name);
         assert_eq!(saved, then, "seed {seed}");
         assert_eq!(told, then.len(), "seed {seed}");
-        assert!(world.leads[0].leader.saved_part(1).is_none(), "it is over");
+        assert!(world.leads[0].leader.saved_part(1, 1).is_none(), "it is over");
         world.settle();
     }
     assert!(changed > 60 && new > 60, "writes were committed meanwhile: {changed} of keys before, {new} of new keys");

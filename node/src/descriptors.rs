@@ -1,0 +1,44 @@
+//! File descriptors: how many the system allows, and how many of them clients may use.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::http::SPARE_CONNECTIONS;
+use crate::protocol::leader::FOLLOWERS_MAX;
+
+/// For the store's log, its segments and its directory, the runtime's pollers and timers, and standard streams.
+const STORE_AND_RUNTIME: usize = 32;
+
+/// For a connection to each follower, and for attempts to connect to addresses that DNS still lists.
+const REPLICATION: usize = FOLLOWERS_MAX + 32;
+
+/// Descriptors that connections of clients never use.
+pub const KEPT: usize = STORE_AND_RUNTIME + REPLICATION + SPARE_CONNECTIONS;
+
+/// Raises the soft limit of descriptors to the hard limit, as far as the system allows. Returns the limit that applies
+/// from now on; nothing when there is none.
+pub fn raise_limit() -> Option<u64> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    if raised { maximum } else { current }
+}
+
+/// How many of the wanted connections of clients fit a limit of descriptors.
+pub fn connections(wanted: usize, limit: Option<u64>) -> usize {
+    let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else { return wanted };
+    // A very low limit does not allow everything that is kept: clients get a quarter of it.
+    wanted.min(limit.saturating_sub(KEPT).max(limit / 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_leave_what_the_node_itself_needs() {
+        assert_eq!(connections(16_384, None), 16_384);
+        assert_eq!(connections(16_384, Some(1 << 20)), 16_384);
+        assert_eq!(connections(16_384, Some(1_024)), 1_024 - KEPT);
+        assert_eq!(connections(100, Some(1_024)), 100);
+        assert_eq!(connections(16_384, Some(100)), 25);
+    }
+}
