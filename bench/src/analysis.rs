@@ -12,7 +12,7 @@ use crate::{
 #[derive(Debug, Clone, Serialize)]
 pub struct QuorumReport {
     /// Followers that had to confirm each write, W.
-    pub write_quorum: u32,
+    pub write_quorum: u16,
     /// Writes sent.
     pub writes: usize,
     /// Those that were not committed, by outcome.
@@ -100,7 +100,7 @@ pub struct Overhead {
 
 impl QuorumReport {
     /// Sets the run at `write_quorum` beside `law`.
-    pub fn new(write_quorum: u32, law: &QuorumDelay, run: Run) -> Self {
+    pub fn new(write_quorum: u16, law: &QuorumDelay, run: Run) -> Self {
         let Run { samples, duration_ms, first_failure, given_up } = run;
         let committed: Vec<WriteSample> =
             samples.iter().filter(|sample| sample.outcome == Outcome::Committed).copied().collect();

@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use kv_node::shown::ShownConfig;
+use kvcluster_api::{
+    config::{ConfigPatch, ConfigView},
+    error::ErrorBody,
+    status::LeaderStatus,
+};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
@@ -14,79 +18,45 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause before a question is asked again.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The settings a sweep changes, as `PATCH /config` takes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// The values that a sweep and a check change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConfigChange {
     /// Followers that must confirm a write.
-    pub write_quorum: u32,
+    pub write_quorum: u16,
     /// Shortest delay in ms.
-    pub min_delay_ms: u64,
+    pub min_delay_ms: u32,
     /// Longest delay in ms.
-    pub max_delay_ms: u64,
+    pub max_delay_ms: u32,
 }
 
 impl ConfigChange {
     /// Whether exactly these values are in force.
-    pub fn is_in_force(&self, config: &ShownConfig) -> bool {
+    pub fn is_in_force(&self, config: &ConfigView) -> bool {
         config.pending.is_none() && *self == Self::from(config)
     }
 }
 
-impl From<&ShownConfig> for ConfigChange {
-    fn from(config: &ShownConfig) -> Self {
-        let ShownConfig { write_quorum, min_delay_ms, max_delay_ms, .. } = *config;
-        Self { write_quorum, min_delay_ms, max_delay_ms }
+impl From<&ConfigView> for ConfigChange {
+    fn from(config: &ConfigView) -> Self {
+        let in_force = config.in_force;
+        Self {
+            write_quorum: in_force.write_quorum,
+            min_delay_ms: in_force.min_delay_ms,
+            max_delay_ms: in_force.max_delay_ms,
+        }
     }
 }
 
-/// The part of the leader's `GET /status` that a sweep works with.
-#[derive(Debug, Clone, Deserialize)]
-pub struct LeaderStatus {
-    /// Version of the node's program.
-    #[serde(default)]
-    pub version: String,
-    /// `recovering`, `open`, `fenced` or `draining`.
-    pub state: String,
-    /// What it waits for, or empty.
-    #[serde(default)]
-    pub message: String,
-    /// How many keys there are, deleted ones included.
-    #[serde(default)]
-    pub keys: u64,
-    /// How far replication has come.
-    pub writes: WriteCounts,
-    /// Every follower the leader knows.
-    #[serde(default)]
-    pub followers: Vec<FollowerStatus>,
-}
-
-/// How far replication has come.
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub struct WriteCounts {
-    /// Writes accepted and not yet confirmed by every follower.
-    pub backlog: u64,
-}
-
-/// One follower as the leader sees it.
-#[derive(Debug, Clone, Deserialize)]
-pub struct FollowerStatus {
-    /// Its name.
-    pub name: String,
-    /// Where the leader reaches it.
-    #[serde(default)]
-    pub url: String,
-    /// `streaming` when it takes part.
-    pub state: String,
-    /// Whether it counts towards N.
-    #[serde(default = "yes")]
-    pub member: bool,
-    /// Age of the oldest write that it has not confirmed, in ms.
-    #[serde(default)]
-    pub lag_ms: f64,
-}
-
-fn yes() -> bool {
-    true
+impl From<ConfigChange> for ConfigPatch {
+    fn from(change: ConfigChange) -> Self {
+        let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
+        Self {
+            write_quorum: Some(write_quorum),
+            min_delay_ms: Some(min_delay_ms),
+            max_delay_ms: Some(max_delay_ms),
+            ..Self::default()
+        }
+    }
 }
 
 /// One key of a dump.
@@ -102,7 +72,7 @@ pub struct Entry {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Deserialize)]
 pub struct Explanation {
     /// The quorum under which it was answered.
-    pub write_quorum: Option<u32>,
+    pub write_quorum: Option<u16>,
     /// The delay that the quorum had to wait for (the W-th smallest of those drawn), in ms. Whatever a write took beyond
     /// it is the system's own overhead.
     pub quorum_delay_ms: Option<f64>,
@@ -263,7 +233,7 @@ impl NodeClient {
     }
 
     /// Which settings are in force.
-    pub async fn config(&self) -> Result<ShownConfig> {
+    pub async fn config(&self) -> Result<ConfigView> {
         self.get("/config").await
     }
 
@@ -271,7 +241,7 @@ impl NodeClient {
     /// [`NodeClient::config`].
     pub async fn change_config(&self, change: ConfigChange, wait: Duration) -> Result<()> {
         let path = format!("/config?wait_ms={}", wait.as_millis());
-        let request = self.request(Method::PATCH, &path).timeout(wait + ADMIN_TIMEOUT).json(&change);
+        let request = self.request(Method::PATCH, &path).timeout(wait + ADMIN_TIMEOUT).json(&ConfigPatch::from(change));
         let request = self.with_token(request);
         self.send(&path, request).await.map(drop)
     }
@@ -324,19 +294,17 @@ fn describe(status: StatusCode) -> String {
     }
 }
 
-/// The message of a JSON error body, as `: message`; nothing for other bodies.
+/// The sentence of a JSON error body, as `: sentence`; nothing for other bodies.
 fn words_of(body: &str) -> String {
-    let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
-    let text =
-        parsed.as_ref().and_then(|body| body.get("message").or(body.get("error"))).and_then(|text| text.as_str());
-    text.map(|text| format!(": {text}")).unwrap_or_default()
+    let parsed: ErrorBody = serde_json::from_str(body).unwrap_or_default();
+    parsed.sentence().map(|sentence| format!(": {sentence}")).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn config(pending: bool) -> ShownConfig {
+    fn config(pending: bool) -> ConfigView {
         let mut body = serde_json::json!({"generation": 7, "write_quorum": 2, "followers": 5, "min_delay_ms": 20,
             "max_delay_ms": 60, "replication_timeout_ms": 5000, "delay_seed": 11, "pending": null});
         if pending {

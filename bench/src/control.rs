@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use kv_node::shown::ShownConfig;
+use kvcluster_api::config::ConfigView;
 use tokio::time::sleep;
 
 pub use self::{
@@ -35,7 +35,7 @@ impl Control {
     ///
     /// # Errors
     /// When the API server does not answer.
-    pub async fn original(&self, in_force: &ShownConfig) -> Result<ConfigChange> {
+    pub async fn original(&self, in_force: &ConfigView) -> Result<ConfigChange> {
         match self {
             Self::Leader => Ok(ConfigChange::from(in_force)),
             Self::Resource(resource) => resource.asked_for().await,
@@ -97,7 +97,9 @@ impl Control {
         };
         if !change.is_in_force(&config) {
             let told = config.pending.map(|pending| pending.message);
-            return Ok(Some(told.unwrap_or_else(|| format!("write quorum {} is in force", config.write_quorum))));
+            return Ok(Some(
+                told.unwrap_or_else(|| format!("write quorum {} is in force", config.in_force.write_quorum)),
+            ));
         }
         match (self, asked) {
             (Self::Resource(resource), Some(generation)) => Ok(resource.lacks(change, generation).await),

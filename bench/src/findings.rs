@@ -64,7 +64,7 @@ fn tolerance_ms(min_delay_ms: f64, max_delay_ms: f64) -> f64 {
 /// Draws the conclusions from a sweep with `followers` followers and delays in `[min_delay_ms, max_delay_ms]`.
 pub fn findings(
     quorums: &[QuorumReport],
-    followers: u32,
+    followers: u16,
     min_delay_ms: f64,
     max_delay_ms: f64,
     consistency: Option<&ConsistencyReport>,

@@ -35,7 +35,7 @@ impl Progress {
     }
 
     /// The bar of one quorum's writes.
-    pub fn quorum(&self, write_quorum: u32, writes: usize) -> QuorumBar {
+    pub fn quorum(&self, write_quorum: u16, writes: usize) -> QuorumBar {
         let bar = self.bars.insert_before(&self.spinner, ProgressBar::new(writes as u64));
         // Templates are fixed texts, checked by a test; the default style would do in their place.
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {

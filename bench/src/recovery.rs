@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use kvcluster_api::status::{FollowerState, LeaderState};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -175,7 +176,7 @@ async fn write(
 /// Waits until the leader takes writes.
 async fn open(client: &NodeClient, patience: Duration) -> Result<()> {
     until("the leader does not open", patience, async || match client.status().await {
-        Ok(status) if status.state == "open" => None,
+        Ok(status) if status.state == LeaderState::Open => None,
         Ok(status) => Some(status.message),
         Err(error) => Some(format!("{error:#}")),
     })
@@ -186,7 +187,8 @@ async fn open(client: &NodeClient, patience: Duration) -> Result<()> {
 async fn settled(client: &NodeClient, followers: usize, patience: Duration) -> Result<()> {
     until("not all followers take part", patience, async || match client.status().await {
         Ok(status) => {
-            let streaming = status.followers.iter().filter(|follower| follower.state == "streaming").count();
+            let streaming =
+                status.followers.iter().filter(|follower| follower.state == FollowerState::Streaming).count();
             let backlog = status.writes.backlog;
             (streaming < followers || backlog > 0).then(|| format!("{streaming} of {followers}, backlog {backlog}"))
         }

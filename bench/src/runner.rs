@@ -3,11 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use kv_node::shown::ShownConfig;
+use kvcluster_api::{
+    config::{ConfigView, LiveConfig},
+    status::{FollowerState, LeaderStatus},
+};
 
 use crate::{
     analysis::QuorumReport,
-    client::{ConfigChange, LeaderStatus, NodeClient},
+    client::{ConfigChange, NodeClient},
     consistency,
     control::Control,
     findings::{Finding, FindingKind},
@@ -26,11 +29,11 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct SweepOptions {
     /// Quorums in this order; all from 1 to N when absent.
-    pub quorums: Option<Vec<u32>>,
+    pub quorums: Option<Vec<u16>>,
     /// Shortest delay in ms; what is in force when absent.
-    pub min_delay_ms: Option<u64>,
+    pub min_delay_ms: Option<u32>,
     /// Longest delay in ms; what is in force when absent.
-    pub max_delay_ms: Option<u64>,
+    pub max_delay_ms: Option<u32>,
     /// What the clients do at each quorum.
     pub workload: Workload,
     /// Writes before each measurement that are not part of it.
@@ -78,7 +81,7 @@ pub async fn sweep(
     } else {
         let followers: Vec<NodeClient> =
             target.follower_urls.iter().map(|url| NodeClient::new(http.clone(), url, None)).collect();
-        let limit = write_timeout(&settings) + Duration::from_millis(settings.max_delay_ms);
+        let limit = write_timeout(&settings) + Duration::from_millis(settings.max_delay_ms.into());
         progress.note("comparing the followers' data with the leader's");
         Some(consistency::check(&leader, &followers, limit).await)
     };
@@ -99,10 +102,10 @@ pub async fn sweep(
 }
 
 /// What the sweep will do, now that the cluster has told what it is.
-fn settle(options: &SweepOptions, config: &ShownConfig) -> Result<Settings> {
-    let followers = config.followers;
-    let min_delay_ms = options.min_delay_ms.unwrap_or(config.min_delay_ms);
-    let max_delay_ms = options.max_delay_ms.unwrap_or(config.max_delay_ms);
+fn settle(options: &SweepOptions, config: &ConfigView) -> Result<Settings> {
+    let LiveConfig { followers, replication_timeout_ms, .. } = config.in_force;
+    let min_delay_ms = options.min_delay_ms.unwrap_or(config.in_force.min_delay_ms);
+    let max_delay_ms = options.max_delay_ms.unwrap_or(config.in_force.max_delay_ms);
     if min_delay_ms > max_delay_ms {
         bail!("minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms");
     }
@@ -114,7 +117,7 @@ fn settle(options: &SweepOptions, config: &ShownConfig) -> Result<Settings> {
         followers,
         min_delay_ms,
         max_delay_ms,
-        replication_timeout_ms: config.replication_timeout_ms,
+        replication_timeout_ms,
         delay_seed: config.delay_seed,
         quorums,
         warmup_writes: options.warmup_writes,
@@ -123,10 +126,10 @@ fn settle(options: &SweepOptions, config: &ShownConfig) -> Result<Settings> {
     })
 }
 
-fn check_followers(target: &Target, config: &ShownConfig) -> Result<()> {
+fn check_followers(target: &Target, config: &ConfigView) -> Result<()> {
     let given = target.follower_urls.len();
-    if given != 0 && given != config.followers as usize {
-        bail!("{given} follower URLs were given, but the leader has {} followers", config.followers);
+    if given != 0 && given != usize::from(config.in_force.followers) {
+        bail!("{given} follower URLs were given, but the leader has {} followers", config.in_force.followers);
     }
     Ok(())
 }
@@ -156,7 +159,7 @@ async fn measure_all(
         let timeout = write_timeout(settings);
         let run =
             workload::run(leader, &settings.workload, &label, timeout, interrupt, |sample| bar.write(sample)).await;
-        let law = QuorumDelay::new(settings.followers, write_quorum, min_delay_ms as f64, max_delay_ms as f64)
+        let law = QuorumDelay::new(settings.followers, write_quorum, min_delay_ms.into(), max_delay_ms.into())
             .context("failed to compute the theory of this quorum")?;
         if !run.samples.is_empty() {
             let report = QuorumReport::new(write_quorum, &law, run);
@@ -171,7 +174,7 @@ async fn measure_all(
 }
 
 /// Opens the clients' connections and lets the nodes reach their pace.
-async fn warm_up(leader: &NodeClient, settings: &Settings, write_quorum: u32, interrupt: &Interrupt) -> Result<()> {
+async fn warm_up(leader: &NodeClient, settings: &Settings, write_quorum: u16, interrupt: &Interrupt) -> Result<()> {
     let workload = Workload { writes: settings.warmup_writes, ..settings.workload };
     let label = format!("warm{write_quorum}");
     let run: Run = workload::run(leader, &workload, &label, write_timeout(settings), interrupt, |_| {}).await;
@@ -184,7 +187,7 @@ async fn warm_up(leader: &NodeClient, settings: &Settings, write_quorum: u32, in
 }
 
 fn write_timeout(settings: &Settings) -> Duration {
-    Duration::from_millis(settings.replication_timeout_ms) + GRACE
+    Duration::from_millis(settings.replication_timeout_ms.into()) + GRACE
 }
 
 /// With followers down the theory for N of them does not apply, and the reader should know.
@@ -192,8 +195,8 @@ fn followers_missing(status: &LeaderStatus) -> Vec<Finding> {
     let members: Vec<_> = status.followers.iter().filter(|follower| follower.member).collect();
     let missing: Vec<&str> = members
         .iter()
-        .filter(|follower| follower.state != "streaming")
-        .map(|follower| if follower.name.is_empty() { follower.url.as_str() } else { follower.name.as_str() })
+        .filter(|follower| follower.state != FollowerState::Streaming)
+        .map(|follower| follower.name.as_str())
         .collect();
     if missing.is_empty() {
         return Vec::new();
@@ -212,7 +215,7 @@ fn followers_missing(status: &LeaderStatus) -> Vec<Finding> {
 mod tests {
     use super::*;
 
-    fn config() -> ShownConfig {
+    fn config() -> ConfigView {
         serde_json::from_value(serde_json::json!({"generation": 7, "write_quorum": 2, "followers": 5,
             "min_delay_ms": 20, "max_delay_ms": 60, "replication_timeout_ms": 4000, "delay_seed": 11}))
         .expect("as the node writes it")

@@ -38,7 +38,7 @@ pub(crate) enum Behaviour {
 /// The reports of all quorums of a synthetic system; the same for the same arguments.
 pub(crate) fn synthetic_quorums(
     behaviour: Behaviour,
-    followers: u32,
+    followers: u16,
     min_delay_ms: f64,
     max_delay_ms: f64,
     writes: usize,
@@ -82,9 +82,9 @@ pub(crate) fn synthetic_quorums(
 /// A whole report of a synthetic system; the same for the same arguments.
 pub(crate) fn synthetic_report(
     behaviour: Behaviour,
-    followers: u32,
-    min_delay_ms: u64,
-    max_delay_ms: u64,
+    followers: u16,
+    min_delay_ms: u32,
+    max_delay_ms: u32,
     writes: usize,
 ) -> SweepReport {
     let quorums = synthetic_quorums(behaviour, followers, min_delay_ms as f64, max_delay_ms as f64, writes);

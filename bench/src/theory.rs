@@ -22,15 +22,15 @@ use serde::Serialize;
 /// The time until the `W`-th of `N` followers has confirmed, with delays uniform in `[min, max]` ms.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct QuorumDelay {
-    followers: u32,
-    write_quorum: u32,
+    followers: u16,
+    write_quorum: u16,
     min_delay_ms: f64,
     max_delay_ms: f64,
 }
 
 impl QuorumDelay {
     /// The law for `write_quorum` of `followers`; `None` unless `1 ≤ W ≤ N` and `0 ≤ min ≤ max`.
-    pub fn new(followers: u32, write_quorum: u32, min_delay_ms: f64, max_delay_ms: f64) -> Option<Self> {
+    pub fn new(followers: u16, write_quorum: u16, min_delay_ms: f64, max_delay_ms: f64) -> Option<Self> {
         let valid = (1..=followers).contains(&write_quorum) && 0.0 <= min_delay_ms && min_delay_ms <= max_delay_ms;
         valid.then_some(Self { followers, write_quorum, min_delay_ms, max_delay_ms })
     }
@@ -85,7 +85,7 @@ impl QuorumDelay {
 
 /// Probability that a read at one random of `followers` misses a write whose commit at `write_quorum` lies
 /// `elapsed_fraction·(b − a)` in the past (clamped to [0, 1]).
-pub fn stale_read_probability(followers: u32, write_quorum: u32, elapsed_fraction: f64) -> f64 {
+pub fn stale_read_probability(followers: u16, write_quorum: u16, elapsed_fraction: f64) -> f64 {
     let missing_at_commit = followers.saturating_sub(write_quorum);
     let u = elapsed_fraction.clamp(0.0, 1.0);
     let still_missing: f64 = (0..missing_at_commit)
@@ -95,20 +95,20 @@ pub fn stale_read_probability(followers: u32, write_quorum: u32, elapsed_fractio
 }
 
 /// `P(X ≥ at_least)` for `X ~ Binomial(n, x)`: the regularised incomplete beta function `I_x(at_least, n−at_least+1)`.
-fn binomial_tail(n: u32, at_least: u32, x: f64) -> f64 {
+fn binomial_tail(n: u16, at_least: u16, x: f64) -> f64 {
     (at_least..=n).map(|k| binomial_probability(n, k, x)).sum()
 }
 
 /// `C(n,k) xᵏ (1−x)^{n−k}`. Each ratio of the coefficient is multiplied by one `x(1−x)` right away, so that with `n` in
 /// the hundreds neither does the coefficient overflow nor do the powers vanish first.
-fn binomial_probability(n: u32, k: u32, x: f64) -> f64 {
+fn binomial_probability(n: u16, k: u16, x: f64) -> f64 {
     if k > n {
         return 0.0;
     }
     let k_small = k.min(n - k);
     let (often, rare) = if k_small == k { (1.0 - x, x) } else { (x, 1.0 - x) };
     let paired: f64 = (1..=k_small).map(|i| f64::from(n - k_small + i) / f64::from(i) * rare * often).product();
-    paired * often.powi((n - 2 * k_small) as i32)
+    paired * often.powi(i32::from(n - 2 * k_small))
 }
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    fn law(followers: u32, write_quorum: u32) -> QuorumDelay {
+    fn law(followers: u16, write_quorum: u16) -> QuorumDelay {
         QuorumDelay::new(followers, write_quorum, 0.0, 200.0).expect("valid quorum")
     }
 
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_simulation_agrees_with_mean_spread_and_quantiles() {
         let mut random = StdRng::seed_from_u64(5);
-        for (n, w) in [(5_u32, 1_u32), (5, 3), (5, 5), (9, 4)] {
+        for (n, w) in [(5_u16, 1_u16), (5, 3), (5, 5), (9, 4)] {
             let law = QuorumDelay::new(n, w, 20.0, 120.0).expect("valid quorum");
             let mut drawn: Vec<f64> = (0..40_000)
                 .map(|_| {
@@ -232,7 +232,7 @@ mod tests {
     fn a_simulation_agrees_with_the_stale_reads() {
         let mut random = StdRng::seed_from_u64(8);
         let draws = 40_000;
-        for (n, w, elapsed) in [(5_u32, 1_u32, 0.25), (5, 3, 0.1), (5, 4, 0.5), (9, 2, 0.3)] {
+        for (n, w, elapsed) in [(5_u16, 1_u16, 0.25), (5, 3, 0.1), (5, 4, 0.5), (9, 2, 0.3)] {
             let stale = (0..draws)
                 .filter(|_| {
                     let delays: Vec<f64> = (0..n).map(|_| random.random::<f64>()).collect();

@@ -64,7 +64,7 @@ pub struct WriteSample {
     /// The delay that the quorum had to wait for this write (the W-th smallest of those drawn), in ms.
     pub quorum_delay_ms: Option<f64>,
     /// The quorum under which the leader says it answered.
-    pub write_quorum: Option<u32>,
+    pub write_quorum: Option<u16>,
 }
 
 /// All writes of one run.

@@ -41,7 +41,7 @@ async fn get_json(url: &str) -> Value {
     response.json().await.expect("JSON")
 }
 
-async fn set_quorum(leader: &str, quorum: u32) {
+async fn set_quorum(leader: &str, quorum: u16) {
     let request = Client::new().patch(format!("{leader}/config?wait_ms=20000")).json(&json!({"write_quorum": quorum}));
     let response = request.send().await.expect("an answer");
     assert_eq!(response.status().as_u16(), 200, "quorum {quorum} is in force");
@@ -145,7 +145,7 @@ async fn the_quorum_changes_under_load() {
         for (status, answer) in answers.iter().flatten() {
             assert_eq!(*status, 200, "{answer}");
             let quorum = answer["explain"]["write_quorum"].as_u64().expect("a quorum");
-            assert!([before, after, before.max(after)].contains(&u32::try_from(quorum).expect("small")), "{answer}");
+            assert!([before, after, before.max(after)].contains(&u16::try_from(quorum).expect("small")), "{answer}");
         }
         let status = until(&leader, drained).await;
         assert!(epoch.is_null() || epoch == status["epoch"], "the leader is the same");

@@ -50,7 +50,7 @@ fn saved(file: &Path, value: &str) -> Dump {
 }
 
 /// Three followers with disks, and delays that make a restore take seconds.
-async fn slow_cluster(directory: &Path, write_quorum: u32) -> LocalCluster {
+async fn slow_cluster(directory: &Path, write_quorum: u16) -> LocalCluster {
     let options = LocalClusterOptions {
         followers: 3,
         write_quorum,
@@ -88,7 +88,7 @@ struct Midway {
     directory: TempDir,
 }
 
-async fn midway(write_quorum: u32) -> Midway {
+async fn midway(write_quorum: u16) -> Midway {
     let directory = tempfile::tempdir().expect("temporary directory");
     let file = directory.path().join("state.jsonl");
     let expected = saved(&file, "blue");

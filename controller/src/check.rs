@@ -7,8 +7,7 @@ use clap::Args;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client};
-
-use crate::crd::KvCluster;
+use kvcluster_api::resource::KvCluster;
 
 /// The settings of `kv-controller check`.
 #[derive(Args, Clone, Debug)]

@@ -10,11 +10,11 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource, ResourceExt};
+use kvcluster_api::resource::{KvCluster, KvClusterStatus};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use crate::build::Component;
-use crate::crd::{KvCluster, KvClusterStatus};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::reconcile::apply::Applier;

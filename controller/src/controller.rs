@@ -14,6 +14,7 @@ use kube::runtime::controller::{Config, Error as ControllerError};
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{Controller, WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
+use kvcluster_api::resource::KvCluster;
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -21,7 +22,6 @@ use tower::util::MapRequestLayer;
 
 use crate::build::MANAGER;
 use crate::context::{Context, Memory, Stores};
-use crate::crd::KvCluster;
 use crate::election::Election;
 use crate::health::{self, Health};
 use crate::metrics::Metrics;

@@ -1,8 +1,8 @@
 //! What unit tests start from: a KvCluster from a few lines of YAML. The values differ from each other and from the
 //! defaults, so that swapped ones show.
 
-use crate::crd::{ImagePullPolicy, KvCluster, KvClusterSpec};
 use crate::reconcile::validate::{Defaults, Validated, validate};
+use kvcluster_api::resource::{ImagePullPolicy, KvCluster, KvClusterSpec};
 
 /// The uid of every fixture.
 pub(crate) const UID: &str = "6a1f0b52-0000-4000-8000-00000000demo";

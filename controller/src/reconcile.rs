@@ -19,13 +19,13 @@ use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
+use kvcluster_api::resource::{KvCluster, KvClusterStatus};
 use rand::RngExt;
 use serde_json::json;
 use thiserror::Error;
 
 use crate::build::{self, Component, MANAGER, Observed, Resources, TOKEN_KEY, names};
 use crate::context::{Context, cached};
-use crate::crd::{KvCluster, KvClusterStatus};
 use crate::reconcile::apply::ApplyError;
 use crate::reconcile::events::Happened;
 use crate::reconcile::leader_client::{Configured, LeaderSeen};
@@ -132,7 +132,8 @@ async fn one(cluster: &KvCluster, context: &Context) -> Result<Action, Error> {
     let validated = match validate::validate(cluster, &context.defaults) {
         Ok(validated) => validated,
         Err(contradiction) => {
-            let status = status::invalid(cluster.metadata.generation, &contradiction.0, &previous, Timestamp::now());
+            let status =
+                status::invalid(cluster.metadata.generation, &contradiction.to_string(), &previous, Timestamp::now());
             report(cluster, &previous, status, context).await?;
             return Ok(Action::requeue(IDLE));
         }
@@ -151,7 +152,7 @@ async fn one(cluster: &KvCluster, context: &Context) -> Result<Action, Error> {
     let applied = apply(desired, secret, &validated, context).await;
     // Also when an object could not be applied: the running leader need not wait for that.
     let configured = match leader.answered() {
-        Some(leader) => context.leaders.configure(leader, &validated.live, validated.generation, &observed.token).await,
+        Some(leader) => context.leaders.configure(leader, &validated.live, &observed.token).await,
         None => Configured::Unchanged,
     };
     if let (LeaderSeen::Answered(leader), Configured::Accepted(config)) = (&mut leader, &configured) {
@@ -170,7 +171,7 @@ async fn one(cluster: &KvCluster, context: &Context) -> Result<Action, Error> {
         problem: applied.as_ref().err().map(|error| (error.reason(), error.to_string())),
     };
     let status = status::compute(&validated, &seen, &previous, Timestamp::now());
-    let settled = status.phase == crate::crd::Phase::Ready;
+    let settled = status.phase == kvcluster_api::resource::Phase::Ready;
     report(cluster, &previous, status, context).await?;
     applied?;
     Ok(Action::requeue(jittered(if settled { context.poll_interval } else { UNSETTLED })))
@@ -187,20 +188,19 @@ pub fn follower_pods(
     previous: &KvClusterStatus,
     existing: Option<i32>,
 ) -> i32 {
-    let pods = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
-    let wanted = pods(cluster.live.followers);
+    let wanted = i32::from(cluster.live.followers);
     if !previous.opened && leader.open().is_none() {
         return wanted; // it never took a write: nothing to keep
     }
     let leaving = leader.answered().and_then(|leader| {
         let prefix = format!("{}-", names::followers(&cluster.name));
         let views = leader.status.followers.iter();
-        views.filter_map(|view| view.name.strip_prefix(&prefix)?.parse::<u32>().ok()).max()
+        views.filter_map(|view| view.name.strip_prefix(&prefix)?.parse::<i32>().ok()).max()
     });
-    let known = leaving.map_or(0, |ordinal| pods(ordinal.saturating_add(1)));
+    let known = leaving.map_or(0, |ordinal| ordinal.saturating_add(1));
     if let Some(leader) = leader.open() {
         let config = &leader.status.config;
-        let through = config.pending.is_none() && pods(config.followers) == wanted && known <= wanted;
+        let through = config.pending.is_none() && i32::from(config.in_force.followers) == wanted && known <= wanted;
         if through {
             return wanted;
         }

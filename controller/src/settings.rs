@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
-
-use crate::crd::ImagePullPolicy;
+use kvcluster_api::resource::ImagePullPolicy;
 
 /// The settings of `kv-controller run`.
 #[derive(Args, Clone, Debug)]

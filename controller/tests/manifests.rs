@@ -52,7 +52,7 @@ fn the_templates_of_the_chart_are_the_committed_ones() {
 #[test]
 fn the_samples_are_kvclusters() {
     for path in ["deploy/kvcluster.yaml", "deploy/kvcluster-memory.yaml"] {
-        let sample: kv_controller::crd::KvCluster = serde_saphyr::from_str(&committed(path)).expect(path);
+        let sample: kvcluster_api::resource::KvCluster = serde_saphyr::from_str(&committed(path)).expect(path);
         assert!(sample.spec.write_quorum <= sample.spec.replicas, "{path}");
     }
 }

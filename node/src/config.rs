@@ -6,21 +6,13 @@ mod http;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use kvcluster_api::config::{ConfigError, LiveConfig};
 
 pub use self::followers::{Followers, parse_followers};
 pub use self::http::HttpSettings;
 use crate::protocol::leader::{DelayRange, FOLLOWERS_MAX, Limits};
-
-/// Longest delay and timeout that make sense, in milliseconds: an hour.
-pub const MILLISECONDS_MAX: u32 = 3_600_000;
-
-/// A contradiction, in one line that names the values.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
 
 /// Leader or follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -133,71 +125,12 @@ pub struct Settings {
     pub deliberate_fault: Option<crate::deliberate::DeliberateFault>,
 }
 
-/// What can change while the leader runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LiveConfig {
-    /// Orders the configurations that were asked for.
-    pub generation: u64,
-    /// W.
-    pub write_quorum: u16,
-    /// N, declared.
-    pub followers: u16,
-    /// Shortest wait.
-    pub min_delay_ms: u32,
-    /// Longest wait.
-    pub max_delay_ms: u32,
-    /// After how long a write is answered as indeterminate.
-    pub replication_timeout_ms: u32,
-}
+// A leader has one slot for each follower.
+const _: () = assert!(kvcluster_api::config::FOLLOWERS_MAX as usize == FOLLOWERS_MAX);
 
-impl LiveConfig {
-    /// Refuses what contradicts itself, naming both values.
-    ///
-    /// # Errors
-    /// [`ConfigError`] with the sentence to show.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { write_quorum, followers, min_delay_ms, max_delay_ms, replication_timeout_ms, .. } = self;
-        if *followers == 0 || usize::from(*followers) > FOLLOWERS_MAX {
-            return fail(format!("the number of followers ({followers}) must be from 1 to {FOLLOWERS_MAX}"));
-        }
-        if *write_quorum == 0 {
-            return fail(format!(
-                "the write quorum (0) must be at least 1 and at most the number of followers ({followers})"
-            ));
-        }
-        if write_quorum > followers {
-            return fail(format!("the write quorum ({write_quorum}) is above the number of followers ({followers})"));
-        }
-        if min_delay_ms > max_delay_ms {
-            return fail(format!(
-                "the minimum delay ({min_delay_ms} ms) is above the maximum delay ({max_delay_ms} ms)"
-            ));
-        }
-        if *max_delay_ms > MILLISECONDS_MAX {
-            return fail(format!("the maximum delay ({max_delay_ms} ms) is above {MILLISECONDS_MAX} ms"));
-        }
-        if *replication_timeout_ms == 0 || *replication_timeout_ms > MILLISECONDS_MAX {
-            return fail(format!(
-                "the replication timeout ({replication_timeout_ms} ms) must be from 1 to {MILLISECONDS_MAX} ms"
-            ));
-        }
-        if min_delay_ms >= replication_timeout_ms {
-            return fail(format!(
-                "the minimum delay ({min_delay_ms} ms) is not below the replication timeout ({replication_timeout_ms} ms): \
-                 no write could reach its quorum in time"
-            ));
-        }
-        Ok(())
-    }
-
-    /// The random wait.
-    pub fn delay(&self) -> DelayRange {
-        DelayRange { min_us: self.min_delay_ms * 1000, max_us: self.max_delay_ms * 1000 }
-    }
-
-    /// After how long a write is answered as indeterminate.
-    pub fn replication_timeout(&self) -> Duration {
-        Duration::from_millis(self.replication_timeout_ms.into())
+impl From<&LiveConfig> for DelayRange {
+    fn from(config: &LiveConfig) -> Self {
+        Self { min_us: config.min_delay_ms * 1000, max_us: config.max_delay_ms * 1000 }
     }
 }
 

@@ -11,8 +11,8 @@
 //!    as it is meant to be, and the confirmation goes back.
 //! 6. The W-th confirmation commits the write, and the client is answered.
 //!
-//! [`config`] says what can be set, [`shown`] what of it is shown, [`backup`] what a state looks like in a file, [`cli`] is the
-//! program.
+//! [`config`] says what can be set, [`kvcluster_api`] what is shown, [`backup`] what a state looks like in a file, [`cli`]
+//! is the program.
 
 pub mod backup;
 pub mod cli;
@@ -23,6 +23,5 @@ pub mod http;
 pub mod metrics;
 pub mod protocol;
 pub mod replication;
-pub mod shown;
 pub mod shutdown;
 pub mod store;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use kvcluster_api::status::FollowerState;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -95,7 +96,7 @@ pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView) -> String {
     registry.register("follower_lag_seconds", "Age of the oldest of them", age.clone());
     for PlaceView { follower: FollowerView { name, state, lag_writes, lag_us, .. }, .. } in followers {
         let label = OfFollower { follower: name };
-        up.get_or_create(&label).set(i64::from(state == "streaming"));
+        up.get_or_create(&label).set(i64::from(state == FollowerState::Streaming));
         lag.get_or_create(&label).set(i64::try_from(lag_writes).unwrap_or(i64::MAX));
         age.get_or_create(&label).set(lag_us as f64 / 1e6);
     }

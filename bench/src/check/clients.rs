@@ -41,7 +41,7 @@ pub struct Load {
     /// Operations a second that they aim at, all together.
     pub rate: f64,
     /// What a client waits for an answer, in ms.
-    pub timeout_ms: u64,
+    pub timeout_ms: u32,
     /// Seed of what they do.
     pub seed: u64,
 }
@@ -299,7 +299,7 @@ impl Crowd {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<(StatusCode, Answer), reqwest::Error> {
-        let response = request.timeout(Duration::from_millis(self.load.timeout_ms)).send().await?;
+        let response = request.timeout(Duration::from_millis(self.load.timeout_ms.into())).send().await?;
         let status = response.status();
         let body = response.bytes().await?;
         Ok((status, serde_json::from_slice(&body).unwrap_or_default()))

@@ -101,7 +101,7 @@ pub enum Fault {
     /// The pod is deleted with no time to end.
     ForceDelete(Node),
     /// There are so many followers.
-    Scale(u32),
+    Scale(u16),
     /// Everybody is killed.
     All,
     /// A second leader starts.
@@ -115,7 +115,7 @@ pub enum Fault {
         second: bool,
     },
     /// The quorum is another one.
-    Quorum(u32),
+    Quorum(u16),
 }
 
 impl Fault {

@@ -91,7 +91,7 @@ impl KubeTarget {
     /// What may be done to it.
     pub fn shape(&self) -> Shape {
         let Asked { size: Size { replicas, write_quorum }, durable, .. } = self.asked;
-        Shape::new(Place::Pod, replicas as usize, write_quorum, durable)
+        Shape::new(Place::Pod, replicas, write_quorum, durable)
     }
 
     fn leader(&self) -> NodeClient {
@@ -156,10 +156,10 @@ impl KubeTarget {
             return Ok(Some(missing));
         }
         let (status, config) = (self.leader().status().await?, self.leader().config().await?);
-        if (config.write_quorum, config.pending.is_some()) != (size.write_quorum, false) {
-            return Ok(Some(format!("write quorum {} is in force", config.write_quorum)));
+        if (config.in_force.write_quorum, config.pending.is_some()) != (size.write_quorum, false) {
+            return Ok(Some(format!("write quorum {} is in force", config.in_force.write_quorum)));
         }
-        Ok(target::lacks(&status, size.replicas as usize, elapsed))
+        Ok(target::lacks(&status, usize::from(size.replicas), elapsed))
     }
 
     /// All is well: what followers show from here on is of these lives.
@@ -291,7 +291,7 @@ fn pod_name(cluster: &str, node: Node) -> String {
 fn is_aimed_at(cluster: &str, fault: Fault, pod: &PodState) -> bool {
     match (fault, fault.node()) {
         (Fault::All, _) => true,
-        (Fault::Scale(replicas), _) => pod.name == pod_name(cluster, Node::Follower(replicas as usize)),
+        (Fault::Scale(replicas), _) => pod.name == pod_name(cluster, Node::Follower(usize::from(replicas))),
         (_, Some(Node::Leader)) => pod.leads && !pod.leaving,
         (_, Some(node)) => pod.name == pod_name(cluster, node),
         (_, None) => false,
@@ -304,13 +304,13 @@ fn missing_pods(cluster: &str, size: Size, doomed: &BTreeSet<String>, pods: &[Po
         return Some(format!("pod {} is still there", pod.name));
     }
     let names: BTreeMap<&str, &PodState> = pods.iter().map(|pod| (pod.name.as_str(), pod)).collect();
-    let mut followers = (0..size.replicas as usize).map(|index| pod_name(cluster, Node::Follower(index)));
+    let mut followers = (0..usize::from(size.replicas)).map(|index| pod_name(cluster, Node::Follower(index)));
     if let Some(name) = followers.find(|name| !names.contains_key(name.as_str())) {
         return Some(format!("pod {name} is not there"));
     }
     let leaders = pods.iter().filter(|pod| pod.leads).count();
     let followers = pods.len() - leaders;
-    let expected = (1, size.replicas as usize);
+    let expected = (1, usize::from(size.replicas));
     ((leaders, followers) != expected).then(|| format!("there are {leaders} leaders' pods and {followers} followers'"))
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use kvcluster_api::status::LeaderState;
 use tokio::sync::watch;
 
 use super::{
@@ -75,7 +76,7 @@ impl LocalTarget {
     }
 
     /// Asks for the quorum and does not wait: a leader that is down or closed takes its own when it opens.
-    async fn ask_for_quorum(&self, write_quorum: u32) {
+    async fn ask_for_quorum(&self, write_quorum: u16) {
         let change = ConfigChange { write_quorum, ..self.settings };
         let leader = self.leader();
         let _ = tokio::time::timeout(Duration::from_millis(500), leader.change_config(change, Duration::ZERO)).await;
@@ -105,11 +106,11 @@ impl LocalTarget {
     async fn missing(&self, elapsed: Duration) -> Result<Option<String>> {
         let leader = self.leader();
         let (status, config) = (leader.status().await?, leader.config().await?);
-        if status.state == "open" && !self.settings.is_in_force(&config) {
-            if config.write_quorum != self.settings.write_quorum && config.pending.is_none() {
+        if status.state == LeaderState::Open && !self.settings.is_in_force(&config) {
+            if config.in_force.write_quorum != self.settings.write_quorum && config.pending.is_none() {
                 self.ask_for_quorum(self.settings.write_quorum).await;
             }
-            return Ok(Some(format!("write quorum {} is in force", config.write_quorum)));
+            return Ok(Some(format!("write quorum {} is in force", config.in_force.write_quorum)));
         }
         Ok(target::lacks(&status, self.cluster.follower_urls().len(), elapsed))
     }

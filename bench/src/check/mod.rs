@@ -51,7 +51,7 @@ pub struct CheckOptions {
     /// Prefix of the keys and idempotency keys, where others share the cluster.
     pub run: String,
     /// Longest random wait before a send to a follower, for the report, in ms.
-    pub max_delay_ms: u64,
+    pub max_delay_ms: u32,
 }
 
 /// Runs it to its end, and judges whatever was seen: also after an interruption, and where the cluster did not heal.

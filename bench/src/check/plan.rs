@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use kvcluster_api::tolerance::Tolerance;
 use rand::{RngExt, rngs::SmallRng};
 
 use super::faults::{Fault, FaultKind, Node, Place};
@@ -26,9 +27,9 @@ pub struct Shape {
     /// What its nodes are.
     pub place: Place,
     /// N.
-    pub followers: usize,
+    pub followers: u16,
     /// W, outside of faults that change it.
-    pub write_quorum: u32,
+    pub write_quorum: u16,
     /// What may be done; at least one.
     pub kinds: Vec<FaultKind>,
     /// Whether a follower that is killed keeps what it has. Otherwise a killed one counts as wiped.
@@ -37,7 +38,7 @@ pub struct Shape {
 
 impl Shape {
     /// A cluster to which everything may be done that it can stand.
-    pub fn new(place: Place, followers: usize, write_quorum: u32, durable: bool) -> Self {
+    pub fn new(place: Place, followers: u16, write_quorum: u16, durable: bool) -> Self {
         let mut shape = Self { place, followers, write_quorum, kinds: Vec::new(), durable };
         shape.kinds = place.kinds().iter().copied().filter(|kind| shape.objection(*kind).is_none()).collect();
         shape
@@ -62,7 +63,7 @@ impl Shape {
                 Place::Process => "there are no pods without --kube".to_owned(),
                 Place::Pod => "pods are deleted, by delete and force-delete".to_owned(),
             }),
-            FaultKind::Wipe if self.write_quorum < 2 => {
+            FaultKind::Wipe if self.tolerance(self.write_quorum).disks_lost == 0 => {
                 Some(format!("at a write quorum of {} no disk may be lost", self.write_quorum))
             }
             FaultKind::All if !self.durable => Some("followers that keep nothing cannot all be killed".to_owned()),
@@ -86,7 +87,7 @@ impl Shape {
     }
 
     fn draw(&self, kind: FaultKind, rng: &mut SmallRng) -> Option<Planned> {
-        let follower = rng.random_range(0..self.followers);
+        let follower = rng.random_range(0..usize::from(self.followers));
         let node = if rng.random_bool(0.5) { Node::Leader } else { Node::Follower(follower) };
         let pods = self.place == Place::Pod;
         let (fault, shortest_ms, longest_ms) = match kind {
@@ -101,7 +102,7 @@ impl Shape {
             FaultKind::TwoLeaders if pods => (Fault::TwoLeaders { paused: false }, 0, 0),
             FaultKind::TwoLeaders => (Fault::TwoLeaders { paused: rng.random_bool(0.5) }, 300, 2_500),
             FaultKind::Partition => (Fault::Partition { second: rng.random_bool(0.5) }, 300, 2_500),
-            FaultKind::Quorum => (Fault::Quorum(rng.random_range(1..=self.followers as u32)), 200, 2_000),
+            FaultKind::Quorum => (Fault::Quorum(rng.random_range(1..=self.followers)), 200, 2_000),
         };
         // Pods need seconds to come back: those that overlap may be as far apart.
         let at = Duration::from_millis(rng.random_range(0..if pods { 3_000 } else { 700 }));
@@ -111,9 +112,9 @@ impl Shape {
     }
 
     /// One or two followers more, or one less where the quorum stands that.
-    fn another_number(&self, rng: &mut SmallRng) -> u32 {
-        let followers = self.followers as u32;
-        if followers > self.write_quorum && rng.random_bool(0.5) {
+    fn another_number(&self, rng: &mut SmallRng) -> u16 {
+        let followers = self.followers;
+        if self.tolerance(self.write_quorum).followers_down > 0 && rng.random_bool(0.5) {
             followers - 1
         } else {
             followers + rng.random_range(1..=2)
@@ -131,7 +132,11 @@ impl Shape {
                 _ => {}
             }
         }
-        lost < quorum
+        lost <= self.tolerance(quorum).disks_lost
+    }
+
+    fn tolerance(&self, write_quorum: u16) -> Tolerance {
+        Tolerance::of(self.followers, write_quorum)
     }
 }
 
@@ -150,11 +155,11 @@ mod tests {
 
     use super::*;
 
-    fn shape(write_quorum: u32, durable: bool) -> Shape {
+    fn shape(write_quorum: u16, durable: bool) -> Shape {
         Shape::new(Place::Process, 5, write_quorum, durable)
     }
 
-    fn pods(write_quorum: u32, durable: bool) -> Shape {
+    fn pods(write_quorum: u16, durable: bool) -> Shape {
         Shape::new(Place::Pod, 5, write_quorum, durable)
     }
 
@@ -203,7 +208,8 @@ mod tests {
                     assert!(faults.iter().all(|fault| fault.kind() != FaultKind::Quorum), "{faults:?}");
                 }
                 let smallest = quorums.chain([write_quorum]).min().expect("one");
-                assert!(lost.count() < smallest as usize, "W = {write_quorum}: {faults:?}");
+                // The formula itself, so that a wrong shared one shows.
+                assert!(lost.count() < usize::from(smallest), "W = {write_quorum}: {faults:?}");
                 for (index, fault) in faults.iter().enumerate() {
                     assert!(faults[..index].iter().all(|other| !fault.collides(*other)), "{faults:?}");
                 }

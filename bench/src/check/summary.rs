@@ -43,11 +43,11 @@ pub struct CheckReport {
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
     /// Number of followers, N.
-    pub followers: usize,
+    pub followers: u16,
     /// W.
-    pub write_quorum: u32,
+    pub write_quorum: u16,
     /// Longest random wait before a send to a follower, in ms.
-    pub max_delay_ms: u64,
+    pub max_delay_ms: u32,
     /// Kinds of faults that were allowed.
     pub faults: Vec<&'static str>,
     /// What clients did.

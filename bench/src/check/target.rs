@@ -3,13 +3,14 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use kvcluster_api::status::{FollowerState, LeaderState, LeaderStatus};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
 
 use super::{faults::Fault, history::FinalDump};
-use crate::client::{LeaderStatus, NodeClient, until_answered};
+use crate::client::{NodeClient, until_answered};
 
 /// A node as clients reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,7 +139,7 @@ impl Healing {
 /// the last `elapsed`.
 pub(super) fn lacks(status: &LeaderStatus, followers: usize, elapsed: Duration) -> Option<String> {
     let LeaderStatus { state, message, .. } = status;
-    if state != "open" {
+    if *state != LeaderState::Open {
         return Some(format!("the leader is {state}: {message}"));
     }
     let members = status.followers.iter().filter(|follower| follower.member).count();
@@ -147,9 +148,9 @@ pub(super) fn lacks(status: &LeaderStatus, followers: usize, elapsed: Duration) 
     }
     let lagging = status.followers.iter().find(|follower| {
         let is_late = follower.lag_ms >= elapsed.as_secs_f64() * 1e3;
-        follower.state != "streaming" || is_late
+        follower.state != FollowerState::Streaming || is_late
     });
-    lagging.map(|follower| format!("{} is {}, {:.0} ms behind", follower.url, follower.state, follower.lag_ms))
+    lagging.map(|follower| format!("{} is {}, {:.0} ms behind", follower.name, follower.state, follower.lag_ms))
 }
 
 #[cfg(test)]
@@ -157,10 +158,11 @@ mod tests {
     use super::*;
 
     fn status(state: &str, followers: &[(&str, bool, f64)]) -> LeaderStatus {
-        let follower = |(state, member, lag_ms): &(&str, bool, f64)| serde_json::json!({"name": "f", "url": "http://f:1", "state": state, "member": member, "lag_ms": lag_ms});
+        let follower = |(state, member, lag_ms): &(&str, bool, f64)| serde_json::json!({"name": "http://f:1", "state": state, "member": member, "lag_ms": lag_ms});
         let followers: Vec<_> = followers.iter().map(follower).collect();
-        let status = serde_json::json!({"state": state, "message": "for 2 of 3 promises", "writes": {"backlog": 0},
-            "followers": followers});
+        let status = serde_json::json!({"state": state, "message": "for 2 of 3 promises", "followers": followers, "role": "leader",
+            "config": {"generation": 1, "write_quorum": 2, "followers": 2, "min_delay_ms": 0, "max_delay_ms": 0,
+                "replication_timeout_ms": 500}});
         serde_json::from_value(status).expect("as a leader says it")
     }
 

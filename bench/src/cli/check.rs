@@ -42,7 +42,7 @@ const HEAL_TIMEOUT_S: u64 = 60;
 const KUBE_HEAL_TIMEOUT_S: u64 = 300;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Clients wait this much longer than the leader waits for a quorum.
-const CLIENT_MARGIN_MS: u64 = 500;
+const CLIENT_MARGIN_MS: u32 = 500;
 
 /// The settings of a check.
 #[derive(Debug, Clone, Args)]
@@ -57,23 +57,23 @@ pub struct CheckArguments {
     namespace: Option<String>,
 
     /// Followers to start
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=60),
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60),
         help_heading = "Cluster")]
-    follower_count: u32,
+    follower_count: u16,
 
     /// Followers that must confirm a write
-    #[arg(long, value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60),
+    #[arg(long, value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=60),
         help_heading = "Cluster")]
-    write_quorum: u32,
+    write_quorum: u16,
 
     /// Longest random wait before each send of a write to a follower, in ms
     #[arg(long, value_name = "MS", default_value_t = 20, help_heading = "Cluster")]
-    max_delay_ms: u64,
+    max_delay_ms: u32,
 
     /// After this long without a quorum a write's outcome is unknown, in ms
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..),
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=3_600_000),
         help_heading = "Cluster")]
-    replication_timeout_ms: u64,
+    replication_timeout_ms: u32,
 
     /// Where followers keep their state
     #[arg(long, value_enum, default_value_t = Durability::Disk, help_heading = "Cluster")]
@@ -134,7 +134,7 @@ impl CheckArguments {
             bail!("write quorum {write_quorum} is not possible with {follower_count} followers");
         }
         let durable = self.durability == Durability::Disk;
-        let shape = Shape::new(Place::Process, follower_count as usize, write_quorum, durable);
+        let shape = Shape::new(Place::Process, follower_count, write_quorum, durable);
         self.options(shape, self.max_delay_ms, self.replication_timeout_ms, String::new())
     }
 
@@ -144,7 +144,7 @@ impl CheckArguments {
         self.options(target.shape(), asked.max_delay_ms, asked.replication_timeout_ms, run)
     }
 
-    fn options(&self, shape: Shape, max_delay_ms: u64, timeout_ms: u64, run: String) -> Result<CheckOptions> {
+    fn options(&self, shape: Shape, max_delay_ms: u32, timeout_ms: u32, run: String) -> Result<CheckOptions> {
         let limit = match self.rounds {
             Some(rounds) => Limit::Rounds(rounds),
             None => Limit::Time(Duration::from_secs(self.seconds.unwrap_or(DEFAULT_SECONDS))),

@@ -17,7 +17,7 @@ use crate::{
     progress::LoadProgress,
 };
 
-const DEFAULT_FOLLOWERS: u32 = 5;
+const DEFAULT_FOLLOWERS: u16 = 5;
 /// Few enough that values of 1 MiB fit into the memory of six nodes.
 const KEYS_OF_LARGE_VALUES: u64 = 100;
 const CONNECTIONS_OF_LARGE_VALUES: usize = 16;
@@ -94,7 +94,7 @@ impl CurvesArguments {
         }
     }
 
-    async fn cluster(&self, followers: u32) -> Result<Standing> {
+    async fn cluster(&self, followers: u16) -> Result<Standing> {
         let cluster = LocalLoadCluster {
             followers,
             write_quorum: followers / 2 + 1,
@@ -169,7 +169,7 @@ async fn curve(
         if fresh {
             progress.note("starting the cluster");
             drop(standing.take());
-            let followers = if by == Dimension::Followers { value as u32 } else { DEFAULT_FOLLOWERS };
+            let followers = if by == Dimension::Followers { u16::try_from(value)? } else { DEFAULT_FOLLOWERS };
             standing = Some(arguments.cluster(followers).await?);
         }
         let Some(standing) = &standing else { return Ok(None) };

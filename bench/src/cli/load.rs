@@ -25,13 +25,13 @@ use crate::{
 pub(super) const AFTER_HELP: &str = "\
 Exit codes: 0 measured; 1 failed, or an operation failed; 2 wrong usage; 130 interrupted (partial results are still written).";
 
-const DEFAULT_FOLLOWERS: u32 = 5;
-const DEFAULT_WRITE_QUORUM: u32 = 3;
+const DEFAULT_FOLLOWERS: u16 = 5;
+const DEFAULT_WRITE_QUORUM: u16 = 3;
 const DEFAULT_CONNECTIONS: usize = 64;
 /// An open loop's clients are as many as may be needed: a system that stalls meets all that arrive meanwhile.
 const DEFAULT_CONNECTIONS_OPEN: usize = 1_024;
 /// A local cluster's writes may wait this much longer than the longest delay before they count as failed.
-const LOCAL_TIMEOUT_MARGIN_MS: u64 = 5_000;
+const LOCAL_TIMEOUT_MARGIN_MS: u32 = 5_000;
 /// A request without an answer is given up so much later than a node would answer that it has timed out.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -87,24 +87,24 @@ pub(super) struct ClusterArguments {
     compose: bool,
 
     /// Followers to start [default: 5]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60),
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=60),
         conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    follower_count: Option<u32>,
+    follower_count: Option<u16>,
 
     /// Followers that must confirm a write [default: 3, or all where there are fewer]
-    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u32).range(1..),
+    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u16).range(1..),
         conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    write_quorum: Option<u32>,
+    write_quorum: Option<u16>,
 
     /// Shortest delay before a write is sent to a follower, in ms [default: 0]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=600_000),
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=600_000),
         conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    min_delay_ms: Option<u64>,
+    min_delay_ms: Option<u32>,
 
     /// Longest delay before a write is sent to a follower, in ms [default: 0, or the shortest]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=600_000),
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=600_000),
         conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    max_delay_ms: Option<u64>,
+    max_delay_ms: Option<u32>,
 
     /// Where the followers to start keep their state [default: memory]
     #[arg(long, value_enum, conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
@@ -235,7 +235,7 @@ impl ClusterArguments {
                 followers: followers.iter().map(|url| address(url)).collect::<Result<_>>()?,
                 processes: Processes::default(),
             };
-            let request_timeout = Duration::from_millis(LOCAL_TIMEOUT_MARGIN_MS) + GRACE;
+            let request_timeout = Duration::from_millis(LOCAL_TIMEOUT_MARGIN_MS.into()) + GRACE;
             Ok(Standing { target, request_timeout, has_delays: false, _cluster: None, _data: None })
         };
         if let Some(leader) = &self.leader {
@@ -262,10 +262,10 @@ impl ClusterArguments {
 /// A cluster of processes on this machine, to be put under load.
 #[derive(Debug, Clone)]
 pub(super) struct LocalLoadCluster {
-    pub followers: u32,
-    pub write_quorum: u32,
-    pub min_delay_ms: u64,
-    pub max_delay_ms: u64,
+    pub followers: u16,
+    pub write_quorum: u16,
+    pub min_delay_ms: u32,
+    pub max_delay_ms: u32,
     pub durability: Durability,
     /// This one when absent.
     pub program: Option<PathBuf>,
@@ -319,7 +319,7 @@ impl LocalLoadCluster {
                 data_directories: data.as_ref().map(directories).unwrap_or_default(),
             },
         };
-        let request_timeout = Duration::from_millis(replication_timeout_ms) + GRACE;
+        let request_timeout = Duration::from_millis(replication_timeout_ms.into()) + GRACE;
         Ok(Standing { target, request_timeout, has_delays: max_delay_ms > 0, _cluster: Some(cluster), _data: data })
     }
 }

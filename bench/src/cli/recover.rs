@@ -30,12 +30,12 @@ pub struct RecoverArguments {
     overwrites: u64,
 
     /// Followers to start
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=60))]
-    follower_count: u32,
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60))]
+    follower_count: u16,
 
     /// Followers that confirm a write
-    #[arg(long, value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    quorum: u32,
+    #[arg(long, value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    quorum: u16,
 
     /// Directory of the nodes' data and logs; what the last run left there goes
     #[arg(long, value_name = "DIRECTORY", default_value = "out/recover")]

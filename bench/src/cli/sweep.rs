@@ -25,10 +25,10 @@ Exit codes: 0 measured; 1 failed (the reason is the last line), or replicas diff
 const SEED_EXPERIMENT: Workload = Workload { writes: 100, concurrency: 10, keys: 10, value_size_bytes: None };
 /// The default: a standard error of 0.6 ms at 0-200 ms delays, in about 70 s for five quorums.
 const DEFAULT: Workload = Workload { writes: 4000, concurrency: 32, keys: 10, value_size_bytes: None };
-const DEFAULT_FOLLOWERS: u32 = 5;
-const DEFAULT_MAX_DELAY_MS: u64 = 200;
+const DEFAULT_FOLLOWERS: u16 = 5;
+const DEFAULT_MAX_DELAY_MS: u32 = 200;
 /// A local cluster's writes may wait this much longer than the longest delay before they count as failed.
-const LOCAL_TIMEOUT_MARGIN_MS: u64 = 5_000;
+const LOCAL_TIMEOUT_MARGIN_MS: u32 = 5_000;
 
 /// The settings of a sweep.
 #[derive(Debug, Clone, Args)]
@@ -59,26 +59,26 @@ pub struct SweepArguments {
     auth_token: Option<String>,
 
     /// Followers to start [default: 5]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60),
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=60),
         conflicts_with_all = ["leader", "compose", "kube"], help_heading = "Cluster")]
-    follower_count: Option<u32>,
+    follower_count: Option<u16>,
 
     /// Seed of the random delays of the cluster to start [default: drawn, and reported]
     #[arg(long, value_name = "SEED", conflicts_with_all = ["leader", "compose", "kube"], help_heading = "Cluster")]
     delay_seed: Option<u64>,
 
     /// Shortest delay before a write is sent to a follower, in ms [default: 0; of a running cluster: as it is]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=600_000), help_heading = "Cluster")]
-    min_delay_ms: Option<u64>,
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=600_000), help_heading = "Cluster")]
+    min_delay_ms: Option<u32>,
 
     /// Longest delay before a write is sent to a follower, in ms [default: 200; of a running cluster: as it is]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=600_000), help_heading = "Cluster")]
-    max_delay_ms: Option<u64>,
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=600_000), help_heading = "Cluster")]
+    max_delay_ms: Option<u32>,
 
     /// Write quorums to measure, comma-separated, in this order [default: 1 to the number of followers]
-    #[arg(long, value_name = "W,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..),
+    #[arg(long, value_name = "W,…", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..),
         help_heading = "Workload")]
-    quorums: Option<Vec<u32>>,
+    quorums: Option<Vec<u16>>,
 
     /// The seed's experiment: 100 writes, 10 at a time, on 10 keys
     #[arg(long, help_heading = "Workload")]

@@ -24,6 +24,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use kvcluster_api::status::{FollowerState, LeaderState, LeaderStatus};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
@@ -32,7 +33,7 @@ use self::{
     process::{NodeProcess, NodeSpec},
     wires::Wires,
 };
-use crate::client::{LeaderStatus, NodeClient};
+use crate::client::NodeClient;
 
 /// How often a condition is looked at while it is waited for.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -45,15 +46,15 @@ pub struct LocalClusterOptions {
     /// Where each node's log goes, as `NAME.log`; created if it is not there.
     pub logs_directory: PathBuf,
     /// Number of followers, N. Default 5.
-    pub followers: u32,
+    pub followers: u16,
     /// Followers that must confirm a write. Default 1.
-    pub write_quorum: u32,
+    pub write_quorum: u16,
     /// Shortest delay before a send to a follower, in ms. Default 0.
-    pub min_delay_ms: u64,
+    pub min_delay_ms: u32,
     /// Longest delay before a send to a follower, in ms. Default 200.
-    pub max_delay_ms: u64,
+    pub max_delay_ms: u32,
     /// After this long without a quorum a write's outcome is unknown, in ms. Default 5000.
-    pub replication_timeout_ms: u64,
+    pub replication_timeout_ms: u32,
     /// Seed of the random delays; drawn by the leader when absent.
     pub delay_seed: Option<u64>,
     /// Further settings of every node, by environment variable; they override those above.
@@ -223,10 +224,12 @@ impl LocalCluster {
         while let Some(second_url) = self.second_leader_url() {
             let second = self.client.at(&second_url);
             let (first, second) = (self.client.status().await, second.status().await);
-            let state = |status: &Result<LeaderStatus>| status.as_ref().map_or("unreachable", state_word).to_owned();
-            match (state(&first).as_str(), state(&second).as_str()) {
-                ("open", "fenced") => self.second_leader.iter_mut().try_for_each(NodeProcess::kill)?,
-                ("fenced", "open") => {
+            let state = |status: &Result<LeaderStatus>| status.as_ref().map(|status| status.state).ok();
+            match (state(&first), state(&second)) {
+                (Some(LeaderState::Open), Some(LeaderState::Fenced)) => {
+                    self.second_leader.iter_mut().try_for_each(NodeProcess::kill)?
+                }
+                (Some(LeaderState::Fenced), Some(LeaderState::Open)) => {
                     self.leader.kill()?;
                     if let Some(second) = &mut self.second_leader {
                         std::mem::swap(&mut self.leader, second);
@@ -234,6 +237,9 @@ impl LocalCluster {
                     self.client = self.client.at(&second_url);
                 }
                 (first, second) if Instant::now() > deadline => {
+                    let word =
+                        |state: Option<LeaderState>| state.map_or("unreachable".to_owned(), |state| state.to_string());
+                    let (first, second) = (word(first), word(second));
                     let seconds = timeout.as_secs_f64();
                     bail!(
                         "of two leaders one is {first} and one {second} after {seconds} s; {}",
@@ -346,11 +352,11 @@ impl LocalCluster {
 
     /// What the leader still lacks; `None` when it is open and has its running followers.
     fn missing(&self, status: &LeaderStatus) -> Option<String> {
-        if status.state != "open" {
+        if status.state != LeaderState::Open {
             return Some(format!("the leader is {}: {}", status.state, status.message));
         }
         let running = self.followers.iter().filter(|node| node.is_started()).count();
-        let streaming = status.followers.iter().filter(|follower| follower.state == "streaming").count();
+        let streaming = status.followers.iter().filter(|follower| follower.state == FollowerState::Streaming).count();
         (streaming < running).then(|| format!("{streaming} of {running} running followers take part"))
     }
 }
@@ -421,10 +427,6 @@ async fn terminate(node: &mut NodeProcess, timeout: Duration) -> Result<Option<i
         }
         sleep(POLL_INTERVAL).await;
     }
-}
-
-fn state_word(status: &LeaderStatus) -> &str {
-    &status.state
 }
 
 fn fail_if_exited(node: &mut NodeProcess) -> Result<()> {

@@ -24,9 +24,9 @@ pub use self::{
 use crate::load::{self, Distribution, LoadOptions, Observer, Pace, ReadFrom};
 
 /// Replicas of each system besides the one that takes the writes; etcd has its five members.
-pub const FOLLOWERS: u32 = 5;
+pub const FOLLOWERS: u16 = 5;
 /// How many of them must have a write.
-pub const WRITE_QUORUM: u32 = 3;
+pub const WRITE_QUORUM: u16 = 3;
 
 /// A system of another maker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

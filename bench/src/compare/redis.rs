@@ -42,13 +42,13 @@ pub(super) fn start(peer: Peer, directory: &Path, is_stopped: &dyn Fn() -> bool)
     }
     let master = ports[0];
     until("Redis to take its replicas in", &mut servers, is_stopped, || {
-        replicas_online(master).is_some_and(|count| count == FOLLOWERS)
+        replicas_online(master).is_some_and(|count| count == u32::from(FOLLOWERS))
     })?;
     let stored = if is_stored { "appendfsync always" } else { "no persistence" };
     let version = version(&program).unwrap_or_default();
     let name = format!("Redis {version}, SET + WAIT {WRITE_QUORUM}, {stored}");
     let addresses: Vec<_> = ports.iter().map(|port| local(*port)).collect();
-    Ok(Some(System::of_servers(name, Dialect::Redis { replicas: WRITE_QUORUM }, addresses, servers)))
+    Ok(Some(System::of_servers(name, Dialect::Redis { replicas: WRITE_QUORUM.into() }, addresses, servers)))
 }
 
 /// How many replicas the master says it has; `None` while it does not answer.

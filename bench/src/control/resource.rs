@@ -6,14 +6,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Client, Config,
-    api::{Object, Patch, PatchParams},
+    api::{Patch, PatchParams},
     config::KubeConfigOptions,
-    core::{ApiResource, GroupVersionKind},
 };
-use serde::{Deserialize, Serialize};
+use kvcluster_api::{
+    config::LiveConfig,
+    resource::{Durability, KvCluster, KvClusterStatus, Phase},
+};
+use serde::Serialize;
 use serde_json::json;
 use tokio::time::sleep;
 
@@ -27,26 +29,14 @@ const PERSISTENCE: Duration = Duration::from_secs(20);
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-type KvCluster = Object<Spec, Status>;
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Spec {
-    replicas: u32,
-    write_quorum: u32,
-    delay: Delay,
-    replication_timeout_ms: u64,
-    durability: String,
-}
-
 /// How many followers there are, and how many of them confirm a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Size {
     /// N.
-    pub replicas: u32,
+    pub replicas: u16,
     /// W.
-    pub write_quorum: u32,
+    pub write_quorum: u16,
 }
 
 /// What a KvCluster asks for, as far as a check has to know it.
@@ -55,31 +45,11 @@ pub struct Asked {
     /// N and W.
     pub size: Size,
     /// Longest random wait before a send to a follower, in ms.
-    pub max_delay_ms: u64,
+    pub max_delay_ms: u32,
     /// After this long without a quorum a write's outcome is unknown, in ms.
-    pub replication_timeout_ms: u64,
+    pub replication_timeout_ms: u32,
     /// Whether followers keep what they have when their pods go.
     pub durable: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Delay {
-    min_ms: u64,
-    max_ms: u64,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Status {
-    observed_generation: Option<i64>,
-    phase: String,
-    message: String,
-    leader: Option<String>,
-    applied_write_quorum: Option<u32>,
-    applied_replicas: Option<u32>,
-    applied_delay: Option<Delay>,
-    conditions: Vec<Condition>,
 }
 
 /// A Kubernetes cluster, and from where it is used.
@@ -123,8 +93,7 @@ impl KvClusterResource {
     /// The KvCluster of this name; without a namespace in that of the kubeconfig, or of this pod.
     pub fn new(client: Client, name: &str, namespace: Option<&str>) -> Self {
         let namespace = namespace.unwrap_or(client.default_namespace()).to_owned();
-        let kind = GroupVersionKind::gvk("kvcluster.io", "v1alpha1", "KvCluster");
-        let api = Api::namespaced_with(client, &namespace, &ApiResource::from_gvk_with_plural(&kind, "kvclusters"));
+        let api = Api::namespaced(client, &namespace);
         Self { api: Arc::new(api), name: name.to_owned(), namespace }
     }
 
@@ -132,20 +101,20 @@ impl KvClusterResource {
     ///
     /// # Errors
     /// When there is no such KvCluster, or it does not get ready.
-    pub async fn ready(&self) -> Result<u32> {
+    pub async fn ready(&self) -> Result<u16> {
         let began = Instant::now();
         loop {
             let cluster = self.get().await?;
             let generation = cluster.metadata.generation;
             let status = cluster.status.unwrap_or_default();
-            let open = status.is_true("Ready", generation.unwrap_or_default());
+            let open = is_true(&status, "Ready", generation.unwrap_or_default());
             if let (true, Some(followers)) = (open, status.applied_replicas)
-                && (status.phase == "Ready" || began.elapsed() > COMPLETE_TIMEOUT)
+                && (status.phase == Phase::Ready || began.elapsed() > COMPLETE_TIMEOUT)
             {
-                return Ok(followers);
+                return Ok(u16::try_from(followers)?);
             }
             if began.elapsed() > COMPLETE_TIMEOUT {
-                bail!("{self} is not ready ({}): {}", status.phase, status.message);
+                bail!("{self} is not ready ({:?}): {}", status.phase, status.message);
             }
             sleep(POLL_INTERVAL).await;
         }
@@ -161,8 +130,8 @@ impl KvClusterResource {
     }
 
     pub(super) async fn asked_for(&self) -> Result<ConfigChange> {
-        let Spec { write_quorum, delay: Delay { min_ms, max_ms }, .. } = self.get().await?.spec;
-        Ok(ConfigChange { write_quorum, min_delay_ms: min_ms, max_delay_ms: max_ms })
+        let LiveConfig { write_quorum, min_delay_ms, max_delay_ms, .. } = self.get().await?.live_config()?;
+        Ok(ConfigChange { write_quorum, min_delay_ms, max_delay_ms })
     }
 
     /// Returns the generation of the spec with these values.
@@ -178,9 +147,10 @@ impl KvClusterResource {
     /// # Errors
     /// When there is no such KvCluster, or the API server does not answer.
     pub async fn asked(&self) -> Result<Asked> {
-        let Spec { replicas, write_quorum, delay, replication_timeout_ms, durability } = self.get().await?.spec;
-        let (size, max_delay_ms) = (Size { replicas, write_quorum }, delay.max_ms);
-        Ok(Asked { size, max_delay_ms, replication_timeout_ms, durable: durability == "Disk" })
+        let cluster = self.get().await?;
+        let LiveConfig { followers, write_quorum, max_delay_ms, replication_timeout_ms, .. } = cluster.live_config()?;
+        let size = Size { replicas: followers, write_quorum };
+        Ok(Asked { size, max_delay_ms, replication_timeout_ms, durable: cluster.spec.durability == Durability::Disk })
     }
 
     /// Asks for this many followers and this quorum.
@@ -206,8 +176,8 @@ impl KvClusterResource {
     pub async fn lacks_anything(&self, size: Size) -> Result<Option<String>> {
         let cluster = self.get().await?;
         let unwell = || {
-            let Status { phase, message, .. } = cluster.status.clone().unwrap_or_default();
-            (phase != "Ready").then(|| format!("{self} is {phase}: {message}"))
+            let KvClusterStatus { phase, message, .. } = cluster.status.clone().unwrap_or_default();
+            (phase != Phase::Ready).then(|| format!("{self} is {phase:?}: {message}"))
         };
         Ok(lacks_size(&cluster, size).or_else(unwell))
     }
@@ -221,7 +191,7 @@ impl KvClusterResource {
     /// What the status still lacks, in words; nothing once it reports these values of this generation as applied.
     pub(super) async fn lacks(&self, change: ConfigChange, generation: i64) -> Option<String> {
         match self.get().await {
-            Ok(cluster) => cluster.status.unwrap_or_default().lacks(change, generation),
+            Ok(cluster) => lacks(&cluster.status.unwrap_or_default(), change, generation),
             Err(error) => Some(format!("{error:#}")),
         }
     }
@@ -252,10 +222,10 @@ where
 }
 
 fn lacks_size(cluster: &KvCluster, size: Size) -> Option<String> {
-    let Size { replicas, write_quorum } = size;
-    let asked = Size { replicas: cluster.spec.replicas, write_quorum: cluster.spec.write_quorum };
-    if asked != size {
-        return Some(format!("someone else asks for {} followers and quorum {}", asked.replicas, asked.write_quorum));
+    let expected = (i32::from(size.replicas), i32::from(size.write_quorum));
+    let asked = (cluster.spec.replicas, cluster.spec.write_quorum);
+    if asked != expected {
+        return Some(format!("someone else asks for {} followers and quorum {}", asked.0, asked.1));
     }
     let generation = cluster.metadata.generation.unwrap_or_default();
     let status = cluster.status.clone().unwrap_or_default();
@@ -263,40 +233,39 @@ fn lacks_size(cluster: &KvCluster, size: Size) -> Option<String> {
         return Some(format!("the operator has not seen generation {generation} of the spec yet"));
     }
     let applied = (status.applied_replicas, status.applied_write_quorum);
-    if applied != (Some(replicas), Some(write_quorum)) {
-        let words = |number: Option<u32>| number.map_or_else(|| "none".to_owned(), |number| number.to_string());
+    if applied != (Some(expected.0), Some(expected.1)) {
+        let words = |number: Option<i32>| number.map_or_else(|| "none".to_owned(), |number| number.to_string());
         let (replicas, quorum) = (words(applied.0), words(applied.1));
         return Some(format!("the status says that {replicas} followers and quorum {quorum} are applied"));
     }
-    status.unless_applied(generation)
+    unless_applied(&status, generation)
 }
 
-impl Status {
-    fn is_true(&self, type_: &str, generation: i64) -> bool {
-        let found = self.conditions.iter().find(|condition| condition.type_ == type_);
-        found.is_some_and(|found| found.status == "True" && found.observed_generation >= Some(generation))
-    }
+fn is_true(status: &KvClusterStatus, type_: &str, generation: i64) -> bool {
+    let found = status.conditions.iter().find(|condition| condition.type_ == type_);
+    found.is_some_and(|found| found.status == "True" && found.observed_generation >= Some(generation))
+}
 
-    fn lacks(&self, change: ConfigChange, generation: i64) -> Option<String> {
-        let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
-        if self.observed_generation < Some(generation) {
-            return Some(format!("the operator has not seen generation {generation} of the spec yet"));
-        }
-        let delay = Delay { min_ms: min_delay_ms, max_ms: max_delay_ms };
-        if self.applied_write_quorum != Some(write_quorum) || self.applied_delay != Some(delay) {
-            let applied = self.applied_write_quorum.map_or_else(|| "none".to_owned(), |quorum| quorum.to_string());
-            return Some(format!("the status says that write quorum {applied} is applied"));
-        }
-        self.unless_applied(generation)
+fn lacks(status: &KvClusterStatus, change: ConfigChange, generation: i64) -> Option<String> {
+    let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
+    if status.observed_generation < Some(generation) {
+        return Some(format!("the operator has not seen generation {generation} of the spec yet"));
     }
+    let delay = status.applied_delay.map(|delay| (i64::from(delay.min_ms), i64::from(delay.max_ms)));
+    let expected = (i64::from(min_delay_ms), i64::from(max_delay_ms));
+    if status.applied_write_quorum != Some(write_quorum.into()) || delay != Some(expected) {
+        let applied = status.applied_write_quorum.map_or_else(|| "none".to_owned(), |quorum| quorum.to_string());
+        return Some(format!("the status says that write quorum {applied} is applied"));
+    }
+    unless_applied(status, generation)
+}
 
-    fn unless_applied(&self, generation: i64) -> Option<String> {
-        if self.is_true("ConfigApplied", generation) {
-            return None;
-        }
-        let condition = self.conditions.iter().find(|condition| condition.type_ == "ConfigApplied");
-        Some(condition.map_or_else(|| "no condition ConfigApplied".to_owned(), |found| found.message.clone()))
+fn unless_applied(status: &KvClusterStatus, generation: i64) -> Option<String> {
+    if is_true(status, "ConfigApplied", generation) {
+        return None;
     }
+    let condition = status.conditions.iter().find(|condition| condition.type_ == "ConfigApplied");
+    Some(condition.map_or_else(|| "no condition ConfigApplied".to_owned(), |found| found.message.clone()))
 }
 
 impl std::fmt::Display for KvClusterResource {
@@ -328,7 +297,7 @@ mod tests {
 
     const CHANGE: ConfigChange = ConfigChange { write_quorum: 4, min_delay_ms: 20, max_delay_ms: 60 };
 
-    fn status(observed: i64, quorum: u32, max_ms: u64, applied: &str) -> Status {
+    fn status(observed: i64, quorum: u16, max_ms: u32, applied: &str) -> KvClusterStatus {
         serde_json::from_value(json!({
             "observedGeneration": observed, "phase": "Ready", "opened": true, "appliedWriteQuorum": quorum,
             "appliedDelay": {"minMs": 20, "maxMs": max_ms},
@@ -340,22 +309,22 @@ mod tests {
 
     #[test]
     fn a_change_is_applied_when_the_status_of_its_generation_says_so() {
-        assert_eq!(status(7, 4, 60, "True").lacks(CHANGE, 7), None);
-        assert_eq!(status(8, 4, 60, "True").lacks(CHANGE, 7), None, "someone changed something else since");
+        assert_eq!(lacks(&status(7, 4, 60, "True"), CHANGE, 7), None);
+        assert_eq!(lacks(&status(8, 4, 60, "True"), CHANGE, 7), None, "someone changed something else since");
         for (status, expected) in [
             (status(6, 4, 60, "True"), "the operator has not seen generation 7 of the spec yet"),
             (status(7, 3, 60, "True"), "the status says that write quorum 3 is applied"),
             (status(7, 4, 61, "True"), "the status says that write quorum 4 is applied"),
             (status(7, 4, 60, "False"), "stored on 2 followers"),
-            (Status::default(), "the operator has not seen generation 7 of the spec yet"),
+            (KvClusterStatus::default(), "the operator has not seen generation 7 of the spec yet"),
         ] {
-            assert_eq!(status.lacks(CHANGE, 7).as_deref(), Some(expected));
+            assert_eq!(lacks(&status, CHANGE, 7).as_deref(), Some(expected));
         }
     }
 
     #[test]
     fn a_size_is_applied_when_the_status_of_the_present_spec_says_so() {
-        let cluster = |replicas: u32, observed: i64, applied: u32, condition: &str| -> KvCluster {
+        let cluster = |replicas: u16, observed: i64, applied: u16, condition: &str| -> KvCluster {
             let mut status = json!({"observedGeneration": observed, "phase": "Ready", "appliedWriteQuorum": 3});
             status["appliedReplicas"] = json!(applied);
             status["conditions"] = json!([{"type": "ConfigApplied", "status": condition, "reason": "R",

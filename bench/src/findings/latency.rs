@@ -38,7 +38,7 @@ pub(super) fn overhead_grows(quorums: &[QuorumReport], tolerance: f64) -> Option
 }
 
 /// Whether the latency ignores the quorum, although theory spreads it well beyond the measurements' noise.
-pub(super) fn flatness(quorums: &[QuorumReport], followers: u32) -> Option<Finding> {
+pub(super) fn flatness(quorums: &[QuorumReport], followers: u16) -> Option<Finding> {
     let measured: Vec<(&QuorumReport, f64, f64)> = quorums
         .iter()
         .filter_map(|report| report.latency.map(|latency| (report, latency.mean_ms, latency.mean_interval_ms)))
@@ -74,7 +74,7 @@ pub(super) fn flatness(quorums: &[QuorumReport], followers: u32) -> Option<Findi
 }
 
 /// The mean at W = N, from the theory at another W: both lie on the line through the shortest delay at W = 0.
-fn followers_mean_ms(report: &QuorumReport, followers: u32) -> Option<f64> {
+fn followers_mean_ms(report: &QuorumReport, followers: u16) -> Option<f64> {
     let (w, n) = (f64::from(report.write_quorum), f64::from(followers));
     let span_ms = report.theory.sd_ms / (w * (n - w + 1.0) / ((n + 1.0).powi(2) * (n + 2.0))).sqrt();
     Some(report.theory.mean_ms + span_ms * (n - w) / (n + 1.0))

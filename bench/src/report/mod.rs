@@ -65,17 +65,17 @@ pub struct Versions {
 #[derive(Debug, Clone, Serialize)]
 pub struct Settings {
     /// Number of followers, N.
-    pub followers: u32,
+    pub followers: u16,
     /// Shortest delay before a send to a follower, in ms.
-    pub min_delay_ms: u64,
+    pub min_delay_ms: u32,
     /// Longest delay before a send to a follower, in ms.
-    pub max_delay_ms: u64,
+    pub max_delay_ms: u32,
     /// After this long without a quorum a write's outcome is unknown, in ms.
-    pub replication_timeout_ms: u64,
+    pub replication_timeout_ms: u32,
     /// Seed of the random delays, if the leader tells it.
     pub delay_seed: Option<u64>,
     /// The quorums asked for.
-    pub quorums: Vec<u32>,
+    pub quorums: Vec<u16>,
     /// Writes before each measurement that are not part of it.
     pub warmup_writes: usize,
     /// The limit of the deviation check, in ms.
@@ -140,7 +140,7 @@ impl DeviationCheck {
                 _ => beyond.push(format!("at W = {} no write was committed", quorum.write_quorum)),
             }
         }
-        let measured: Vec<u32> = report.quorums.iter().map(|quorum| quorum.write_quorum).collect();
+        let measured: Vec<u16> = report.quorums.iter().map(|quorum| quorum.write_quorum).collect();
         let unmeasured = report.settings.quorums.iter().filter(|quorum| !measured.contains(quorum));
         beyond.extend(unmeasured.map(|quorum| format!("W = {quorum} was not measured")));
         let text = if beyond.is_empty() {

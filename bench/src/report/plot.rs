@@ -82,7 +82,7 @@ fn means(svg: &mut Svg, panel: &Panel, report: &SweepReport) {
 }
 
 /// A vertical bar with caps, over the dot: intervals are often smaller than the dot.
-fn interval(svg: &mut Svg, panel: &Panel, write_quorum: u32, low_ms: f64, high_ms: f64) {
+fn interval(svg: &mut Svg, panel: &Panel, write_quorum: u16, low_ms: f64, high_ms: f64) {
     let stroke = Stroke { color: INK, width: 1.6, dashes: "" };
     let (low, high) = (panel.at(write_quorum, low_ms.max(0.0)), panel.at(write_quorum, high_ms));
     svg.line(low, high, stroke);

@@ -52,7 +52,7 @@ impl Way {
     pub(crate) async fn open(
         access: &Access,
         resource: &KvClusterResource,
-        followers: u32,
+        followers: u16,
         failed: fn(anyhow::Error),
     ) -> Result<Self> {
         let way = if access.inside {
@@ -65,7 +65,7 @@ impl Way {
     }
 
     /// By the names that every pod can resolve.
-    fn inside(resource: &KvClusterResource, followers: u32) -> Self {
+    fn inside(resource: &KvClusterResource, followers: u16) -> Self {
         let KvClusterResource { name, namespace, .. } = resource;
         let follower = |number| format!("http://{name}-follower-{number}.{name}-followers.{namespace}.svc:{PORT}");
         Self {
@@ -80,7 +80,7 @@ impl Way {
     async fn outside(
         access: &Access,
         resource: &KvClusterResource,
-        count: u32,
+        count: u16,
         failed: fn(anyhow::Error),
     ) -> Result<Self> {
         let pods = Api::namespaced(access.client.clone(), &resource.namespace);

@@ -87,7 +87,7 @@ pub(crate) async fn fake_leader(fake: Fake) -> String {
     let leader = Arc::new(Leader { fake, config: Mutex::new(config), turn: Mutex::new(()) });
     let routes = Router::new()
         .route("/config", get(config_in_force).patch(change_config))
-        .route("/status", get(async || Json(json!({"version": "9.9.9", "state": "open", "writes": {"backlog": 0}}))))
+        .route("/status", get(status))
         .route("/put", post(put))
         .with_state(leader);
     serve(routes).await
@@ -99,6 +99,11 @@ pub(crate) async fn serve(routes: Router) -> String {
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     tokio::spawn(async move { axum::serve(listener, routes).await });
     url
+}
+
+async fn status(State(leader): State<Arc<Leader>>) -> Json<Value> {
+    let config = leader.config.lock().await.clone();
+    Json(json!({"role": "leader", "version": "9.9.9", "state": "open", "config": config}))
 }
 
 async fn config_in_force(State(leader): State<Arc<Leader>>) -> Json<Value> {

@@ -7,7 +7,7 @@ use crate::build::{Component, metadata, names, selector};
 use crate::reconcile::validate::Validated;
 
 pub(super) fn budget(cluster: &Validated) -> PodDisruptionBudget {
-    let quorum = i32::try_from(cluster.live.write_quorum).unwrap_or(i32::MAX);
+    let quorum = i32::from(cluster.live.write_quorum);
     PodDisruptionBudget {
         metadata: metadata(cluster, names::followers(&cluster.name), Some(Component::Follower)),
         spec: Some(PodDisruptionBudgetSpec {

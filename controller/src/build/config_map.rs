@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
+use kvcluster_api::config::LiveConfig;
 
 use crate::build::{Component, metadata, names};
-use crate::reconcile::validate::{LiveConfig, Validated};
+use crate::reconcile::validate::Validated;
 
 pub(super) fn config_map(cluster: &Validated, opened: bool) -> ConfigMap {
-    let LiveConfig { followers, write_quorum, min_delay_ms, max_delay_ms, replication_timeout_ms } = cluster.live;
+    let LiveConfig { generation: _, followers, write_quorum, min_delay_ms, max_delay_ms, replication_timeout_ms } =
+        cluster.live;
     let data = [
         ("FOLLOWER_COUNT", followers.to_string()),
         ("WRITE_QUORUM", write_quorum.to_string()),

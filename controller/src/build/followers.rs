@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
+use kvcluster_api::resource::{Durability, SpreadMode, VolumePolicy};
 
 use crate::build::{Component, Observed, metadata, names, pod, selector, selector_labels};
-use crate::crd::{Durability, SpreadMode, VolumePolicy};
 use crate::reconcile::validate::Validated;
 
 const DATA: &str = "data";

@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
+use kvcluster_api::resource::{PodSettings, Resources};
 
 use crate::build::{Component, PORT, TOKEN_KEY, labels, names};
-use crate::crd::{PodSettings, Resources};
 use crate::hash::fnv1a;
 use crate::reconcile::validate::Validated;
 

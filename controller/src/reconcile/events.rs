@@ -5,9 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
+use kvcluster_api::resource::KvClusterStatus;
 
 use crate::build::MANAGER;
-use crate::crd::KvClusterStatus;
 
 /// The longest note that the API server takes, in bytes.
 const NOTE_LENGTH_MAX: usize = 1024;

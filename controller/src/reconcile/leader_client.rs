@@ -9,13 +9,12 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kv_node::protocol::leader::Unfinished;
-use kv_node::shown::ShownConfig;
-use serde::{Deserialize, Serialize};
+use kvcluster_api::config::{ConfigPatch, ConfigView, LiveConfig};
+use kvcluster_api::error::ErrorBody;
+use kvcluster_api::status::{Epoch, LeaderState, LeaderStatus};
 
 use crate::build::PORT;
 use crate::pods;
-use crate::reconcile::validate::LiveConfig;
 
 /// How long a leader may take to answer.
 const TIMEOUT: Duration = Duration::from_millis(1500);
@@ -61,142 +60,8 @@ impl LeaderSeen {
     /// The leader, where it takes writes.
     #[must_use]
     pub fn open(&self) -> Option<&Leader> {
-        self.answered().filter(|leader| leader.status.state == State::Open)
+        self.answered().filter(|leader| leader.status.state == LeaderState::Open)
     }
-}
-
-/// `GET /status` of a leader, as far as it matters here.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-pub struct LeaderStatus {
-    /// What it is doing.
-    pub state: State,
-    /// What it waits for.
-    #[serde(default)]
-    pub message: String,
-    /// Its epoch, once it has one.
-    #[serde(default)]
-    pub epoch: Option<Epoch>,
-    /// The values in force, and those on their way.
-    pub config: ShownConfig,
-    /// The restore that began and has not ended: until then it takes nothing else.
-    #[serde(default)]
-    pub restore: Option<Unfinished>,
-    /// Its followers.
-    #[serde(default)]
-    pub followers: Vec<FollowerView>,
-}
-
-/// What a leader is doing.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// A newer leader replaced it.
-    Fenced,
-    /// It ends.
-    Draining,
-    /// It collects what the followers have.
-    Recovering,
-    /// It takes writes.
-    Open,
-}
-
-/// The order of leaders.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Epoch {
-    /// Counts leaders.
-    pub term: u64,
-    /// Tells two leaders of one term apart.
-    pub leader: String,
-}
-
-impl From<&ShownConfig> for LiveConfig {
-    /// The values in force.
-    fn from(config: &ShownConfig) -> Self {
-        Self {
-            followers: config.followers,
-            write_quorum: config.write_quorum,
-            min_delay_ms: config.min_delay_ms,
-            max_delay_ms: config.max_delay_ms,
-            replication_timeout_ms: config.replication_timeout_ms,
-        }
-    }
-}
-
-impl LiveConfig {
-    /// Whether a leader has these values in force, with nothing on its way.
-    #[must_use]
-    pub fn is_in_force(&self, config: &ShownConfig) -> bool {
-        config.pending.is_none() && Self::from(config) == *self
-    }
-
-    /// Whether a leader has these values in force or on their way, so that there is nothing to send.
-    #[must_use]
-    pub fn will_be_in_force(&self, config: &ShownConfig) -> bool {
-        let mut coming = Self::from(config);
-        if let Some(pending) = &config.pending {
-            coming.write_quorum = pending.write_quorum;
-            coming.followers = pending.followers;
-        }
-        coming == *self
-    }
-}
-
-fn newest_generation(config: &ShownConfig) -> u64 {
-    config.pending.as_ref().map_or(0, |pending| pending.generation).max(config.generation)
-}
-
-/// A follower, as its leader sees it.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-pub struct FollowerView {
-    /// Its name: that of its pod.
-    pub name: String,
-    /// How far it is.
-    pub state: FollowerState,
-    /// Whether it counts for a quorum.
-    #[serde(default)]
-    pub member: bool,
-    /// What went wrong last.
-    #[serde(default)]
-    pub last_error: Option<String>,
-}
-
-/// How far a follower is.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum FollowerState {
-    /// It does not answer.
-    Unreachable,
-    /// It is being greeted.
-    Connecting,
-    /// It receives what it has not.
-    Installing,
-    /// It has everything and receives new writes.
-    Streaming,
-    /// It receives new writes, and is behind.
-    Lagging,
-    /// It is no follower any more.
-    Removed,
-    /// A state of a newer node.
-    #[serde(other)]
-    Unknown,
-}
-
-impl FollowerView {
-    /// Whether it confirms new writes.
-    #[must_use]
-    pub fn confirms(&self) -> bool {
-        matches!(self.state, FollowerState::Streaming | FollowerState::Lagging)
-    }
-}
-
-#[derive(Serialize)]
-struct ConfigPatch {
-    generation: u64,
-    followers: u32,
-    write_quorum: u32,
-    min_delay_ms: u64,
-    max_delay_ms: u64,
-    replication_timeout_ms: u64,
 }
 
 /// The answer to a change of the configuration.
@@ -205,7 +70,7 @@ pub enum Configured {
     /// There was nothing to change.
     Unchanged,
     /// Accepted; the leader's configuration afterwards.
-    Accepted(ShownConfig),
+    Accepted(ConfigView),
     /// Refused, in the leader's words, or not delivered.
     Failed(String),
 }
@@ -292,43 +157,39 @@ impl LeaderClient {
         Ok(Leader { pod: pod.name_any(), url, ready: pods::is_ready(pod), status })
     }
 
-    /// Hands the leader the values it should use, unless it has them already.
-    pub async fn configure(&self, leader: &Leader, live: &LiveConfig, generation: i64, token: &str) -> Configured {
-        if live.will_be_in_force(&leader.status.config) || leader.status.state < State::Recovering {
+    /// Sends the leader the values that it should use, unless they are in force or pending there already.
+    pub async fn configure(&self, leader: &Leader, wanted: &LiveConfig, token: &str) -> Configured {
+        let newest = leader.status.config.newest();
+        if newest.has_values_of(wanted) || leader.status.state < LeaderState::Recovering {
             return Configured::Unchanged;
         }
-        // The resource's generation, so that what is in force can be traced to it; more, where someone spoke to the
-        // leader directly.
-        let newest = newest_generation(&leader.status.config);
-        let patch = ConfigPatch {
-            generation: u64::try_from(generation).unwrap_or_default().max(newest + 1),
-            followers: live.followers,
-            write_quorum: live.write_quorum,
-            min_delay_ms: live.min_delay_ms,
-            max_delay_ms: live.max_delay_ms,
-            replication_timeout_ms: live.replication_timeout_ms,
-        };
+        // The generation of the resource, so that what is in force can be traced to it. A higher one where someone
+        // changed the leader's configuration directly.
+        let generation = wanted.generation.max(newest.generation + 1);
+        let patch = ConfigPatch::from(LiveConfig { generation, ..*wanted });
         let url = format!("{}/config?wait_ms={IN_FORCE_WAIT_MS}", leader.url);
         let response = match self.http.patch(url).bearer_auth(token).json(&patch).send().await {
             Ok(response) => response,
             Err(error) => return Configured::Failed(brief(&error)),
         };
         let status = response.status();
-        let body: serde_json::Value = response.json().await.unwrap_or_default();
         if status.is_success() {
-            return match serde_json::from_value(body) {
+            return match response.json().await {
                 Ok(view) => Configured::Accepted(view),
-                Err(error) => Configured::Failed(format!("the leader's answer is not a configuration: {error}")),
+                Err(error) => {
+                    Configured::Failed(format!("the leader's answer is not a configuration: {}", brief(&error)))
+                }
             };
         }
-        let words = body.get("message").and_then(serde_json::Value::as_str).unwrap_or("no message");
-        Configured::Failed(format!("the leader answered {}: {words}", status.as_u16()))
+        let body: ErrorBody = response.json().await.unwrap_or_default();
+        let sentence = body.sentence().unwrap_or("no message");
+        Configured::Failed(format!("the leader answered {}: {sentence}", status.as_u16()))
     }
 }
 
 // An open leader before one that is not, then the higher epoch.
-fn rank(leader: &Leader) -> (State, Option<Epoch>) {
-    (leader.status.state, leader.status.epoch.clone())
+fn rank(leader: &Leader) -> (LeaderState, Option<&Epoch>) {
+    (leader.status.state, leader.status.epoch.as_ref())
 }
 
 // The innermost cause says what happened; the outer ones name a URL that the reader knows.

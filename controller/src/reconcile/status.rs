@@ -10,12 +10,14 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
+use kvcluster_api::config::LiveConfig;
+use kvcluster_api::resource::{KvClusterStatus, Phase};
+use kvcluster_api::status::{FollowerState, FollowerView, LeaderState};
 
 use crate::build::{Component, names, selector_text};
-use crate::crd::{AppliedDelay, KvClusterStatus, Phase, Tolerates};
 use crate::pods;
-use crate::reconcile::leader_client::{Configured, FollowerState, FollowerView, Leader, LeaderSeen, State};
-use crate::reconcile::validate::{LiveConfig, Validated};
+use crate::reconcile::leader_client::{Configured, Leader, LeaderSeen};
+use crate::reconcile::validate::Validated;
 
 /// What was seen of a cluster in one reconciliation.
 pub struct Seen<'a> {
@@ -58,7 +60,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
     let opened = previous.opened || seen.leader.open().is_some();
     let wanted = cluster.live.followers;
     let missing = missing_followers(cluster, seen);
-    let ready = wanted - u32::try_from(missing.len()).unwrap_or(wanted).min(wanted);
+    let ready = wanted - u16::try_from(missing.len()).unwrap_or(wanted).min(wanted);
     let findings = [
         ready_condition(seen),
         progressing(cluster, seen, opened, &missing),
@@ -69,18 +71,14 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
     let is = |type_: &str, verdict: Verdict| findings.iter().any(|f| f.type_ == type_ && f.verdict == verdict);
     let phase = match seen.leader.answered().map(|leader| leader.status.state) {
         _ if !opened => Phase::Creating,
-        Some(State::Recovering) => Phase::Recovering,
+        Some(LeaderState::Recovering) => Phase::Recovering,
         _ if !is("Ready", Verdict::True) => Phase::Unavailable,
         _ if is("Degraded", Verdict::True) => Phase::Degraded,
         _ if is("Progressing", Verdict::True) => Phase::Updating,
         _ => Phase::Ready,
     };
     let message = if phase == Phase::Ready { String::new() } else { headline(&findings) };
-    // What was in force stays reported while the leader cannot be asked: it is what the followers keep.
-    let in_force = seen.leader.open().map(|leader| LiveConfig::from(&leader.status.config));
-    let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
-    let milliseconds = |value: u64| i32::try_from(value).unwrap_or(i32::MAX);
-    KvClusterStatus {
+    let mut status = KvClusterStatus {
         observed_generation: Some(cluster.generation),
         phase,
         message,
@@ -88,24 +86,16 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         opened,
         followers: format!("{ready}/{wanted}"),
         replicas: seen.stateful_set.and_then(|set| set.status.as_ref()).map_or(0, |status| status.replicas),
-        ready_replicas: number(ready),
+        ready_replicas: ready.into(),
         selector: selector_text(&cluster.name, Component::Follower),
-        applied_write_quorum: in_force.map(|live| number(live.write_quorum)).or(previous.applied_write_quorum),
-        applied_replicas: in_force.map(|live| number(live.followers)).or(previous.applied_replicas),
-        applied_delay: in_force
-            .map(|live| AppliedDelay {
-                min_ms: milliseconds(live.min_delay_ms),
-                max_ms: milliseconds(live.max_delay_ms),
-            })
-            .or(previous.applied_delay),
-        applied_replication_timeout_ms: in_force
-            .map(|live| milliseconds(live.replication_timeout_ms))
-            .or(previous.applied_replication_timeout_ms),
-        tolerates: in_force
-            .map(|live| Tolerates::of(number(live.followers), number(live.write_quorum)))
-            .or(previous.tolerates),
         conditions: conditions(findings, cluster.generation, previous, now),
+        // The values that were last in force stay reported while no leader answers: the followers still have them.
+        ..previous.clone()
+    };
+    if let Some(leader) = seen.leader.open() {
+        status.report_in_force(&leader.status.config.in_force);
     }
+    status
 }
 
 /// The status of a cluster whose spec contradicts itself: what runs goes on, and nothing is changed.
@@ -135,17 +125,19 @@ fn ready_condition(seen: &Seen<'_>) -> Finding {
             not("LeaderUnreachable", format!("{pod} does not answer the operator: {why}"))
         }
         LeaderSeen::Answered(leader) => match leader.status.state {
-            State::Open if confirming(leader) < leader.status.config.write_quorum => {
+            LeaderState::Open if confirming(leader) < leader.status.config.in_force.write_quorum => {
                 not("QuorumLost", quorum_lost(leader))
             }
-            State::Open if leader.status.restore.is_some() => not("Restoring", said(leader, "has half of a backup")),
-            State::Open if !leader.ready => {
+            LeaderState::Open if leader.status.restore.is_some() => {
+                not("Restoring", said(leader, "has half of a backup"))
+            }
+            LeaderState::Open if !leader.ready => {
                 not("LeaderNotReady", format!("{} is open and not yet behind the Service", leader.pod))
             }
-            State::Open => finding("Ready", Verdict::True, "Open", format!("{} takes writes", leader.pod)),
-            State::Recovering => not("Recovering", said(leader, "collects what the followers have")),
-            State::Draining => not("LeaderEnding", format!("{} ends", leader.pod)),
-            State::Fenced => not("LeaderFenced", format!("{} was replaced by a newer leader", leader.pod)),
+            LeaderState::Open => finding("Ready", Verdict::True, "Open", format!("{} takes writes", leader.pod)),
+            LeaderState::Recovering => not("Recovering", said(leader, "collects what the followers have")),
+            LeaderState::Draining => not("LeaderEnding", format!("{} ends", leader.pod)),
+            LeaderState::Fenced => not("LeaderFenced", format!("{} was replaced by a newer leader", leader.pod)),
         },
     }
 }
@@ -157,14 +149,14 @@ fn quorum_available(seen: &Seen<'_>) -> Finding {
         LeaderSeen::Unreachable(pod, why) => {
             with(Verdict::Unknown, "LeaderUnreachable", format!("{pod} does not answer the operator: {why}"))
         }
-        LeaderSeen::Answered(leader) if leader.status.state != State::Open => {
+        LeaderSeen::Answered(leader) if leader.status.state != LeaderState::Open => {
             with(Verdict::False, "LeaderNotOpen", said(leader, "is not open for writes"))
         }
-        LeaderSeen::Answered(leader) if confirming(leader) < leader.status.config.write_quorum => {
+        LeaderSeen::Answered(leader) if confirming(leader) < leader.status.config.in_force.write_quorum => {
             with(Verdict::False, "QuorumLost", quorum_lost(leader))
         }
         LeaderSeen::Answered(leader) => {
-            let quorum = leader.status.config.write_quorum;
+            let quorum = leader.status.config.in_force.write_quorum;
             with(Verdict::True, "QuorumReached", format!("at least {quorum} followers confirm writes"))
         }
     }
@@ -172,15 +164,16 @@ fn quorum_available(seen: &Seen<'_>) -> Finding {
 
 fn config_applied(cluster: &Validated, seen: &Seen<'_>) -> Finding {
     let with = |verdict, reason, message: String| finding("ConfigApplied", verdict, reason, message);
-    let Some(leader) = seen.leader.answered().filter(|leader| leader.status.state >= State::Recovering) else {
+    let Some(leader) = seen.leader.answered().filter(|leader| leader.status.state >= LeaderState::Recovering) else {
         return with(Verdict::Unknown, "LeaderUnavailable", "no leader says which values are in force".to_owned());
     };
     let config = &leader.status.config;
     if let Configured::Failed(why) = seen.configured {
         return with(Verdict::False, "Refused", format!("{}: {why}", leader.pod));
     }
-    if leader.status.state == State::Open && cluster.live.is_in_force(config) {
-        let message = format!("write quorum {} of {} followers is in force", config.write_quorum, config.followers);
+    if leader.status.state == LeaderState::Open && config.has_in_force(&cluster.live) {
+        let LiveConfig { write_quorum, followers, .. } = config.in_force;
+        let message = format!("write quorum {write_quorum} of {followers} followers is in force");
         return with(Verdict::True, "Applied", message);
     }
     let waits = config.pending.as_ref().map(|pending| pending.message.as_str()).filter(|message| !message.is_empty());
@@ -207,7 +200,7 @@ fn degraded(seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {
     let members: Vec<&FollowerView> = leader.status.followers.iter().filter(|follower| follower.member).collect();
     let down: Vec<String> =
         members.iter().filter(|follower| !follower.confirms()).map(|follower| describe(follower, seen)).collect();
-    let unknown = usize::try_from(leader.status.config.followers).unwrap_or(usize::MAX).saturating_sub(members.len());
+    let unknown = usize::from(leader.status.config.in_force.followers).saturating_sub(members.len());
     if down.is_empty() && unknown == 0 {
         return with(Verdict::False, "AllPresent", "every follower holds the data and streams".to_owned());
     }
@@ -215,7 +208,7 @@ fn degraded(seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {
     with(
         Verdict::True,
         "FollowersMissing",
-        format!("{} of {} followers: {listed}", down.len() + unknown, leader.status.config.followers),
+        format!("{} of {} followers: {listed}", down.len() + unknown, leader.status.config.in_force.followers),
     )
 }
 
@@ -233,8 +226,8 @@ fn progressing(cluster: &Validated, seen: &Seen<'_>, opened: bool, missing: &[St
         return with(Verdict::True, "RollingOut", message);
     }
     let pods = seen.stateful_set.and_then(|set| set.spec.as_ref()).and_then(|spec| spec.replicas).unwrap_or_default();
-    let wanted = i32::try_from(cluster.live.followers).unwrap_or(i32::MAX);
-    let in_force = seen.leader.open().map(|leader| leader.status.config.followers);
+    let wanted = i32::from(cluster.live.followers);
+    let in_force = seen.leader.open().map(|leader| leader.status.config.in_force.followers);
     if pods != wanted || in_force.is_some_and(|in_force| in_force != cluster.live.followers) {
         let from = in_force.map_or_else(|| pods.to_string(), |in_force| in_force.to_string());
         return with(Verdict::True, "Scaling", format!("from {from} to {wanted} followers"));
@@ -285,7 +278,6 @@ fn describe(follower: &FollowerView, seen: &Seen<'_>) -> String {
             FollowerState::Installing => "receives the data",
             FollowerState::Connecting => "connecting",
             FollowerState::Unreachable => "unreachable from the leader",
-            FollowerState::Removed => "leaves",
             FollowerState::Streaming | FollowerState::Lagging => "streams",
             FollowerState::Unknown => "in a state unknown to this operator",
         };
@@ -300,19 +292,14 @@ fn pod_problem(name: &str, seen: &Seen<'_>) -> Option<String> {
     }
 }
 
-fn confirming(leader: &Leader) -> u32 {
+fn confirming(leader: &Leader) -> u16 {
     let count = leader.status.followers.iter().filter(|follower| follower.member && follower.confirms()).count();
-    u32::try_from(count).unwrap_or(u32::MAX)
+    u16::try_from(count).unwrap_or(u16::MAX)
 }
 
 fn quorum_lost(leader: &Leader) -> String {
-    let config = &leader.status.config;
-    format!(
-        "{} of {} followers confirm writes, and the write quorum is {}",
-        confirming(leader),
-        config.followers,
-        config.write_quorum
-    )
+    let LiveConfig { followers, write_quorum, .. } = leader.status.config.in_force;
+    format!("{} of {followers} followers confirm writes, and the write quorum is {write_quorum}", confirming(leader))
 }
 
 fn said(leader: &Leader, otherwise: &str) -> String {

@@ -5,17 +5,26 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
-use thiserror::Error;
-
-use crate::crd::{
+use kvcluster_api::config::{ConfigError, LiveConfig};
+use kvcluster_api::resource::{
     Durability, ImagePullPolicy, KvCluster, KvClusterSpec, LogLevel, NAME_LENGTH_MAX, NetworkAccess, PodSettings,
     Spread, Storage,
 };
+use thiserror::Error;
 
-/// A spec that contradicts itself, in one sentence for the user.
+/// A resource that cannot become a cluster, in one sentence for the user.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("{0}")]
-pub struct Invalid(pub String);
+pub enum Invalid {
+    /// Its values contradict each other or are out of bounds.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its name does not fit the objects that are named after it.
+    #[error("the name {0} cannot name its Services: use at most {NAME_LENGTH_MAX} of a-z, 0-9 and -")]
+    Name(String),
+    /// It is not a stored resource: it lacks this field.
+    #[error("the KvCluster has no {0}")]
+    Incomplete(&'static str),
+}
 
 /// What the operator adds to a spec: its own defaults.
 #[derive(Clone, Debug)]
@@ -28,21 +37,6 @@ pub struct Defaults {
     pub domain: Option<String>,
     /// Where the operator runs, for the NetworkPolicy.
     pub operator_namespace: String,
-}
-
-/// What a running leader is to use: changes of these never touch a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveConfig {
-    /// The number of followers (N).
-    pub followers: u32,
-    /// How many of them confirm a write (W).
-    pub write_quorum: u32,
-    /// The shortest wait before a send, in milliseconds.
-    pub min_delay_ms: u64,
-    /// The longest wait before a send, in milliseconds.
-    pub max_delay_ms: u64,
-    /// How long a client waits for the quorum, in milliseconds.
-    pub replication_timeout_ms: u64,
 }
 
 /// A KvCluster without contradictions.
@@ -90,23 +84,21 @@ pub struct Validated {
 /// When values contradict each other or the resource is not one of a cluster (no name, namespace or uid).
 pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, Invalid> {
     let name = cluster.name_any();
-    let namespace = cluster.namespace().ok_or_else(|| Invalid("the KvCluster has no namespace".to_owned()))?;
-    let owner =
-        cluster.controller_owner_ref(&()).ok_or_else(|| Invalid("the KvCluster has no name or uid yet".to_owned()))?;
+    let namespace = cluster.namespace().ok_or(Invalid::Incomplete("namespace"))?;
+    let owner = cluster.controller_owner_ref(&()).ok_or(Invalid::Incomplete("name or uid"))?;
     let name_fits = name.len() <= NAME_LENGTH_MAX
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
     if !name_fits {
-        return Err(Invalid(format!(
-            "the name {name} cannot name its Services: use at most {NAME_LENGTH_MAX} of a-z, 0-9 and -"
-        )));
+        return Err(Invalid::Name(name));
     }
+    let live = cluster.live_config()?;
     // Without `..`: a new field of the spec does not compile until it is thought of here.
     let KvClusterSpec {
-        replicas,
-        write_quorum,
-        delay,
-        replication_timeout_ms,
+        replicas: _,
+        write_quorum: _,
+        delay: _,
+        replication_timeout_ms: _,
         durability,
         storage,
         image,
@@ -118,19 +110,6 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         spread,
         network_policy,
     } = cluster.spec.clone();
-    let live = LiveConfig {
-        followers: at_least("replicas", replicas, 1)?,
-        write_quorum: at_least("writeQuorum", write_quorum, 1)?,
-        min_delay_ms: at_least("delay.minMs", delay.min_ms, 0)?.into(),
-        max_delay_ms: at_least("delay.maxMs", delay.max_ms, 0)?.into(),
-        replication_timeout_ms: at_least("replicationTimeoutMs", replication_timeout_ms, 1)?.into(),
-    };
-    if write_quorum > replicas {
-        return Err(Invalid(format!("writeQuorum {write_quorum} is greater than replicas {replicas}")));
-    }
-    if delay.min_ms > delay.max_ms {
-        return Err(Invalid(format!("delay.minMs {} is greater than delay.maxMs {}", delay.min_ms, delay.max_ms)));
-    }
     Ok(Validated {
         name,
         namespace,
@@ -152,13 +131,6 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
     })
 }
 
-fn at_least(field: &str, value: i32, minimum: u32) -> Result<u32, Invalid> {
-    u32::try_from(value)
-        .ok()
-        .filter(|value| *value >= minimum)
-        .ok_or_else(|| Invalid(format!("{field} is {value}: it has to be at least {minimum}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,8 +140,9 @@ mod tests {
     fn a_spec_of_nothing_is_the_documented_default() {
         let validated = validate(&cluster("{}"), &defaults()).expect("the defaults do not contradict each other");
         let expected = LiveConfig {
-            followers: 5,
+            generation: 4,
             write_quorum: 3,
+            followers: 5,
             min_delay_ms: 0,
             max_delay_ms: 200,
             replication_timeout_ms: 5000,
@@ -181,17 +154,8 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused_with_both_values() {
-        let cases = [
-            ("{replicas: 2, writeQuorum: 3}", "writeQuorum 3 is greater than replicas 2"),
-            ("{writeQuorum: 0}", "writeQuorum is 0: it has to be at least 1"),
-            ("{delay: {minMs: 30, maxMs: 20}}", "delay.minMs 30 is greater than delay.maxMs 20"),
-            ("{delay: {minMs: -4}}", "delay.minMs is -4: it has to be at least 0"),
-            ("{replicationTimeoutMs: 0}", "replicationTimeoutMs is 0: it has to be at least 1"),
-        ];
-        for (spec, message) in cases {
-            let error = validate(&cluster(spec), &defaults()).expect_err(spec);
-            assert_eq!(error, Invalid(message.to_owned()));
-        }
+        let error = validate(&cluster("{replicas: 2, writeQuorum: 3}"), &defaults()).expect_err("3 of 2");
+        assert_eq!(error.to_string(), "writeQuorum 3 is greater than replicas 2");
     }
 
     #[test]

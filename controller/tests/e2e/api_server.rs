@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use kv_controller::crd::Phase;
+use kvcluster_api::resource::Phase;
 use serde_json::json;
 
 use crate::harness::{Demo, PATIENCE, phase};

@@ -14,7 +14,7 @@ use kv_bench::check::{self, CheckOptions, Limit};
 use kv_bench::control::{Access, KvClusterResource};
 use kv_bench::interrupt::Interrupt;
 use kv_bench::progress::Progress;
-use kv_controller::crd::KvCluster;
+use kvcluster_api::resource::KvCluster;
 use serde_json::{Value, json};
 
 use crate::harness::{Demo, ask, is_true};

@@ -5,7 +5,7 @@ use std::process::Command;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use kv_controller::crd::Phase;
+use kvcluster_api::resource::Phase;
 use serde_json::{Value, json};
 
 use crate::harness::{Demo, is_true, phase};
@@ -109,7 +109,7 @@ impl Drop for Cable {
     }
 }
 
-fn leader_other_than(cluster: &kv_controller::crd::KvCluster, old: &Pod) -> bool {
+fn leader_other_than(cluster: &kvcluster_api::resource::KvCluster, old: &Pod) -> bool {
     let leader = cluster.status.as_ref().and_then(|status| status.leader.clone());
     leader.is_some_and(|leader| leader != old.name_any()) && is_true(cluster, "Ready")
 }

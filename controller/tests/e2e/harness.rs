@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, Resource, ResourceExt};
-use kv_controller::crd::{KvCluster, Phase};
+use kvcluster_api::resource::{KvCluster, Phase};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -198,7 +198,7 @@ pub fn is_ready(pod: &Pod) -> bool {
 
 pub fn phase(cluster: &KvCluster) -> Phase {
     let fresh =
-        |status: &&kv_controller::crd::KvClusterStatus| status.observed_generation == cluster.metadata.generation;
+        |status: &&kvcluster_api::resource::KvClusterStatus| status.observed_generation == cluster.metadata.generation;
     cluster.status.as_ref().filter(fresh).map_or(Phase::Creating, |status| status.phase)
 }
 

@@ -19,7 +19,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 async fn an_idle_minute_writes_nothing() {
     let demo = Demo::ready(json!({"replicas": 3, "writeQuorum": 2, "durability": "Memory"})).await;
     let version = |demo: &Demo| {
-        let api = demo.api::<kv_controller::crd::KvCluster>();
+        let api = demo.api::<kvcluster_api::resource::KvCluster>();
         async move { api.get("demo").await.unwrap().resource_version() }
     };
     let before = (writes().await, version(&demo).await);

@@ -7,7 +7,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
-use kv_controller::crd::KvCluster;
+use kvcluster_api::resource::KvCluster;
 use reqwest::Method;
 use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use kube::api::{Patch, PatchParams};
-use kv_controller::crd::{KvCluster, Phase};
+use kvcluster_api::resource::{KvCluster, Phase};
 use serde_json::json;
 
 use crate::harness::{Demo, PATIENCE, comes_true, phase};

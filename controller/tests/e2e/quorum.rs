@@ -1,6 +1,6 @@
 //! Goal: the quorum and the delay change on a running leader, at once, without a restart and without losing a write.
 
-use kv_controller::crd::KvCluster;
+use kvcluster_api::resource::KvCluster;
 use serde_json::json;
 
 use crate::harness::{Demo, condition};

@@ -1,7 +1,7 @@
 //! Goal: the API server itself refuses what contradicts itself, in words that name the values.
 
 use kube::api::{Patch, PatchParams};
-use kv_controller::crd::KvCluster;
+use kvcluster_api::resource::KvCluster;
 use serde_json::json;
 
 use crate::harness::Demo;

@@ -6,7 +6,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use kv_controller::crd::Phase;
+use kvcluster_api::resource::Phase;
 use serde_json::{Value, json};
 
 use crate::for_every_object;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use kv_controller::crd::{KvCluster, Phase};
+use kvcluster_api::resource::{KvCluster, Phase};
 use serde_json::{Value, json};
 
 use crate::harness::{Demo, phase};

@@ -7,7 +7,7 @@ use kv_bench::progress::Progress;
 use kv_bench::runner::{self, SweepOptions};
 use kv_bench::workload::Workload;
 use kv_bench::{control::Access, control::KvClusterResource, target};
-use kv_controller::crd::KvCluster;
+use kvcluster_api::resource::KvCluster;
 use serde_json::{Value, json};
 
 use crate::harness::{Demo, condition};

@@ -54,7 +54,7 @@ pub struct HttpSettings {
 }
 
 fn milliseconds() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=i64::from(super::MILLISECONDS_MAX))
+    clap::value_parser!(u32).range(1..=i64::from(kvcluster_api::config::MILLISECONDS_MAX))
 }
 
 impl HttpSettings {

@@ -3,9 +3,10 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use kvcluster_api::config::ConfigError;
+use kvcluster_api::error::{ErrorBody, Outcome};
 use serde_json::{Value, json};
 
-use crate::config::ConfigError;
 use crate::protocol::leader::Refusal;
 
 /// An answer other than success.
@@ -18,12 +19,12 @@ pub struct ApiError {
 impl ApiError {
     /// `{"ok":false,"message":…}`.
     pub fn plain(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, body: json!({"ok": false, "message": message.into()}) }
+        Self { status, body: json!(ErrorBody::refusal(message, None)) }
     }
 
     /// `{"error":…}`, as reads answer.
     pub fn read(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, body: json!({"error": error.into()}) }
+        Self { status, body: json!(ErrorBody::read(error)) }
     }
 
     /// 400.
@@ -34,12 +35,12 @@ impl ApiError {
     /// The body is longer than any key and value may be.
     pub fn too_long() -> Self {
         Self::plain(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than any key and value may be")
-            .with("outcome", "not_applied")
+            .with("outcome", json!(Outcome::NotApplied))
     }
 
     /// The body did not arrive in whole.
     pub fn unreadable(error: &dyn std::fmt::Display) -> Self {
-        Self::bad(format!("failed to read the body: {error}")).with("outcome", "not_applied")
+        Self::bad(format!("failed to read the body: {error}")).with("outcome", json!(Outcome::NotApplied))
     }
 
     /// 408: the body did not arrive in time.
@@ -62,16 +63,14 @@ impl ApiError {
 
     /// Nothing was assigned: a retry is safe.
     pub fn not_applied(message: impl Into<String>) -> Self {
-        let body = json!({"ok": false, "message": message.into(), "outcome": "not_applied"});
+        let body = json!(ErrorBody::refusal(message, Some(Outcome::NotApplied)));
         Self { status: StatusCode::SERVICE_UNAVAILABLE, body }
     }
 
     /// The quorum was missed: the write may commit later.
     pub fn indeterminate(seq: u64, epoch: &str) -> Self {
-        let body = json!({
-            "ok": false, "message": "quorum not reached", "outcome": "indeterminate", "seq": seq, "epoch": epoch,
-        });
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, body }
+        let body = json!(ErrorBody::refusal("quorum not reached", Some(Outcome::Indeterminate)));
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, body }.with("seq", seq).with("epoch", epoch)
     }
 
     /// A refused write.

@@ -5,6 +5,7 @@
 //! - [`routes`] decides which handler answers a request; [`guard`] checks the token first.
 //! - [`body`] reads and parses request bodies, [`answer`] and [`error`] make answers, [`stream`] makes long ones.
 //! - [`kv`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
+//! - [`status`] makes the answers of `GET /status`.
 
 mod activity;
 mod admin;
@@ -20,6 +21,7 @@ mod kv;
 mod replica;
 mod restore;
 mod routes;
+mod status;
 mod stream;
 
 use std::sync::Arc;

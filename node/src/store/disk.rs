@@ -10,6 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kvcluster_api::status::DiskState;
 use rand::RngExt;
 
 use super::committer::{Committer, Sink, Stepped};
@@ -74,12 +75,12 @@ pub enum Found {
 }
 
 impl Found {
-    /// One word, for machines.
-    pub fn word(&self) -> &'static str {
+    /// The condition of the directory, without details.
+    pub fn state(&self) -> DiskState {
         match self {
-            Self::Nothing => "new",
-            Self::State { .. } => "restored",
-            Self::Damage { .. } => "damaged",
+            Self::Nothing => DiskState::New,
+            Self::State { .. } => DiskState::Restored,
+            Self::Damage { .. } => DiskState::Damaged,
         }
     }
 }

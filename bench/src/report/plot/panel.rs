@@ -21,7 +21,7 @@ pub(super) const LONGEST: Stroke = Stroke { color: MUTED, width: 1.6, dashes: "2
 #[derive(Debug)]
 pub(super) struct Panel {
     pub x: f64,
-    followers: u32,
+    followers: u16,
     max_delay_ms: f64,
     step_ms: f64,
     top_ms: f64,
@@ -36,7 +36,7 @@ impl Panel {
         Self { x, followers: settings.followers, max_delay_ms: settings.max_delay_ms as f64, step_ms, top_ms }
     }
 
-    pub(super) fn at(&self, write_quorum: u32, ms: f64) -> (f64, f64) {
+    pub(super) fn at(&self, write_quorum: u16, ms: f64) -> (f64, f64) {
         (self.x + (f64::from(write_quorum) - 0.5) * self.slot(), self.y(ms))
     }
 
@@ -50,12 +50,12 @@ impl Panel {
     }
 
     /// Whether this quorum's values are written out: as many are as have room for text of this width.
-    pub(super) fn is_annotated(&self, write_quorum: u32, text_width: f64) -> bool {
+    pub(super) fn is_annotated(&self, write_quorum: u16, text_width: f64) -> bool {
         (write_quorum - 1).is_multiple_of(self.every(text_width))
     }
 
-    fn every(&self, text_width: f64) -> u32 {
-        (text_width / self.slot()).ceil().max(1.0) as u32
+    fn every(&self, text_width: f64) -> u16 {
+        (text_width / self.slot()).ceil().max(1.0) as u16
     }
 
     /// Grid, axes, their names, and the longest delay there is.

@@ -14,7 +14,7 @@ fn leader(state: &str, followers: &[&str], extra: Value) -> LeaderSeen {
         .enumerate()
         .map(|(ordinal, state)| json!({"name": format!("demo-follower-{ordinal}"), "state": state, "member": true}))
         .collect();
-    let mut status = json!({"state": state, "message": "", "epoch": {"term": 3, "leader": "9f3a"}, "followers": followers,
+    let mut status = json!({"role": "leader", "state": state, "message": "", "epoch": {"term": 3, "leader": "9f3a"}, "followers": followers,
         "config": {"generation": 4, "write_quorum": 3, "followers": 5, "min_delay_ms": 0, "max_delay_ms": 200,
             "replication_timeout_ms": 5000, "pending": null}});
     for (key, value) in extra.as_object().expect("an object") {
@@ -70,7 +70,10 @@ fn a_settled_cluster_reads_ready_and_says_what_it_can_stand() {
     assert_eq!(status.message, "");
     assert_eq!(status.followers, "5/5");
     assert_eq!(status.applied_write_quorum, Some(3));
-    assert_eq!(status.tolerates, Some(Tolerates { followers_down: 2, disks_lost: 2, followers_needed_to_restart: 3 }));
+    assert_eq!(
+        status.tolerates,
+        Some(kvcluster_api::resource::Tolerates { followers_down: 2, disks_lost: 2, followers_needed_to_restart: 3 })
+    );
     for (type_, expected) in [
         ("Ready", "True"),
         ("Progressing", "False"),

@@ -1,5 +1,7 @@
 //! What people and machines may see of a leader.
 
+use kvcluster_api::status::FollowerState;
+
 use super::{Entry, Leader, Link, Phase, SlotId};
 use crate::protocol::types::{Config, Epoch, FollowerId, RESTORE_MARK, Record};
 
@@ -12,8 +14,8 @@ pub struct FollowerView {
     pub name: String,
     /// Its disk, once it said so.
     pub id: Option<FollowerId>,
-    /// `unreachable`, `connecting`, `installing`, `lagging` or `streaming`.
-    pub state: &'static str,
+    /// How far it is.
+    pub state: FollowerState,
     /// Whether its confirmations count under the rule in force.
     pub member: bool,
     /// Whether it was taken back.
@@ -111,11 +113,13 @@ impl<W, R> Leader<W, R> {
                 name: slot.name.to_string(),
                 id: slot.hello.as_ref().map(|hello| hello.id),
                 state: match slot.link {
-                    Link::Down if slot.progress.complete && slot.progress.tracked_from.is_none() => "lagging",
-                    Link::Down => "unreachable",
-                    Link::Greeted | Link::Promised => "connecting",
-                    Link::Comparing { .. } | Link::Installing { .. } => "installing",
-                    Link::Streaming => "streaming",
+                    Link::Down if slot.progress.complete && slot.progress.tracked_from.is_none() => {
+                        FollowerState::Lagging
+                    }
+                    Link::Down => FollowerState::Unreachable,
+                    Link::Greeted | Link::Promised => FollowerState::Connecting,
+                    Link::Comparing { .. } | Link::Installing { .. } => FollowerState::Installing,
+                    Link::Streaming => FollowerState::Streaming,
                 },
                 member: slot.bound.is_some_and(|bound| self.config().is_some_and(|config| config.contains(bound))),
                 retired: !slot.wanted,

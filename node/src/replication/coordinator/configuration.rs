@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kvcluster_api::config::{ConfigError, LiveConfig};
 use tokio::sync::watch;
 use tracing::info;
 
 use super::{Coordinator, State};
-use crate::config::{ConfigError, LiveConfig};
 
 impl Coordinator {
     /// The cluster was open before: if all its followers are blank, the leader waits instead of opening empty.
@@ -57,7 +57,7 @@ impl Coordinator {
                     }
                 }
             }
-            state.core.set(wanted.write_quorum, wanted.followers, wanted.delay());
+            state.core.set(wanted.write_quorum, wanted.followers, (&wanted).into());
             // Delays and timeouts need no quorum: they apply to the next write.
             state.in_force.min_delay_ms = wanted.min_delay_ms;
             state.in_force.max_delay_ms = wanted.max_delay_ms;
@@ -72,7 +72,7 @@ impl Coordinator {
     /// Takes over what came into force.
     pub(super) fn settle(&self, state: &mut State) {
         if state.core.is_open() && state.core.settled() && state.in_force != state.wanted {
-            state.in_force = state.wanted.clone();
+            state.in_force = state.wanted;
             let LiveConfig { generation, write_quorum, followers, min_delay_ms, max_delay_ms, .. } = state.in_force;
             info!(generation, write_quorum, followers, min_delay_ms, max_delay_ms, "configuration in force");
         } else if let Some(config) = state.core.config() {

@@ -14,6 +14,7 @@ mod view;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use kvcluster_api::config::LiveConfig;
 use parking_lot::Mutex;
 use rand::RngExt;
 use smallvec::SmallVec;
@@ -25,10 +26,9 @@ use self::connections::Path;
 use self::requests::ReadWaiter;
 pub use self::requests::WriteOutcome;
 pub(crate) use self::requests::{Placed, Taken};
-pub(crate) use self::view::{Condition, ConfigView, LeaderView, PlaceView};
+pub(crate) use self::view::{Condition, LeaderView, PlaceView};
 use super::outbox::{Item, Outbox};
 use super::timer::Timer;
-use crate::config::LiveConfig;
 use crate::protocol::leader::{Leader, Limits, Output, Settings, SlotId};
 use crate::protocol::types::Record;
 
@@ -78,12 +78,13 @@ impl Coordinator {
     /// # Errors
     /// When the operating system gives no timer for the random waits.
     pub fn start(live: LiveConfig, limits: Limits, seed: u64) -> std::io::Result<Arc<Self>> {
-        let settings = Settings { quorum: live.write_quorum, size: live.followers, delay: live.delay(), limits, seed };
+        let settings =
+            Settings { quorum: live.write_quorum, size: live.followers, delay: (&live).into(), limits, seed };
         let state = State {
             core: Leader::new(rand::rng().random(), settings),
             paths: Vec::new(),
             // Nothing is in force before the leader is open.
-            in_force: LiveConfig { generation: 0, ..live.clone() },
+            in_force: LiveConfig { generation: 0, ..live },
             wanted: live,
             sessions: 0,
             outputs: Vec::new(),

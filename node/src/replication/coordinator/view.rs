@@ -1,7 +1,8 @@
 //! What the status pages, the probes and the metrics show of the leader.
 
+use kvcluster_api::config::{ConfigView, LiveConfig, PendingConfig};
+
 use super::{Coordinator, State};
-use crate::config::LiveConfig;
 use crate::protocol::leader::{FollowerView, RecoveryView, Unfinished};
 use crate::protocol::types::Epoch;
 
@@ -15,13 +16,6 @@ pub(crate) enum Condition {
     Opening(Option<(usize, usize)>),
     /// It is open; with an unfinished restore it refuses clients.
     Open(Option<Unfinished>),
-}
-
-/// The configuration in force, and what is asked for beyond it.
-pub(crate) struct ConfigView {
-    pub(crate) in_force: LiveConfig,
-    /// The configuration that is not in force yet, and what it waits for.
-    pub(crate) pending: Option<(LiveConfig, String)>,
 }
 
 /// A follower and the way to it.
@@ -64,7 +58,7 @@ impl Coordinator {
             let (accepted, committed) = core.counters();
             LeaderView {
                 condition: state.condition(),
-                config: state.config(),
+                config: state.config(self.seed),
                 epoch: core.epoch(),
                 keys: core.keys(),
                 accepted,
@@ -86,7 +80,7 @@ impl Coordinator {
 
     /// Returns the configuration in force, and what is asked for beyond it.
     pub(crate) fn config(&self) -> ConfigView {
-        self.look(State::config)
+        self.look(|state| state.config(self.seed))
     }
 
     /// The epoch that this leader leads, or asks for.
@@ -119,16 +113,17 @@ impl State {
         }
     }
 
-    fn config(&self) -> ConfigView {
-        let pending = (self.wanted.generation != self.in_force.generation).then(|| {
+    fn config(&self, seed: u64) -> ConfigView {
+        let LiveConfig { generation, write_quorum, followers, .. } = self.wanted;
+        let pending = (generation != self.in_force.generation).then(|| {
             let message = match self.core.change_progress() {
                 Some((stored, needed)) => format!("stored on {stored} followers, {needed} are needed"),
                 None if !self.core.is_open() => "the leader is not open".to_owned(),
-                None => format!("waits until {} followers can take it", self.wanted.write_quorum),
+                None => format!("waits until {write_quorum} followers can take it"),
             };
-            (self.wanted.clone(), message)
+            PendingConfig { generation, write_quorum, followers, message }
         });
-        ConfigView { in_force: self.in_force.clone(), pending }
+        ConfigView { in_force: self.in_force, delay_seed: Some(seed), pending }
     }
 
     fn followers(&self, now_us: u64) -> Vec<PlaceView> {

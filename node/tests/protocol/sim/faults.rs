@@ -1,6 +1,7 @@
 //! What goes wrong, when it ends, and whether everything is well again afterwards.
 
 use kv_node::protocol::types::{Record, Version};
+use kvcluster_api::status::FollowerState;
 use rand::RngExt;
 
 use super::clients::key_name;
@@ -183,7 +184,9 @@ impl World {
         if !lead.settled() || !in_force {
             return format!("L{number} has not settled: {:?} for {:?}", lead.config(), self.wanted);
         }
-        if let Some(view) = lead.followers(self.now_us).iter().find(|view| view.state != "streaming" || !view.member) {
+        if let Some(view) =
+            lead.followers(self.now_us).iter().find(|view| view.state != FollowerState::Streaming || !view.member)
+        {
             return format!("{} is {}, member: {}", view.name, view.state, view.member);
         }
         if lead.backlog() > 0 {

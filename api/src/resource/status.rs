@@ -4,6 +4,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::config::LiveConfig;
+use crate::tolerance::Tolerance;
+
 /// What the operator sees. `kubectl wait --for=condition=Ready kvc/NAME` waits until the cluster takes writes.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -115,16 +118,37 @@ pub struct Tolerates {
     pub followers_needed_to_restart: i32,
 }
 
-impl Tolerates {
-    /// What `replicas` followers with a write quorum of `write_quorum` can stand.
-    #[must_use]
-    pub fn of(replicas: i32, write_quorum: i32) -> Self {
+impl From<&LiveConfig> for AppliedDelay {
+    fn from(config: &LiveConfig) -> Self {
+        Self { min_ms: milliseconds(config.min_delay_ms), max_ms: milliseconds(config.max_delay_ms) }
+    }
+}
+
+impl From<Tolerance> for Tolerates {
+    fn from(tolerance: Tolerance) -> Self {
+        let Tolerance { followers_down, disks_lost, followers_needed_to_restart } = tolerance;
         Self {
-            followers_down: replicas - write_quorum,
-            disks_lost: write_quorum - 1,
-            followers_needed_to_restart: (replicas - write_quorum + 1).max(write_quorum),
+            followers_down: followers_down.into(),
+            disks_lost: disks_lost.into(),
+            followers_needed_to_restart: followers_needed_to_restart.into(),
         }
     }
+}
+
+impl KvClusterStatus {
+    /// Reports these values as those in force.
+    pub fn report_in_force(&mut self, config: &LiveConfig) {
+        self.applied_write_quorum = Some(config.write_quorum.into());
+        self.applied_replicas = Some(config.followers.into());
+        self.applied_delay = Some(config.into());
+        self.applied_replication_timeout_ms = Some(milliseconds(config.replication_timeout_ms));
+        self.tolerates = Some(Tolerance::of(config.followers, config.write_quorum).into());
+    }
+}
+
+// A node accepts far fewer milliseconds than an i32 can count.
+fn milliseconds(value: u32) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
 }
 
 // A list that server-side apply merges by the condition's type.
@@ -140,12 +164,23 @@ fn conditions(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
 
 #[cfg(test)]
 mod tests {
-    use super::Tolerates;
+    use super::*;
 
     #[test]
-    fn a_restart_at_five_followers_needs_5_4_3_4_5() {
-        let needed: Vec<i32> = (1..=5).map(|quorum| Tolerates::of(5, quorum).followers_needed_to_restart).collect();
-        assert_eq!(needed, [5, 4, 3, 4, 5]);
-        assert_eq!(Tolerates::of(7, 3), Tolerates { followers_down: 4, disks_lost: 2, followers_needed_to_restart: 5 });
+    fn what_is_in_force_is_reported_with_what_it_tolerates() {
+        let mut status = KvClusterStatus::default();
+        status.report_in_force(&LiveConfig {
+            generation: 9,
+            write_quorum: 3,
+            followers: 7,
+            min_delay_ms: 20,
+            max_delay_ms: 60,
+            replication_timeout_ms: 4000,
+        });
+        assert_eq!((status.applied_replicas, status.applied_write_quorum), (Some(7), Some(3)));
+        assert_eq!(status.applied_delay, Some(AppliedDelay { min_ms: 20, max_ms: 60 }));
+        assert_eq!(status.applied_replication_timeout_ms, Some(4000));
+        let expected = Tolerates { followers_down: 4, disks_lost: 2, followers_needed_to_restart: 5 };
+        assert_eq!(status.tolerates, Some(expected));
     }
 }

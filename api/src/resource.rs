@@ -1,0 +1,432 @@
+//! The `KvCluster` resource: its schema, its rules, and what `kubectl explain kvcluster` shows.
+//!
+//! Doc comments on the fields of this module are the user manual of the resource: they are part of the CRD. Ordinary
+//! comments are for readers of the Rust code.
+
+// The derive of CEL rules repeats the structs in an inner scope, where `pub` has no effect.
+#![allow(unreachable_pub)]
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+mod live;
+mod status;
+
+pub use self::status::{AppliedDelay, KvClusterStatus, Phase, Tolerates};
+
+/// The API group of the resource.
+pub const GROUP: &str = "kvcluster.io";
+
+/// The longest name of a KvCluster: `NAME-follower-<revision hash>` has to fit into a label of 63 characters.
+pub const NAME_LENGTH_MAX: usize = 40;
+
+// One rule: its condition, and the message with which the API server refuses, which names the values.
+macro_rules! rule {
+    ($rule:expr, $message:expr) => {
+        kube::core::Rule::new($rule).message(kube::core::Message::Expression($message.to_owned()))
+    };
+}
+
+/// A replicated key-value store: one leader that takes the writes, and followers that keep them. A write is
+/// acknowledged as soon as `writeQuorum` followers have confirmed it, each after a delay of its own, so that the cost of
+/// a quorum can be measured. What is acknowledged survives the loss of the leader and of up to `writeQuorum - 1`
+/// followers' volumes. A small example: `{"replicas": 5, "writeQuorum": 3}`.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "kvcluster.io",
+    version = "v1alpha1",
+    kind = "KvCluster",
+    namespaced,
+    status = "KvClusterStatus",
+    derive = "PartialEq",
+    shortname = "kvc",
+    category = "all",
+    doc = "A replicated key-value store: one leader that takes the writes, and followers that keep them.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
+        description = "Whether the cluster takes writes."
+    ),
+    printcolumn(
+        name = "Followers",
+        type_ = "string",
+        json_path = ".status.followers",
+        description = "Followers that hold the data and stream new writes, of those that the spec asks for."
+    ),
+    printcolumn(
+        name = "Quorum",
+        type_ = "integer",
+        json_path = ".status.appliedWriteQuorum",
+        description = "The write quorum that is in force now."
+    ),
+    printcolumn(
+        name = "Leader",
+        type_ = "string",
+        json_path = ".status.leader",
+        description = "The pod that leads."
+    ),
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = ".status.phase",
+        description = "One word for the state; the conditions have the reasons."
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.message",
+        priority = 1,
+        description = "What it waits for."
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = rule!(
+        "self.metadata.name.size() <= 40",
+        "'the name %s has %d characters; at most 40 fit into the names of its pods'.format([self.metadata.name, self.metadata.name.size()])"
+    ),
+    validation = rule!(
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "'the name %s cannot name a Service: use a-z, 0-9 and -, and begin with a letter'.format([self.metadata.name])"
+    )
+)]
+#[x_kube(
+    validation = rule!(
+        "self.replicas >= 1 && self.replicas <= 64",
+        "'replicas is %d: a cluster has 1 to 64 followers'.format([self.replicas])"
+    ),
+    validation = rule!(
+        "self.writeQuorum >= 1",
+        "'writeQuorum is %d: at least 1 follower has to confirm a write'.format([self.writeQuorum])"
+    ),
+    validation = rule!(
+        "self.writeQuorum <= self.replicas",
+        "'writeQuorum %d is greater than replicas %d: no write could ever be acknowledged'.format([self.writeQuorum, self.replicas])"
+    ),
+    validation = rule!(
+        "self.replicationTimeoutMs >= 1 && self.replicationTimeoutMs <= 600000",
+        "'replicationTimeoutMs is %d: it has to be 1 to 600000 milliseconds'.format([self.replicationTimeoutMs])"
+    ),
+    validation = rule!(
+        "self.durability == oldSelf.durability",
+        "'durability cannot change from %s to %s: the volumes of running followers are fixed; create another KvCluster'.format([oldSelf.durability, self.durability])"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct KvClusterSpec {
+    /// How many followers keep the data (N). They are the pods `NAME-follower-0` to `NAME-follower-(N-1)`. Change it
+    /// here or with `kubectl scale kvc NAME --replicas=7`: new followers receive all data before they count, and
+    /// followers leave only once those that stay have everything. 1 to 64.
+    #[serde(default = "defaults::replicas")]
+    pub replicas: i32,
+
+    /// How many followers have to confirm a write before it is acknowledged (W). N - W followers may be down before
+    /// writes stop; W - 1 volumes may be lost with no acknowledged write lost; the mean time to commit is
+    /// min + (max - min) * W / (N + 1) of the delay. Takes effect on the running leader without a restart: see
+    /// `status.appliedWriteQuorum` and the condition ConfigApplied. 1 to `replicas`.
+    #[serde(default = "defaults::write_quorum")]
+    pub write_quorum: i32,
+
+    /// The wait before each send of a write to a follower, drawn anew for each write and follower. Takes effect on the
+    /// running leader without a restart.
+    #[serde(default)]
+    pub delay: Delay,
+
+    /// How long a client waits for the quorum, in milliseconds, before the answer is "quorum not reached"; the outcome
+    /// of that write is then unknown. Takes effect without a restart. 1 to 600000.
+    #[serde(default = "defaults::replication_timeout_ms")]
+    pub replication_timeout_ms: i32,
+
+    /// Where followers keep the data. Disk: on a volume each, confirmed once synced; survives restarts. Memory: in the
+    /// pod alone; a restarted follower is empty and receives everything anew, and counts as a lost disk. Cannot be
+    /// changed later.
+    #[serde(default)]
+    pub durability: Durability,
+
+    /// The volume of each follower; for durability Disk.
+    #[serde(default)]
+    pub storage: Storage,
+
+    /// The image of leader and followers. Default: the image of the operator. A change rolls over the pods one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+
+    /// When the nodes pull the image: Always, IfNotPresent or Never. Default: as the operator's own image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
+
+    /// Names of Secrets with registry credentials for the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_pull_secrets: Vec<String>,
+
+    /// How much the pods log: error, warn, info, debug or trace. A change restarts them one by one.
+    #[serde(default)]
+    pub log_level: LogLevel,
+
+    /// Resources and scheduling of the leader's pod. It holds all keys in memory and has no volume.
+    #[serde(default)]
+    pub leader: PodSettings,
+
+    /// Resources and scheduling of the followers' pods.
+    #[serde(default)]
+    pub followers: PodSettings,
+
+    /// How the followers are spread over the cluster's nodes.
+    #[serde(default)]
+    pub spread: Spread,
+
+    /// Who may reach the pods over the network.
+    #[serde(default)]
+    pub network_policy: NetworkAccess,
+}
+
+/// The wait before each send of a write to a follower: drawn uniformly from minMs to maxMs. Both 0: no wait.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[x_kube(
+    validation = rule!("self.minMs >= 0", "'delay.minMs is %d: a delay cannot be negative'.format([self.minMs])"),
+    validation = rule!("self.maxMs >= 0", "'delay.maxMs is %d: a delay cannot be negative'.format([self.maxMs])"),
+    validation = rule!(
+        "self.minMs <= self.maxMs",
+        "'delay.minMs %d is greater than delay.maxMs %d'.format([self.minMs, self.maxMs])"
+    ),
+    validation = rule!("self.maxMs <= 600000", "'delay.maxMs is %d: at most 600000 milliseconds'.format([self.maxMs])")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Delay {
+    /// The shortest wait, in milliseconds.
+    #[serde(default)]
+    pub min_ms: i32,
+    /// The longest wait, in milliseconds; at least minMs, at most 600000.
+    #[serde(default = "defaults::max_delay_ms")]
+    pub max_ms: i32,
+}
+
+impl Default for Delay {
+    fn default() -> Self {
+        Self { min_ms: 0, max_ms: defaults::max_delay_ms() }
+    }
+}
+
+/// Where followers keep the data.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// On a volume each.
+    #[default]
+    Disk,
+    /// In the pod's memory alone.
+    Memory,
+}
+
+/// The volume of each follower. Its size and class are fixed once the cluster exists.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[x_kube(
+    validation = rule!(
+        "self.size == oldSelf.size",
+        "'storage.size cannot change from %s to %s: the volumes of running followers are fixed'.format([oldSelf.size, self.size])"
+    ),
+    validation = kube::core::Rule::new(
+        "has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)"
+    ).message("storage.storageClassName cannot change: the volumes of running followers are fixed")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct Storage {
+    /// The size of each follower's volume, such as 1Gi. 64Mi or more: a follower's log takes up to 2 1/3 times what its
+    /// newest records take, and some 50Mi.
+    #[serde(default = "defaults::storage_size")]
+    #[schemars(length(min = 1, max = 32))]
+    #[x_kube(
+        validation = rule!(
+            "isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
+            "'storage.size %s is not a size such as 1Gi'.format([self])"
+        ),
+        validation = rule!(
+            "!isQuantity(self) || !quantity(self).isLessThan(quantity('64Mi'))",
+            "'storage.size %s is too small for the log of any follower: it has to be 64Mi or more'.format([self])"
+        )
+    )]
+    pub size: String,
+    /// The StorageClass of the volumes. Default: the cluster's default class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub storage_class_name: Option<String>,
+    /// What becomes of the volumes when the KvCluster is deleted: Retain or Delete. A new KvCluster of the same name
+    /// in the same namespace finds retained volumes, with their data.
+    #[serde(default)]
+    pub on_delete: VolumePolicy,
+    /// What becomes of the volumes of followers that leave by a scale-down: Retain or Delete.
+    #[serde(default)]
+    pub on_scale_down: VolumePolicy,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            size: defaults::storage_size(),
+            storage_class_name: None,
+            on_delete: VolumePolicy::default(),
+            on_scale_down: VolumePolicy::default(),
+        }
+    }
+}
+
+/// What becomes of a volume that is no longer used.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VolumePolicy {
+    /// It stays.
+    #[default]
+    Retain,
+    /// It is deleted, with its data.
+    Delete,
+}
+
+/// When a node pulls the image.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImagePullPolicy {
+    /// Before every start.
+    Always,
+    /// When the node does not have it.
+    IfNotPresent,
+    /// Never: it has to be there.
+    Never,
+}
+
+/// How much a pod logs.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "the names say it, and a description each would only lengthen the manual")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Resources and scheduling of a pod. A change rolls over the pods one by one.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSettings {
+    /// CPU and memory. Default: requests of 20m CPU and 32Mi memory, no limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of nodes that the pod tolerates, beside those that the operator sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// The PriorityClass of the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+}
+
+/// CPU and memory of a pod.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+pub struct Resources {
+    /// What the scheduler sets aside, such as `{"cpu": "100m", "memory": "64Mi"}`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "quantities")]
+    pub requests: BTreeMap<String, Quantity>,
+    /// What the pod may use at most. A pod that exceeds its memory is killed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "quantities")]
+    pub limits: BTreeMap<String, Quantity>,
+}
+
+/// How the followers are spread over the cluster's nodes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Spread {
+    /// The node label whose values are the places to spread over, such as kubernetes.io/hostname (nodes) or
+    /// topology.kubernetes.io/zone.
+    #[serde(default = "defaults::topology_key")]
+    #[schemars(length(min = 1, max = 316))]
+    pub topology_key: String,
+    /// Preferred: a follower starts even where the spread is uneven. Required: it waits.
+    #[serde(default)]
+    pub mode: SpreadMode,
+}
+
+impl Default for Spread {
+    fn default() -> Self {
+        Self { topology_key: defaults::topology_key(), mode: SpreadMode::default() }
+    }
+}
+
+/// How strict the spread is.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpreadMode {
+    /// As even as the nodes allow.
+    #[default]
+    Preferred,
+    /// A follower that would make it uneven waits.
+    Required,
+}
+
+/// Who may reach the pods over the network, as a NetworkPolicy. It also keeps the pods from reaching anything but each
+/// other and DNS.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkAccess {
+    /// Whether there is a NetworkPolicy.
+    #[serde(default = "defaults::enabled")]
+    pub enabled: bool,
+    /// The clients that may read and write. Empty: every pod of the Kubernetes cluster. Followers and the operator
+    /// are admitted in any case.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clients: Vec<NetworkPolicyPeer>,
+}
+
+impl Default for NetworkAccess {
+    fn default() -> Self {
+        Self { enabled: defaults::enabled(), clients: Vec::new() }
+    }
+}
+
+// The defaults, in the schema and in Rust from one place.
+mod defaults {
+    pub(super) fn replicas() -> i32 {
+        5
+    }
+    pub(super) fn write_quorum() -> i32 {
+        3
+    }
+    pub(super) fn max_delay_ms() -> i32 {
+        200
+    }
+    pub(super) fn replication_timeout_ms() -> i32 {
+        5000
+    }
+    pub(super) fn storage_size() -> String {
+        "1Gi".to_owned()
+    }
+    pub(super) fn topology_key() -> String {
+        "kubernetes.io/hostname".to_owned()
+    }
+    pub(super) fn enabled() -> bool {
+        true
+    }
+}
+
+// Amounts may be numbers (`cpu: 2`) or strings (`cpu: 500m`), as in a pod.
+fn quantities(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "additionalProperties": {
+            "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
+            "x-kubernetes-int-or-string": true
+        }
+    })
+}

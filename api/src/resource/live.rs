@@ -1,0 +1,97 @@
+//! From what a spec asks for to the values that a leader takes.
+
+use std::ops::RangeInclusive;
+
+use super::{Delay, KvCluster};
+use crate::config::{ConfigError, FOLLOWERS_MAX, LiveConfig};
+
+/// The longest delay and the longest replication timeout of a KvCluster, in milliseconds: ten minutes.
+const MILLISECONDS_MAX: u32 = 600_000;
+
+impl KvCluster {
+    /// The values that the spec asks a leader to use, with the generation of the spec.
+    ///
+    /// The API server refuses contradictions by the rules of the CRD. A resource may still break them: it was stored
+    /// before a rule existed, or the CRD in the cluster is an older one.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with a sentence that names the fields of the spec and their values.
+    pub fn live_config(&self) -> Result<LiveConfig, ConfigError> {
+        let spec = &self.spec;
+        let Delay { min_ms, max_ms } = spec.delay;
+        let config = LiveConfig {
+            generation: self.metadata.generation.and_then(|generation| u64::try_from(generation).ok()).unwrap_or(0),
+            write_quorum: within("writeQuorum", spec.write_quorum, 1..=FOLLOWERS_MAX)?,
+            followers: within("replicas", spec.replicas, 1..=FOLLOWERS_MAX)?,
+            min_delay_ms: within("delay.minMs", min_ms, 0..=MILLISECONDS_MAX)?,
+            max_delay_ms: within("delay.maxMs", max_ms, 0..=MILLISECONDS_MAX)?,
+            replication_timeout_ms: within("replicationTimeoutMs", spec.replication_timeout_ms, 1..=MILLISECONDS_MAX)?,
+        };
+        if config.write_quorum > config.followers {
+            let (write_quorum, replicas) = (spec.write_quorum, spec.replicas);
+            return Err(ConfigError(format!("writeQuorum {write_quorum} is greater than replicas {replicas}")));
+        }
+        if min_ms > max_ms {
+            return Err(ConfigError(format!("delay.minMs {min_ms} is greater than delay.maxMs {max_ms}")));
+        }
+        if config.min_delay_ms >= config.replication_timeout_ms {
+            let timeout_ms = config.replication_timeout_ms;
+            return Err(ConfigError(format!("delay.minMs {min_ms} is not below replicationTimeoutMs {timeout_ms}")));
+        }
+        Ok(config)
+    }
+}
+
+fn within<T: TryFrom<i32> + PartialOrd + std::fmt::Display>(
+    field: &str,
+    value: i32,
+    range: RangeInclusive<T>,
+) -> Result<T, ConfigError> {
+    T::try_from(value)
+        .ok()
+        .filter(|value| range.contains(value))
+        .ok_or_else(|| ConfigError(format!("{field} is {value}: it must be from {} to {}", range.start(), range.end())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(spec: &str) -> Result<LiveConfig, ConfigError> {
+        let mut cluster = KvCluster::new("demo", serde_json::from_str(spec).expect("a spec"));
+        cluster.metadata.generation = Some(4);
+        cluster.live_config()
+    }
+
+    #[test]
+    fn a_spec_of_nothing_asks_for_the_documented_defaults() {
+        let expected = LiveConfig {
+            generation: 4,
+            write_quorum: 3,
+            followers: 5,
+            min_delay_ms: 0,
+            max_delay_ms: 200,
+            replication_timeout_ms: 5000,
+        };
+        assert_eq!(config("{}"), Ok(expected));
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_both_values() {
+        for (spec, message) in [
+            (r#"{"replicas": 2, "writeQuorum": 3}"#, "writeQuorum 3 is greater than replicas 2"),
+            (r#"{"writeQuorum": 0}"#, "writeQuorum is 0: it must be from 1 to 64"),
+            (r#"{"replicas": 70000}"#, "replicas is 70000: it must be from 1 to 64"),
+            (r#"{"delay": {"minMs": 30, "maxMs": 20}}"#, "delay.minMs 30 is greater than delay.maxMs 20"),
+            (r#"{"delay": {"minMs": -4}}"#, "delay.minMs is -4: it must be from 0 to 600000"),
+            (r#"{"delay": {"maxMs": 600001}}"#, "delay.maxMs is 600001: it must be from 0 to 600000"),
+            (
+                r#"{"delay": {"minMs": 90}, "replicationTimeoutMs": 90}"#,
+                "delay.minMs 90 is not below replicationTimeoutMs 90",
+            ),
+            (r#"{"replicationTimeoutMs": 0}"#, "replicationTimeoutMs is 0: it must be from 1 to 600000"),
+        ] {
+            assert_eq!(config(spec), Err(ConfigError(message.to_owned())));
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! `GET /status` of a leader and of a follower.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::ConfigView;
+use crate::tolerance::Tolerance;
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It takes writes and replicates them.
+    Leader,
+    /// It stores what the leader sends, and serves reads.
+    Follower,
+}
+
+/// The right to lead. Of two leaders the one with the higher epoch counts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Counts leaders.
+    pub term: u64,
+    /// The random id of the leader's process, 16 hexadecimal digits: it decides between two leaders of one term.
+    pub leader: String,
+}
+
+/// The answer of a leader.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LeaderStatus {
+    /// Always [`Role::Leader`].
+    pub role: Role,
+    /// The name of the node.
+    #[serde(default)]
+    pub name: String,
+    /// The version of the node's program.
+    #[serde(default)]
+    pub version: String,
+    /// What the leader does.
+    pub state: LeaderState,
+    /// What the leader waits for, in one sentence, or empty.
+    #[serde(default)]
+    pub message: String,
+    /// The epoch that it leads, or asks to lead.
+    #[serde(default)]
+    pub epoch: Option<Epoch>,
+    /// How many keys there are, deleted ones included.
+    #[serde(default)]
+    pub keys: u64,
+    /// A restore that began and has not ended. Until then the leader serves no client.
+    #[serde(default)]
+    pub restore: Option<UnfinishedRestore>,
+    /// How far replication is.
+    #[serde(default)]
+    pub writes: WriteCounts,
+    /// Which failures the cluster survives with the values in force.
+    #[serde(default)]
+    pub tolerates: Tolerance,
+    /// How far the recovery is, while the leader waits for followers' state.
+    #[serde(default)]
+    pub recovery: Option<RecoveryStatus>,
+    /// Every follower that the leader knows.
+    #[serde(default)]
+    pub followers: Vec<FollowerView>,
+    /// The values in force, and those that are pending.
+    pub config: ConfigView,
+}
+
+/// What a leader does. Of two leaders the greater state is the one that clients need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LeaderState {
+    /// A newer leader replaced it.
+    Fenced,
+    /// It shuts down.
+    Draining,
+    /// It collects and installs the followers' state.
+    Recovering,
+    /// It takes writes.
+    Open,
+}
+
+impl fmt::Display for LeaderState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fenced => "fenced",
+            Self::Draining => "draining",
+            Self::Recovering => "recovering",
+            Self::Open => "open",
+        })
+    }
+}
+
+/// Numbers of writes of one leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WriteCounts {
+    /// Accepted since the leader started.
+    pub accepted: u64,
+    /// Committed since the leader started.
+    pub committed: u64,
+    /// Accepted and without their quorum.
+    pub in_flight: u64,
+    /// Accepted and not yet confirmed by every follower that the leader waits for.
+    pub backlog: u64,
+}
+
+/// A restore that began and has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnfinishedRestore {
+    /// The digest of the backup.
+    pub backup: String,
+    /// Whether the keys of the backup replace existing ones.
+    pub overwrite: bool,
+}
+
+/// How far a recovery is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryStatus {
+    /// How many followers with state have to answer. Absent until one with state answered.
+    pub needed: Option<u64>,
+    /// How many followers answered.
+    pub answered: u64,
+    /// How many of them have state and count.
+    pub non_blank: u64,
+    /// How many of them are blank.
+    pub blank: u64,
+    /// What the recovery waits for, in one sentence.
+    pub message: String,
+}
+
+/// A follower, as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FollowerView {
+    /// The name of its place: its URL, or under DNS discovery its node name.
+    pub name: String,
+    /// Where the leader reaches it.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// The id of its disk, 16 hexadecimal digits, once it answered.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// How far it is.
+    pub state: FollowerState,
+    /// Whether its confirmations count for a quorum.
+    #[serde(default)]
+    pub member: bool,
+    /// Whether it leaves the cluster.
+    #[serde(default)]
+    pub retiring: bool,
+    /// How many writes it has not confirmed.
+    #[serde(default)]
+    pub lag_writes: u64,
+    /// The age of the oldest of them, in milliseconds.
+    #[serde(default)]
+    pub lag_ms: f64,
+    /// The generation of the newest configuration that it stores.
+    #[serde(default)]
+    pub config_generation: Option<u64>,
+    /// The last error of its connection.
+    #[serde(default)]
+    pub last_error: Option<String>,
+}
+
+impl FollowerView {
+    /// Whether it receives new writes and confirms them, at once or later.
+    #[must_use]
+    pub fn confirms(&self) -> bool {
+        matches!(self.state, FollowerState::Streaming | FollowerState::Lagging)
+    }
+}
+
+/// How far a follower is, as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FollowerState {
+    /// There is no connection.
+    Unreachable,
+    /// The leader and the follower exchange what they have.
+    Connecting,
+    /// It receives the data that it lacks.
+    Installing,
+    /// It has everything and receives new writes.
+    Streaming,
+    /// It was cut off a moment ago, and the leader still keeps every write that it lacks.
+    Lagging,
+    /// A state of a newer node. No node of this version sends it.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for FollowerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable => "unreachable",
+            Self::Connecting => "connecting",
+            Self::Installing => "installing",
+            Self::Streaming => "streaming",
+            Self::Lagging => "lagging",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// The answer of a follower.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FollowerStatus {
+    /// Always [`Role::Follower`].
+    pub role: Role,
+    /// The name of the node.
+    pub name: String,
+    /// The version of the node's program.
+    pub version: String,
+    /// The id of its disk, 16 hexadecimal digits.
+    pub id: String,
+    /// How much of a leader's state it has.
+    pub state: ReplicaState,
+    /// The epoch whose whole state it has.
+    pub epoch: Option<Epoch>,
+    /// The highest epoch that it promised to obey.
+    pub promised: Option<Epoch>,
+    /// The write quorum that is stored with that state.
+    pub write_quorum: Option<u16>,
+    /// How many keys it has, deleted ones included.
+    pub keys: u64,
+    /// Where it keeps them.
+    pub durability: Durability,
+    /// What it found in its data directory when it started. Absent in memory.
+    pub disk: Option<DiskStatus>,
+    /// The URL of the leader, where it is known.
+    pub leader: Option<String>,
+    /// How old its state may be, in milliseconds. Absent where it cannot say.
+    pub staleness_ms: Option<f64>,
+}
+
+/// How much of a leader's state a follower has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicaState {
+    /// Nothing, and it never promised anything.
+    Blank,
+    /// Not yet all of the leader's that it promised to obey.
+    Installing,
+    /// All.
+    Synced,
+}
+
+/// Where a follower keeps its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// In its data directory.
+    Disk,
+    /// In memory.
+    Memory,
+}
+
+/// What a follower found in its data directory when it started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// In one word.
+    pub found: DiskState,
+    /// In one sentence.
+    pub message: String,
+}
+
+/// The condition of a data directory at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskState {
+    /// It was empty.
+    New,
+    /// It had the follower's state.
+    Restored,
+    /// It was damaged, and the follower began anew.
+    Damaged,
+}
