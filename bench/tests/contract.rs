@@ -1,4 +1,4 @@
-//! The outside of a node, against real processes: every answer that the interface promises, and every refusal in words.
+//! The HTTP interface of a node, against real processes: every answer that it promises, and the words of every refusal.
 
 use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use reqwest::{Client, Method};
@@ -229,7 +229,7 @@ async fn a_marked_retry_applies_once() {
     assert_eq!((&now["value"], &now["seq"]), (&json!("b"), &json!(2)));
 }
 
-/// Goal: with a token set, nobody replicates or administers without it, while clients read and write as before.
+/// Goal: with a token set, replication and administration need it, while clients read and write as before.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_token_guards_replication_and_administration() {
     let logs = TempDir::new().expect("a directory");
@@ -254,7 +254,7 @@ async fn the_token_guards_replication_and_administration() {
     assert_eq!(response.status().as_u16(), 200);
 }
 
-/// Goal: a follower answers beside its leader's truth. What comes by `POST /replicate` never replaces an acknowledged value.
+/// Goal: what comes to a follower by `POST /replicate` never replaces an acknowledged value.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_from_outside_cannot_undo_an_acknowledged_one() {
     let logs = TempDir::new().expect("a directory");

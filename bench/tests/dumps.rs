@@ -1,7 +1,9 @@
-//! Goal: dumps hold neither writes nor memory, however their clients read. Method: 100 values of 1 MB, many clients, and the
-//! leader's resident memory from /proc.
+//! Goal: dumps delay no write and use little memory, however their clients read. Method: 100 values of 1 MB, many clients,
+//! and the leader's resident memory from /proc.
 
 mod support;
+
+use std::time::Duration;
 
 use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use reqwest::StatusCode;
@@ -89,18 +91,19 @@ async fn readers_that_never_read_on_get_few_places_and_lose_them() {
 async fn slow_readers_do_not_hold_writes_up() {
     let logs = TempDir::new().expect("a directory");
     let cluster = filled(&logs, &[("DUMPS_MAX", "20")]).await;
+    let before = resident_mib(cluster.process_ids()[0]);
     let mut readers = Vec::new();
     for _ in 0..20 {
         let (mut stream, status) = dumping(&cluster.leader_url()).await;
         assert_eq!(status, 200);
         readers.push(tokio::spawn(async move {
             let mut space = vec![0; 64 << 10];
+            let mut pace = tokio::time::interval(Duration::from_millis(10));
             while stream.read(&mut space).await.is_ok_and(|bytes| bytes > 0) {
-                tokio::task::yield_now().await;
+                pace.tick().await;
             }
         }));
     }
-    let before = resident_mib(cluster.process_ids()[0]);
     for number in 0..50 {
         write(&cluster, &number.to_string()).await;
     }

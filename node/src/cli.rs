@@ -140,6 +140,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
         key_bytes_max: settings.http.key_bytes_max,
         value_bytes_max: settings.http.value_bytes_max,
         bodies: settings.http.bodies(),
+        answers: settings.http.answers(),
         dumps: Arc::new(Semaphore::new(settings.http.dumps_max.min(Semaphore::MAX_PERMITS))),
         draining: Arc::new(AtomicBool::new(false)),
     };

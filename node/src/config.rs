@@ -35,13 +35,13 @@ pub enum LogFormat {
 /// Where a follower's state lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Durability {
-    /// In memory: a follower that restarts is blank and is installed anew.
+    /// In memory: a follower that restarts is blank and receives the whole state again.
     Memory,
-    /// In the data directory: what a follower confirmed is synced, and a restart keeps it.
+    /// In the data directory: every confirmed write is synced, and a restart keeps it.
     Disk,
 }
 
-/// Every setting of a node. Each is an environment variable and a flag of the same name.
+/// The settings of a node. Each is an environment variable and a flag of the same name.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
     /// What this node is
@@ -178,7 +178,7 @@ impl Settings {
         Ok(limits)
     }
 
-    /// Where a follower's state lives: in this directory, or nowhere.
+    /// The directory of a follower's state; nothing when the state is in memory only.
     ///
     /// # Errors
     /// [`ConfigError`] for durability disk without a directory.
@@ -193,12 +193,12 @@ impl Settings {
         }
     }
 
-    /// The name of the cluster, unless it is empty or would not fit a line.
+    /// The name of the cluster. Nothing when it is empty or has a line break.
     pub fn cluster(&self) -> Option<&str> {
         self.cluster_name.as_deref().map(str::trim).filter(|name| !name.is_empty() && !name.contains('\n'))
     }
 
-    /// The name of this node: as set, else the machine's.
+    /// The name of this node: `NODE_NAME`, else the host name.
     pub fn name(&self) -> Arc<str> {
         let set = self.node_name.clone().filter(|name| !name.is_empty());
         let name = set.or_else(|| std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()));
@@ -206,7 +206,7 @@ impl Settings {
         name.unwrap_or_else(|| "localhost".to_owned()).into()
     }
 
-    /// The token, unless it is empty.
+    /// The token. Nothing when it is empty.
     pub fn token(&self) -> Option<&str> {
         self.auth_token.as_deref().filter(|token| !token.is_empty())
     }

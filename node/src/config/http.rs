@@ -5,12 +5,15 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{ConfigError, fail};
-use crate::http::{Bodies, RESTORE_BYTES_MAX, TimeLimits, body_bytes_max};
+use crate::http::{Bodies, Budget, RESTORE_BYTES_MAX, TimeLimits, body_bytes_max};
 use crate::replication::replica::ForeignLimits;
 use crate::replication::wire::RECORD_BYTES_MAX;
 
 /// Memory for bodies unless one body alone needs more.
 const BODIES_BYTES: usize = 64 << 20;
+
+/// Memory for long answers unless one answer alone needs more.
+const ANSWERS_BYTES: usize = 256 << 20;
 
 /// Limits of the HTTP interface. Each is an environment variable and a flag of the same name.
 #[derive(Args, Clone, Debug)]
@@ -42,6 +45,10 @@ pub struct HttpSettings {
     /// Memory for the bodies of all requests together, in bytes; beyond it 503 [default: 64 MiB, or more for long values]
     #[arg(long, env = "BODIES_BYTES_MAX")]
     pub bodies_bytes_max: Option<usize>,
+    /// Memory for the long answers of reads until clients have read them, in bytes; beyond it 503 [default: 256 MiB, or more
+    /// for long values]
+    #[arg(long, env = "ANSWERS_BYTES_MAX")]
+    pub answers_bytes_max: Option<usize>,
     /// Dumps that are sent at once; more are answered with 429
     #[arg(long, env = "DUMPS_MAX", default_value_t = 8)]
     pub dumps_max: usize,
@@ -57,41 +64,53 @@ fn milliseconds() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=i64::from(kvcluster_api::config::MILLISECONDS_MAX))
 }
 
+/// Refuses a budget that is too small for one body or answer, or that cannot be counted.
+fn check_budget(setting: &str, bytes: Option<usize>, what: &str, longest: usize) -> Result<(), ConfigError> {
+    match bytes {
+        Some(bytes) if bytes < longest => fail(format!(
+            "{setting} ({bytes}) is below the longest {what} ({longest} bytes, by KEY_BYTES_MAX and VALUE_BYTES_MAX)"
+        )),
+        Some(bytes) if bytes > u32::MAX as usize => fail(format!("{setting} ({bytes}) is above {} bytes", u32::MAX)),
+        _ => Ok(()),
+    }
+}
+
 impl HttpSettings {
     /// Refuses limits that contradict each other, naming the values.
     ///
     /// # Errors
     /// [`ConfigError`] with the one line that ends the start.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let Self { key_bytes_max, value_bytes_max, bodies_bytes_max, .. } = self;
+        let Self { key_bytes_max, value_bytes_max, .. } = self;
         if key_bytes_max.saturating_add(*value_bytes_max) > RECORD_BYTES_MAX {
             return fail(format!(
                 "KEY_BYTES_MAX ({key_bytes_max}) and VALUE_BYTES_MAX ({value_bytes_max}) together are above \
                  {RECORD_BYTES_MAX} bytes, the most that one frame of the replication carries"
             ));
         }
-        let longest = self.longest_body();
-        match bodies_bytes_max {
-            Some(bytes) if *bytes < longest => fail(format!(
-                "BODIES_BYTES_MAX ({bytes}) is below the longest body ({longest} bytes, by KEY_BYTES_MAX and \
-                 VALUE_BYTES_MAX)"
-            )),
-            Some(bytes) if *bytes > u32::MAX as usize => {
-                fail(format!("BODIES_BYTES_MAX ({bytes}) is above {} bytes", u32::MAX))
-            }
-            _ => Ok(()),
-        }
+        check_budget("BODIES_BYTES_MAX", self.bodies_bytes_max, "body", self.longest_body())?;
+        check_budget("ANSWERS_BYTES_MAX", self.answers_bytes_max, "answer", self.longest_answer())
     }
 
     /// The longest body that a route takes, in bytes.
     fn longest_body(&self) -> usize {
-        body_bytes_max(self.key_bytes_max, self.value_bytes_max) + RESTORE_BYTES_MAX
+        self.longest_answer() + RESTORE_BYTES_MAX
+    }
+
+    /// The longest answer of a read, in bytes. It has the key and the value as the longest body of a write has them.
+    fn longest_answer(&self) -> usize {
+        body_bytes_max(self.key_bytes_max, self.value_bytes_max)
     }
 
     /// Bounds of the request bodies.
     pub fn bodies(&self) -> Bodies {
         let bytes = self.bodies_bytes_max.unwrap_or_else(|| BODIES_BYTES.max(2 * self.longest_body()));
         Bodies::new(bytes, Duration::from_millis(self.body_timeout_ms.into()))
+    }
+
+    /// Memory for long answers.
+    pub fn answers(&self) -> Budget {
+        Budget::new(self.answers_bytes_max.unwrap_or_else(|| ANSWERS_BYTES.max(2 * self.longest_answer())))
     }
 
     /// How long each phase of a connection may take.

@@ -93,7 +93,7 @@ pub(super) async fn recover(State(state): State<LeaderSite>, request: Request) -
     if !state.leader.accept_loss() {
         return Err(ApiError::plain(StatusCode::CONFLICT, "the leader is not recovering"));
     }
-    warn!("data loss accepted: opening with what the followers that answered hold");
+    warn!("data loss accepted: opening with the state of the followers that answered");
     Ok(Json(json!({"ok": true})).into_response())
 }
 
@@ -109,7 +109,7 @@ pub(super) async fn leader_ready(State(state): State<LeaderSite>) -> Response {
     ready(now == LeaderState::Open, &message)
 }
 
-/// `GET /healthz` at a leader: a replaced one has to be restarted, so it is not well.
+/// `GET /healthz` at a leader: 503 once it was replaced, because it has to be restarted.
 pub(super) async fn leader_health(State(state): State<LeaderSite>) -> Response {
     match state.leader.fenced_by() {
         Some(by) => ready(false, &format!("replaced by the leader of epoch {by}")),
@@ -127,7 +127,7 @@ pub(super) async fn follower_status(State(state): State<FollowerSite>) -> Json<F
     Json(status::of_follower(&state))
 }
 
-/// `GET /readyz` at a follower: it has a leader's whole state, and heard from that leader a moment ago.
+/// `GET /readyz` at a follower: 200 when it has the whole state of a leader that it heard within [`CONTACT_MAX`].
 pub(super) async fn follower_ready(State(state): State<FollowerSite>) -> Response {
     let view = state.replica.view();
     let synced = view.hello.synced.as_ref().is_some_and(|synced| synced.epoch == view.hello.promised);

@@ -1,22 +1,65 @@
 //! Answers of the routes that bypass the router.
 
-use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, header};
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http_body_util::{Either, Full};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::budget::Budget;
 use super::error::ApiError;
+
+/// An answer longer than this takes its bytes from the budget of answers until the client has read it.
+const COUNTED_BYTES: usize = 64 << 10;
 
 /// An answer: complete in memory, or a body as the router made it.
 pub(crate) type Answer = hyper::Response<Either<Full<Bytes>, Body>>;
 
 /// Returns 200 with `body` as JSON.
 pub(super) fn json(body: &impl Serialize) -> Answer {
+    ok(serialize(body).into())
+}
+
+/// Returns 200 with the answer to a read as JSON.
+///
+/// # Errors
+/// 503 when long answers that other clients have not read use up the budget.
+pub(super) fn read(budget: &Budget, body: &impl Serialize) -> Result<Answer, ApiError> {
+    let text = serialize(body);
+    if text.len() <= COUNTED_BYTES {
+        return Ok(ok(text.into()));
+    }
+    let Some(permit) = budget.take(text.len()) else {
+        let limit = budget.bytes();
+        let error = format!("answers that other clients have not read use the limit of {limit} bytes");
+        return Err(ApiError::read(StatusCode::SERVICE_UNAVAILABLE, error));
+    };
+    Ok(ok(Bytes::from_owner(Counted { text, _permit: permit })))
+}
+
+/// The text of an answer. Its share of the budget is free again once the connection has sent all of it, or is closed.
+struct Counted {
+    text: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+fn serialize(body: &impl Serialize) -> Vec<u8> {
     // 128 bytes fit most answers. The types that are serialised here cannot fail to serialise.
     let mut text = Vec::with_capacity(128);
     let _ = serde_json::to_writer(&mut text, body);
-    let mut answer = hyper::Response::new(Either::Left(Full::new(text.into())));
+    text
+}
+
+fn ok(text: Bytes) -> Answer {
+    let mut answer = hyper::Response::new(Either::Left(Full::new(text)));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
 }
@@ -24,5 +67,30 @@ pub(super) fn json(body: &impl Serialize) -> Answer {
 impl From<ApiError> for Answer {
     fn from(error: ApiError) -> Self {
         Response::map(error.into_response(), Either::Right)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn long_answers_share_a_budget_until_they_are_sent() {
+        let budget = Budget::new(250_000);
+        let value = "x".repeat(100_000);
+        let first = read(&budget, &value).expect("there is room");
+        let second = read(&budget, &value).expect("there is room");
+        let refused = read(&budget, &value).expect_err("too much").into_response();
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(refused.headers().contains_key(header::RETRY_AFTER));
+        assert!(read(&budget, &"short").is_ok(), "a short answer takes nothing");
+        drop(first);
+        let sent = second.into_body().collect().await.expect("a body").to_bytes();
+        assert_eq!(sent.len(), 100_002);
+        assert!(budget.free() < 250_000, "the connection has the bytes");
+        drop(sent);
+        assert_eq!(budget.free(), 250_000);
     }
 }

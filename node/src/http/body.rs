@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -11,10 +10,11 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Site;
+use super::budget::Budget;
 use super::error::ApiError;
 
 /// First capacity of a body whose length is unknown.
@@ -23,21 +23,20 @@ const CAPACITY_BYTES: usize = 16 << 10;
 /// Bounds of the bodies that a node reads at once.
 #[derive(Clone, Debug)]
 pub struct Bodies {
-    bytes: usize,
-    free: Arc<Semaphore>,
+    budget: Budget,
     within: Duration,
 }
 
 impl Bodies {
     /// At most so many bytes of memory for all bodies together, and so much time for each to arrive.
     pub fn new(bytes: usize, within: Duration) -> Self {
-        Self { bytes, free: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))), within }
+        Self { budget: Budget::new(bytes), within }
     }
 
     fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
-        let permit = u32::try_from(bytes).ok().and_then(|bytes| self.free.clone().try_acquire_many_owned(bytes).ok());
-        permit.ok_or_else(|| {
-            ApiError::not_applied(format!("the bodies of other requests use the limit of {} bytes", self.bytes))
+        self.budget.take(bytes).ok_or_else(|| {
+            let limit = self.budget.bytes();
+            ApiError::not_applied(format!("the bodies of other requests use the limit of {limit} bytes"))
         })
     }
 }
@@ -253,7 +252,7 @@ mod tests {
             let site = site.clone();
             async move { status(read(&site, body(parts), 1 << 20).await) }
         });
-        while site.bodies.free.available_permits() == 64 << 10 {
+        while site.bodies.budget.free() == 64 << 10 {
             tokio::task::yield_now().await;
         }
         // The second body needs more than the first one leaves.
@@ -262,7 +261,7 @@ mod tests {
         drop(sender);
         assert_eq!(first.await.expect("no panic"), 200);
         assert_eq!(status(read(&site, second(), 1 << 20).await), 200, "the memory is free again");
-        assert_eq!(site.bodies.free.available_permits(), 64 << 10);
+        assert_eq!(site.bodies.budget.free(), 64 << 10);
     }
 
     #[tokio::test]

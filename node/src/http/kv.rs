@@ -263,5 +263,6 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
         return Err(ApiError::read(StatusCode::NOT_FOUND, "Key not found"));
     };
     let epoch = Some(Shown(version.epoch));
-    Ok(answer::json(&Got { key: &key, value, seq: version.seq, epoch, committed, staleness_ms: None }))
+    let got = Got { key: &key, value, seq: version.seq, epoch, committed, staleness_ms: None };
+    answer::read(&state.site.answers, &got)
 }

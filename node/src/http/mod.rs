@@ -3,7 +3,8 @@
 //! - [`connections`] accepts connections and serves requests on them. [`activity`] decides when one has to go, from what
 //!   [`client_stream`] records.
 //! - [`routes`] decides which handler answers a request; [`guard`] checks the token first.
-//! - [`body`] reads and parses request bodies, [`answer`] and [`error`] make answers, [`stream`] makes long ones.
+//! - [`body`] reads and parses request bodies, [`answer`] and [`error`] make answers, [`stream`] makes long ones. Bodies and
+//!   long answers take their memory from a [`budget`].
 //! - [`kv`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
 //! - [`status`] makes the answers of `GET /status`.
 
@@ -12,6 +13,7 @@ mod admin;
 mod answer;
 mod backup;
 mod body;
+mod budget;
 mod client_stream;
 mod connections;
 mod dump;
@@ -31,6 +33,7 @@ use tokio::sync::Semaphore;
 
 pub(crate) use self::activity::TimeLimits;
 pub use self::body::Bodies;
+pub use self::budget::Budget;
 pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service, serve};
 pub use self::kv::put_fields;
 pub(crate) use self::restore::RESTORE_BYTES_MAX;
@@ -52,6 +55,8 @@ pub struct Site {
     pub value_bytes_max: usize,
     /// Bounds of the request bodies.
     pub bodies: Bodies,
+    /// Memory for long answers that clients have not read yet.
+    pub answers: Budget,
     /// Places for dumps.
     pub dumps: Arc<Semaphore>,
     /// Set once this node is shutting down.
@@ -76,6 +81,7 @@ impl Site {
             key_bytes_max: 100,
             value_bytes_max: 1_000,
             bodies: Bodies::new(1 << 20, std::time::Duration::from_secs(30)),
+            answers: Budget::new(1 << 20),
             dumps: Arc::new(Semaphore::new(2)),
             draining: Arc::default(),
         }

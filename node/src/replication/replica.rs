@@ -127,7 +127,7 @@ struct State {
     foreign: Foreign,
     contact: Option<Contact>,
     /// From the newest heartbeat whose age is bounded. An install does not change it: a leader that was replaced and does
-    /// not know it yet may have sent the state, and what was true of the earlier state holds for it too.
+    /// not know it yet may have sent the state, and the bound of the earlier state is valid for it too.
     freshness: Option<Freshness>,
     answers: Answers,
     store: Store,
@@ -184,7 +184,7 @@ impl Replica {
         Arc::new(Self { state, found })
     }
 
-    /// What its data directory held at start, where it has one.
+    /// What its data directory contained at start, where it has one.
     pub fn found(&self) -> Option<&disk::Found> {
         self.found.as_ref()
     }
@@ -279,7 +279,7 @@ impl Replica {
             let state = self.state.lock();
             (state.core.hello(), state.store.append(Vec::new()))
         };
-        // The greeting tells of promises too: those that another connection is just storing included.
+        // The greeting reports promises, also those that another connection is storing at this moment.
         stored.wait().await?;
         wire::encode(&ToLeader::Hello(hello), &mut output);
         writer.write_all_buf(&mut output).await?;

@@ -47,10 +47,11 @@ fn a_backup_in_parts_is_of_one_moment() {
                 write(&mut world, &mut random);
                 world.run_for(random.random_range(0..1_000));
             }
-            let Some(part) = world.leads[0].leader.saved_part(random.random_range(1..8), random.random_range(1..400))
-            else {
-                break;
-            };
+            let (keys, bytes) = (random.random_range(1..8), random.random_range(1..400));
+            let Some(part) = world.leads[0].leader.saved_part(keys, bytes) else { break };
+            let length = |saved: &Saved| saved.key.len() + saved.value.as_ref().map_or(0, |value| value.len());
+            let but_the_last: usize = part.iter().rev().skip(1).map(length).sum();
+            assert!(part.len() <= keys && but_the_last < bytes, "seed {seed}: {but_the_last} of {bytes} bytes");
             saved.extend(part);
         }
         let now = committed(&world);
