@@ -15,8 +15,8 @@ fn report(out: &std::path::Path) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sound_cluster_stands_everything_that_it_should() {
     let out = tempfile::tempdir().expect("temporary directory");
-    // A turn as the first of its round for each of the seven kinds.
-    let output = kv_bench(out.path(), &["check", "--rounds", "7", "--write-quorum", "3", "--seed", "20261122"]).await;
+    // A turn as the first of its round for each of the eight kinds.
+    let output = kv_bench(out.path(), &["check", "--rounds", "8", "--write-quorum", "3", "--seed", "20261122"]).await;
     let (text, errors) = (stdout(&output), stderr(&output));
     assert!(output.status.success(), "{text}{errors}");
     assert_eq!(errors, "", "no progress bar where no terminal is");
@@ -30,8 +30,11 @@ async fn a_sound_cluster_stands_everything_that_it_should() {
         .filter(|fault| fault["recovery_max_ms"].is_number())
         .filter_map(|fault| fault["kind"].as_str())
         .collect();
-    assert_eq!(kinds, BTreeSet::from(["all", "kill", "partition", "pause", "quorum", "two-leaders", "wipe"]));
-    assert_eq!((&report["settings"]["rounds"], &report["settings"]["load"]["seed"]), (&7.into(), &20_261_122.into()));
+    assert_eq!(
+        kinds,
+        BTreeSet::from(["all", "kill", "leader-race", "partition", "pause", "quorum", "two-leaders", "wipe"])
+    );
+    assert_eq!((&report["settings"]["rounds"], &report["settings"]["load"]["seed"]), (&8.into(), &20_261_122.into()));
     let count = |of: &str, what: &str| report[of][what].as_u64().expect("a number");
     assert!(count("puts", "acknowledged") > 50, "{report:#}");
     assert!(count("gets", "answered") > 16 && count("local_gets", "answered") > 10, "{report:#}");
@@ -44,6 +47,28 @@ async fn a_sound_cluster_stands_everything_that_it_should() {
     assert_eq!(of("operation"), answers + reads);
     assert_eq!(of("dump"), 6, "the leader and five followers");
     assert!(!out.path().join("violation.png").exists());
+}
+
+/// The short form of the check of recoveries in README: a state of a dozen messages instead of eighty, few rounds.
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_that_start_together_over_a_large_state_lose_nothing() {
+    let out = tempfile::tempdir().expect("temporary directory");
+    let line = "check --faults leader-race --rounds 3 --follower-count 3 --write-quorum 2 --fill 3000 --seed 5";
+    let output = kv_bench(out.path(), &line.split(' ').collect::<Vec<_>>()).await;
+    let text = stdout(&output);
+    assert!(output.status.success(), "{text}{}", stderr(&output));
+    assert!(text.contains("\nkeys before               3000 of 1024 bytes, 3000 intact in the end\n"), "{text}");
+
+    let report = report(out.path());
+    let count = |kind: &str| {
+        let faults = report["faults"].as_array().expect("a list");
+        faults.iter().find(|fault| fault["kind"] == kind).and_then(|fault| fault["count"].as_u64()).unwrap_or(0)
+    };
+    assert!((3..=6).contains(&count("leader-race")), "one or two rivals a round: {report:#}");
+    assert_eq!(count("kill"), 6, "the leader and a follower in each round: {report:#}");
+    assert_eq!(report["fill"], serde_json::json!({"keys": 3000, "value_bytes": 1024, "intact": 3000}));
+    let history = fs::read_to_string(out.path().join("history.jsonl")).expect("written");
+    assert!(!history.contains("fill"), "the filled keys are no part of the history");
 }
 
 #[tokio::test(flavor = "multi_thread")]

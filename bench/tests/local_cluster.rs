@@ -83,10 +83,10 @@ async fn leaders_replace_each_other_and_disks_outlive_everybody_but_a_wipe() {
     assert_eq!(put(&cluster, "kept", "a").await, 200);
 
     let first = cluster.leader_url();
-    let second = cluster.start_second_leader().await.expect("starts");
-    assert_eq!((cluster.second_leader_url().as_deref(), cluster.process_ids().len()), (Some(second.as_str()), 4));
+    let (_, second) = cluster.start_rival().await.expect("starts");
+    assert_eq!((cluster.rival_urls(), cluster.process_ids().len()), (vec![second.clone()], 4));
     cluster.keep_one_leader(PATIENCE).await.expect("one is replaced");
-    assert_eq!((cluster.leader_url(), cluster.second_leader_url()), (second, None));
+    assert_eq!((cluster.leader_url(), cluster.rival_urls()), (second, Vec::new()));
     assert_ne!(cluster.leader_url(), first);
     cluster.wait_until_open().await.expect("open");
     assert_eq!(put(&cluster, "by-the-second", "b").await, 200);

@@ -29,6 +29,9 @@ pub enum FaultKind {
     Partition,
     /// Another write quorum, and back
     Quorum,
+    /// Two or three leaders that start together in place of the first one, while a follower restarts and the others stand
+    /// still for moments
+    LeaderRace,
 }
 
 impl FaultKind {
@@ -45,6 +48,7 @@ impl FaultKind {
             Self::TwoLeaders => "two-leaders",
             Self::Partition => "partition",
             Self::Quorum => "quorum",
+            Self::LeaderRace => "leader-race",
         }
     }
 }
@@ -61,9 +65,11 @@ pub enum Place {
 impl Place {
     /// What can be done there.
     pub fn kinds(self) -> &'static [FaultKind] {
-        use FaultKind::{All, Delete, ForceDelete, Kill, Partition, Pause, Quorum, Scale, TwoLeaders, Wipe};
+        use FaultKind::{
+            All, Delete, ForceDelete, Kill, LeaderRace, Partition, Pause, Quorum, Scale, TwoLeaders, Wipe,
+        };
         match self {
-            Self::Process => &[Kill, Pause, Wipe, All, TwoLeaders, Partition, Quorum],
+            Self::Process => &[Kill, Pause, Wipe, All, TwoLeaders, Partition, Quorum, LeaderRace],
             Self::Pod => &[Delete, ForceDelete, Scale, All, TwoLeaders, Quorum],
         }
     }
@@ -116,6 +122,8 @@ pub enum Fault {
     },
     /// The quorum is another one.
     Quorum(u16),
+    /// One more leader starts; only the end of the round decides which one stays.
+    Rival,
 }
 
 impl Fault {
@@ -132,6 +140,7 @@ impl Fault {
             Self::TwoLeaders { .. } => FaultKind::TwoLeaders,
             Self::Partition { .. } => FaultKind::Partition,
             Self::Quorum(_) => FaultKind::Quorum,
+            Self::Rival => FaultKind::LeaderRace,
         }
     }
 
@@ -141,7 +150,7 @@ impl Fault {
             Self::Kill(node) | Self::Pause(node) | Self::Delete(node) | Self::ForceDelete(node) => Some(node),
             Self::Wipe(follower) => Some(Node::Follower(follower)),
             Self::TwoLeaders { .. } | Self::Partition { .. } => Some(Node::Leader),
-            Self::All | Self::Quorum(_) | Self::Scale(_) => None,
+            Self::All | Self::Quorum(_) | Self::Scale(_) | Self::Rival => None,
         }
     }
 
@@ -175,6 +184,7 @@ impl fmt::Display for Fault {
             Self::Partition { second: false } => write!(f, "leader cut off"),
             Self::Partition { second: true } => write!(f, "second leader, the first cut off"),
             Self::Quorum(quorum) => write!(f, "write quorum {quorum}"),
+            Self::Rival => write!(f, "one more leader"),
         }
     }
 }

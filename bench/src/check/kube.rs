@@ -227,7 +227,7 @@ impl Breakable for KubeTarget {
                 }
                 self.resize(Size { replicas, ..size }).await
             }
-            Fault::Kill(_) | Fault::Pause(_) | Fault::Wipe(_) | Fault::Partition { .. } => {
+            Fault::Kill(_) | Fault::Pause(_) | Fault::Wipe(_) | Fault::Partition { .. } | Fault::Rival => {
                 bail!("pods are no processes: {fault}")
             }
         }

@@ -17,8 +17,6 @@ use crate::{
 };
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Two names, so that histories tell the leaders of a cluster apart; they change places when one replaces the other.
-const LEADERS: [&str; 2] = ["leader", "leader2"];
 
 /// A leader and followers as processes.
 #[derive(Debug)]
@@ -46,7 +44,7 @@ impl LocalTarget {
             url,
             incarnation: Some(1),
         });
-        let leader = Endpoint { name: LEADERS[0].into(), url: cluster.leader_url(), incarnation: None };
+        let leader = Endpoint { name: Node::Leader.to_string().into(), url: cluster.leader_url(), incarnation: None };
         let endpoints = watch::Sender::new(Endpoints { leaders: vec![leader], followers: followers.collect() });
         let settings = ConfigChange { write_quorum, min_delay_ms, max_delay_ms };
         Ok(Self { cluster, http: NodeClient::http(4)?, endpoints, settings, heal_timeout, durable })
@@ -82,23 +80,19 @@ impl LocalTarget {
         let _ = tokio::time::timeout(Duration::from_millis(500), leader.change_config(change, Duration::ZERO)).await;
     }
 
-    /// Another leader, of which clients know.
-    async fn start_second_leader(&mut self) -> Result<()> {
-        let url = self.cluster.start_second_leader().await?;
-        self.endpoints.send_modify(|Endpoints { leaders, .. }| {
-            let taken = |name: &&str| leaders.iter().any(|leader| &*leader.name == *name);
-            let name = LEADERS.into_iter().find(|name| !taken(name)).unwrap_or(LEADERS[1]);
-            leaders.push(Endpoint { name: name.into(), url, incarnation: None });
+    /// Clients ask this leader, too.
+    fn add_leader(&self, (name, url): (String, String)) {
+        self.endpoints.send_modify(|endpoints| {
+            endpoints.leaders.push(Endpoint { name: name.into(), url, incarnation: None });
         });
-        Ok(())
     }
 
-    /// Clients know the leader that is left, by its name.
-    fn one_leader(&self) {
-        let (url, second) = (self.cluster.leader_url(), self.cluster.second_leader_url());
+    /// Clients ask the leader that is left and no other.
+    fn keep_one_leader(&self) {
+        let url = self.cluster.leader_url();
         self.endpoints.send_modify(|endpoints| {
             endpoints.leaders.retain(|leader| leader.url == url);
-            debug_assert!(!endpoints.leaders.is_empty() && second.as_ref() != Some(&url));
+            debug_assert!(!endpoints.leaders.is_empty());
         });
     }
 
@@ -149,11 +143,22 @@ impl Breakable for LocalTarget {
                 if paused {
                     self.cluster.pause_leader()?;
                 }
-                self.start_second_leader().await
+                let rival = self.cluster.start_rival().await?;
+                self.add_leader(rival);
+                Ok(())
+            }
+            Fault::Rival => {
+                let rival = self.cluster.launch_rival()?;
+                self.add_leader(rival);
+                Ok(())
             }
             Fault::Partition { second } => {
                 self.cluster.cut_leader_off()?;
-                if second { self.start_second_leader().await } else { Ok(()) }
+                if second {
+                    let rival = self.cluster.start_rival().await?;
+                    self.add_leader(rival);
+                }
+                Ok(())
             }
             Fault::Quorum(quorum) => {
                 self.ask_for_quorum(quorum).await;
@@ -175,7 +180,8 @@ impl Breakable for LocalTarget {
             }
             Fault::Pause(Node::Leader) => self.cluster.resume_leader(),
             Fault::Pause(Node::Follower(follower)) => self.cluster.resume_follower(follower),
-            // Which of the two stays, is decided once everybody else is up again.
+            // `heal` decides which leader stays, once everything else runs again.
+            Fault::Rival => Ok(()),
             Fault::TwoLeaders { paused } => {
                 if paused {
                     self.cluster.resume_leader()?;
@@ -193,7 +199,7 @@ impl Breakable for LocalTarget {
 
     async fn heal(&mut self) -> Result<()> {
         self.cluster.keep_one_leader(self.heal_timeout).await?;
-        self.one_leader();
+        self.keep_one_leader();
         let healing = Healing::begin(self.heal_timeout, POLL_INTERVAL);
         loop {
             self.cluster.fail_if_any_exited()?;

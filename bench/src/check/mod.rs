@@ -6,6 +6,7 @@
 
 pub mod clients;
 pub mod faults;
+pub mod fill;
 pub mod history;
 pub mod kube;
 pub mod linearizability;
@@ -31,11 +32,13 @@ use tokio::sync::mpsc;
 pub use self::nemesis::Limit;
 use self::{
     clients::{Crowd, Load},
+    fill::{Fill, FillReport, FilledKeys},
     history::{Clock, History, Operation},
     nemesis::Nemesis,
     plan::Shape,
     summary::{CheckReport, Settings},
     target::Breakable,
+    verdict::Violation,
 };
 use crate::{client::NodeClient, interrupt::Interrupt, progress::Progress};
 
@@ -48,6 +51,8 @@ pub struct CheckOptions {
     pub shape: Shape,
     /// What clients do.
     pub load: Load,
+    /// What there is before the faults.
+    pub fill: Option<Fill>,
     /// Prefix of the keys and idempotency keys, where others share the cluster.
     pub run: String,
     /// Longest random wait before a send to a follower, for the report, in ms.
@@ -66,7 +71,13 @@ pub async fn run(
 ) -> Result<(CheckReport, History)> {
     let started_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let CheckOptions { limit, shape, load, run, .. } = options;
-    let (clock, endpoints) = (Clock::start(), target.endpoints());
+    let endpoints = target.endpoints();
+    let filled = options.fill.map(|fill| FilledKeys::new(fill, run, endpoints.clone())).transpose()?;
+    if let Some(filled) = &filled {
+        progress.note(&format!("writing {} keys", filled.numbers().len()));
+        filled.write().await?;
+    }
+    let clock = Clock::start();
     let (written, seen) = mpsc::unbounded_channel();
     let http = NodeClient::http(load.clients as usize)?;
     let crowd = Arc::new(Crowd::new(load.clone(), run.clone(), clock, http, endpoints, written));
@@ -74,7 +85,7 @@ pub async fn run(
 
     let mut history = History::default();
     let mut rng = SmallRng::seed_from_u64(load.seed);
-    let nemesis = Nemesis { shape, limit: *limit, clock, interrupt, slowness: 1.0 };
+    let nemesis = Nemesis { shape, limit: *limit, clock, interrupt, filled: filled.as_ref(), slowness: 1.0 };
     let on_round = |round: u32, what: &str| progress.note(&words(&crowd, clock, *limit, round, what));
     let raged = nemesis.rage(target, &mut rng, &mut history.faults, on_round).await;
     let begun = history.faults.last().map_or(0, |fault| fault.round);
@@ -85,10 +96,11 @@ pub async fn run(
     for client in clients {
         client.await.context("failed to end a client")?;
     }
+    let mut fill = None;
     let mut ended = match raged {
         Ok(_) => {
             progress.note("final reads and dumps");
-            finish(target, &crowd, run, &mut history).await
+            finish(target, &crowd, run, &mut history, filled.as_ref()).await.map(|judged| fill = judged)
         }
         Err(error) => Err(error),
     };
@@ -102,28 +114,42 @@ pub async fn run(
     history.operations = drain(crowd, seen);
     progress.note(&format!("judging {} operations", history.operations.len()));
     let judged = tokio::task::spawn_blocking(move || (verdict::judge(&history), history));
-    let (verdict, history) = judged.await.context("failed to judge")?;
+    let (mut verdict, history) = judged.await.context("failed to judge")?;
+    let fill = fill.map(|(fill, lost)| {
+        verdict.violations.extend(lost);
+        fill
+    });
     // Around a violation they are evidence.
     if ended.is_ok() && verdict.violations.is_empty() {
-        let keys: Vec<String> = history.by_key().into_keys().map(str::to_owned).collect();
+        let mut keys: Vec<String> = history.by_key().into_keys().map(str::to_owned).collect();
+        keys.extend(filled.iter().flat_map(|filled| filled.numbers().map(|number| filled.key(number))));
         ended = target.forget(&keys).await;
     }
     let settings = Settings::new(options, elapsed, rounds);
     let description = target.description();
     let mut report = CheckReport::new(started_at, description, settings, &history, verdict);
+    report.fill = fill;
     report.interrupted = interrupt.is_requested();
     report.failure = ended.err().map(|error| format!("{error:#}"));
     Ok((report, history))
 }
 
 /// With nobody writing any more: everything arrives everywhere, and then everybody is asked what they have.
-async fn finish(target: &mut impl Breakable, crowd: &Crowd, run: &str, history: &mut History) -> Result<()> {
+async fn finish(
+    target: &mut impl Breakable,
+    crowd: &Crowd,
+    run: &str,
+    history: &mut History,
+    filled: Option<&FilledKeys>,
+) -> Result<Option<(FillReport, Vec<Violation>)>> {
     target.heal().await?;
     crowd.final_reads().await;
     history.dumps = target.dumps().await?;
     // Others have keys there, too.
     history.dumps.iter_mut().for_each(|dump| dump.entries.retain(|key, _| key.starts_with(run)));
-    Ok(())
+    let Some(filled) = filled else { return Ok(None) };
+    let dumps = history.dumps.iter_mut().map(|dump| (dump.node.as_str(), &mut dump.entries));
+    filled.judge(dumps).await.map(Some)
 }
 
 fn drain(crowd: Arc<Crowd>, mut seen: mpsc::UnboundedReceiver<Operation>) -> Vec<Operation> {
@@ -207,8 +233,14 @@ mod tests {
         let mut target = Unreachable { cannot_heal, ..Unreachable::default() };
         let shape = Shape::new(Place::Pod, 3, 2, true);
         let load = Load { clients: 2, keys: 2, rate: 100.0, timeout_ms: 100, seed: 5 };
-        let options =
-            CheckOptions { limit: Limit::Rounds(1), shape, load, run: "check-1-".to_owned(), max_delay_ms: 0 };
+        let options = CheckOptions {
+            limit: Limit::Rounds(1),
+            shape,
+            load,
+            fill: None,
+            run: "check-1-".to_owned(),
+            max_delay_ms: 0,
+        };
         let (_request, interrupt) = Interrupt::manual();
         let report = run(&mut target, &options, &interrupt, &Progress::hidden()).await.expect("judged").0;
         (target, report)

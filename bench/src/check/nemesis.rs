@@ -7,6 +7,7 @@ use rand::{RngExt, rngs::SmallRng};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    fill::FilledKeys,
     history::{Clock, FaultRecord},
     plan::{Planned, Shape},
     target::Breakable,
@@ -29,6 +30,8 @@ pub(super) struct Nemesis<'a> {
     pub limit: Limit,
     pub clock: Clock,
     pub interrupt: &'a Interrupt,
+    /// Keys that must be there after every round: a loss ends it, before later rounds hide it.
+    pub filled: Option<&'a FilledKeys>,
     /// Every wait is multiplied by this: 1, but for tests.
     pub slowness: f64,
 }
@@ -64,6 +67,11 @@ impl Nemesis<'_> {
             target.heal().await?;
             let recovered_us = self.clock.now_us() - mended_us;
             faults[first..].iter_mut().for_each(|fault| fault.recovered_us = Some(recovered_us));
+            if let Some(filled) = self.filled
+                && !filled.are_counted().await?
+            {
+                break;
+            }
         }
         Ok(round)
     }
@@ -166,7 +174,7 @@ mod tests {
     }
 
     fn nemesis<'a>(shape: &'a Shape, limit: Limit, interrupt: &'a Interrupt) -> Nemesis<'a> {
-        Nemesis { shape, limit, clock: Clock::start(), interrupt, slowness: 0.001 }
+        Nemesis { shape, limit, clock: Clock::start(), interrupt, filled: None, slowness: 0.001 }
     }
 
     fn shape() -> Shape {
@@ -187,7 +195,7 @@ mod tests {
         let mut kinds: Vec<&str> = faults.iter().map(|fault| fault.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 7, "{kinds:?}");
+        assert_eq!(kinds.len(), 8, "{kinds:?}");
     }
 
     #[tokio::test]

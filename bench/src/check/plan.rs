@@ -10,6 +10,11 @@ use rand::{RngExt, rngs::SmallRng};
 
 use super::faults::{Fault, FaultKind, Node, Place};
 
+/// Leaders beside the first one in a race.
+const RIVALS_MAX: u32 = 2;
+/// How long followers go on being paused once the killed one is back, in ms: about as long as leaders interrupt each other.
+const RACE_MS: u64 = 1_000;
+
 /// A fault with its time in a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Planned {
@@ -67,6 +72,9 @@ impl Shape {
                 Some(format!("at a write quorum of {} no disk may be lost", self.write_quorum))
             }
             FaultKind::All if !self.durable => Some("followers that keep nothing cannot all be killed".to_owned()),
+            FaultKind::LeaderRace if !self.durable && self.write_quorum < 2 => {
+                Some("at a write quorum of 1 a follower that keeps nothing cannot restart".to_owned())
+            }
             _ => None,
         }
     }
@@ -74,9 +82,16 @@ impl Shape {
     /// The faults of a round. Every kind gets its turn as the first one; others join it.
     pub fn round(&self, number: u32, rng: &mut SmallRng) -> Vec<Planned> {
         let first = self.kinds[number.saturating_sub(1) as usize % self.kinds.len()];
+        if first == FaultKind::LeaderRace {
+            return self.leader_race(rng);
+        }
         let mut planned: Vec<Planned> = self.draw(first, rng).into_iter().collect();
         for _ in 0..rng.random_range(0..=2) {
             let kind = self.kinds[rng.random_range(0..self.kinds.len())];
+            if kind == FaultKind::LeaderRace {
+                // A race is a round of its own.
+                continue;
+            }
             let Some(another) = self.draw(kind, rng) else { continue };
             let collides = planned.iter().any(|known| known.fault.collides(another.fault));
             if !collides && self.is_covered(planned.iter().map(|known| known.fault).chain([another.fault])) {
@@ -84,6 +99,41 @@ impl Shape {
             }
         }
         planned
+    }
+
+    /// The leader and one follower are killed. Rivals start together with the leader that is started again, or when it has
+    /// gone on without the killed follower, which returns at that moment with an older state than the others. Short pauses
+    /// of the followers decide which answer reaches which leader first.
+    fn leader_race(&self, rng: &mut SmallRng) -> Vec<Planned> {
+        let planned = |at_ms: u64, lasts_ms: u64, fault| Planned {
+            at: Duration::from_millis(at_ms),
+            lasts: Duration::from_millis(lasts_ms),
+            fault,
+        };
+        let killed = rng.random_range(0..usize::from(self.followers));
+        let returns_ms = rng.random_range(600..1_200);
+        let (rivals_at_ms, rivals) = if rng.random_bool(0.25) {
+            (50, rng.random_range(1..=RIVALS_MAX))
+        } else {
+            (returns_ms - rng.random_range(0..200), RIVALS_MAX)
+        };
+        let mut race = vec![
+            planned(0, returns_ms, Fault::Kill(Node::Follower(killed))),
+            planned(0, 50, Fault::Kill(Node::Leader)),
+        ];
+        for _ in 0..rivals {
+            race.push(planned(rivals_at_ms + rng.random_range(0..60), 0, Fault::Rival));
+        }
+        let mut at_ms = rivals_at_ms;
+        while at_ms < returns_ms + RACE_MS {
+            let lasts_ms = rng.random_range(20..150);
+            let paused = rng.random_range(0..usize::from(self.followers));
+            if paused != killed {
+                race.push(planned(at_ms, lasts_ms, Fault::Pause(Node::Follower(paused))));
+            }
+            at_ms += lasts_ms + rng.random_range(10..100);
+        }
+        race
     }
 
     fn draw(&self, kind: FaultKind, rng: &mut SmallRng) -> Option<Planned> {
@@ -103,6 +153,7 @@ impl Shape {
             FaultKind::TwoLeaders => (Fault::TwoLeaders { paused: rng.random_bool(0.5) }, 300, 2_500),
             FaultKind::Partition => (Fault::Partition { second: rng.random_bool(0.5) }, 300, 2_500),
             FaultKind::Quorum => (Fault::Quorum(rng.random_range(1..=self.followers)), 200, 2_000),
+            FaultKind::LeaderRace => return None,
         };
         // Pods need seconds to come back: those that overlap may be as far apart.
         let at = Duration::from_millis(rng.random_range(0..if pods { 3_000 } else { 700 }));
@@ -176,7 +227,7 @@ mod tests {
 
     #[test]
     fn every_kind_gets_its_turn_and_nothing_beyond_the_contract_is_drawn() {
-        let processes = [(1, true, 6), (2, true, 7), (3, true, 7), (5, true, 7), (3, false, 6)];
+        let processes = [(1, true, 7), (2, true, 8), (3, true, 8), (5, true, 8), (3, false, 7), (1, false, 5)];
         let processes = processes.map(|(write_quorum, durable, kinds)| (shape(write_quorum, durable), kinds));
         let pods = [(1, true, 6), (3, true, 6), (5, true, 6), (3, false, 5), (1, false, 5)]
             .map(|(write_quorum, durable, kinds)| (pods(write_quorum, durable), kinds));
@@ -210,13 +261,32 @@ mod tests {
                 let smallest = quorums.chain([write_quorum]).min().expect("one");
                 // The formula itself, so that a wrong shared one shows.
                 assert!(lost.count() < usize::from(smallest), "W = {write_quorum}: {faults:?}");
-                for (index, fault) in faults.iter().enumerate() {
-                    assert!(faults[..index].iter().all(|other| !fault.collides(*other)), "{faults:?}");
+                let is_race = faults.contains(&Fault::Rival);
+                for (index, fault) in planned.iter().enumerate() {
+                    // A race pauses the same follower several times, one after the other.
+                    let apart = |other: &Planned| is_race && other.at + other.lasts < fault.at;
+                    let collides = |other: &&Planned| fault.fault.collides(other.fault) && !apart(other);
+                    assert_eq!(planned[..index].iter().find(collides), None, "{planned:?}");
                 }
             }
             assert_eq!(seen.len(), kinds, "W = {write_quorum}: {seen:?}");
             assert!(overlapping > 150, "W = {write_quorum}: {overlapping} rounds overlap");
         }
+    }
+
+    #[test]
+    fn a_race_has_two_or_three_leaders_and_a_follower_that_restarts() {
+        let shape = shape(2, true).only(&[FaultKind::LeaderRace]).expect("possible");
+        let mut leaders_seen = BTreeSet::new();
+        for race in rounds(&shape, 4, 100) {
+            let count = |is: fn(Fault) -> bool| race.iter().filter(|planned| is(planned.fault)).count();
+            leaders_seen.insert(1 + count(|fault| fault == Fault::Rival));
+            assert_eq!(count(|fault| fault == Fault::Kill(Node::Leader)), 1, "{race:?}");
+            assert_eq!(count(|fault| matches!(fault, Fault::Kill(Node::Follower(_)))), 1, "{race:?}");
+            let killed = race[0].fault.node();
+            assert!(race[1..].iter().all(|planned| planned.fault.node() != killed), "{race:?}");
+        }
+        assert_eq!(leaders_seen, BTreeSet::from([2, 3]));
     }
 
     #[test]
@@ -235,6 +305,8 @@ mod tests {
         let all = "--faults all is not possible here: followers that keep nothing cannot all be killed";
         assert_eq!(objection(shape(3, false), FaultKind::All), all);
         assert_eq!(objection(pods(3, false), FaultKind::All), all);
+        let race = "--faults leader-race is not possible here: at a write quorum of 1 a follower that keeps nothing cannot restart";
+        assert_eq!(objection(shape(1, false), FaultKind::LeaderRace), race);
         let pause = "--faults pause is not possible here: pods are deleted, by delete and force-delete";
         assert_eq!(objection(pods(3, true), FaultKind::Pause), pause);
         let delete = "--faults delete is not possible here: there are no pods without --kube";

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     CheckOptions,
     clients::Load,
+    fill::FillReport,
     history::{Action, History, Outcome},
     verdict::Verdict,
 };
@@ -29,6 +30,9 @@ pub struct CheckReport {
     pub gets: GetCounts,
     /// Reads of one follower.
     pub local_gets: GetCounts,
+    /// What became of the keys that were there before the faults; nothing where there were none, or nobody could look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fill: Option<FillReport>,
     /// By kind.
     pub faults: Vec<FaultSummary>,
     /// What the history says.
@@ -139,6 +143,7 @@ impl CheckReport {
             puts,
             gets: gets(Action::Get),
             local_gets: gets(Action::LocalGet),
+            fill: None,
             faults: fault_summaries(history),
             verdict,
             interrupted: false,

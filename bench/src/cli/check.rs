@@ -15,6 +15,7 @@ use crate::{
         self, CheckOptions, Limit,
         clients::Load,
         faults::{FaultKind, Place},
+        fill::Fill,
         kube::KubeTarget,
         local::LocalTarget,
         plan::Shape,
@@ -33,8 +34,15 @@ Exit codes: 0 no violation; 1 failed (the reason is told); 2 wrong usage; 3 a vi
 violation in what was seen. The history is kept in memory: about 1 GB in 5 hours at 200 operations a second.";
 
 /// Of a cluster that is started here.
-const LOCAL_SETTINGS: [&str; 6] =
-    ["follower_count", "write_quorum", "max_delay_ms", "replication_timeout_ms", "durability", "node_setting"];
+const LOCAL_SETTINGS: [&str; 7] = [
+    "follower_count",
+    "write_quorum",
+    "max_delay_ms",
+    "replication_timeout_ms",
+    "durability",
+    "node_setting",
+    "node_program",
+];
 const DEFAULT_SECONDS: u64 = 60;
 /// How long the cluster may take to be whole again after a round, in seconds; and of a KvCluster, whose pods have 30 s to
 /// end, may wait for a volume, and come back more slowly with each restart.
@@ -83,6 +91,11 @@ pub struct CheckArguments {
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting, help_heading = "Cluster")]
     node_setting: Vec<(String, String)>,
 
+    /// Another build whose nodes to start: of kv-bench, or of kv-node, which outlives a bench that is killed by kill -9
+    /// [default: this one]
+    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
+    node_program: Option<PathBuf>,
+
     /// How long to break it, in seconds [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Faults")]
     seconds: Option<u64>,
@@ -117,6 +130,15 @@ pub struct CheckArguments {
     /// Operations a second that they aim at, all together
     #[arg(long, value_name = "N", default_value_t = 200.0, value_parser = above_zero, help_heading = "Load")]
     rate: f64,
+
+    /// Further keys to write before the faults begin, each once, so that the state is large; all are read in the end
+    #[arg(long, value_name = "KEYS", value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Load")]
+    fill: Option<u32>,
+
+    /// Size of the value of each of those keys, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(..=1 << 20),
+        requires = "fill", help_heading = "Load")]
+    fill_bytes: u32,
 
     /// Directory of the results, of the nodes' logs and of the followers' data
     #[arg(long, value_name = "DIRECTORY", default_value = "out", help_heading = "Results")]
@@ -153,7 +175,8 @@ impl CheckArguments {
         let seed = self.seed.unwrap_or_else(|| rand::rng().random());
         let timeout_ms = timeout_ms + CLIENT_MARGIN_MS;
         let load = Load { clients: self.clients, keys: self.keys, rate: self.rate, timeout_ms, seed };
-        Ok(CheckOptions { limit, shape, load, run, max_delay_ms })
+        let fill = self.fill.map(|keys| Fill { keys, value_bytes: self.fill_bytes as usize });
+        Ok(CheckOptions { limit, shape, load, fill, run, max_delay_ms })
     }
 
     fn heal_timeout(&self) -> Duration {
@@ -169,7 +192,10 @@ impl CheckArguments {
 
     /// The cluster to start. Data of an earlier check goes: this one begins with followers that have nothing.
     fn local_cluster(&self) -> Result<LocalClusterOptions> {
-        let program = std::env::current_exe().context("failed to find this program's own file")?;
+        let program = match &self.node_program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().context("failed to find this program's own file")?,
+        };
         let data = self.out.join("data");
         if data.exists() {
             fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;

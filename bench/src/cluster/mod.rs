@@ -38,11 +38,28 @@ use crate::client::NodeClient;
 /// How often a condition is looked at while it is waited for.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
+/// An executable that runs a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// kv-bench: as `program node --exit-with-stdin`, so that no node outlives its bench.
+    Bench(PathBuf),
+    /// kv-node, of this or of another version: without arguments. It outlives a bench that is killed with kill -9.
+    Node(PathBuf),
+}
+
+impl Program {
+    /// The executable at `path`: kv-node where the file is named so, otherwise kv-bench.
+    pub fn at(path: PathBuf) -> Self {
+        let is_node = path.file_stem().is_some_and(|stem| stem == "kv-node");
+        if is_node { Self::Node(path) } else { Self::Bench(path) }
+    }
+}
+
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct LocalClusterOptions {
-    /// An executable that runs a node as `program node`: kv-bench itself.
-    pub program: PathBuf,
+    /// The executable of the nodes.
+    pub program: Program,
     /// Where each node's log goes, as `NAME.log`; created if it is not there.
     pub logs_directory: PathBuf,
     /// Number of followers, N. Default 5.
@@ -71,7 +88,7 @@ impl LocalClusterOptions {
     /// Five followers, W = 1, delays of 0-200 ms, in memory.
     pub fn new(program: impl Into<PathBuf>, logs_directory: impl Into<PathBuf>) -> Self {
         Self {
-            program: program.into(),
+            program: Program::at(program.into()),
             logs_directory: logs_directory.into(),
             followers: 5,
             write_quorum: 1,
@@ -91,8 +108,8 @@ impl LocalClusterOptions {
 #[derive(Debug)]
 pub struct LocalCluster {
     leader: NodeProcess,
-    /// Another leader over the same followers, once one was wanted.
-    second_leader: Option<NodeProcess>,
+    /// Further leaders over the same followers: those that run compete with `leader`.
+    rivals: Vec<NodeProcess>,
     followers: Vec<NodeProcess>,
     data_directory: Option<PathBuf>,
     client: NodeClient,
@@ -111,8 +128,7 @@ impl LocalCluster {
         let client = NodeClient::new(NodeClient::http(1)?, &leader.url(), token);
         let LocalClusterOptions { data_directory, start_timeout, .. } = options;
         let starts = 1;
-        let mut cluster =
-            Self { leader, second_leader: None, followers, data_directory, client, start_timeout, starts };
+        let mut cluster = Self { leader, rivals: Vec::new(), followers, data_directory, client, start_timeout, starts };
         for index in 0..cluster.followers.len() {
             cluster.followers[index].start()?;
         }
@@ -141,7 +157,7 @@ impl LocalCluster {
 
     /// Process ids of the nodes that run: the leader's first.
     pub fn process_ids(&self) -> Vec<u32> {
-        let leaders = std::iter::once(&self.leader).chain(&self.second_leader);
+        let leaders = std::iter::once(&self.leader).chain(&self.rivals);
         leaders.chain(&self.followers).filter_map(NodeProcess::id).collect()
     }
 
@@ -172,9 +188,9 @@ impl LocalCluster {
 
     /// kill -9 of every node at once; returns when all processes are gone.
     pub fn kill_all(&mut self) -> Result<()> {
-        let nodes = || std::iter::once(&self.leader).chain(&self.second_leader).chain(&self.followers);
+        let nodes = || std::iter::once(&self.leader).chain(&self.rivals).chain(&self.followers);
         nodes().filter(|node| node.is_started()).try_for_each(|node| node.signal(Signal::KILL))?;
-        let nodes = std::iter::once(&mut self.leader).chain(&mut self.second_leader).chain(&mut self.followers);
+        let nodes = std::iter::once(&mut self.leader).chain(&mut self.rivals).chain(&mut self.followers);
         nodes.into_iter().try_for_each(NodeProcess::kill)
     }
 
@@ -193,56 +209,79 @@ impl LocalCluster {
         }
     }
 
-    /// Starts a second leader over the same followers, as a Deployment does before the first one is gone. Returns its
-    /// URL once it answers HTTP. Followers obey one of the two; [`LocalCluster::keep_one_leader`] ends the other.
-    pub async fn start_second_leader(&mut self) -> Result<String> {
-        let second = match self.second_leader.take() {
-            Some(second) => second,
-            None => {
-                let second = self.leader.sibling("leader2", free_ports(1)?[0])?;
-                let ports: Vec<u16> = self.followers.iter().map(|follower| follower.spec.port).collect();
-                if self.leader.wires.is_some() { second.over_wires(&ports)? } else { second }
-            }
-        };
-        let second = self.second_leader.insert(second);
-        start_and_listen(second, self.start_timeout).await?;
-        Ok(second.url())
-    }
-
-    /// Where the second leader listens, while it runs.
-    pub fn second_leader_url(&self) -> Option<String> {
-        self.second_leader.as_ref().filter(|node| node.is_started()).map(NodeProcess::url)
-    }
-
-    /// Where two leaders run, waits until one of them is open and the other one knows that it was replaced, and kills
-    /// that one. What is left is [`LocalCluster::leader_url`].
+    /// Starts one more leader over the same followers, as a Deployment does before the old leader is gone. Returns its
+    /// name and URL at once, before it answers. Followers obey one leader; [`LocalCluster::keep_one_leader`] ends the
+    /// others.
     ///
     /// # Errors
-    /// When the time is up; both still run.
+    /// When the process cannot be started.
+    pub fn launch_rival(&mut self) -> Result<(String, String)> {
+        let rival = self.idle_rival()?;
+        rival.start()?;
+        Ok((rival.spec.name.clone(), rival.url()))
+    }
+
+    /// The same, and returns once it answers HTTP.
+    ///
+    /// # Errors
+    /// When it does not answer in time.
+    pub async fn start_rival(&mut self) -> Result<(String, String)> {
+        let timeout = self.start_timeout;
+        let rival = self.idle_rival()?;
+        start_and_listen(rival, timeout).await?;
+        Ok((rival.spec.name.clone(), rival.url()))
+    }
+
+    /// A leader process beside the first one that does not run.
+    fn idle_rival(&mut self) -> Result<&mut NodeProcess> {
+        let index = match self.rivals.iter().position(|rival| !rival.is_started()) {
+            Some(index) => index,
+            None => {
+                let name = format!("leader{}", self.rivals.len() + 2);
+                let rival = self.leader.sibling(&name, free_ports(1)?[0])?;
+                let ports: Vec<u16> = self.followers.iter().map(|follower| follower.spec.port).collect();
+                self.rivals.push(if self.leader.wires.is_some() { rival.over_wires(&ports)? } else { rival });
+                self.rivals.len() - 1
+            }
+        };
+        Ok(&mut self.rivals[index])
+    }
+
+    /// Where the rivals that run listen.
+    pub fn rival_urls(&self) -> Vec<String> {
+        self.rivals.iter().filter(|rival| rival.is_started()).map(NodeProcess::url).collect()
+    }
+
+    /// Where several leaders run, waits until one of them is open and the others know that they were replaced, and kills
+    /// those. The one that stays is [`LocalCluster::leader_url`].
+    ///
+    /// # Errors
+    /// When the time is up; all still run.
     pub async fn keep_one_leader(&mut self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
-        while let Some(second_url) = self.second_leader_url() {
-            let second = self.client.at(&second_url);
-            let (first, second) = (self.client.status().await, second.status().await);
-            let state = |status: &Result<LeaderStatus>| status.as_ref().map(|status| status.state).ok();
-            match (state(&first), state(&second)) {
-                (Some(LeaderState::Open), Some(LeaderState::Fenced)) => {
-                    self.second_leader.iter_mut().try_for_each(NodeProcess::kill)?
-                }
-                (Some(LeaderState::Fenced), Some(LeaderState::Open)) => {
-                    self.leader.kill()?;
-                    if let Some(second) = &mut self.second_leader {
-                        std::mem::swap(&mut self.leader, second);
+        while !self.rival_urls().is_empty() {
+            let mut states = Vec::new();
+            for leader in std::iter::once(&self.leader).chain(&self.rivals).filter(|leader| leader.is_started()) {
+                let status = self.client.at(&leader.url()).status().await;
+                states.push((leader.url(), status.ok().map(|status| status.state)));
+            }
+            let among = |wanted| states.iter().filter(move |(_, state)| *state == Some(wanted)).map(|(url, _)| url);
+            let (open, fenced): (Vec<_>, _) = (among(LeaderState::Open).collect(), among(LeaderState::Fenced).count());
+            match open[..] {
+                [url] if fenced + 1 == states.len() => {
+                    if let Some(rival) = self.rivals.iter_mut().find(|rival| rival.url() == *url) {
+                        std::mem::swap(&mut self.leader, rival);
                     }
-                    self.client = self.client.at(&second_url);
+                    self.client = self.client.at(url);
+                    self.rivals.iter_mut().try_for_each(NodeProcess::kill)?;
                 }
-                (first, second) if Instant::now() > deadline => {
-                    let word =
-                        |state: Option<LeaderState>| state.map_or("unreachable".to_owned(), |state| state.to_string());
-                    let (first, second) = (word(first), word(second));
-                    let seconds = timeout.as_secs_f64();
+                _ if Instant::now() > deadline => {
+                    let word = |state: Option<LeaderState>| state.map_or("unreachable".to_owned(), |it| it.to_string());
+                    let states: Vec<String> = states.into_iter().map(|(_, state)| word(state)).collect();
+                    let (states, seconds) = (states.join(", "), timeout.as_secs_f64());
                     bail!(
-                        "of two leaders one is {first} and one {second} after {seconds} s; {}",
+                        "of {} leaders none is the only one after {seconds} s: {states}; {}",
+                        states.split(", ").count(),
                         self.leader.log_tail()
                     );
                 }
@@ -346,7 +385,7 @@ impl LocalCluster {
     /// # Errors
     /// Which node, and the end of its log.
     pub fn fail_if_any_exited(&mut self) -> Result<()> {
-        let nodes = std::iter::once(&mut self.leader).chain(&mut self.second_leader).chain(&mut self.followers);
+        let nodes = std::iter::once(&mut self.leader).chain(&mut self.rivals).chain(&mut self.followers);
         nodes.into_iter().try_for_each(fail_if_exited)
     }
 

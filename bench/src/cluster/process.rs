@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::wires::Wires;
+use super::{Program, wires::Wires};
 use crate::node_command;
 
 /// How much of a log is shown when its node fails.
@@ -26,7 +26,7 @@ const ENVIRONMENT_KEPT: [&str; 6] = ["PATH", "HOME", "TMPDIR", "RUST_BACKTRACE",
 #[derive(Debug, Clone)]
 pub(super) struct NodeSpec {
     pub name: String,
-    pub program: PathBuf,
+    pub program: Program,
     pub port: u16,
     pub environment: Vec<(String, String)>,
     pub log_path: PathBuf,
@@ -83,9 +83,13 @@ impl NodeProcess {
             bail!("failed to start {}: it is already running", self.spec.name);
         }
         let log = OpenOptions::new().append(true).open(&self.spec.log_path).context("failed to open the log")?;
-        let mut command = Command::new(&self.spec.program);
+        let (program, arguments) = match &self.spec.program {
+            Program::Bench(path) => (path, &[node_command::SUBCOMMAND, node_command::EXIT_WITH_STDIN][..]),
+            Program::Node(path) => (path, &[][..]),
+        };
+        let mut command = Command::new(program);
         command
-            .args([node_command::SUBCOMMAND, node_command::EXIT_WITH_STDIN])
+            .args(arguments)
             .env_clear()
             .envs(ENVIRONMENT_KEPT.iter().filter_map(|name| std::env::var_os(name).map(|value| (*name, value))))
             .envs(self.spec.environment.iter().map(|(name, value)| (name, value)))
@@ -95,7 +99,7 @@ impl NodeProcess {
             .process_group(0);
         let child = command
             .spawn()
-            .with_context(|| format!("failed to start {} from {}", self.spec.name, self.spec.program.display()))?;
+            .with_context(|| format!("failed to start {} from {}", self.spec.name, program.display()))?;
         self.child = Some(child);
         Ok(())
     }
@@ -220,7 +224,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let spec = NodeSpec {
             name: "follower3".into(),
-            program: "/nonexistent/kv-bench".into(),
+            program: Program::Bench("/nonexistent/kv-bench".into()),
             port: 1,
             environment: Vec::new(),
             log_path: directory.path().join("follower3.log"),

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 
 use super::{png, timeline};
 use crate::check::{
+    fill::{Fill, FillReport},
     history::History,
     summary::{CheckReport, GetCounts, PutCounts},
     verdict::Violation,
@@ -47,6 +48,9 @@ pub fn text(report: &CheckReport) -> String {
     };
     lines.push(reads("reads at the leader", gets));
     lines.push(reads("reads at followers", local_gets));
+    if let Some(FillReport { fill: Fill { keys, value_bytes }, intact }) = &report.fill {
+        lines.push(format!("{:<21} {keys:>8} of {value_bytes} bytes, {intact} intact in the end", "keys before"));
+    }
     lines.push(String::new());
     lines.push(format!("{:<21} {:>8}   whole again after, ms: median  longest", "faults", settings.rounds_words()));
     for fault in &report.faults {
@@ -179,7 +183,7 @@ mod tests {
         let shape = Shape::new(Place::Process, 5, 3, true);
         let load = Load { clients: 4, keys: 1, rate: 50.0, timeout_ms: 1_500, seed: 17 };
         let limit = Limit::Rounds(2);
-        let options = CheckOptions { limit, shape, load, run: String::new(), max_delay_ms: 20 };
+        let options = CheckOptions { limit, shape, load, fill: None, run: String::new(), max_delay_ms: 20 };
         let settings = Settings::new(&options, std::time::Duration::from_millis(9_400), 2);
         let started_at = "2026-11-22T14:00:00Z".to_owned();
         CheckReport::new(started_at, "local processes".to_owned(), settings, history, judge(history))
