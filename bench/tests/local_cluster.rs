@@ -5,7 +5,7 @@ mod support;
 
 use std::path::Path;
 
-use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
+use kv_bench::cluster::{LocalCluster, LocalClusterOptions, Program};
 use serde_json::{Value, json};
 use support::{KV_BENCH, PATIENCE, eventually};
 
@@ -69,7 +69,7 @@ async fn a_cluster_that_cannot_start_says_why_and_shows_the_log() {
     assert!(error.starts_with("leader ended by itself (exit status: "), "{error}");
     assert!(error.contains("the end of ") && error.contains('3') && error.contains('2'), "{error}");
 
-    let missing = LocalClusterOptions { program: "/nonexistent".into(), ..options(logs.path()) };
+    let missing = LocalClusterOptions { program: Program::at("/nonexistent".into()), ..options(logs.path()) };
     let error = LocalCluster::start(missing).await.expect_err("no program").to_string();
     assert!(error.contains("failed to start follower1 from /nonexistent"), "{error}");
 }
