@@ -188,7 +188,9 @@ mod tests {
     async fn leader_without(keys: &FilledKeys, lost: u32) -> watch::Receiver<Endpoints> {
         let mut entries = whole(keys);
         entries.remove(&keys.key(lost));
-        let status = json!({"state": "open", "keys": entries.len(), "writes": {"backlog": 0}});
+        let config = json!({"generation": 1, "write_quorum": 1, "followers": 1, "min_delay_ms": 0, "max_delay_ms": 0,
+            "replication_timeout_ms": 500});
+        let status = json!({"role": "leader", "state": "open", "keys": entries.len(), "config": config});
         let get = async move |Query(query): Query<BTreeMap<String, String>>| match entries.get(&query["key"]) {
             Some(entry) => Ok(Json(json!({"value": entry.value, "seq": entry.seq}))),
             None => Err((StatusCode::NOT_FOUND, Json(json!({"error": "Key not found"})))),
