@@ -89,6 +89,7 @@ async fn from_outside_it_follows_the_pods_that_come_and_go() {
         limit: Limit::Rounds(4),
         shape: target.shape().only(&kinds).unwrap(),
         load: Load { clients: 16, keys: 8, rate: 100.0, timeout_ms, seed: 20_261_122 },
+        fill: None,
         run: "outside-".to_owned(),
         max_delay_ms: asked.max_delay_ms,
     };
