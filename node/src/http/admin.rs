@@ -18,6 +18,7 @@ use super::body::{self, parse};
 use super::error::ApiError;
 use super::{FollowerSite, LeaderSite, status};
 use crate::metrics;
+use crate::replication::coordinator::Condition;
 
 /// A follower that has not heard from a leader for this long is not ready.
 const CONTACT_MAX: Duration = Duration::from_secs(5);
@@ -104,9 +105,10 @@ pub(super) async fn leader_status(State(state): State<LeaderSite>) -> Json<Leade
 
 /// `GET /readyz` at a leader: open.
 pub(super) async fn leader_ready(State(state): State<LeaderSite>) -> Response {
-    let (now, message) = status::describe(&state.leader.condition(), state.site.is_draining());
+    let condition = state.leader.condition();
+    let (now, message) = status::describe(&condition, state.site.is_draining());
     let message = if message.is_empty() { now.to_string() } else { message };
-    ready(now == LeaderState::Open, &message)
+    ready(now == LeaderState::Open && !matches!(condition, Condition::CutOff(_)), &message)
 }
 
 /// `GET /healthz` at a leader: 503 once it was replaced, because it has to be restarted.

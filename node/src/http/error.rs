@@ -80,6 +80,7 @@ impl ApiError {
             Refusal::Exists { .. } | Refusal::NotEmpty { .. } | Refusal::NotRestoring { .. } => {
                 Self::plain(StatusCode::CONFLICT, refusal.to_string())
             }
+            Refusal::SequenceTooHigh { .. } => Self::bad(refusal.to_string()),
             _ => Self::not_applied(refusal.to_string()),
         }
     }

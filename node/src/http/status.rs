@@ -78,7 +78,10 @@ pub(super) fn describe(condition: &Condition, draining: bool) -> (LeaderState, S
             format!("installing the recovered state: {stored} followers have it, {needed} are needed"),
         ),
         Condition::Opening(None) => (LeaderState::Recovering, "installing the recovered state".to_owned()),
-        Condition::Open(_) if draining => (LeaderState::Draining, "shutting down: no new writes".to_owned()),
+        Condition::Open(_) | Condition::CutOff(_) if draining => {
+            (LeaderState::Draining, "shutting down: no new writes".to_owned())
+        }
+        Condition::CutOff(cut_off) => (LeaderState::Open, format!("refuses clients: {cut_off}")),
         Condition::Open(restore) => (LeaderState::Open, restore.as_ref().map_or(String::new(), ToString::to_string)),
     }
 }

@@ -8,9 +8,9 @@
 //! same value under an earlier stamp need not be sent it again.
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::types::Record;
+use super::types::{Epoch, Record};
 
 /// Bounds the message that carries a digest: 512 KiB.
 pub const BUCKETS_MAX: usize = 65_536;
@@ -44,14 +44,22 @@ impl BucketLimits {
 /// A number for each bucket of a state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest {
+    seed: u64,
     sums: Vec<u64>,
 }
 
 /// Some of the buckets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Buckets {
+    seed: u64,
     count: u32,
     bits: Vec<u64>,
+}
+
+/// The seed of every hash that a leader of this epoch compares. The id of a leader is random, so that no client can
+/// prepare keys or values that collide under a leader to come.
+pub fn seed_of(epoch: Epoch) -> u64 {
+    xxh3_64_with_seed(&epoch.term.to_le_bytes(), epoch.leader)
 }
 
 fn bucket_of(key_hash: u64, count: usize) -> usize {
@@ -60,9 +68,15 @@ fn bucket_of(key_hash: u64, count: usize) -> usize {
 }
 
 impl Digest {
-    /// Of an empty state. A number of buckets that no leader asks for is brought within bounds.
-    pub fn new(buckets: u32) -> Self {
-        Self { sums: vec![0; (buckets as usize).clamp(1, BUCKETS_MAX)] }
+    /// The digest of an empty state. A number of buckets that no leader asks for is brought within bounds.
+    pub fn new(buckets: u32, seed: u64) -> Self {
+        Self { seed, sums: vec![0; (buckets as usize).clamp(1, BUCKETS_MAX)] }
+    }
+
+    /// The digest of an empty state, comparable with this one.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self::new(self.buckets(), self.seed)
     }
 
     /// How many buckets.
@@ -72,22 +86,22 @@ impl Digest {
 
     /// Takes in a record.
     pub fn add(&mut self, key: &str, record: &Record) {
-        let key = xxh3_64(key.as_bytes());
+        let key = xxh3_64_with_seed(key.as_bytes(), self.seed);
         let bucket = bucket_of(key, self.sums.len());
         self.sums[bucket] = self.sums[bucket].wrapping_add(hash(key, record));
     }
 
     /// Takes out a record that was taken in.
     pub fn remove(&mut self, key: &str, record: &Record) {
-        let key = xxh3_64(key.as_bytes());
+        let key = xxh3_64_with_seed(key.as_bytes(), self.seed);
         let bucket = bucket_of(key, self.sums.len());
         self.sums[bucket] = self.sums[bucket].wrapping_sub(hash(key, record));
     }
 
-    /// Takes in the digest of another part of the same state. One of another number of buckets says nothing about it:
-    /// then every bucket of this one will differ from any other.
+    /// Takes in the digest of another part of the same state. A part with another number of buckets, or another seed, says
+    /// nothing about the state: then every bucket of this digest differs from any other.
     pub fn join(&mut self, part: &Self) {
-        if part.sums.len() != self.sums.len() {
+        if part.sums.len() != self.sums.len() || part.seed != self.seed {
             self.sums.clear();
         }
         self.sums.iter_mut().zip(&part.sums).for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
@@ -97,13 +111,13 @@ impl Digest {
     pub fn folded(&self, buckets: u32) -> Self {
         let each = (self.sums.len() / (buckets as usize).max(1)).max(1);
         let sum = |sums: &[u64]| sums.iter().fold(0_u64, |sum, more| sum.wrapping_add(*more));
-        Self { sums: self.sums.chunks(each).map(sum).collect() }
+        Self { seed: self.seed, sums: self.sums.chunks(each).map(sum).collect() }
     }
 
     /// The buckets of this one that are others there; all of them where the other one has another number of buckets.
     pub fn differing(&self, other: &Self) -> Buckets {
-        let mut buckets = Buckets::none(self.buckets());
-        let comparable = self.sums.len() == other.sums.len();
+        let mut buckets = Buckets::none(self.buckets(), self.seed);
+        let comparable = self.sums.len() == other.sums.len() && self.seed == other.seed;
         for (bucket, sum) in self.sums.iter().enumerate() {
             if !comparable || other.sums[bucket] != *sum {
                 buckets.insert(bucket);
@@ -130,18 +144,18 @@ fn hash(key: u64, record: &Record) -> u64 {
 
 impl Buckets {
     /// None of so many.
-    pub fn none(count: u32) -> Self {
-        Self { count, bits: vec![0; (count as usize).div_ceil(64)] }
+    pub fn none(count: u32, seed: u64) -> Self {
+        Self { seed, count, bits: vec![0; (count as usize).div_ceil(64)] }
     }
 
     /// Every key is in it.
     pub fn all() -> Self {
-        Self { count: 1, bits: vec![1] }
+        Self { seed: 0, count: 1, bits: vec![1] }
     }
 
     /// Whether this key falls into one of them.
     pub fn contains(&self, key: &str) -> bool {
-        let bucket = bucket_of(xxh3_64(key.as_bytes()), self.count as usize);
+        let bucket = bucket_of(xxh3_64_with_seed(key.as_bytes(), self.seed), self.count as usize);
         self.bits.get(bucket / 64).is_some_and(|bits| bits & 1 << (bucket % 64) != 0)
     }
 
@@ -157,7 +171,7 @@ impl Buckets {
 
     /// Takes in the bucket of a key.
     pub fn insert_key(&mut self, key: &str) {
-        self.insert(bucket_of(xxh3_64(key.as_bytes()), self.count as usize));
+        self.insert(bucket_of(xxh3_64_with_seed(key.as_bytes(), self.seed), self.count as usize));
     }
 
     /// Takes in those of another set of the same number.
@@ -175,7 +189,9 @@ impl Buckets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::types::{Epoch, RetryMark, Version};
+    use crate::protocol::types::{RetryMark, Version};
+
+    const SEED: u64 = 11;
 
     fn record(term: u64, seq: u64, value: Option<&str>) -> Record {
         Record {
@@ -186,7 +202,7 @@ mod tests {
     }
 
     fn of(records: &[(&str, Record)]) -> Digest {
-        let mut digest = Digest::new(16);
+        let mut digest = Digest::new(16, SEED);
         records.iter().for_each(|(key, record)| digest.add(key, record));
         digest
     }
@@ -241,7 +257,7 @@ mod tests {
 
     #[test]
     fn fewer_buckets_are_sums_of_more() {
-        let [mut fine, mut coarse] = [BUCKETS_MAX as u32, 64].map(Digest::new);
+        let [mut fine, mut coarse] = [BUCKETS_MAX as u32, 64].map(|buckets| Digest::new(buckets, SEED));
         for number in 0..1_000 {
             let (key, record) = (format!("key{number}"), record(1, number, Some("x")));
             fine.add(&key, &record);
@@ -254,12 +270,28 @@ mod tests {
 
     #[test]
     fn another_number_of_buckets_is_another_state() {
-        let mut digest = Digest::new(16);
-        assert_eq!(digest.differing(&Digest::new(17)).len(), 16);
-        digest.join(&Digest::new(32));
-        assert_eq!(Digest::new(16).differing(&digest).len(), 16);
-        assert_eq!(Digest::new(0).buckets(), 1);
-        assert_eq!(Digest::new(u32::MAX).buckets() as usize, BUCKETS_MAX);
+        let mut digest = Digest::new(16, SEED);
+        assert_eq!(digest.differing(&Digest::new(17, SEED)).len(), 16);
+        digest.join(&Digest::new(32, SEED));
+        assert_eq!(Digest::new(16, SEED).differing(&digest).len(), 16);
+        assert_eq!(Digest::new(0, SEED).buckets(), 1);
+        assert_eq!(Digest::new(u32::MAX, SEED).buckets() as usize, BUCKETS_MAX);
+    }
+
+    // Goal: nobody can prepare keys or values that collide under a leader to come. Method: two leaders see other buckets
+    // and other sums for the same records, and take a digest under another seed for another state.
+    #[test]
+    fn another_leader_has_other_sums() {
+        let [one, other] = [1, 2].map(|leader| {
+            let mut digest = Digest::new(16, seed_of(Epoch { term: 7, leader }));
+            (0..100).for_each(|number| digest.add(&format!("key{number}"), &record(1, number, Some("x"))));
+            digest
+        });
+        let same = one.sums.iter().filter(|sum| other.sums.contains(sum)).count();
+        assert_eq!((same, one.differing(&other).len()), (0, 16));
+        let mut joined = one.emptied();
+        joined.join(&other);
+        assert_eq!(one.differing(&joined).len(), 16);
     }
 
     #[test]
@@ -269,9 +301,9 @@ mod tests {
         let count = limits.buckets_for(keys.len()) as usize;
         assert_eq!(count, 1024);
         let mut sizes = vec![0; count];
-        keys.iter().for_each(|key| sizes[bucket_of(xxh3_64(key.as_bytes()), count)] += 1);
+        keys.iter().for_each(|key| sizes[bucket_of(xxh3_64_with_seed(key.as_bytes(), SEED), count)] += 1);
         assert!(sizes.iter().all(|size| (16..160).contains(size)), "{sizes:?}");
         assert_eq!((limits.buckets_for(0) as usize, limits.buckets_for(usize::MAX) as usize), (16, BUCKETS_MAX));
-        assert!(keys.iter().all(|key| Buckets::all().contains(key) && !Buckets::none(7).contains(key)));
+        assert!(keys.iter().all(|key| Buckets::all().contains(key) && !Buckets::none(7, SEED).contains(key)));
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::digest::{Buckets, Digest};
+use super::digest::{Buckets, Digest, seed_of};
 use super::keymap::KeyMap;
 use super::types::{
     Config, Covered, Epoch, FollowerId, Hello, Key, RESTORE_MARK, Record, Synced, ToFollower, ToLeader, Write,
@@ -148,7 +148,7 @@ impl Follower {
             ToFollower::Prepare { epoch } => self.prepare(epoch, effects),
             ToFollower::Compare { epoch, buckets, cursor, token } => {
                 if self.keeps(epoch, effects) {
-                    let (digest, next) = self.digest(buckets, cursor);
+                    let (digest, next) = self.digest(epoch, buckets, cursor);
                     effects.replies.push(ToLeader::Digested { epoch, token, digest, next });
                 }
             }
@@ -195,7 +195,7 @@ impl Follower {
     }
 
     fn prepare(&mut self, epoch: Epoch, effects: &mut Effects) {
-        if epoch < self.promised {
+        if epoch < self.promised || !epoch.may_follow(self.promised) {
             effects.replies.push(ToLeader::Refused { promised: self.promised });
             return;
         }
@@ -272,8 +272,8 @@ impl Follower {
         self.synced = Some(synced);
     }
 
-    fn digest(&self, buckets: u32, cursor: u64) -> (Digest, Option<u64>) {
-        let mut digest = Digest::new(buckets);
+    fn digest(&self, epoch: Epoch, buckets: u32, cursor: u64) -> (Digest, Option<u64>) {
+        let mut digest = Digest::new(buckets, seed_of(epoch));
         let (start, end) = self.part(cursor);
         self.records.range(start..end).for_each(|(key, record)| digest.add(key, record));
         (digest, self.next(end))

@@ -18,6 +18,8 @@ mod view;
 mod window;
 mod writes;
 
+use std::sync::Arc;
+
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -35,10 +37,10 @@ use super::types::{Epoch, FollowerId, Hello, Record, ToFollower, ToLeader};
 
 pub use self::install::InstallJob;
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
-pub use self::output::{Output, Receipt};
+pub use self::output::{Output, Receipt, ResetReason};
 pub use self::recovery::RecoveryView;
 pub use self::restore::{Part, Saved, Unfinished};
-pub use self::view::FollowerView;
+pub use self::view::{CutOff, FollowerView};
 pub use self::writes::{Accepted, NewWrite, Refusal};
 
 /// The random wait before each send of a write, in microseconds, uniform over both ends.
@@ -55,6 +57,10 @@ pub struct DelayRange {
 pub struct Limits {
     /// Writes without their quorum; more are refused.
     pub writes_in_flight: usize,
+    /// The same in bytes of keys and values. One write is always taken.
+    pub bytes_in_flight: usize,
+    /// Reads that wait until the followers confirm that this leader still leads; more are refused.
+    pub reads_waiting: usize,
     /// Writes kept for followers that have not confirmed them; a follower further behind is installed anew.
     pub backlog_writes: usize,
     /// The same in bytes of keys and values.
@@ -68,18 +74,26 @@ pub struct Limits {
     /// From so many keys on, recovery keeps the digest of what it merges up to date with each record. The digest of fewer
     /// keys takes milliseconds.
     pub digested_keys: usize,
+    /// With too few followers connected for longer than this, in microseconds, the leader refuses clients at once.
+    pub connect_grace_us: u64,
+    /// The same where enough are connected, and too few answer heartbeats.
+    pub answer_grace_us: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             writes_in_flight: 65_536,
+            bytes_in_flight: 64 << 20,
+            reads_waiting: 65_536,
             backlog_writes: 131_072,
             backlog_bytes: 256 << 20,
             message_bytes: MESSAGE_BYTES,
             scan_keys: 16_384,
             buckets: BucketLimits::default(),
             digested_keys: 65_536,
+            connect_grace_us: 1_000_000,
+            answer_grace_us: 5_000_000,
         }
     }
 }
@@ -123,9 +137,14 @@ struct Entry {
 }
 
 impl Entry {
-    /// What recovery found counts as committed: it is nobody's any more who could take it back.
+    /// A record that recovery found. It counts as committed: no earlier leader can still withdraw it.
     fn recovered(latest: Record) -> Self {
         Self { latest, index: 0, latest_committed: true, committed: None }
+    }
+
+    /// Index of the newest write, unless that is committed.
+    fn pending(&self) -> Option<u64> {
+        (!self.latest_committed).then_some(self.index)
     }
 
     /// The newest committed record.
@@ -161,21 +180,26 @@ pub struct Leader<W, R> {
     restoring: bool,
     /// Somebody remembers that this cluster was open: then blank followers alone do not prove a new one.
     opened_before: bool,
+    /// Since when too few followers have been connected, on the caller's clock, in microseconds.
+    short_since_us: Option<u64>,
+    /// Why no write can be acknowledged now.
+    cut_off: Option<CutOff>,
     out: Vec<Output<W, R>>,
 }
 
 impl<W, R> Leader<W, R> {
     /// A leader that knows nothing yet. `id` is random and new at every start.
     pub fn new(id: u64, settings: Settings) -> Self {
+        let epoch = Epoch { term: 1, leader: id };
         Self {
-            epoch: Epoch { term: 1, leader: id },
-            phase: Phase::Recovering(Recovery::new(&settings.limits)),
+            epoch,
+            phase: Phase::Recovering(Recovery::new(epoch, &settings.limits)),
             settings,
             rng: SmallRng::seed_from_u64(settings.seed),
             slots: Vec::new(),
             rules: Rules::default(),
             entries: KeyMap::default(),
-            recovered: Digest::new(0),
+            recovered: Digest::new(0, 0),
             committed_keys: 0,
             saving: None,
             window: Window::new(1),
@@ -186,6 +210,8 @@ impl<W, R> Leader<W, R> {
             told_alone: 0,
             restoring: false,
             opened_before: false,
+            short_since_us: None,
+            cut_off: None,
             out: Vec::new(),
         }
     }
@@ -269,12 +295,15 @@ impl<W, R> Leader<W, R> {
     /// A follower connected and said who it is. `session` tells this connection from earlier ones of the slot.
     pub fn hello(&mut self, id: SlotId, session: u64, hello: Hello) {
         let epoch = self.epoch;
-        if !self.is_only_name_of(id, hello.id) {
-            return self.out.push(Output::Reset(id));
+        if !hello.promised.may_follow(epoch) {
+            return self.out.push(Output::Reset(id, ResetReason::ImpossibleEpoch(hello.promised)));
+        }
+        if let Err(other) = self.be_only_name_of(id, hello.id) {
+            return self.out.push(Output::Reset(id, ResetReason::SameDisk(other)));
         }
         let Some(slot) = self.slot_mut(id) else {
-            // Let go of between its greeting and now: the connection is nobody's.
-            return self.out.push(Output::Reset(id));
+            // The slot was released between the follower's greeting and now.
+            return self.out.push(Output::Reset(id, ResetReason::NotDeclared));
         };
         let same_disk = slot.hello.as_ref().is_some_and(|known| known.id == hello.id);
         // One that comes back with a higher promise gave it while this leader was asking: to somebody else who asks.
@@ -298,20 +327,24 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// One disk under two names would be counted twice. The name it answers by now keeps it; another one lets go of it.
-    fn is_only_name_of(&mut self, id: SlotId, disk: FollowerId) -> bool {
+    /// One disk under two names would be counted twice. The name under which it answers now keeps it, and an earlier name
+    /// that is not connected loses it.
+    ///
+    /// # Errors
+    /// The other name, where that one is connected.
+    fn be_only_name_of(&mut self, id: SlotId, disk: FollowerId) -> Result<(), Arc<str>> {
         let known = |slot: &Slot| slot.hello.as_ref().is_some_and(|hello| hello.id == disk) || slot.bound == Some(disk);
         let Some((other, slot)) = self.each_slot().find(|(other, slot)| *other != id && known(slot)) else {
-            return true;
+            return Ok(());
         };
         if slot.link != Link::Down {
-            return false;
+            return Err(slot.name.clone());
         }
         let (name, wanted) = (slot.name.clone(), slot.wanted);
         self.slots[other.index()] = Some(Slot { wanted, ..Slot::new(name) });
         self.window.iter_mut().for_each(|pending| pending.confirmed.remove(other));
         self.refresh_rules();
-        true
+        Ok(())
     }
 
     /// The connection of this session is gone.
@@ -364,8 +397,11 @@ impl<W, R> Leader<W, R> {
                 self.release();
             }
             ToLeader::Probed { epoch, round } if epoch == ours => self.on_probed(id, round),
+            ToLeader::Refused { promised } if !promised.may_follow(ours) => {
+                self.out.push(Output::Reset(id, ResetReason::ImpossibleEpoch(promised)));
+            }
             ToLeader::Refused { promised } if promised > ours => self.meet(promised, true),
-            ToLeader::Refused { .. } => self.out.push(Output::Reset(id)),
+            ToLeader::Refused { .. } => self.out.push(Output::Reset(id, ResetReason::Refused)),
             // An answer to an earlier epoch of this process says nothing about this one.
             _ => {}
         }
@@ -376,7 +412,7 @@ impl<W, R> Leader<W, R> {
         if !matches!(self.phase, Phase::Waiting) {
             return;
         }
-        self.phase = Phase::Recovering(Recovery::new(&self.settings.limits));
+        self.phase = Phase::Recovering(Recovery::new(self.epoch, &self.settings.limits));
         let epoch = self.epoch;
         for (index, place) in self.slots.iter_mut().enumerate() {
             let Some(slot) = place.take().map(Slot::in_new_epoch) else {

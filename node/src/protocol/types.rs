@@ -26,6 +26,21 @@ pub struct Epoch {
     pub leader: u64,
 }
 
+/// A term may be higher than one that is known by at most this much. Leaders count terms one by one, so a larger step is
+/// no leader's: it would use up the terms, after which no leader could open any more.
+pub const TERM_STEP_MAX: u64 = 1 << 32;
+
+impl Epoch {
+    /// Whether a leader may ask for this epoch where `known` is the highest epoch that is known.
+    pub fn may_follow(self, known: Self) -> bool {
+        self.term.saturating_sub(known.term) <= TERM_STEP_MAX
+    }
+}
+
+/// The highest sequence number that a backup may bring: the numbers of its key then go on for longer than any cluster
+/// runs.
+pub const SEQ_MAX: u64 = u64::MAX >> 1;
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:016x}", self.term, self.leader)

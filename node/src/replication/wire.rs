@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::protocol::types::{Epoch, ToFollower, Write};
 
 /// What the upgrade is called; the number changes with the messages.
-pub const PROTOCOL: &str = "kvcluster-replication/3";
+pub const PROTOCOL: &str = "kvcluster-replication/4";
 
 /// Longest frame that is read, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;

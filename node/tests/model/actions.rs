@@ -416,7 +416,7 @@ impl World {
                 self.clients.change(|clients| clients.acknowledged(waiter, receipt.epoch, receipt.seq));
             }
             Output::ReadConfirmed(reader) => self.show(number, reader),
-            Output::Reset(slot) => self.cut((number, place(slot)), plan),
+            Output::Reset(slot, _) => self.cut((number, place(slot)), plan),
             Output::Backoff => self.leads[number].process.change(|process| process.waits = true),
             Output::Opened => {
                 let leader = &self.leads[number].process.leader;

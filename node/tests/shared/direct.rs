@@ -14,8 +14,12 @@ pub(crate) fn leader(id: u64) -> Core {
 }
 
 pub(crate) fn leader_of(id: u64, size: u16) -> Core {
+    leader_with(id, size, Limits::default())
+}
+
+pub(crate) fn leader_with(id: u64, size: u16, limits: Limits) -> Core {
     let delay = DelayRange { min_us: 0, max_us: 0 };
-    Leader::new(id, Settings { quorum: 3, size, delay, limits: Limits::default(), seed: 1 })
+    Leader::new(id, Settings { quorum: 3, size, delay, limits, seed: 1 })
 }
 
 /// What went over the wire, as far as somebody asks.
@@ -39,11 +43,17 @@ pub(crate) struct Followers {
 }
 
 impl Followers {
-    /// Lets the oldest message go that was held; false when there is none.
+    /// Delivers the oldest held message and everything that follows from it. Returns false when there is none.
     pub(crate) fn let_go(&mut self, leader: &mut Core) -> bool {
+        let found = self.let_go_one(leader);
+        deliver(leader, self);
+        found
+    }
+
+    /// Delivers the oldest held message alone. Returns false when there is none.
+    pub(crate) fn let_go_one(&mut self, leader: &mut Core) -> bool {
         let Some((slot, message)) = self.held.pop_front() else { return false };
         exchange(leader, self, slot, message);
-        deliver(leader, self);
         true
     }
 }

@@ -3,7 +3,7 @@
 //! The shipped code has no switches. A mutation rewrites a message, or a follower's stored state, in such a way that the
 //! shipped machines act as if one of them did not keep the rule. The simulation and the model both use these.
 
-use kv_node::protocol::digest::{Buckets, Digest};
+use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::follower::{Change, Effects, Follower};
 use kv_node::protocol::types::{Config, Covered, Record, Synced, ToFollower, ToLeader, Version};
 
@@ -94,7 +94,7 @@ pub(crate) fn step(off: Option<Mutation>, follower: &mut Follower, mut message: 
         }
         (Some(Mutation::InstallsAreNotStored), ToFollower::Install { .. }) => return,
         (Some(Mutation::KeepsWhatIsOlder), ToFollower::InstallEnd { covered: Covered::Buckets(buckets), .. }) => {
-            *buckets = Buckets::none(1);
+            *buckets = Buckets::none(1, 0);
         }
         _ => {}
     }
@@ -120,7 +120,7 @@ pub(crate) fn answer(
     if let ToLeader::Digested { digest, .. } = &mut message
         && mutation == Mutation::DigestsLeaveOutKeys
     {
-        *digest = Digest::new(digest.buckets());
+        *digest = digest.emptied();
     }
     let synced = match &mut message {
         ToLeader::Hello(hello) => hello.synced.as_mut(),

@@ -9,7 +9,7 @@
 use super::recovery::RECOVERY;
 use super::slot::Progress;
 use super::{Leader, Link, Output, Phase, SlotId};
-use crate::protocol::digest::{Buckets, Digest};
+use crate::protocol::digest::{Buckets, Digest, seed_of};
 use crate::protocol::follower::approximate_bytes;
 use crate::protocol::types::{Covered, Epoch, Synced, ToFollower};
 
@@ -78,13 +78,13 @@ impl<W, R> Leader<W, R> {
     /// once is sent what is newer; any other is asked what it has.
     pub(super) fn install(&mut self, id: SlotId, full: bool) {
         let (epoch, token) = (self.epoch, self.window.next_index());
-        let buckets = self.recovered.buckets();
+        let (buckets, theirs) = (self.recovered.buckets(), self.recovered.emptied());
         let Some(slot) = self.slot_mut(id) else {
             return;
         };
         slot.progress.tracked_from = Some(token);
         let output = if full {
-            slot.link = Link::Comparing { upto: token, theirs: Digest::new(buckets) };
+            slot.link = Link::Comparing { upto: token, theirs };
             Output::Send(id, ToFollower::Compare { epoch, buckets, cursor: 0, token })
         } else {
             slot.link = Link::Installing { upto: token };
@@ -114,7 +114,7 @@ impl<W, R> Leader<W, R> {
         if let Some(cursor) = next {
             return self.out.push(Output::Send(id, ToFollower::Compare { epoch, buckets, cursor, token }));
         }
-        let step = Step::Compare { theirs: theirs.clone(), accepted: Buckets::none(buckets) };
+        let step = Step::Compare { theirs: theirs.clone(), accepted: Buckets::none(buckets, seed_of(epoch)) };
         slot.link = Link::Installing { upto: token };
         self.out.push(Output::Install(id, InstallJob { epoch, token, step, cursor: 0 }));
     }

@@ -43,7 +43,7 @@ pub enum Output<W, R> {
     /// This leader leads no longer.
     ReadRefused(R),
     /// Close the connection to this follower and connect again.
-    Reset(SlotId),
+    Reset(SlotId, ResetReason),
     /// The follower was released and its slot is free.
     Released(SlotId),
     /// Another leader is starting as well: call [`Leader::elect`] after a short random wait.
@@ -54,6 +54,26 @@ pub enum Output<W, R> {
     Fenced(Epoch),
     /// A rule came into force.
     InForce,
+}
+
+/// Why a connection begins anew.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResetReason {
+    /// The same disk is connected under this other name, and can count once only.
+    #[error("it has the same disk as the follower {0}: one follower is listed under two names")]
+    SameDisk(Arc<str>),
+    /// The follower has lost its place in this leader's table.
+    #[error("it is no longer among the followers")]
+    NotDeclared,
+    /// The follower names a promise that no leader can have asked for.
+    #[error("it promised the epoch {0}, which no leader can have asked for")]
+    ImpossibleEpoch(Epoch),
+    /// The follower refuses this leader's epoch though it promised nothing higher: it begins anew.
+    #[error("it refuses this leader, and promised no other one")]
+    Refused,
+    /// The leader starts over with another epoch's records, and does not take the rest of an earlier answer.
+    #[error("the leader reads the records of another epoch")]
+    OtherSource,
 }
 
 /// What is known of a committed write.

@@ -2,8 +2,9 @@
 //! nobody else. Reads share rounds of that question; at most one round is under way.
 
 use super::mask::Mask;
+use super::view::CutOff;
 use super::writes::Refusal;
-use super::{Leader, Link, Output, Phase, SlotId};
+use super::{Leader, Limits, Link, Output, Phase, SlotId};
 use crate::protocol::types::{Record, ToFollower};
 
 #[derive(Clone, Debug)]
@@ -26,6 +27,25 @@ impl<R> Default for Reads<R> {
     }
 }
 
+impl<R> Reads<R> {
+    /// How many reads are under way.
+    fn len(&self) -> usize {
+        self.waiting.len() + self.asking.as_ref().map_or(0, |(_, readers)| readers.len())
+    }
+
+    pub(super) fn retain(&mut self, mut stays: impl FnMut(&R) -> bool) {
+        self.waiting.retain(&mut stays);
+        if let Some((_, readers)) = &mut self.asking {
+            readers.retain(stays);
+        }
+    }
+
+    /// When the oldest heartbeat was sent that W followers have not all answered, in microseconds.
+    fn unanswered_since_us(&self) -> Option<u64> {
+        self.beat.map(|(_, sent_us)| sent_us)
+    }
+}
+
 impl<W, R> Leader<W, R> {
     /// Asks whether this leader still leads; [`Output::ReadConfirmed`] or [`Output::ReadRefused`] answers.
     ///
@@ -33,6 +53,10 @@ impl<W, R> Leader<W, R> {
     /// [`Refusal`] when this leader is not open, or has half of a backup.
     pub fn read(&mut self, waiter: R) -> Result<(), Refusal> {
         self.client_refusal()?;
+        let (reads, limit) = (self.reads.len(), self.settings.limits.reads_waiting);
+        if reads >= limit {
+            return Err(Refusal::OverloadedReads { reads, limit });
+        }
         self.reads.waiting.push(waiter);
         if self.reads.asking.is_none() {
             self.ask_next();
@@ -62,6 +86,26 @@ impl<W, R> Leader<W, R> {
         }
         self.reads.beat.get_or_insert((self.reads.round, now_us));
         self.probe(now_us);
+        self.watch_quorum(now_us);
+    }
+
+    /// Notices whether any write could be acknowledged at all.
+    fn watch_quorum(&mut self, now_us: u64) {
+        if !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        let connected = self.mask_of(|slot| slot.link != Link::Down);
+        let enough = self.rules.satisfied(connected);
+        self.short_since_us = if enough { None } else { self.short_since_us.or(Some(now_us)) };
+        let Limits { connect_grace_us, answer_grace_us, .. } = self.settings.limits;
+        let longer = |since: Option<u64>, grace_us| since.is_some_and(|since| now_us.saturating_sub(since) > grace_us);
+        self.cut_off = if longer(self.short_since_us, connect_grace_us) {
+            Some(CutOff::TooFewConnected { connected: connected.count(), quorum: self.rules.quorum() })
+        } else if enough && longer(self.reads.unanswered_since_us(), answer_grace_us) {
+            Some(CutOff::TooFewAnswer { quorum: self.rules.quorum(), for_ms: answer_grace_us / 1_000 })
+        } else {
+            None
+        };
     }
 
     fn ask_next(&mut self) {

@@ -3,8 +3,8 @@
 use super::mask::Mask;
 use super::membership::Stage;
 use super::slot::Gathered;
-use super::{Entry, Leader, Limits, Link, Output, Phase, Settings, SlotId};
-use crate::protocol::digest::{BucketLimits, Digest};
+use super::{Entry, Leader, Limits, Link, Output, Phase, ResetReason, Settings, SlotId};
+use crate::protocol::digest::{BucketLimits, Digest, seed_of};
 use crate::protocol::keymap::KeyMap;
 use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced, ToFollower};
 
@@ -22,6 +22,8 @@ pub(super) struct Recovery {
     /// The first follower has given everything; from here on the others are asked what they have in these many buckets.
     compared: Option<u32>,
     loss_accepted: bool,
+    /// Seed of the digests.
+    seed: u64,
     buckets: BucketLimits,
     digested_keys: usize,
 }
@@ -44,13 +46,14 @@ pub struct RecoveryView {
 }
 
 impl Recovery {
-    pub(super) fn new(limits: &Limits) -> Self {
+    pub(super) fn new(epoch: Epoch, limits: &Limits) -> Self {
         Self {
             source: None,
             merged: KeyMap::default(),
             digest: None,
             compared: None,
             loss_accepted: false,
+            seed: seed_of(epoch),
             buckets: limits.buckets,
             digested_keys: limits.digested_keys,
         }
@@ -80,7 +83,7 @@ impl Recovery {
         match &self.digest {
             Some(digest) => digest.folded(buckets),
             None => {
-                let mut digest = Digest::new(buckets);
+                let mut digest = Digest::new(buckets, self.seed);
                 self.merged.iter().for_each(|(key, entry)| digest.add(key, &entry.latest));
                 digest
             }
@@ -212,7 +215,7 @@ impl<W, R> Leader<W, R> {
                 if std::mem::take(&mut slot.gathered).is_under_way() {
                     // The rest of the answer may still arrive. A new connection keeps it from the next one.
                     slot.link = Link::Down;
-                    self.out.push(Output::Reset(id));
+                    self.out.push(Output::Reset(id, ResetReason::OtherSource));
                 }
             }
         }
@@ -232,7 +235,7 @@ impl<W, R> Leader<W, R> {
             // What a follower gave before its connection broke counts as well.
             recovery.begin_comparing();
         }
-        let buckets = recovery.compared;
+        let (buckets, seed) = (recovery.compared, recovery.seed);
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(slot) = slot else { continue };
             let wanted = slot.promised && slot.synced_epoch() == Some(source) && slot.link == Link::Promised;
@@ -242,7 +245,7 @@ impl<W, R> Leader<W, R> {
             let message;
             (slot.gathered, message) = match buckets {
                 Some(buckets) => (
-                    Gathered::Comparing(Digest::new(buckets)),
+                    Gathered::Comparing(Digest::new(buckets, seed)),
                     ToFollower::Compare { epoch, buckets, cursor: 0, token: RECOVERY },
                 ),
                 None if busy => return,
@@ -393,7 +396,7 @@ mod tests {
     // number of keys from which on it does, with records that replace earlier ones.
     #[test]
     fn the_digest_of_much_goes_along_with_it() {
-        let mut recovery = Recovery::new(&Limits::default());
+        let mut recovery = Recovery::new(Epoch::default(), &Limits::default());
         for number in 0..recovery.digested_keys + 1_000 {
             let record = |seq: usize| {
                 let version = Version { epoch: Epoch { term: 1, leader: 1 }, seq: seq as u64 };
@@ -405,7 +408,7 @@ mod tests {
             assert_eq!(recovery.digest.is_some(), number + 1 >= recovery.digested_keys);
         }
         let buckets = recovery.buckets.buckets_for(recovery.merged.len());
-        let mut all = Digest::new(buckets);
+        let mut all = Digest::new(buckets, recovery.seed);
         recovery.merged.iter().for_each(|(key, entry)| all.add(key, &entry.latest));
         assert_eq!(recovery.digested(buckets), all);
         recovery.begin_comparing();

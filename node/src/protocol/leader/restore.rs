@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Leader;
 use super::writes::{Accepted, Refusal};
-use crate::protocol::types::{Key, RESTORE_MARK, Record, RetryMark, Version};
+use crate::protocol::types::{Key, RESTORE_MARK, Record, RetryMark, SEQ_MAX, Version};
 
 /// A key as a backup has it: without the epoch, which says nothing in another cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +98,8 @@ impl<W, R> Leader<W, R> {
     fn mark(&mut self, value: Option<String>, now_us: u64, waiter: W) -> Result<Accepted, Refusal> {
         let known = self.entries.find(RESTORE_MARK).map(|(position, entry)| (position, entry.latest.version.seq));
         let seq = known.map_or(0, |(_, seq)| seq) + 1;
-        self.restoring = value.is_some();
+        // Clients are served again once the removal of the mark is committed, not before.
+        self.restoring |= value.is_some();
         let version = Version { epoch: self.epoch, seq };
         let record = Record { version, value: value.map(Into::into), marks: None };
         self.enter(known.map(|(position, _)| position), RESTORE_MARK.into(), record, false, now_us, waiter);
@@ -107,8 +108,14 @@ impl<W, R> Leader<W, R> {
 
     /// The mark is as it should be already, or about to be.
     fn again(&mut self, waiter: W) -> Result<Accepted, Refusal> {
-        let seq = self.entries.get(RESTORE_MARK).map_or(0, |entry| entry.latest.version.seq);
-        self.retry(RESTORE_MARK, seq, true, waiter)
+        let mark = self.entries.get(RESTORE_MARK);
+        let (seq, pending) = mark.map_or((0, None), |entry| (entry.latest.version.seq, entry.pending()));
+        Ok(self.retry(pending, seq, waiter))
+    }
+
+    /// Whether clients may yet see half of a backup: its mark is there, or its removal is not committed.
+    pub(super) fn half_restored(&self) -> bool {
+        self.entries.get(RESTORE_MARK).is_some_and(|mark| mark.latest.value.is_some() || !mark.latest_committed)
     }
 
     /// Why a client's request is refused now, if it is: this leader is not open, or has half of a backup.
@@ -118,12 +125,15 @@ impl<W, R> Leader<W, R> {
     #[inline]
     pub fn client_refusal(&self) -> Result<(), Refusal> {
         self.refusal()?;
-        if self.restoring { self.refuse_half() } else { Ok(()) }
+        if self.restoring || self.cut_off.is_some() { self.refuse_clients() } else { Ok(()) }
     }
 
     #[cold]
-    fn refuse_half(&self) -> Result<(), Refusal> {
-        self.unfinished_restore().map_or(Ok(()), |unfinished| Err(Refusal::Restoring(unfinished)))
+    fn refuse_clients(&self) -> Result<(), Refusal> {
+        if self.restoring {
+            return Err(self.unfinished_restore().map_or(Refusal::RestoreEnds, Refusal::Restoring));
+        }
+        self.cut_off.clone().map_or(Ok(()), |cut_off| Err(Refusal::CutOff(cut_off)))
     }
 
     /// Accepts a write that brings its sequence number with it. A key that is there just like that stays; another value
@@ -146,15 +156,20 @@ impl<W, R> Leader<W, R> {
                 }
             }
         };
-        self.refuse_overload()?;
         let Saved { key, mut seq, value, marks } = saved;
-        let known = self.entries.find(&key).map(|(position, entry)| (position, &entry.latest));
+        if seq > SEQ_MAX {
+            return Err(Refusal::SequenceTooHigh { key, seq });
+        }
+        self.refuse_overload(key.len() + value.as_ref().map_or(0, |value| value.len()))?;
+        let known = self.entries.find(&key);
+        let pending = known.and_then(|(_, entry)| entry.pending());
+        let known = known.map(|(position, entry)| (position, &entry.latest));
         if let Some((_, latest)) = known {
             // A request that is sent again finds its keys as it left them: where they had moved on, under a higher number.
             let there = latest.version.seq;
             let in_place = there == seq || (overwrite && there > seq);
             if in_place && latest.value == value && latest.marks == marks {
-                return self.retry(&key, there, true, waiter);
+                return Ok(self.retry(pending, there, waiter));
             }
             if !overwrite {
                 return Err(Refusal::Exists { key, seq: latest.version.seq });

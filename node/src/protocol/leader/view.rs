@@ -28,7 +28,33 @@ pub struct FollowerView {
     pub generation: Option<u64>,
 }
 
+/// Why an open leader cannot acknowledge a write now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CutOff {
+    /// Too few followers are connected.
+    #[error("{connected} followers are connected, and a write needs {quorum}")]
+    TooFewConnected {
+        /// How many are.
+        connected: usize,
+        /// The write quorum.
+        quorum: u16,
+    },
+    /// Enough followers are connected, and too few of them answer.
+    #[error("fewer than {quorum} followers answered within the last {for_ms} ms, and a write needs {quorum}")]
+    TooFewAnswer {
+        /// The write quorum.
+        quorum: u16,
+        /// For how long, at least, in milliseconds.
+        for_ms: u64,
+    },
+}
+
 impl<W, R> Leader<W, R> {
+    /// Why no write can be acknowledged now, though this leader is open.
+    pub fn cut_off(&self) -> Option<&CutOff> {
+        self.cut_off.as_ref().filter(|_| matches!(self.phase, Phase::Open))
+    }
+
     /// The epoch that this leader leads, or asks to.
     pub fn epoch(&self) -> Epoch {
         self.epoch

@@ -1,6 +1,6 @@
 //! The writes that some follower still has to confirm, in the order in which they were accepted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::mask::Mask;
@@ -19,7 +19,7 @@ pub(super) struct Pending<W> {
     pub(super) committed: bool,
     /// On the caller's clock, in microseconds.
     pub(super) accepted_us: u64,
-    /// Whom to tell of the commit: nearly always one, more when a client retried.
+    /// The clients to answer at the commit: nearly always one, more when a client retried.
     pub(super) waiter: Option<W>,
     pub(super) more_waiters: Vec<W>,
     /// The drawn delays in microseconds, kept only for a client that asked.
@@ -30,6 +30,13 @@ impl<W> Pending<W> {
     pub(super) fn bytes(&self) -> usize {
         super::super::follower::approximate_bytes(&self.write.key, &self.write.record)
     }
+
+    /// Position and sequence number of a write whose own idempotency key is among the marks of its record.
+    fn marked_place(&self) -> Option<(usize, u64)> {
+        let seq = self.write.record.version.seq;
+        let newest = self.write.record.marks.as_deref()?.last()?;
+        (newest.seq == seq).then_some((self.entry, seq))
+    }
 }
 
 /// A queue with stable indices: `base` is the index of its front.
@@ -39,11 +46,14 @@ pub(super) struct Window<W> {
     queue: VecDeque<Pending<W>>,
     bytes: usize,
     uncommitted: usize,
+    uncommitted_bytes: usize,
+    /// The uncommitted writes that carry an idempotency key, by the position of their key and their sequence number.
+    marked: BTreeMap<(usize, u64), u64>,
 }
 
 impl<W> Window<W> {
     pub(super) fn new(base: u64) -> Self {
-        Self { base, queue: VecDeque::new(), bytes: 0, uncommitted: 0 }
+        Self { base, queue: VecDeque::new(), bytes: 0, uncommitted: 0, uncommitted_bytes: 0, marked: BTreeMap::new() }
     }
 
     /// Index of the oldest write that is kept.
@@ -68,10 +78,20 @@ impl<W> Window<W> {
         self.uncommitted
     }
 
+    /// Of keys and values.
+    pub(super) fn uncommitted_bytes(&self) -> usize {
+        self.uncommitted_bytes
+    }
+
+    /// Takes a write that is not committed yet.
     pub(super) fn push(&mut self, pending: Pending<W>) {
         debug_assert_eq!(pending.write.index, self.next_index(), "writes enter in the order of their indices");
         self.bytes += pending.bytes();
-        self.uncommitted += usize::from(!pending.committed);
+        self.uncommitted += 1;
+        self.uncommitted_bytes += pending.bytes();
+        if let Some(place) = pending.marked_place() {
+            self.marked.insert(place, pending.write.index);
+        }
         self.queue.push_back(pending);
     }
 
@@ -91,7 +111,6 @@ impl<W> Window<W> {
         if let Some(pending) = self.queue.pop_front() {
             self.base += 1;
             self.bytes -= pending.bytes();
-            self.uncommitted -= usize::from(!pending.committed);
         }
     }
 
@@ -101,7 +120,16 @@ impl<W> Window<W> {
         let pending = self.queue.get_mut(offset).filter(|pending| !pending.committed)?;
         pending.committed = true;
         self.uncommitted -= 1;
+        self.uncommitted_bytes -= pending.bytes();
+        if let Some(place) = pending.marked_place() {
+            self.marked.remove(&place);
+        }
         Some(pending)
+    }
+
+    /// The uncommitted write of the key at this position that got this sequence number and carries an idempotency key.
+    pub(super) fn find_marked(&self, position: usize, seq: u64) -> Option<u64> {
+        self.marked.get(&(position, seq)).copied()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Pending<W>> {

@@ -6,9 +6,15 @@ use rand::RngExt;
 
 use super::mask::Mask;
 use super::restore::Unfinished;
+use super::view::CutOff;
 use super::window::Pending;
-use super::{Entry, Leader, Link, Output, Phase, Receipt, SlotId};
-use crate::protocol::types::{Epoch, Key, RETRY_MARKS_PER_KEY, Record, RetryMark, Version, Write, fingerprint};
+use super::{Entry, Leader, Limits, Link, Output, Phase, Receipt, SlotId};
+use crate::protocol::types::{
+    Epoch, Key, RESTORE_MARK, RETRY_MARKS_PER_KEY, Record, RetryMark, SEQ_MAX, Version, Write, fingerprint,
+};
+
+/// How many retries of one write wait for it at once, beside the request that brought it.
+const WAITERS_MAX: usize = 64;
 
 /// What a client wants to be stored.
 #[derive(Clone, Debug)]
@@ -57,10 +63,37 @@ pub enum Refusal {
         /// How many may.
         limit: usize,
     },
+    /// The writes that wait for their quorum are too long together.
+    #[error("{bytes} bytes of writes wait for their quorum already (limit {limit})")]
+    OverloadedBytes {
+        /// How many bytes wait.
+        bytes: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// Too many reads wait for the followers' word that this leader still leads.
+    #[error("{reads} reads wait for the followers already (limit {limit})")]
+    OverloadedReads {
+        /// How many wait.
+        reads: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// No write can be acknowledged now: too few followers are connected, or too few answer.
+    #[error("{0}")]
+    CutOff(CutOff),
     /// The idempotency key was used before, with another value.
     #[error("the idempotency key was used for another value of this key (seq {seq})")]
     TokenReused {
         /// The write that used it.
+        seq: u64,
+    },
+    /// A backup has a sequence number that no key can have reached.
+    #[error("the key {key:?} has the sequence number {seq}, which is above the limit of {SEQ_MAX}")]
+    SequenceTooHigh {
+        /// The key.
+        key: Key,
+        /// Its sequence number.
         seq: u64,
     },
     /// A backup has another value of a key that is there.
@@ -74,6 +107,9 @@ pub enum Refusal {
     /// A backup is there in part only, so nothing is shown, and nothing else taken.
     #[error("{0}")]
     Restoring(Unfinished),
+    /// Every key of a backup is there, and its end is not committed yet.
+    #[error("the end of a restore is not committed yet")]
+    RestoreEnds,
     /// A restore that may not overwrite, and there are keys.
     #[error("the cluster has {keys} keys already: restore into an empty one, or say that they may be overwritten")]
     NotEmpty {
@@ -110,9 +146,13 @@ impl<W, R> Leader<W, R> {
             && let Some(mark) = latest.marks.iter().flat_map(|marks| marks.iter()).find(|mark| mark.token == *token)
         {
             let (seq, print) = (mark.seq, mark.fingerprint);
-            return self.retry(&key, seq, print == fingerprint(value.as_deref()), waiter);
+            if print != fingerprint(value.as_deref()) {
+                return Err(Refusal::TokenReused { seq });
+            }
+            let pending = known.as_ref().and_then(|(position, _)| self.window.find_marked(*position, seq));
+            return Ok(self.retry(pending, seq, waiter));
         }
-        self.refuse_overload()?;
+        self.refuse_overload(key.len() + value.as_ref().map_or(0, |value| value.len()))?;
 
         let seq = known.as_ref().map_or(0, |(_, latest)| latest.version.seq) + 1;
         let earlier = known.as_ref().and_then(|(_, latest)| latest.marks.clone());
@@ -127,9 +167,17 @@ impl<W, R> Leader<W, R> {
         Ok(Accepted::Pending { seq })
     }
 
-    pub(super) fn refuse_overload(&self) -> Result<(), Refusal> {
-        let (writes, limit) = (self.window.uncommitted(), self.settings.limits.writes_in_flight);
-        if writes >= limit { Err(Refusal::Overloaded { writes, limit }) } else { Ok(()) }
+    /// Whether another write of so many bytes is too much. One write is always taken, however long it is.
+    pub(super) fn refuse_overload(&self, bytes_more: usize) -> Result<(), Refusal> {
+        let Limits { writes_in_flight, bytes_in_flight, .. } = self.settings.limits;
+        let (writes, bytes) = (self.window.uncommitted(), self.window.uncommitted_bytes());
+        if writes >= writes_in_flight {
+            return Err(Refusal::Overloaded { writes, limit: writes_in_flight });
+        }
+        if writes > 0 && bytes + bytes_more > bytes_in_flight {
+            return Err(Refusal::OverloadedBytes { bytes, limit: bytes_in_flight });
+        }
+        Ok(())
     }
 
     /// Makes an accepted record the latest of its key, and hands it to every follower's random wait.
@@ -162,21 +210,31 @@ impl<W, R> Leader<W, R> {
         self.bound_backlog();
     }
 
-    /// A write that was accepted before: waits for the same commit, or is committed already.
-    pub(super) fn retry(&mut self, key: &str, seq: u64, same_value: bool, waiter: W) -> Result<Accepted, Refusal> {
-        if !same_value {
-            return Err(Refusal::TokenReused { seq });
+    /// A write that was accepted before: waits for the same commit, or is committed already. `pending` is its index where
+    /// it is not committed.
+    pub(super) fn retry(&mut self, pending: Option<u64>, seq: u64, waiter: W) -> Accepted {
+        let pending = pending.and_then(|index| self.window.get_mut(index)).filter(|pending| !pending.committed);
+        let Some(pending) = pending else {
+            return Accepted::AlreadyCommitted { seq };
+        };
+        if pending.more_waiters.len() >= WAITERS_MAX {
+            // The oldest has waited longest, and its client has most likely given up.
+            let waiter = pending.more_waiters.remove(0);
+            self.out.push(Output::Indeterminate { waiter, seq });
         }
-        let pending = self.window.iter_mut().find(|pending| {
-            !pending.committed && pending.write.record.version.seq == seq && &*pending.write.key == key
-        });
-        match pending {
-            Some(pending) => {
-                pending.more_waiters.push(waiter);
-                Ok(Accepted::Pending { seq })
+        pending.more_waiters.push(waiter);
+        Accepted::Pending { seq }
+    }
+
+    /// Drops the waiters whose clients are gone. Their writes stay. Without this, clients that give up and retry while
+    /// there is no quorum would fill the memory.
+    pub fn forget_gone(&mut self, write_is_gone: impl Fn(&W) -> bool, read_is_gone: impl Fn(&R) -> bool) {
+        if self.window.uncommitted() > 0 {
+            for pending in self.window.iter_mut().filter(|pending| !pending.committed) {
+                pending.more_waiters.retain(|waiter| !write_is_gone(waiter));
             }
-            None => Ok(Accepted::AlreadyCommitted { seq }),
         }
+        self.reads.retain(|reader| !read_is_gone(reader));
     }
 
     /// Makes a record the latest of its key and returns the position of the key.
@@ -272,6 +330,7 @@ impl<W, R> Leader<W, R> {
             return;
         };
         let seq = pending.write.record.version.seq;
+        let restore_mark = *pending.write.key == *RESTORE_MARK;
         if let Some(entry) = self.entries.at_mut(pending.entry) {
             if let Some(saving) = &mut self.saving {
                 saving.keep(pending.entry, entry.committed());
@@ -293,6 +352,10 @@ impl<W, R> Leader<W, R> {
         }
         self.out.extend(others.into_iter().map(|waiter| Output::Committed { waiter, receipt: receipt.clone() }));
         self.committed += 1;
+        if self.restoring && restore_mark {
+            // A leader to come would refuse clients again if this one served them before the removal is committed.
+            self.restoring = self.half_restored();
+        }
     }
 
     /// After the rules changed: what was short of a quorum may have one now.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use super::configuration::is_member;
 use super::{After, Coordinator, State};
 use crate::deliberate;
-use crate::protocol::leader::{InstallJob, SlotId};
+use crate::protocol::leader::{InstallJob, ResetReason, SlotId};
 use crate::protocol::types::{Hello, ToFollower, ToLeader};
 use crate::replication::outbox::{Item, Outbox};
 
@@ -14,6 +16,10 @@ use crate::replication::outbox::{Item, Outbox};
 pub(super) struct Path {
     pub(super) url: String,
     pub(super) last_error: Option<String>,
+    /// Why this leader last reset a connection of its own accord.
+    last_reset: Option<ResetReason>,
+    /// The present connection ends for that reason.
+    is_reset: bool,
     /// The present session and its outbox.
     outbox: Option<(u64, Arc<Outbox>)>,
 }
@@ -63,7 +69,9 @@ impl Coordinator {
             let path = state.path(slot);
             if path.outbox.as_ref().is_some_and(|(current, _)| *current == session) {
                 path.outbox = None;
-                path.last_error = Some(error.to_owned());
+                let reset =
+                    std::mem::take(&mut path.is_reset).then(|| path.last_reset.as_ref().map(ToString::to_string));
+                path.last_error = Some(reset.flatten().unwrap_or_else(|| error.to_owned()));
             }
             state.core.closed(slot, session);
         });
@@ -109,6 +117,18 @@ impl State {
         outbox.push(item);
         if !after.wake.iter().any(|known| Arc::ptr_eq(known, outbox)) {
             after.wake.push(outbox.clone());
+        }
+    }
+
+    /// Closes the present connection of a follower, and logs why, once for each reason: a follower that is listed under
+    /// two names would be reset again and again.
+    pub(super) fn reset(&mut self, slot: SlotId, reason: &ResetReason) {
+        self.hang_up(slot);
+        let path = self.path(slot);
+        path.is_reset = true;
+        if path.last_reset.as_ref() != Some(reason) {
+            warn!(follower = path.url, %reason, "connection reset");
+            path.last_reset = Some(reason.clone());
         }
     }
 

@@ -35,6 +35,9 @@ use crate::protocol::types::Record;
 /// How often the pause between two attempts to start doubles: up to 6.4 s.
 const BACKOFF_DOUBLINGS_MAX: u32 = 5;
 
+/// How often the leader drops what clients that are gone left behind.
+const FORGET_EVERY_US: u64 = 1_000_000;
+
 type Core = Leader<oneshot::Sender<WriteOutcome>, ReadWaiter>;
 type CoreOutput = Output<oneshot::Sender<WriteOutcome>, ReadWaiter>;
 
@@ -49,6 +52,8 @@ struct State {
     outputs: Vec<CoreOutput>,
     /// How often another starting leader interfered since this one was last open.
     backoffs: u32,
+    /// Whether the log says that this leader refuses clients for want of followers.
+    cut_off_logged: bool,
 }
 
 /// What a step leaves to do once the lock is released.
@@ -89,6 +94,7 @@ impl Coordinator {
             sessions: 0,
             outputs: Vec::new(),
             backoffs: 0,
+            cut_off_logged: false,
         };
         let coordinator = Arc::new(Self {
             state: Mutex::new(state),
@@ -122,13 +128,23 @@ impl Coordinator {
     pub(crate) async fn beat(weak: Weak<Self>, every: Duration) {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut cleared_us = 0;
         loop {
             ticks.tick().await;
             let Some(coordinator) = weak.upgrade() else {
                 return;
             };
             let now_us = coordinator.now_us();
-            coordinator.step(|state| state.core.tick(now_us));
+            coordinator.step(|state| {
+                state.core.tick(now_us);
+                state.log_cut_off();
+            });
+            if now_us.saturating_sub(cleared_us) >= FORGET_EVERY_US {
+                cleared_us = now_us;
+                coordinator.step(|state| {
+                    state.core.forget_gone(oneshot::Sender::is_closed, |reader| reader.answer.is_closed());
+                });
+            }
         }
     }
 
@@ -168,7 +184,7 @@ impl Coordinator {
             }
             // Dropping the sender ends the reader's wait.
             Output::ReadRefused(_) => {}
-            Output::Reset(slot) => state.hang_up(slot),
+            Output::Reset(slot, reason) => state.reset(slot, &reason),
             Output::Released(slot) => {
                 state.hang_up(slot);
                 if let Some(path) = state.paths.get_mut(slot.index()) {

@@ -1,9 +1,10 @@
 //! What the status pages, the probes and the metrics show of the leader.
 
 use kvcluster_api::config::{ConfigView, LiveConfig, PendingConfig};
+use tracing::{info, warn};
 
 use super::{Coordinator, State};
-use crate::protocol::leader::{FollowerView, RecoveryView, Unfinished};
+use crate::protocol::leader::{CutOff, FollowerView, RecoveryView, Unfinished};
 use crate::protocol::types::Epoch;
 
 /// What the leader is doing.
@@ -14,6 +15,8 @@ pub(crate) enum Condition {
     Recovering(RecoveryView),
     /// It installs the merged state: (followers that have it, followers needed), as far as that is known.
     Opening(Option<(usize, usize)>),
+    /// It is open, and no write can be acknowledged now.
+    CutOff(CutOff),
     /// It is open; with an unfinished restore it refuses clients.
     Open(Option<Unfinished>),
 }
@@ -100,6 +103,20 @@ impl Coordinator {
 }
 
 impl State {
+    /// Logs when the leader begins to refuse clients for want of followers, and when it serves them again.
+    pub(super) fn log_cut_off(&mut self) {
+        let cut_off = self.core.cut_off();
+        if cut_off.is_some() == self.cut_off_logged {
+            return;
+        }
+        self.cut_off_logged = cut_off.is_some();
+        match cut_off {
+            Some(reason) => warn!(%reason, "too few followers: refusing clients"),
+            None if self.core.is_open() => info!("enough followers again: serving clients"),
+            None => {}
+        }
+    }
+
     fn condition(&self) -> Condition {
         let core = &self.core;
         if let Some(by) = core.fenced_by() {
@@ -108,6 +125,8 @@ impl State {
             Condition::Recovering(recovery)
         } else if core.is_opening() {
             Condition::Opening(core.change_progress())
+        } else if let Some(cut_off) = core.cut_off() {
+            Condition::CutOff(cut_off.clone())
         } else {
             Condition::Open(core.unfinished_restore())
         }

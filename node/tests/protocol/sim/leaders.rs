@@ -169,7 +169,7 @@ impl World {
             Output::Indeterminate { waiter, .. } => self.client_uncertain(waiter),
             Output::ReadConfirmed(reader) => self.client_reads(number, reader),
             Output::ReadRefused(reader) => self.client_uncertain(reader),
-            Output::Reset(slot) => {
+            Output::Reset(slot, _) => {
                 if let Some(&id) = self.leads[number].current.get(&slot) {
                     self.break_all(|connection| connection.leader == number && connection.slot == slot);
                     note!(self, "L{number} resets #{id}");
