@@ -256,13 +256,25 @@ pub enum Durability {
     Memory,
 }
 
-/// What a follower found in its data directory when it started.
+/// What a follower found in its data directory when it started, and since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
     /// In one word.
     pub found: DiskState,
     /// In one sentence.
     pub message: String,
+    /// How many bytes of the log were read again since the start, and were as they were stored.
+    #[serde(default)]
+    pub checked_bytes: u64,
+    /// How many times a damaged batch was found since the start.
+    #[serde(default)]
+    pub damaged: u64,
+    /// How many of these times it is mended from the follower's memory.
+    #[serde(default)]
+    pub mended: u64,
+    /// The number of the batch that was found last.
+    #[serde(default)]
+    pub damaged_batch: Option<u64>,
 }
 
 /// The condition of a data directory at the start.

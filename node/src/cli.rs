@@ -168,7 +168,9 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             let replica = match data_dir {
                 Some(path) => {
                     let (name, cluster) = (site.name.clone(), settings.cluster().map(str::to_owned));
-                    tokio::task::spawn_blocking(move || restore(&path, cluster.as_deref(), name)).await??
+                    let options =
+                        disk::Options { scrub_bytes_per_s: settings.scrub_bytes_per_s, ..disk::Options::default() };
+                    tokio::task::spawn_blocking(move || restore(&path, cluster.as_deref(), name, options)).await??
                 }
                 None => {
                     let blank = Follower::blank(FollowerId(rand::rng().random()), site.name.clone());
@@ -179,6 +181,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             let view = replica.view();
             info!(%address, name = %site.name, id = %view.hello.id, keys = view.keys, "follower starts");
             let failure = replica.store_failure();
+            tokio::spawn(Replica::renew(Arc::downgrade(&replica)));
             let service = FollowerService::new(site.clone(), replica);
             tokio::select! {
                 ended = serve(listener, service, &site, shutdown, std::future::ready(()), &settings) => ended,
@@ -193,9 +196,14 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
 }
 
 /// Opens the data directory of a follower.
-fn restore(path: &Path, cluster: Option<&str>, name: Arc<str>) -> Result<Arc<Replica>, StoreError> {
+fn restore(
+    path: &Path,
+    cluster: Option<&str>,
+    name: Arc<str>,
+    options: disk::Options,
+) -> Result<Arc<Replica>, StoreError> {
     let begun = Instant::now();
-    let Opened { store, id, kept, found } = disk::open(path, cluster)?;
+    let Opened { store, id, kept, found } = disk::open_with(path, cluster, options)?.start()?;
     let follower = Follower::with(id, name, kept);
     let (keys, elapsed_ms) = (follower.records().len(), begun.elapsed().as_millis());
     match &found {

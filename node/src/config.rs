@@ -92,6 +92,9 @@ pub struct Settings {
     /// Follower: name of its cluster; a data directory that was made for another cluster is refused
     #[arg(long, env = "CLUSTER_NAME")]
     pub cluster_name: Option<String>,
+    /// Follower: how much of its log it reads again to find damage, at most, in bytes per second; 0 turns it off
+    #[arg(long, env = "SCRUB_BYTES_PER_S", default_value_t = crate::store::disk::SCRUB_BYTES_PER_S)]
+    pub scrub_bytes_per_s: u64,
     /// Bearer token that guards replication and administration; without it they are open
     #[arg(long, env = "AUTH_TOKEN", hide_env_values = true)]
     pub auth_token: Option<String>,

@@ -71,6 +71,12 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, value: f64) {
     registry.register(name, help, gauge);
 }
 
+fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let counter = Counter::<u64>::default();
+    counter.inc_by(value);
+    registry.register(name, help, counter);
+}
+
 /// The leader's page.
 pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView) -> String {
     let mut registry = Registry::with_prefix("kvcluster");
@@ -111,6 +117,11 @@ pub fn of_follower(replica: &Replica) -> String {
     let synced = f64::from(u8::from(view.hello.synced.is_some()));
     gauge(&mut registry, "follower_synced", "0 while blank", synced);
     gauge(&mut registry, "epoch_term", "Term of the promised epoch", view.hello.promised.term as f64);
+    if let Some(health) = replica.disk_health() {
+        counter(&mut registry, "disk_checked_bytes", "Bytes of the log read again and intact", health.checked_bytes);
+        counter(&mut registry, "disk_damaged_batches", "Damaged batches found while running", health.damaged);
+        counter(&mut registry, "disk_mended_batches", "Of these, mended from memory", health.mended);
+    }
     if let Some(staleness) = view.staleness {
         gauge(&mut registry, "staleness_seconds", "Upper bound of the age of the state", staleness.as_secs_f64());
     }

@@ -44,6 +44,7 @@ pub(super) fn of_follower(site: &FollowerSite) -> FollowerStatus {
     let view = site.replica.view();
     let hello = &view.hello;
     let found = site.replica.found();
+    let health = site.replica.disk_health().unwrap_or_default();
     let synced = hello.synced.as_ref();
     let promised = Some(hello.promised).filter(|promised| *promised > types::Epoch::default());
     let state = match synced {
@@ -62,7 +63,14 @@ pub(super) fn of_follower(site: &FollowerSite) -> FollowerStatus {
         write_quorum: synced.map(|synced| synced.config.quorum),
         keys: view.keys as u64,
         durability: if found.is_some() { Durability::Disk } else { Durability::Memory },
-        disk: found.map(|found| DiskStatus { found: found.state(), message: found.to_string() }),
+        disk: found.map(|found| DiskStatus {
+            found: found.state(),
+            message: found.to_string(),
+            checked_bytes: health.checked_bytes,
+            damaged: health.damaged,
+            mended: health.mended,
+            damaged_batch: health.damaged_batch,
+        }),
         leader: view.leader.as_deref().map(str::to_owned),
         staleness_ms: view.staleness.map(|staleness| staleness.as_secs_f64() * 1e3),
     }

@@ -1,7 +1,7 @@
 //! The follower at run time: the state machine, what it stores, and the connections of its leaders.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -14,11 +14,15 @@ use tracing::info;
 use super::link::{ALIVE_EVERY, QUIET_TICKS_MAX, Watch};
 use super::wire;
 use crate::deliberate::{self, DeliberateFault};
-use crate::protocol::follower::{Effects, Follower};
+use crate::protocol::follower::{Change, Effects, Follower, approximate_bytes};
 use crate::protocol::keymap::KeyMap;
 use crate::protocol::types::{Epoch, Hello, Key, RESTORE_MARK, Synced, ToFollower, ToLeader};
 use crate::store::disk;
-use crate::store::{Store, StoreFailure, Stored};
+use crate::store::{Health, Store, StoreFailure, Stored};
+
+/// How many records are stored once more with one batch, at most, and about how many bytes of them.
+const RENEW_KEYS: usize = 4096;
+const RENEW_BYTES: usize = 256 << 10;
 
 /// Bounds of what `POST /replicate` may store beside the leader's records.
 #[derive(Clone, Copy, Debug)]
@@ -199,6 +203,29 @@ impl Replica {
         self.state.lock().foreign.limits = limits;
     }
 
+    /// How its disk is doing, where it has one.
+    pub fn disk_health(&self) -> Option<Health> {
+        self.state.lock().store.health()
+    }
+
+    /// Hands all records to the store whenever it needs them again, a part at a time. Ends with the replica.
+    pub async fn renew(replica: Weak<Self>) {
+        let Some(mut renewal) = replica.upgrade().map(|replica| replica.state.lock().store.renewal()) else { return };
+        loop {
+            renewal.wanted().await;
+            let mut position = 0;
+            while renewal.is_wanted() {
+                let Some(replica) = replica.upgrade() else { return };
+                let mut stored;
+                (stored, position) = replica.state.lock().renew_part(position);
+                drop(replica);
+                if stored.wait().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
     /// The value of a key, however old, with the staleness of this follower.
     pub fn get(&self, key: &str) -> Found {
         let state = self.state.lock();
@@ -364,6 +391,23 @@ impl State {
         }
         let stored = self.store.append(effects.changes);
         (effects.replies, stored)
+    }
+
+    /// Stores some records once more; returns the position of the next ones. After the last one the first follow: a record
+    /// that took the position of a removed one is reached in another round.
+    fn renew_part(&self, position: usize) -> (Stored, usize) {
+        let records = self.core.records();
+        let mut changes = vec![Change::Promised(self.core.promised())];
+        let mut bytes = 0;
+        for (key, record) in records.range(position..records.len()).take(RENEW_KEYS) {
+            bytes += approximate_bytes(key, record);
+            changes.push(Change::Put(key.clone(), record.clone()));
+            if bytes > RENEW_BYTES {
+                break;
+            }
+        }
+        let next = position + changes.len() - 1;
+        (self.store.append(changes), if next < records.len() { next } else { 0 })
     }
 
     fn shown(&self, key: &str) -> Option<Shown> {

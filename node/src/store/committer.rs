@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
-use super::StoreError;
+use super::{Health, StoreError};
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::Change;
 
@@ -27,8 +27,12 @@ const DELIBERATE_WAIT: Duration = Duration::from_millis(300);
 pub(super) trait Sink: std::fmt::Debug + Send + 'static {
     /// Stores a batch. When it returns, the batch cannot be lost.
     fn commit(&mut self, changes: Vec<Change>) -> Result<(), StoreError>;
-    /// Called once after a moment without work.
-    fn idle(&mut self) -> Result<(), StoreError>;
+    /// Called after each batch, once it is confirmed.
+    fn after(&mut self) -> Result<(), StoreError>;
+    /// Called after a moment without work. Returns after which other one it wants to be called again.
+    fn idle(&mut self) -> Result<Option<Duration>, StoreError>;
+    /// How the disk is doing.
+    fn health(&self) -> Health;
 }
 
 /// How far the thread is.
@@ -38,6 +42,7 @@ pub(super) struct Progress {
     pub(super) stored: u64,
     /// Why nothing more will be.
     pub(super) failed: Option<Arc<str>>,
+    pub(super) health: Health,
 }
 
 #[derive(Debug, Default)]
@@ -88,17 +93,21 @@ impl Stepped {
             return false;
         }
         let stored = self.sink.commit(changes);
-        self.note(stored.map(|()| Some(position)))
+        if !self.note(stored.map(|()| Some(position))) {
+            return false;
+        }
+        let after = self.sink.after();
+        self.note(after.map(|()| None))
     }
 
     /// What the thread does after a moment without work. Returns whether the store can go on.
     pub fn idle(&mut self) -> bool {
         let failed = self.shared.progress.borrow().failed.is_some();
         let idle = if failed { return false } else { self.sink.idle() };
-        self.note(idle.map(|()| None))
+        self.note(idle.map(|_| None))
     }
 
-    fn note(&self, stored: Result<Option<u64>, StoreError>) -> bool {
+    fn note(&mut self, stored: Result<Option<u64>, StoreError>) -> bool {
         match stored {
             Ok(Some(position)) => self.shared.progress.send_modify(|progress| progress.stored = position),
             Ok(None) => {}
@@ -107,6 +116,8 @@ impl Stepped {
                 return false;
             }
         }
+        let health = self.sink.health();
+        self.shared.progress.send_modify(|progress| progress.health = health);
         true
     }
 }
@@ -211,8 +222,14 @@ impl Shared {
     }
 
     fn work(&self, sink: &mut impl Sink) -> Result<(), StoreError> {
-        let mut tidy = false;
+        let mut pause = Some(IDLE);
+        let mut known = Health::default();
         loop {
+            let health = sink.health();
+            if health != known {
+                known = health;
+                self.progress.send_modify(|progress| progress.health = health);
+            }
             let (changes, position) = {
                 let mut queue = self.queue.lock();
                 queue.busy_since = None;
@@ -220,26 +237,30 @@ impl Shared {
                     if queue.closed {
                         return Ok(());
                     }
-                    if tidy {
-                        self.work.wait(&mut queue);
-                    } else if self.work.wait_for(&mut queue, IDLE).timed_out() && queue.changes.is_empty() {
-                        break;
+                    match pause {
+                        None => self.work.wait(&mut queue),
+                        Some(pause) => {
+                            if self.work.wait_for(&mut queue, pause).timed_out() && queue.changes.is_empty() {
+                                break;
+                            }
+                        }
                     }
                 }
                 queue.busy_since = Some(Instant::now());
                 (std::mem::take(&mut queue.changes), queue.appended)
             };
-            tidy = changes.is_empty();
-            if tidy {
-                sink.idle()?;
+            if changes.is_empty() {
+                pause = sink.idle()?;
                 continue;
             }
+            pause = Some(IDLE);
             if deliberate::is_on(DeliberateFault::ConfirmsBeforeStored) {
                 // What was confirmed already has yet to get here: a moment in which a kill loses it.
                 std::thread::sleep(DELIBERATE_WAIT);
             }
             sink.commit(changes)?;
             self.progress.send_modify(|progress| progress.stored = position);
+            sink.after()?;
         }
     }
 }
@@ -277,8 +298,16 @@ mod tests {
             self.answers.recv().expect("the test answers")
         }
 
-        fn idle(&mut self) -> Result<(), StoreError> {
+        fn after(&mut self) -> Result<(), StoreError> {
             Ok(())
+        }
+
+        fn idle(&mut self) -> Result<Option<Duration>, StoreError> {
+            Ok(None)
+        }
+
+        fn health(&self) -> Health {
+            Health::default()
         }
     }
 

@@ -22,7 +22,7 @@ use crate::protocol::types::FollowerId;
 /// What this release writes and reads.
 pub(super) const FORMAT: u32 = 2;
 
-/// A slot is overwritten while the other one stays: a torn write costs one of them.
+/// Slots are so far apart that a torn write costs one of them.
 const SLOT_BYTES: u64 = 512;
 
 /// A data directory that is ours until this is dropped.
@@ -63,9 +63,13 @@ impl Directory {
         self.path.join("state")
     }
 
-    /// Whether there is a state.
+    /// Whether there is a state. Its name may be one that a process gave and could not make durable any more.
     pub(super) fn has_state(&self) -> io::Result<bool> {
-        Ok(self.files.list(&self.path)?.iter().any(|entry| entry.name == "state"))
+        let exists = self.files.list(&self.path)?.iter().any(|entry| entry.name == "state");
+        if exists {
+            sync_dir(&*self.files, &self.path)?;
+        }
+        Ok(exists)
     }
 
     /// Makes a state with the given function, out of sight until it is complete.
@@ -78,6 +82,7 @@ impl Directory {
         io("create", self.files.create_dir(&new))?;
         make(&new)?;
         io("sync", sync_dir(&*self.files, &new))?;
+        io("sync the directories above", sync_ancestors(&*self.files, &self.path))?;
         io("rename", self.files.rename(&new, &self.state()))?;
         io("sync", sync_dir(&*self.files, &self.path))
     }
@@ -113,6 +118,21 @@ fn create_all(files: &dyn Files, path: &Path) -> io::Result<()> {
         }
         other => other,
     }
+}
+
+/// Makes the name of a directory durable, and those of all above it: any of them may have been made just now, by this
+/// process or by one that was killed. Those that cannot be synced belong to others, who made them durable.
+fn sync_ancestors(files: &dyn Files, path: &Path) -> io::Result<()> {
+    use ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    for above in path.ancestors().skip(1) {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        match sync_dir(files, above) {
+            Err(error)
+                if matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported) => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Removes a directory with all that is in it, or a file; neither has to be there.
@@ -170,18 +190,25 @@ impl Format {
 /// The number of the last batch that was confirmed.
 ///
 /// With it, a batch that was never finished, which is cut off, is told from one that was confirmed and is gone. It is
-/// written after every sync and before the confirmation. It is synced itself only now and then: a killed process leaves
-/// it up to date, and a power failure sets it back by as much as was confirmed in the last moment.
+/// written after every sync and before the confirmation: a killed process leaves it up to date. It is synced only now and
+/// then, so that a power failure sets it back by as much as was confirmed in the last moment.
+///
+/// Batches write slots 0 and 1 in turn. Both may be torn by a power failure, since neither is synced. Each sync writes one
+/// of slots 2 and 3 before, so that the other one of these is always whole.
 #[derive(Debug)]
-pub(super) struct Confirmed(Box<dyn OpenFile>);
+pub(super) struct Confirmed {
+    file: Box<dyn OpenFile>,
+    /// Which slot the next sync writes.
+    next: u64,
+}
 
 impl Confirmed {
     pub(super) fn create(files: &dyn Files, state: &Path, id: FollowerId, batch: u64) -> io::Result<()> {
         let file = files.create_new(&state.join("confirmed"))?;
-        file.set_len(2 * SLOT_BYTES)?;
-        let confirmed = Self(file);
+        file.set_len(4 * SLOT_BYTES)?;
+        let mut confirmed = Self { file, next: 2 };
         confirmed.write(id, batch)?;
-        confirmed.0.sync_all()
+        confirmed.sync(id, batch)
     }
 
     /// The number; none where no slot can be read.
@@ -190,25 +217,26 @@ impl Confirmed {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
-        let mut newest = None;
-        for slot in 0..2 {
+        let mut slots = [None; 4];
+        for (slot, number) in slots.iter_mut().zip(0..) {
             let mut bytes = [0; 16];
             // A slot that is cut short is none.
-            file.read_at(&mut bytes, slot * SLOT_BYTES)?;
+            file.read_at(&mut bytes, number * SLOT_BYTES)?;
             let batch = u64::from_le_bytes(*bytes.first_chunk().expect("half of sixteen bytes"));
-            if bytes == Self::slot(id, batch) && batch % 2 == slot {
-                newest = newest.max(Some(batch));
-            }
+            *slot = (bytes == Self::slot(id, batch)).then_some(batch);
         }
-        Ok(newest.map(|batch| (Self(file), batch)))
+        let next = if slots[2] > slots[3] { 3 } else { 2 };
+        Ok(slots.into_iter().max().flatten().map(|batch| (Self { file, next }, batch)))
     }
 
     pub(super) fn write(&self, id: FollowerId, batch: u64) -> io::Result<()> {
-        self.0.write_all_at(&Self::slot(id, batch), batch % 2 * SLOT_BYTES)
+        self.file.write_all_at(&Self::slot(id, batch), batch % 2 * SLOT_BYTES)
     }
 
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+    pub(super) fn sync(&mut self, id: FollowerId, batch: u64) -> io::Result<()> {
+        self.file.write_all_at(&Self::slot(id, batch), self.next * SLOT_BYTES)?;
+        self.next = 5 - self.next;
+        self.file.sync_data()
     }
 
     fn slot(id: FollowerId, batch: u64) -> [u8; 16] {

@@ -1,14 +1,16 @@
-//! A follower's data directory: opened, checked, and said in words.
+//! A follower's data directory: opened, checked, and reported on.
 //!
-//! Three things are checked, each against what another one says: the head of the state against its own checksum; the
-//! records against the count and the digest in the head; the head against the number of the last confirmed batch, which
-//! stands outside the log. Where they agree, the state is what was stored, up to the last confirmed batch at least.
-//! Where they do not, it is put aside and the follower starts blank, under a new id: a leader then knows that this disk
-//! forgot what it confirmed. Nothing is repaired.
+//! Three things are checked, each against another one: the head of the state against its own checksum; the records
+//! against the count and the digest in the head; the head against the number of the last confirmed batch, which is outside
+//! the log. Where they agree, the state is what was stored, up to the last confirmed batch at least. Where they do not, the
+//! state is put aside and the follower starts blank, under a new id: a leader then knows that this disk forgot what it
+//! confirmed. The records that can still be read go along as a hint: a leader compares them with its own and sends only
+//! what differs.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kvcluster_api::status::DiskState;
 use rand::RngExt;
@@ -18,8 +20,10 @@ use super::directory::{Confirmed, Directory, FORMAT, Format};
 use super::files::{Files, RealFiles};
 use super::ledger::Ledger;
 use super::log::Log;
-use super::replay::{self, Loaded};
-use super::{Store, StoreError};
+use super::mend::Mend;
+use super::replay::{self, Hint, Loaded};
+use super::scrub::Scrub;
+use super::{Health, Store, StoreError};
 use crate::protocol::follower::{Change, Kept};
 use crate::protocol::types::FollowerId;
 
@@ -34,11 +38,24 @@ pub struct Options {
     pub limits: Limits,
     /// The id of the follower, should it be blank.
     pub new_id: FollowerId,
+    /// How much of the log is read again, at most, to find damage; 0 for nothing.
+    pub scrub_bytes_per_s: u64,
+    /// The time.
+    pub clock: fn() -> Instant,
 }
+
+/// How much of the log is read again by default, in bytes per second.
+pub const SCRUB_BYTES_PER_S: u64 = 1 << 20;
 
 impl Default for Options {
     fn default() -> Self {
-        Self { files: Arc::new(RealFiles), limits: Limits::default(), new_id: FollowerId(rand::rng().random()) }
+        Self {
+            files: Arc::new(RealFiles),
+            limits: Limits::default(),
+            new_id: FollowerId(rand::rng().random()),
+            scrub_bytes_per_s: SCRUB_BYTES_PER_S,
+            clock: Instant::now,
+        }
     }
 }
 
@@ -71,6 +88,8 @@ pub enum Found {
         reason: String,
         /// Where it is now.
         aside: PathBuf,
+        /// How many of its records could be read, and are there as a hint.
+        hints: usize,
     },
 }
 
@@ -93,8 +112,13 @@ impl fmt::Display for Found {
             Self::State { torn_bytes } => {
                 write!(f, "the state was restored; {torn_bytes} bytes of a batch that was never confirmed were cut off")
             }
-            Self::Damage { reason, aside } => {
-                write!(f, "the state was damaged ({reason}) and is now in {}: blank, under a new id", aside.display())
+            Self::Damage { reason, aside, hints } => {
+                let aside = aside.display();
+                write!(f, "the state was damaged ({reason}) and is now in {aside}: blank, under a new id")?;
+                if *hints > 0 {
+                    write!(f, "; {hints} records of it may still be right, and a leader sends what differs")?;
+                }
+                Ok(())
             }
         }
     }
@@ -134,16 +158,18 @@ pub fn open_with(path: &Path, cluster: Option<&str>, options: Options) -> Result
         match load(&directory.state(), cluster, &options) {
             Ok(loaded) => {
                 let torn_bytes = loaded.torn_bytes;
-                return Ok(ready(directory, loaded, Found::State { torn_bytes }));
+                return Ok(ready(directory, loaded, Found::State { torn_bytes }, &options));
             }
             Err(Trouble::Refused(error)) => return Err(error),
             Err(Trouble::Damaged(reason)) => {
+                let hint = salvage(&directory.state(), &options);
                 let aside = directory.put_aside()?;
-                return blank(directory, cluster, &options, Found::Damage { reason, aside });
+                let hints = hint.records.len();
+                return blank(directory, cluster, &options, Found::Damage { reason, aside, hints }, hint);
             }
         }
     }
-    blank(directory, cluster, &options, Found::Nothing)
+    blank(directory, cluster, &options, Found::Nothing, Hint::default())
 }
 
 impl Ready {
@@ -205,7 +231,8 @@ fn load(state: &Path, cluster: Option<&str>, options: &Options) -> Result<State,
         return Err(Trouble::Refused(error));
     }
     let confirmed = Confirmed::open(&**files, state, id).map_err(refused("read the confirmed batch of"))?;
-    let (confirmed, last) = confirmed.ok_or_else(|| damaged("the file `confirmed` is missing or cannot be read"))?;
+    let (mut confirmed, last) =
+        confirmed.ok_or_else(|| damaged("the file `confirmed` is missing or cannot be read"))?;
     let Loaded { ledger, kept, torn_bytes, tail } = replay::load(&**files, &state.join("log"), id)?;
     let head = ledger.head();
     if head.id != id {
@@ -215,33 +242,70 @@ fn load(state: &Path, cluster: Option<&str>, options: &Options) -> Result<State,
         return Err(Trouble::Damaged(format!("batch {last} was confirmed, and the state ends with {}", head.batch)));
     }
     let log = tail.resume(files.clone(), &state.join("log"), id, *limits).map_err(refused("write the log of"))?;
-    confirmed.write(id, head.batch).and_then(|()| confirmed.sync()).map_err(refused("write the confirmed batch of"))?;
+    let written = confirmed.write(id, head.batch).and_then(|()| confirmed.sync(id, head.batch));
+    written.map_err(refused("write the confirmed batch of"))?;
     Ok(State { id, log, ledger, confirmed, kept, torn_bytes })
 }
 
-fn blank(directory: Directory, cluster: Option<&str>, options: &Options, found: Found) -> Result<Ready, StoreError> {
-    let Options { files, new_id: id, .. } = options;
-    let (files, id) = (&**files, *id);
+/// What can still be read of a damaged state. Nothing of it has to be right.
+fn salvage(state: &Path, options: &Options) -> Hint {
+    let format = Format::read(&*options.files, state).ok().flatten();
+    format.map(|format| replay::salvage(&*options.files, &state.join("log"), format.id)).unwrap_or_default()
+}
+
+fn blank(
+    directory: Directory,
+    cluster: Option<&str>,
+    options: &Options,
+    found: Found,
+    hint: Hint,
+) -> Result<Ready, StoreError> {
+    let Options { files, new_id: id, limits, .. } = options;
+    let id = *id;
     directory.create(|state| {
         let format = Format { number: FORMAT, id, cluster: cluster.map(str::to_owned) };
-        format.write(files, state).map_err(|source| failed("write the format of", state, source))?;
-        let ledger = Ledger::new(id);
-        let log = Log::create(files, &state.join("log"), id, &ledger);
-        log.map_err(|source| failed("write the log of", state, source))?;
-        let confirmed = Confirmed::create(files, state, id, ledger.head().batch);
+        format.write(&**files, state).map_err(|source| failed("write the format of", state, source))?;
+        let (path, mut ledger) = (state.join("log"), Ledger::new(id));
+        let create = Log::create(&**files, &path, id, &ledger);
+        create.map_err(|source| failed("write the log of", state, source))?;
+        if hint.promised > ledger.head().promised || !hint.records.is_empty() {
+            let log =
+                replay::load(&**files, &path, id).map(|loaded| loaded.tail.resume(files.clone(), &path, id, *limits));
+            let log = log.map_err(|_| StoreError::Failed("a log made just now cannot be read".to_owned()))?;
+            let mut log = log.map_err(|source| failed("write the log of", state, source))?;
+            for changes in hint.into_changes() {
+                let operations = ledger.apply(changes);
+                log.commit(&ledger, operations)?;
+                log.prepare()?;
+            }
+        }
+        let confirmed = Confirmed::create(&**files, state, id, ledger.head().batch);
         confirmed.map_err(|source| failed("write the confirmed batch of", state, source))
     })?;
     match load(&directory.state(), cluster, options) {
-        Ok(loaded) => Ok(ready(directory, loaded, found)),
+        Ok(loaded) => Ok(ready(directory, loaded, found, options)),
         Err(Trouble::Refused(error)) => Err(error),
         Err(Trouble::Damaged(reason)) => Err(StoreError::Failed(format!("a state made just now is damaged: {reason}"))),
     }
 }
 
-fn ready(directory: Directory, state: State, found: Found) -> Ready {
+fn ready(directory: Directory, state: State, found: Found, options: &Options) -> Ready {
     let State { id, log, ledger, confirmed, kept, .. } = state;
     let path = directory.state();
-    Ready { id, kept, found, path, disk: Disk { log, ledger, confirmed, id, _directory: directory } }
+    let scrub = Scrub::new(options.scrub_bytes_per_s, (options.clock)());
+    let disk = Disk {
+        synced: ledger.head().batch,
+        log,
+        ledger,
+        confirmed,
+        id,
+        scrub,
+        mend: Mend::default(),
+        health: Health::default(),
+        clock: options.clock,
+        _directory: directory,
+    };
+    Ready { id, kept, found, path, disk }
 }
 
 fn failed(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
@@ -254,8 +318,39 @@ struct Disk {
     log: Log,
     ledger: Ledger,
     confirmed: Confirmed,
+    /// The number of the confirmed batch was synced with this one.
+    synced: u64,
     id: FollowerId,
+    scrub: Scrub,
+    mend: Mend,
+    health: Health,
+    clock: fn() -> Instant,
     _directory: Directory,
+}
+
+/// After how long a shortage may be over.
+const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+impl Disk {
+    /// What need not be done before anything is confirmed.
+    fn tend(&mut self) -> Result<(), StoreError> {
+        self.log.prepare()?;
+        let damaged = match self.log.damaged() {
+            Some(damaged) => Some(damaged),
+            None => self.scrub.step((self.clock)(), &self.log, self.ledger.head().batch).err(),
+        };
+        if let Some(damaged) = damaged
+            && self.mend.begin(damaged)
+        {
+            self.log.stop_cleaning(damaged);
+            self.health.damaged += 1;
+            self.health.damaged_batch = Some(damaged.0);
+        }
+        self.health.mended += u64::from(self.mend.step(&mut self.log, &mut self.ledger)?);
+        self.health.renews = self.mend.renews();
+        self.health.checked_bytes = self.scrub.bytes;
+        Ok(())
+    }
 }
 
 impl Sink for Disk {
@@ -265,8 +360,27 @@ impl Sink for Disk {
         self.confirmed.write(self.id, self.ledger.head().batch).map_err(confirmed_failed)
     }
 
-    fn idle(&mut self) -> Result<(), StoreError> {
-        self.confirmed.sync().map_err(confirmed_failed)
+    fn after(&mut self) -> Result<(), StoreError> {
+        self.tend()
+    }
+
+    fn idle(&mut self) -> Result<Option<Duration>, StoreError> {
+        let batch = self.ledger.head().batch;
+        if self.synced != batch {
+            self.confirmed.sync(self.id, batch).map_err(confirmed_failed)?;
+            self.synced = batch;
+        }
+        self.tend()?;
+        Ok(match self.mend {
+            Mend::Nothing => self.scrub.due((self.clock)()),
+            Mend::Begins => Some(SHORTAGE_PAUSE),
+            Mend::Renews(_) => None,
+            Mend::Removes(_) => Some(Duration::ZERO),
+        })
+    }
+
+    fn health(&self) -> Health {
+        self.health
     }
 }
 

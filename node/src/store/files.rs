@@ -165,6 +165,13 @@ pub(super) fn read_all(file: &dyn OpenFile) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether the process has too many files open, or the disk no room: what can be done later may wait.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::DQUOT))
+}
+
 /// Makes the names in a directory durable.
 pub(super) fn sync_dir(files: &dyn Files, path: &Path) -> io::Result<()> {
     files.open_dir(path)?.sync_all()
@@ -175,17 +182,28 @@ pub(super) fn sync_dir(files: &dyn Files, path: &Path) -> io::Result<()> {
 pub(super) struct Reader {
     file: Box<dyn OpenFile>,
     at: u64,
+    limit: u64,
 }
 
 impl Reader {
-    pub(super) fn new(file: Box<dyn OpenFile>) -> Self {
-        Self { file, at: 0 }
+    pub(super) fn new(file: Box<dyn OpenFile>, limit: u64) -> Self {
+        Self { file, at: 0, limit }
+    }
+
+    /// Ends there, in bytes, until another limit is set.
+    pub(super) fn limit(&mut self, limit: u64) {
+        self.limit = limit;
+    }
+
+    pub(super) fn into_file(self) -> Box<dyn OpenFile> {
+        self.file
     }
 }
 
 impl io::Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
+        let most = buffer.len().min(usize::try_from(self.limit.saturating_sub(self.at)).unwrap_or(usize::MAX));
+        let read = self.file.read_at(&mut buffer[..most], self.at)?;
         self.at += read as u64;
         Ok(read)
     }

@@ -35,13 +35,19 @@ pub(super) struct Head {
 /// simulation can be replayed.
 pub(super) type Operations = std::collections::HashMap<Key, Option<Vec<u8>>, FixedState>;
 
+/// A bit of the length of an entry, which is far shorter. It changes with each renewal.
+const TURN: u32 = 1 << 31;
+
 /// The head, and what it takes to carry it on: the hash of every record as it is stored.
 #[derive(Debug)]
 pub(super) struct Ledger {
     head: Head,
-    /// Hash, epoch, and the bytes that the log takes for it.
+    /// Hash, epoch, and the bytes that the log takes for it, with [`TURN`] as of its last change.
     entries: KeyMap<(u64, u32, u32)>,
     live_bytes: u64,
+    /// [`TURN`] of the entries that were stored since the last renewal began; and how many those are.
+    turn: u32,
+    renewed: u64,
     /// The epochs that entries point to: one for each leader this process saw.
     epochs: Vec<Epoch>,
 }
@@ -49,12 +55,13 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(id: FollowerId) -> Self {
         let head = Head { id, batch: 0, promised: Epoch::default(), synced: None, records: 0, digest: 0 };
-        Self { head, entries: KeyMap::default(), live_bytes: 0, epochs: Vec::new() }
+        Self { head, entries: KeyMap::default(), live_bytes: 0, turn: 0, renewed: 0, epochs: Vec::new() }
     }
 
     /// Checks the records that were found against the head that was found with them.
     pub(super) fn restore(head: Head, found: impl Iterator<Item = (Key, Vec<u8>)>) -> Result<(Self, Kept), String> {
-        let mut ledger = Self { head, entries: KeyMap::default(), live_bytes: 0, epochs: Vec::new() };
+        let mut ledger =
+            Self { head, entries: KeyMap::default(), live_bytes: 0, turn: 0, renewed: 0, epochs: Vec::new() };
         let (mut records, mut digest) = (0_u64, 0_u64);
         let Head { promised, synced, .. } = ledger.head.clone();
         let mut kept = Kept { promised, synced, records: KeyMap::default() };
@@ -68,6 +75,7 @@ impl Ledger {
             ledger.entries.insert(key.clone(), (hash, epoch, length));
             kept.records.insert(key, record);
         }
+        ledger.renewed = records;
         let Head { records: expected, digest: expected_digest, batch, .. } = &ledger.head;
         if records != *expected {
             return Err(format!("{records} records are there, and batch {batch} says {expected}"));
@@ -111,6 +119,16 @@ impl Ledger {
         self.live_bytes
     }
 
+    /// From now on counts which records are stored once more.
+    pub(super) fn begin_renewal(&mut self) {
+        (self.turn, self.renewed) = (self.turn ^ TURN, 0);
+    }
+
+    /// Whether every record was stored since the renewal began.
+    pub(super) fn is_renewed(&self) -> bool {
+        self.renewed == self.head.records
+    }
+
     /// Whether this is the newest record of its key.
     pub(super) fn holds(&self, key: &str, bytes: &[u8]) -> bool {
         self.entries.get(key).is_some_and(|(hash, _, _)| *hash == fingerprint(key, bytes))
@@ -118,15 +136,18 @@ impl Ledger {
 
     fn put(&mut self, key: &Key, hash: u64, epoch: Epoch, length: u32) {
         let epoch = self.epoch(epoch);
+        let entry = (hash, epoch, length | self.turn);
         match self.entries.get_mut(key) {
             Some(known) => {
-                let (old, _, old_length) = std::mem::replace(known, (hash, epoch, length));
+                let (old, _, old_length) = std::mem::replace(known, entry);
                 self.head.digest = self.head.digest.wrapping_sub(old);
-                self.live_bytes -= u64::from(old_length);
+                self.live_bytes -= u64::from(old_length & !TURN);
+                self.renewed += u64::from(old_length & TURN != self.turn);
             }
             None => {
-                self.entries.insert(key.clone(), (hash, epoch, length));
+                self.entries.insert(key.clone(), entry);
                 self.head.records += 1;
+                self.renewed += 1;
             }
         }
         self.head.digest = self.head.digest.wrapping_add(hash);
@@ -136,13 +157,14 @@ impl Ledger {
     /// In the same batch as the end of the install: a crash leaves either all older records with the old `synced`, or none
     /// with the new one. They are few, since an install replaces what it finds.
     fn drop_older(&mut self, floor: Epoch, buckets: &Buckets, operations: &mut Operations) {
-        let Self { head, entries, live_bytes, epochs } = self;
+        let Self { head, entries, live_bytes, turn, renewed, epochs } = self;
         entries.retain(|key, (hash, epoch, length)| {
             let stays = epochs[*epoch as usize] >= floor || !buckets.contains(key);
             if !stays {
                 head.records -= 1;
                 head.digest = head.digest.wrapping_sub(*hash);
-                *live_bytes -= u64::from(*length);
+                *live_bytes -= u64::from(*length & !TURN);
+                *renewed -= u64::from(*length & TURN == *turn);
                 operations.insert(key.clone(), None);
             }
             stays
@@ -178,7 +200,8 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_allocvec(value).expect("plain data always encodes")
 }
 
-fn decode(bytes: &[u8]) -> Option<Record> {
+/// A record as it is stored; none where the bytes are not one.
+pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
     postcard::take_from_bytes(bytes).ok().filter(|(_, rest)| rest.is_empty()).map(|(record, _)| record)
 }
 

@@ -3,12 +3,13 @@
 //! The seam between the pure [`Follower`](crate::protocol::follower::Follower) and a disk: changes go in, in the order in
 //! which they were decided, and come back as [`Stored`] once they cannot be lost. No reply may leave before.
 //!
-//! From the outside in: [`disk`] opens a data directory and says what it found; `committer` is the one thread that
+//! From the outside in: [`disk`] opens a data directory and reports what it found; `committer` is the one thread that
 //! stores, everything queued with one sync; `ledger` keeps the count and the digest that prove a state complete; `log` is
-//! what is written, `segment` its bytes, `replay` how it is read, `cleaner` what of its oldest
-//! part still counts; `directory` holds the files around it. `docs/storage.md`
-//! tells why it is so.
+//! what is written, `segment` its bytes, `batches` reads them, `replay` at start, `cleaner` for what still counts in the
+//! oldest part, `scrub` to find damage, which `mend` mends; `directory` has the files around it. Everything goes through
+//! [`files`], so that a test can take the place of the disk. `docs/storage.md` says why it is so.
 
+mod batches;
 mod cleaner;
 mod committer;
 mod directory;
@@ -18,13 +19,16 @@ mod ledger;
 mod log;
 #[cfg(test)]
 mod log_tests;
+mod mend;
 mod replay;
+mod scrub;
 mod segment;
 
 use std::path::PathBuf;
 
 use tokio::sync::watch;
 
+pub use self::committer::Stepped;
 use self::committer::{Committer, Progress};
 use crate::protocol::follower::Change;
 
@@ -90,6 +94,25 @@ pub enum StoreError {
     Failed(String),
 }
 
+/// How the disk is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// How many bytes of the log were read again since the start, and were as they were stored.
+    pub checked_bytes: u64,
+    /// How many times a damaged batch was found.
+    pub damaged: u64,
+    /// How many of these times it is mended.
+    pub mended: u64,
+    /// The number of the batch that was found last.
+    pub damaged_batch: Option<u64>,
+    /// The follower has to hand its records over ([`Renewal`]).
+    pub renews: bool,
+}
+
+/// Says when a store needs all records once more: what it has of them on its disk is damaged.
+#[derive(Debug)]
+pub struct Renewal(Option<watch::Receiver<Progress>>);
+
 /// Where changes go.
 #[derive(Debug)]
 pub enum Store {
@@ -118,6 +141,22 @@ impl Store {
         }
     }
 
+    /// How the disk is doing, where there is one.
+    pub fn health(&self) -> Option<Health> {
+        match self {
+            Self::Memory => None,
+            Self::Disk(committer) => Some(committer.progress().borrow().health),
+        }
+    }
+
+    /// What to watch to hand records over when the store needs them again.
+    pub fn renewal(&self) -> Renewal {
+        match self {
+            Self::Memory => Renewal(None),
+            Self::Disk(committer) => Renewal(Some(committer.progress())),
+        }
+    }
+
     /// What to watch beside everything else: a follower whose store failed has to end.
     pub fn failure(&self) -> StoreFailure {
         match self {
@@ -142,6 +181,23 @@ impl Stored {
             Ok(progress) => Err(StoreError::Failed(progress.failed.as_deref().unwrap_or_default().to_owned())),
             Err(_) => Err(StoreError::Failed("the store was closed".to_owned())),
         }
+    }
+}
+
+impl Renewal {
+    /// Waits until the store needs all records. Never, where nothing is damaged.
+    pub async fn wanted(&mut self) {
+        if let Some(progress) = &mut self.0
+            && progress.wait_for(|progress| progress.health.renews).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+
+    /// Whether the store still needs some.
+    pub fn is_wanted(&self) -> bool {
+        self.0.as_ref().is_some_and(|progress| progress.borrow().health.renews)
     }
 }
 

@@ -1,9 +1,9 @@
-//! A log is read: every batch in its order, and at the end the question what the rest is.
+//! Reads a log at start: every batch in its order, and at the end the question what the rest is.
 //!
-//! A batch is written when the one before it is synced. So only the very last one can be unfinished, and the bytes behind
-//! what can be read tell which it is: where another batch of this follower begins anywhere in them, one in the middle was
-//! stored once and is damaged. Otherwise they are a batch that was never finished, unless its number was confirmed: that
-//! is asked outside. A segment that has a successor has to be whole.
+//! A batch is written when the one before it is synced. So only the very last one can be unfinished. Where another batch
+//! of this follower begins anywhere behind what can be read, one in the middle was stored once and is damaged. Otherwise
+//! the rest is a batch that was never finished, unless its number was confirmed: the caller compares that. A segment that
+//! has a successor has to be whole.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
@@ -15,11 +15,11 @@ use foldhash::fast::FixedState;
 use super::StoreError;
 use super::disk::Trouble;
 use super::files::{Files, Listed, read_all, sync_dir};
-use super::ledger::{Head, Ledger};
+use super::ledger::{Head, Ledger, decode};
 use super::log::{self, Limits, Log, Segment};
 use super::segment::{self, HEADER_BYTES};
-use crate::protocol::follower::Kept;
-use crate::protocol::types::{FollowerId, Key};
+use crate::protocol::follower::{Change, Kept, approximate_bytes};
+use crate::protocol::types::{Epoch, FollowerId, Key, Record};
 
 /// What a log holds.
 #[derive(Debug)]
@@ -66,11 +66,15 @@ pub(super) fn load(files: &dyn Files, path: &Path, id: FollowerId) -> Result<Loa
         if whole < written || whole == 0 {
             let expected = replay.head.as_ref().map_or(first, |head| head.batch + 1);
             let later = segment::any_batch(&bytes[whole..], id, expected + 1);
-            if position + 1 < segments.len() || later.is_some() {
+            // What is behind the last batch of an older segment is of no use, where the next one goes on.
+            let ends = segments.get(position + 1).is_none_or(|next| whole > 0 && next.first == expected);
+            if !ends || later.is_some() {
                 let after = later.map_or_else(|| "others".to_owned(), |later| format!("batch {later}"));
                 return Err(Trouble::Damaged(format!("batch {expected} cannot be read, and {after} came after it")));
             }
-            torn_bytes = written.saturating_sub(whole) as u64;
+            if position + 1 == segments.len() {
+                torn_bytes = written.saturating_sub(whole) as u64;
+            }
         }
         if whole == 0 && position > 0 {
             unfinished = segments.pop_back();
@@ -112,6 +116,68 @@ impl Replay {
             expected += 1;
         }
         Ok(if expected == first { 0 } else { end })
+    }
+}
+
+/// What can still be read of a damaged log. None of it has to be right.
+#[derive(Debug, Default)]
+pub(super) struct Hint {
+    /// At least as high as the epoch of any record or head that can be read.
+    pub(super) promised: Epoch,
+    pub(super) records: HashMap<Key, Record>,
+}
+
+/// About as many bytes of records are stored with one sync.
+const HINT_BYTES: usize = 1 << 20;
+
+/// Takes every batch that can be read, wherever it is.
+pub(super) fn salvage(files: &dyn Files, path: &Path, id: FollowerId) -> Hint {
+    let mut hint = Hint::default();
+    for Segment { first, .. } in list(files, path).unwrap_or_default() {
+        let Ok(bytes) = files.open(&path.join(log::name(first))).and_then(|file| read_all(&*file)) else { continue };
+        let mut rest = &bytes[..];
+        while let Some((start, batch)) = segment::next_batch(rest, id, first) {
+            rest = &rest[start + batch.bytes()..];
+            let Some((head, entries)) = batch.open() else { continue };
+            let synced = head.synced.map(|synced| synced.epoch);
+            hint.promised = hint.promised.max(head.promised).max(synced.unwrap_or_default());
+            for (key, record) in entries.flatten() {
+                match record.map(decode) {
+                    Some(Some(record)) => hint.take(key, record),
+                    Some(None) => {}
+                    None => _ = hint.records.remove(key),
+                }
+            }
+        }
+    }
+    hint
+}
+
+impl Hint {
+    fn take(&mut self, key: &str, record: Record) {
+        self.promised = self.promised.max(record.version.epoch);
+        match self.records.get_mut(key) {
+            Some(known) if known.version >= record.version => {}
+            Some(known) => *known = record,
+            None => _ = self.records.insert(key.into(), record),
+        }
+    }
+
+    /// What stores it, in parts.
+    pub(super) fn into_changes(self) -> Vec<Vec<Change>> {
+        let mut parts = vec![vec![Change::Promised(self.promised)]];
+        let mut records: Vec<_> = self.records.into_iter().collect();
+        records.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+        let mut bytes = 0;
+        for (key, record) in records {
+            if bytes > HINT_BYTES {
+                bytes = 0;
+                parts.push(Vec::new());
+            }
+            bytes += approximate_bytes(&key, &record);
+            parts.last_mut().into_iter().for_each(|part| part.push(Change::Put(key.clone(), record.clone())));
+        }
+        parts
     }
 }
 

@@ -107,11 +107,16 @@ pub(super) fn batch(bytes: &[u8], id: FollowerId) -> Option<Batch<'_>> {
 
 /// The number of a batch from `expected` on that begins anywhere in these bytes.
 pub(super) fn any_batch(bytes: &[u8], id: FollowerId, expected: u64) -> Option<u64> {
+    next_batch(bytes, id, expected).map(|(_, batch)| batch.number)
+}
+
+/// The first batch from `expected` on that begins anywhere in these bytes, and where.
+pub(super) fn next_batch(bytes: &[u8], id: FollowerId, expected: u64) -> Option<(usize, Batch<'_>)> {
     (0..bytes.len()).find_map(|start| {
         let number = bytes.get(start + SUM_BYTES + 4..)?.first_chunk()?;
-        // No segment holds more batches than it has bytes: the comparison of a few bytes spares most of the checksums.
+        // A segment has fewer batches than bytes: the comparison of a few bytes spares most of the checksums.
         let likely = u64::from_le_bytes(*number).checked_sub(expected)? <= bytes.len() as u64;
-        likely.then(|| batch(&bytes[start..], id)).flatten().map(|batch| batch.number)
+        likely.then(|| batch(&bytes[start..], id)).flatten().map(|batch| (start, batch))
     })
 }
 

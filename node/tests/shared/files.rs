@@ -69,6 +69,9 @@ struct State {
     process: u64,
     operations: u64,
     fault: Option<Fault>,
+    /// Files that the running process has open.
+    open: usize,
+    open_max: usize,
     nodes: BTreeMap<u64, Node>,
     next_node: u64,
     locked: HashSet<u64>,
@@ -110,6 +113,8 @@ impl SimDisk {
             process: 0,
             operations: 0,
             fault: None,
+            open: 0,
+            open_max: usize::MAX,
             nodes: [(0, root)].into(),
             next_node: 1,
             locked: HashSet::new(),
@@ -129,6 +134,12 @@ impl SimDisk {
     /// Replaces the planned fault.
     pub(crate) fn plan(&self, fault: Option<Fault>) {
         self.state().fault = fault;
+    }
+
+    /// The running process may have no more files open than it has now.
+    pub(crate) fn exhaust_descriptors(&self) {
+        let mut state = self.state();
+        state.open_max = state.open;
     }
 
     /// The process ends, the machine goes on: nothing is lost, locks are free, and no fault is planned any more.
@@ -214,11 +225,15 @@ impl State {
         }
         let number = self.operations;
         self.operations += 1;
+        let opens = matches!(kind, Kind::Opens | Kind::Creates);
+        if opens && self.open >= self.open_max {
+            return Some(Failure::Emfile);
+        }
         let fault = self.fault.filter(|fault| if fault.lasts { number >= fault.at } else { number == fault.at })?;
         let fits = match fault.failure {
             Failure::Eio | Failure::Stop => true,
             Failure::Enospc => matches!(kind, Kind::Creates | Kind::NeedsSpace),
-            Failure::Emfile => matches!(kind, Kind::Opens | Kind::Creates),
+            Failure::Emfile => opens,
         };
         if fits && fault.failure == Failure::Stop {
             // Whatever the process still does is in vain.
@@ -230,6 +245,7 @@ impl State {
     fn end_process(&mut self) {
         self.process += 1;
         self.fault = None;
+        (self.open, self.open_max) = (0, usize::MAX);
         self.locked.clear();
     }
 
@@ -374,7 +390,8 @@ impl Process {
         }
     }
 
-    fn handle(&self, node: u64, locks: bool) -> Box<dyn OpenFile> {
+    fn handle(&self, state: &mut State, node: u64, locks: bool) -> Box<dyn OpenFile> {
+        state.open += 1;
         Box::new(Open { disk: self.disk.clone(), process: self.number, node, locks })
     }
 }
@@ -386,22 +403,24 @@ impl Files for Process {
     }
 
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn OpenFile>> {
-        let node = self.begin(Kind::Creates)?.make(path, Node::default())?;
-        Ok(self.handle(node, false))
+        let mut state = self.begin(Kind::Creates)?;
+        let node = state.make(path, Node::default())?;
+        Ok(self.handle(&mut state, node, false))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn OpenFile>> {
-        let state = self.begin(Kind::Opens)?;
+        let mut state = self.begin(Kind::Opens)?;
         let node = state.find(path)?;
         if state.nodes[&node].directory.is_some() {
             return Err(ErrorKind::IsADirectory.into());
         }
-        Ok(self.handle(node, false))
+        Ok(self.handle(&mut state, node, false))
     }
 
     fn open_dir(&self, path: &Path) -> io::Result<Box<dyn OpenFile>> {
-        let node = self.begin(Kind::Opens)?.find(path)?;
-        Ok(self.handle(node, false))
+        let mut state = self.begin(Kind::Opens)?;
+        let node = state.find(path)?;
+        Ok(self.handle(&mut state, node, false))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Listed>> {
@@ -455,7 +474,8 @@ impl Files for Process {
             Err(error) if error.kind() == ErrorKind::NotFound => state.make(path, Node::default())?,
             other => other?,
         };
-        Ok(state.locked.insert(node).then(|| self.handle(node, true)))
+        let locked = state.locked.insert(node);
+        Ok(locked.then(|| self.handle(&mut state, node, true)))
     }
 }
 
@@ -561,8 +581,11 @@ impl OpenFile for Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let mut state = self.disk.state();
-        if self.locks && self.process == state.process {
-            state.locked.remove(&self.node);
+        if self.process == state.process {
+            state.open -= 1;
+            if self.locks {
+                state.locked.remove(&self.node);
+            }
         }
     }
 }

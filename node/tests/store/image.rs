@@ -149,5 +149,6 @@ pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
 
 /// The segment that is being written.
 pub(crate) fn newest(data: &Path) -> PathBuf {
-    files(&data.join("state/log")).pop().expect("a log has a segment")
+    let segments = files(&data.join("state/log")).into_iter();
+    segments.filter(|path| !path.ends_with("next.log")).max().expect("a log has a segment")
 }
