@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Shows on a real engine what deploy/docker-compose.yml promises: it starts, serves, takes settings live, gets over lost
-# containers and stops cleanly, and no acknowledged write is lost meanwhile.
+# Tests deploy/docker-compose.yml on a real engine: the cluster starts, serves, changes settings live,
+# recovers from lost containers and stops cleanly, and loses no acknowledged write meanwhile.
 #
-#   tests/compose.sh           builds the image, and takes a project of its own up and, whatever happens, down again
+#   tests/compose.sh           builds the image, starts a project of its own, and always removes it
 #
-# Needs docker with compose v2, curl, jq and python3, and the ports 8000-8005. One line per claim, figures in brackets;
-# exit code 1 where one does not hold. What it waits for, it waits for by condition.
+# Needs docker with compose v2, curl, jq and python3, and the ports 8000-8005. Prints one line for each
+# claim, with figures in brackets. Exit code 1 if a claim fails. It waits for conditions, never for a time.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -47,7 +47,7 @@ check() {
   fi
 }
 
-# eventually SECONDS COMMAND…: until it succeeds; past the time, what it said last.
+# eventually SECONDS COMMAND…: repeats it until it succeeds; after the time prints its last output.
 eventually() {
   local deadline=$((SECONDS + $1)) last; shift
   until last=$("$@" 2>&1); do
@@ -73,7 +73,7 @@ patch() {
 
 # --- load: eight clients, each with keys that it writes once and one that it writes again and again
 
-# One line per write: begun and ended (ms), status, key, value, seq, quorum; and every answer as it came.
+# Writes one line per write: start and end (ms), status, key, value, seq, quorum; and every answer.
 writer() {
   local id=$1 n=0 key value begun answer status body seq quorum
   while [ ! -e "$scratch/stop" ]; do
@@ -90,7 +90,7 @@ writer() {
       printf '%s\n' "$body" >>"$scratch/answers.$id"
     else
       printf '%s %s\n' "$status" "$body" >>"$scratch/refused"
-      sleep 0.05 # a leader that is away is asked again, not stormed
+      sleep 0.05 # no busy loop while the leader is away
     fi
   done
 }
@@ -111,7 +111,7 @@ none_refused() {
   echo "$(count) acknowledged, 0 refused"
 }
 
-# Every write acknowledged in any run so far is in the leader's dump, or something newer is.
+# Every write acknowledged in any run so far is in the leader's dump, or a newer one is.
 none_lost() {
   curl -sf -m 30 "$leader/dump" | jq -r '.entries | to_entries[] | [.key, .value.seq, .value.value] | @tsv' >"$scratch/dump" || return 1
   awk -F'\t' 'NR == FNR { seq[$1] = $2; value[$1] = $3; next }
@@ -142,8 +142,8 @@ away() { ! follower_is "$1" streaming; }
 leader_open() { local state; state=$(field "$leader/status" .state); echo "$state"; [ "$state" = open ]; }
 epoch() { field "$leader/status" '.epoch | "\(.term) \(.leader)"'; }
 
-# crash CONTAINER: its process dies as in a crash, which the restart policy answers. (`docker kill` would not do: the
-# engine takes it for a wish and leaves the container stopped.)
+# crash CONTAINER: kills its process, so that the restart policy applies. (After `docker kill` the engine
+# would leave the container stopped.)
 crash() { kill -KILL "$(docker inspect -f '{{.State.Pid}}' "$1")"; }
 restarted() { local n; n=$(docker inspect -f '{{.RestartCount}}' "$1"); echo "restart count $n"; [ "$n" -ge 1 ]; }
 
@@ -193,8 +193,8 @@ change_quorum() {
   echo "$(cat "$scratch/patched"), $(count "\$7 == $quorum") writes under it so far"
 }
 
-# A write begun after a change was in force and ended before the next was asked for has that quorum, and no other; and
-# the delay it names is the W-th smallest of those drawn for it.
+# A write that started after a change was in force and ended before the next request has that quorum and
+# no other, and the delay in its answer is the W-th smallest of those drawn for it.
 quorums_are_right() {
   printf '%s\n' "$(now_ms)" >>"$scratch/phases"
   awk -F'\t' 'NR == FNR { if (NF == 3) { w[++k] = $1; from[k] = $2; to[k] = $3 } next }
@@ -251,7 +251,7 @@ it_comes() {
   patch '{"write_quorum":3,"replication_timeout_ms":5000}'
 }
 
-# leader_returns COMMAND…: what takes the leader away under load; then it is open in a later epoch, and takes writes.
+# leader_returns COMMAND…: the command ends the leader under load; then a leader is open in a later epoch.
 leader_returns() {
   local before begun; before=$(epoch) begun=$(now_ms)
   "$@" || return 1
