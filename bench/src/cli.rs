@@ -11,7 +11,7 @@ mod sweep;
 use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use self::{
     backup::{BackupArguments, RestoreArguments},
@@ -118,6 +118,16 @@ fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Runtime::new().context("failed to start the runtime")?.block_on(work)
 }
 
+const NO_KUBERNETES: &str =
+    "this build has no Kubernetes client for --kube: build it with --features kubernetes, or use the image";
+
+/// Ends the process as for wrong usage where a KvCluster is named and this build cannot reach any.
+fn require_kubernetes(kube: Option<&str>) {
+    if cfg!(not(feature = "kubernetes")) && kube.is_some() {
+        Arguments::command().error(clap::error::ErrorKind::InvalidValue, NO_KUBERNETES).exit();
+    }
+}
+
 /// Makes a directory for results, where it is not there.
 fn make_directory(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("failed to create {}", path.display()))
@@ -135,8 +145,6 @@ fn exit_code(result: Result<u8>) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
     use crate::interrupt::EXIT_INTERRUPTED;
 

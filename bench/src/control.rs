@@ -6,13 +6,16 @@ use anyhow::{Context, Result, bail};
 use kvcluster_api::config::ConfigView;
 use tokio::time::sleep;
 
+#[cfg(feature = "kubernetes")]
 pub use self::{
     pods::{PodState, Pods},
     resource::{Access, Asked, KvClusterResource, Size},
 };
 use crate::client::{ConfigChange, NodeClient};
 
+#[cfg(feature = "kubernetes")]
 mod pods;
+#[cfg(feature = "kubernetes")]
 mod resource;
 
 /// How long a change of settings may take to be in force.
@@ -27,6 +30,7 @@ pub enum Control {
     /// The leader.
     Leader,
     /// The KvCluster. Its operator hands the leader what the spec says, and undoes what the leader was told directly.
+    #[cfg(feature = "kubernetes")]
     Resource(KvClusterResource),
 }
 
@@ -38,6 +42,7 @@ impl Control {
     pub async fn original(&self, in_force: &ConfigView) -> Result<ConfigChange> {
         match self {
             Self::Leader => Ok(ConfigChange::from(in_force)),
+            #[cfg(feature = "kubernetes")]
             Self::Resource(resource) => resource.asked_for().await,
         }
     }
@@ -80,6 +85,7 @@ impl Control {
     async fn ask(&self, leader: &NodeClient, change: ConfigChange) -> Result<Option<i64>> {
         match self {
             Self::Leader => leader.change_config(change, LEADER_WAIT).await.map(|()| None),
+            #[cfg(feature = "kubernetes")]
             Self::Resource(resource) => resource.ask_for(change).await.map(Some),
         }
     }
@@ -89,6 +95,7 @@ impl Control {
         let config = leader.config().await;
         let config = match self {
             Self::Leader => config?,
+            #[cfg(feature = "kubernetes")]
             // The resource stands, and whoever leads next will carry it out: reason enough to wait.
             Self::Resource(_) => match config {
                 Ok(config) => config,
@@ -102,6 +109,7 @@ impl Control {
             ));
         }
         match (self, asked) {
+            #[cfg(feature = "kubernetes")]
             (Self::Resource(resource), Some(generation)) => Ok(resource.lacks(change, generation).await),
             _ => Ok(None),
         }

@@ -8,6 +8,7 @@ pub mod clients;
 pub mod faults;
 pub mod fill;
 pub mod history;
+#[cfg(feature = "kubernetes")]
 pub mod kube;
 pub mod linearizability;
 pub mod local;

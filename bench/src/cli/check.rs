@@ -10,20 +10,23 @@ use super::{
     EXIT_FAILED, EXIT_VIOLATION,
     load::{Durability, above_zero},
 };
+#[cfg(feature = "kubernetes")]
+use crate::{
+    check::kube::KubeTarget,
+    control::{Access, KvClusterResource},
+};
 use crate::{
     check::{
         self, CheckOptions, Limit,
         clients::Load,
         faults::{FaultKind, Place},
         fill::Fill,
-        kube::KubeTarget,
         local::LocalTarget,
         plan::Shape,
         summary::CheckReport,
         target::Breakable,
     },
     cluster::LocalClusterOptions,
-    control::{Access, KvClusterResource},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     progress::Progress,
     report,
@@ -160,6 +163,7 @@ impl CheckArguments {
         self.options(shape, self.max_delay_ms, self.replication_timeout_ms, String::new())
     }
 
+    #[cfg(feature = "kubernetes")]
     fn kube_options(&self, target: &KubeTarget) -> Result<CheckOptions> {
         let asked = target.asked();
         let run = format!("check-{:08x}-", rand::rng().random::<u32>());
@@ -184,6 +188,7 @@ impl CheckArguments {
         Duration::from_secs(self.heal_timeout_s.unwrap_or(default_s))
     }
 
+    #[cfg(feature = "kubernetes")]
     async fn kube_cluster(&self) -> Result<KubeTarget> {
         let (access, name) = (Access::infer().await?, self.kube.as_deref().unwrap_or_default());
         let resource = KvClusterResource::new(access.client.clone(), name, self.namespace.as_deref());
@@ -217,6 +222,7 @@ impl CheckArguments {
 
 /// Runs the check; the value is the exit code.
 pub(super) fn main(arguments: &CheckArguments) -> Result<u8> {
+    super::require_kubernetes(arguments.kube.as_deref());
     super::run(run(arguments))
 }
 
@@ -234,12 +240,17 @@ async fn run(arguments: &CheckArguments) -> Result<u8> {
         };
         return conclude(target, arguments, &options, &interrupt, &progress).await;
     }
-    let target = tokio::select! {
-        target = arguments.kube_cluster() => target?,
-        () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
-    };
-    let options = arguments.kube_options(&target)?;
-    conclude(target, arguments, &options, &interrupt, &progress).await
+    #[cfg(feature = "kubernetes")]
+    {
+        let target = tokio::select! {
+            target = arguments.kube_cluster() => target?,
+            () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
+        };
+        let options = arguments.kube_options(&target)?;
+        conclude(target, arguments, &options, &interrupt, &progress).await
+    }
+    #[cfg(not(feature = "kubernetes"))]
+    bail!(super::NO_KUBERNETES);
 }
 
 /// Breaks it, judges what was seen, and tells.

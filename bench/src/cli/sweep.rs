@@ -6,9 +6,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::{EXIT_DEVIATES, EXIT_FAILED};
+#[cfg(feature = "kubernetes")]
+use crate::control::{Access, KvClusterResource};
 use crate::{
     cluster::LocalClusterOptions,
-    control::{Access, KvClusterResource},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     progress::Progress,
     report::{self, SweepReport},
@@ -166,6 +167,7 @@ impl SweepArguments {
         if let Some(leader) = &self.leader {
             return Ok(target::remote(leader.clone(), self.followers.clone(), self.auth_token.clone()));
         }
+        #[cfg(feature = "kubernetes")]
         if let Some(name) = &self.kube {
             let access = Access::infer().await?;
             let resource = KvClusterResource::new(access.client.clone(), name, self.namespace.as_deref());
@@ -180,6 +182,7 @@ impl SweepArguments {
 
 /// Runs the sweep; the value is the exit code.
 pub(super) fn main(arguments: &SweepArguments) -> Result<u8> {
+    super::require_kubernetes(arguments.kube.as_deref());
     // One thread, as in a node: an answer that wakes another thread is late by that wake-up.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("failed to start the runtime")?.block_on(run(arguments))

@@ -1,13 +1,18 @@
 //! Where the cluster under test comes from: one file per way, all ending in a [`Target`].
 
 mod compose;
+#[cfg(feature = "kubernetes")]
 mod kube;
 mod local;
 mod remote;
+#[cfg(feature = "kubernetes")]
 mod tunnel;
 
+#[cfg(feature = "kubernetes")]
 pub(crate) use self::kube::Way;
-pub use self::{compose::compose, kube::kube, local::local, remote::remote};
+#[cfg(feature = "kubernetes")]
+pub use self::kube::kube;
+pub use self::{compose::compose, local::local, remote::remote};
 use crate::control::Control;
 
 /// A running cluster to measure. What keeps it running is released when this is dropped.
