@@ -79,6 +79,11 @@ impl Digest {
         Self::new(self.buckets(), self.seed)
     }
 
+    /// The seed of its hashes.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// How many buckets.
     pub fn buckets(&self) -> u32 {
         self.sums.len() as u32
@@ -177,6 +182,18 @@ impl Buckets {
     /// Takes in those of another set of the same number.
     pub fn join(&mut self, others: &Self) {
         self.bits.iter_mut().zip(&others.bits).for_each(|(bits, more)| *bits |= more);
+    }
+
+    /// These buckets but for those of another set of the same number.
+    #[must_use]
+    pub fn without(mut self, others: &Self) -> Self {
+        self.bits.iter_mut().zip(&others.bits).for_each(|(bits, less)| *bits &= !less);
+        self
+    }
+
+    /// Whether a bucket is in both sets. Sets of different numbers of buckets are taken to meet.
+    pub fn meets(&self, others: &Self) -> bool {
+        self.count != others.count || self.bits.iter().zip(&others.bits).any(|(a, b)| a & b != 0)
     }
 
     fn insert(&mut self, bucket: usize) {

@@ -19,11 +19,13 @@ pub struct Limits {
     pub message_bytes: usize,
     /// How many keys the follower looks at for one answer. At least 1.
     pub scan_keys: usize,
+    /// About how many bytes of keys and values the follower looks at for one digest. At least one record.
+    pub scan_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { message_bytes: MESSAGE_BYTES, scan_keys: 131_072 }
+        Self { message_bytes: MESSAGE_BYTES, scan_keys: 131_072, scan_bytes: 64 << 20 }
     }
 }
 
@@ -146,9 +148,9 @@ impl Follower {
     pub fn step(&mut self, message: ToFollower, effects: &mut Effects) {
         match message {
             ToFollower::Prepare { epoch } => self.prepare(epoch, effects),
-            ToFollower::Compare { epoch, buckets, cursor, token } => {
+            ToFollower::Compare { epoch, buckets, cursor, keys, bytes, token } => {
                 if self.keeps(epoch, effects) {
-                    let (digest, next) = self.digest(epoch, buckets, cursor);
+                    let (digest, next) = self.digest(epoch, buckets, cursor, (keys as usize, bytes as usize));
                     effects.replies.push(ToLeader::Digested { epoch, token, digest, next });
                 }
             }
@@ -272,11 +274,26 @@ impl Follower {
         self.synced = Some(synced);
     }
 
-    fn digest(&self, epoch: Epoch, buckets: u32, cursor: u64) -> (Digest, Option<u64>) {
+    fn digest(
+        &self,
+        epoch: Epoch,
+        buckets: u32,
+        cursor: u64,
+        (keys, bytes): (usize, usize),
+    ) -> (Digest, Option<u64>) {
         let mut digest = Digest::new(buckets, seed_of(epoch));
         let (start, end) = self.part(cursor);
-        self.records.range(start..end).for_each(|(key, record)| digest.add(key, record));
-        (digest, self.next(end))
+        let end = end.min(start + keys.max(1));
+        let (mut at, mut seen) = (start, 0);
+        for (key, record) in self.records.range(start..end) {
+            digest.add(key, record);
+            at += 1;
+            seen += approximate_bytes(key, record);
+            if seen >= bytes.min(self.limits.scan_bytes) {
+                break;
+            }
+        }
+        (digest, self.next(at))
     }
 
     fn fetch(&self, epoch: Epoch, cursor: u64, of: Option<&Buckets>) -> ToLeader {

@@ -5,6 +5,7 @@
 //!
 //! `W` and `R` are the caller's handles for a waiting write and a waiting read; they come back in the outputs.
 
+mod audit;
 mod install;
 mod mask;
 mod membership;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use self::audit::Audit;
 use self::mask::Mask;
 use self::membership::Rules;
 use self::reads::Reads;
@@ -35,6 +37,7 @@ use super::follower::MESSAGE_BYTES;
 use super::keymap::KeyMap;
 use super::types::{Epoch, FollowerId, Hello, Record, ToFollower, ToLeader};
 
+pub use self::audit::AuditCounts;
 pub use self::install::InstallJob;
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
 pub use self::output::{Output, Receipt, ResetReason};
@@ -78,6 +81,11 @@ pub struct Limits {
     pub connect_grace_us: u64,
     /// The same where enough are connected, and too few answer heartbeats.
     pub answer_grace_us: u64,
+    /// How many keys the comparison in the background looks at with each heartbeat, and at most as many bytes as one
+    /// message carries. 0 switches it off.
+    pub audit_keys: usize,
+    /// The pause between two comparisons of all followers, in microseconds.
+    pub audit_pause_us: u64,
 }
 
 impl Default for Limits {
@@ -94,6 +102,8 @@ impl Default for Limits {
             digested_keys: 65_536,
             connect_grace_us: 1_000_000,
             answer_grace_us: 5_000_000,
+            audit_keys: 2_048,
+            audit_pause_us: 60_000_000,
         }
     }
 }
@@ -168,6 +178,7 @@ pub struct Leader<W, R> {
     /// How many keys have a committed record.
     committed_keys: usize,
     saving: Option<Saving>,
+    audit: Audit,
     window: Window<W>,
     reads: Reads<R>,
     accepted: u64,
@@ -202,6 +213,7 @@ impl<W, R> Leader<W, R> {
             recovered: Digest::new(0, 0),
             committed_keys: 0,
             saving: None,
+            audit: Audit::default(),
             window: Window::new(1),
             reads: Reads::default(),
             accepted: 0,

@@ -230,6 +230,10 @@ pub enum ToFollower {
         buckets: u32,
         /// Position to continue at; 0 at first.
         cursor: u64,
+        /// The follower looks at no more keys than this for one answer.
+        keys: u32,
+        /// The follower looks at about so many bytes of keys and values, and at least at one record.
+        bytes: u32,
         /// Comes back in the answer.
         token: u64,
     },
@@ -287,6 +291,13 @@ pub enum ToFollower {
         /// that answer, however long it was on its way.
         heard: u64,
     },
+}
+
+impl ToFollower {
+    /// Asks for the digest of as much of the state as the follower gives in one answer.
+    pub(crate) fn compare(epoch: Epoch, buckets: u32, cursor: u64, token: u64) -> Self {
+        Self::Compare { epoch, buckets, cursor, keys: u32::MAX, bytes: u32::MAX, token }
+    }
 }
 
 /// What a state transfer brought.

@@ -41,6 +41,16 @@ enum Step {
     Ended,
 }
 
+impl InstallJob {
+    /// Sends these buckets whole to a follower that goes on taking single writes meanwhile.
+    pub(super) fn again(epoch: Epoch, differing: Buckets) -> Self {
+        Self { epoch, token: AGAIN, step: Step::Send { differing }, cursor: 0 }
+    }
+}
+
+/// Token of a transfer that no follower waits for. Those of others are indices of writes, from 1.
+const AGAIN: u64 = 0;
+
 impl<W, R> Leader<W, R> {
     /// Brings a follower that promised up to date: by resending, or by what differs.
     pub(super) fn admit(&mut self, id: SlotId) {
@@ -85,7 +95,7 @@ impl<W, R> Leader<W, R> {
         slot.progress.tracked_from = Some(token);
         let output = if full {
             slot.link = Link::Comparing { upto: token, theirs };
-            Output::Send(id, ToFollower::Compare { epoch, buckets, cursor: 0, token })
+            Output::Send(id, ToFollower::compare(epoch, buckets, 0, token))
         } else {
             slot.link = Link::Installing { upto: token };
             let step = Step::SendNewer { from: slot.progress.watermark };
@@ -99,6 +109,7 @@ impl<W, R> Leader<W, R> {
         if token == RECOVERY {
             return self.gather_digest(id, part, next);
         }
+        self.gather_audit(id, token, part, next);
         let epoch = self.epoch;
         let Some(slot) = self.slot_mut(id) else {
             return;
@@ -112,7 +123,7 @@ impl<W, R> Leader<W, R> {
         let buckets = theirs.buckets();
         theirs.join(part);
         if let Some(cursor) = next {
-            return self.out.push(Output::Send(id, ToFollower::Compare { epoch, buckets, cursor, token }));
+            return self.out.push(Output::Send(id, ToFollower::compare(epoch, buckets, cursor, token)));
         }
         let step = Step::Compare { theirs: theirs.clone(), accepted: Buckets::none(buckets, seed_of(epoch)) };
         slot.link = Link::Installing { upto: token };

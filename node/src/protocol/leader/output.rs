@@ -54,6 +54,15 @@ pub enum Output<W, R> {
     Fenced(Epoch),
     /// A rule came into force.
     InForce,
+    /// A comparison in the background found that a follower has other records than the leader. They are sent again.
+    Differs {
+        /// The follower.
+        slot: SlotId,
+        /// In how many buckets of keys.
+        buckets: usize,
+        /// It did so in the comparison before too, and sending them again did not help.
+        again: bool,
+    },
 }
 
 /// Why a connection begins anew.

@@ -87,6 +87,7 @@ impl<W, R> Leader<W, R> {
         self.reads.beat.get_or_insert((self.reads.round, now_us));
         self.probe(now_us);
         self.watch_quorum(now_us);
+        self.audit(now_us);
     }
 
     /// Notices whether any write could be acknowledged at all.

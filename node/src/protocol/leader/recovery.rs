@@ -246,7 +246,7 @@ impl<W, R> Leader<W, R> {
             (slot.gathered, message) = match buckets {
                 Some(buckets) => (
                     Gathered::Comparing(Digest::new(buckets, seed)),
-                    ToFollower::Compare { epoch, buckets, cursor: 0, token: RECOVERY },
+                    ToFollower::compare(epoch, buckets, 0, RECOVERY),
                 ),
                 None if busy => return,
                 None => (Gathered::Fetching(None), ToFollower::Fetch { epoch, cursor: 0, of: None }),
@@ -269,7 +269,7 @@ impl<W, R> Leader<W, R> {
         let buckets = theirs.buckets();
         theirs.join(part);
         if let Some(cursor) = next {
-            let message = ToFollower::Compare { epoch, buckets, cursor, token: RECOVERY };
+            let message = ToFollower::compare(epoch, buckets, cursor, RECOVERY);
             return self.out.push(Output::Send(id, message));
         }
         let Phase::Recovering(Recovery { digest: Some(ours), .. }) = &self.phase else {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::configuration::is_member;
 use super::{After, Coordinator, State};
@@ -129,6 +129,16 @@ impl State {
         if path.last_reset.as_ref() != Some(reason) {
             warn!(follower = path.url, %reason, "connection reset");
             path.last_reset = Some(reason.clone());
+        }
+    }
+
+    /// Logs that a follower has other records than the leader.
+    pub(super) fn log_difference(&mut self, slot: SlotId, buckets: usize, again: bool) {
+        let follower = &self.path(slot).url;
+        if again {
+            error!(follower, buckets, "the follower's records differ from the leader's, and sending them again did not help");
+        } else {
+            warn!(follower, buckets, "the follower's records differ from the leader's: sending them again");
         }
     }
 

@@ -210,6 +210,7 @@ impl Coordinator {
                 self.changed.send_modify(|changes| *changes += 1);
             }
             Output::InForce => self.settle(state),
+            Output::Differs { slot, buckets, again } => state.log_difference(slot, buckets, again),
         }
     }
 

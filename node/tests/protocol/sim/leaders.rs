@@ -195,6 +195,13 @@ impl World {
             }
             Output::Opened => self.opened(number),
             Output::Fenced(by) => note!(self, "L{number} is fenced by {by}"),
+            Output::Differs { slot, .. } => {
+                let place = self.leads[number].places.get(&slot);
+                note!(self, "L{number} finds that {place:?} differs");
+                if self.plan.mutation.is_none() {
+                    self.history.fail(format!("L{number} finds that {place:?} has other records"));
+                }
+            }
             Output::InForce => {
                 self.leads[number].rules += 1;
                 note!(self, "L{number} has in force {:?}", self.leads[number].leader.config());

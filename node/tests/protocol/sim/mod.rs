@@ -123,9 +123,16 @@ impl Sizes {
             scan_keys: few(),
             buckets,
             digested_keys: few(),
+            audit_keys: few(),
+            audit_pause_us: 50_000,
             ..Self::large().leader
         };
-        Self { leader, follower: follower::Limits { message_bytes: few() * RECORD_BYTES, scan_keys: few() } }
+        Self { leader, follower: Self::small_follower(&mut few) }
+    }
+
+    fn small_follower(few: &mut impl FnMut() -> usize) -> follower::Limits {
+        let (message_bytes, scan_keys, scan_bytes) = (few() * RECORD_BYTES, few(), few() * RECORD_BYTES);
+        follower::Limits { message_bytes, scan_keys, scan_bytes }
     }
 }
 
