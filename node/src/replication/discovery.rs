@@ -41,11 +41,13 @@ pub(crate) async fn follow_dns(coordinator: Arc<Coordinator>, dialer: Dialer, ho
     // An address with whether DNS still lists it, and the task that follows it ends when it no longer does.
     let mut followed: HashMap<SocketAddr, Arc<AtomicBool>> = HashMap::new();
     let mut resolved = true;
+    let mut service = Contact::new(format!("dns://{host}:{port}"));
     loop {
         match tokio::net::lookup_host((host.as_str(), port)).await {
             Ok(addresses) => {
                 if !resolved {
                     info!(service = host, "service resolves again");
+                    service = Contact::new(format!("dns://{host}:{port}"));
                 }
                 resolved = true;
                 let listed: HashSet<SocketAddr> = addresses.collect();
@@ -61,11 +63,13 @@ pub(crate) async fn follow_dns(coordinator: Arc<Coordinator>, dialer: Dialer, ho
                 }
             }
             // A service without pods has no addresses yet: normal at the start.
-            Err(error) if resolved => {
-                warn!(service = host, %error, "service does not resolve yet");
+            Err(error) => {
+                if resolved {
+                    warn!(service = host, %error, "service does not resolve yet");
+                }
                 resolved = false;
+                service.failed(&error.to_string());
             }
-            Err(_) => {}
         }
         tokio::time::sleep(LOOK_UP_EVERY).await;
     }
