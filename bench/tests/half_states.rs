@@ -76,3 +76,24 @@ async fn half_of_a_backup_is_shown_by_no_read() {
         .await;
     }
 }
+
+/// Local reads ask nobody, so they need no followers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_followers_shows_what_it_has_when_asked_for_that() {
+    let logs = TempDir::new().expect("a directory");
+    let mut cluster = cluster(logs.path()).await;
+    put(&cluster, "k", "v").await;
+    for follower in 0..3 {
+        cluster.kill_follower(follower).expect("killed");
+    }
+    let leader = cluster.leader_url();
+    eventually("a leader that refuses clients", async || {
+        (get(&format!("{leader}/readyz")).await.0 == StatusCode::SERVICE_UNAVAILABLE).then_some(())
+    })
+    .await;
+    assert_eq!(get(&format!("{leader}/get?key=k")).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let (status, body) = get(&format!("{leader}/get?key=k&consistency=local")).await;
+    assert_eq!((status, &body["value"]), (StatusCode::OK, &json!("v")));
+    let (status, body) = get(&format!("{leader}/dump")).await;
+    assert_eq!((status, &body["entries"]), (StatusCode::OK, &json!({"k": {"value": "v", "seq": 1}})));
+}

@@ -104,6 +104,19 @@ pub struct Settings {
     /// Leader: writes that may wait for their quorum at once; more are answered with 503
     #[arg(long, env = "WRITES_IN_FLIGHT_MAX", default_value_t = Limits::default().writes_in_flight)]
     pub writes_in_flight_max: usize,
+    /// Leader: the same in bytes of keys and values; one write is always taken
+    #[arg(long, env = "BYTES_IN_FLIGHT_MAX", default_value_t = Limits::default().bytes_in_flight)]
+    pub bytes_in_flight_max: usize,
+    /// Leader: reads that may wait for the followers to confirm that it still leads; more are answered with 503
+    #[arg(long, env = "READS_WAITING_MAX", default_value_t = Limits::default().reads_waiting)]
+    pub reads_waiting_max: usize,
+    /// Leader: with fewer than WRITE_QUORUM followers connected for longer than this, clients are refused at once, in
+    /// milliseconds
+    #[arg(long, env = "CONNECT_GRACE_MS", default_value_t = (Limits::default().connect_grace_us / 1_000) as u32)]
+    pub connect_grace_ms: u32,
+    /// Leader: the same where fewer than WRITE_QUORUM followers answer heartbeats, in milliseconds
+    #[arg(long, env = "ANSWER_GRACE_MS", default_value_t = (Limits::default().answer_grace_us / 1_000) as u32)]
+    pub answer_grace_ms: u32,
     /// Leader: writes kept for a follower that is behind; one further behind is caught up by difference
     #[arg(long, env = "BACKLOG_WRITES_MAX", default_value_t = Limits::default().backlog_writes)]
     pub backlog_writes_max: usize,
@@ -168,6 +181,10 @@ impl Settings {
     pub fn limits(&self) -> Result<Limits, ConfigError> {
         let limits = Limits {
             writes_in_flight: self.writes_in_flight_max,
+            bytes_in_flight: self.bytes_in_flight_max,
+            reads_waiting: self.reads_waiting_max,
+            connect_grace_us: u64::from(self.connect_grace_ms) * 1_000,
+            answer_grace_us: u64::from(self.answer_grace_ms) * 1_000,
             backlog_writes: self.backlog_writes_max,
             backlog_bytes: self.backlog_bytes_max,
             ..Limits::default()

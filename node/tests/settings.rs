@@ -1,6 +1,7 @@
 //! What a wrong setting does: it ends the start.
 
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kv-node");
 
@@ -33,10 +34,24 @@ fn a_contradiction_ends_the_start_with_one_line() {
     for (settings, expected) in table {
         let mut command = Command::new(PROGRAM);
         command.env_clear().env("ROLE", "leader").envs(settings.iter().copied());
-        let output = command.output().expect("the program runs");
+        let output = ended(command, settings);
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{settings:?}: {message}");
         assert!(message.contains(expected), "{settings:?}: {message}");
         assert_eq!(message.trim_end().lines().count(), 1, "{settings:?}: {message}");
     }
+}
+
+/// The output of a program that ends by itself. One that starts to serve is killed, and the test fails.
+fn ended(mut command: Command, settings: &[(&str, &str)]) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while child.try_wait().expect("a child").is_none() {
+        if Instant::now() > deadline {
+            child.kill().expect("killed");
+            panic!("{settings:?} were accepted");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("its output")
 }

@@ -252,9 +252,12 @@ mod tests {
             let site = site.clone();
             async move { status(read(&site, body(parts), 1 << 20).await) }
         });
-        while site.bodies.budget.free() == 64 << 10 {
-            tokio::task::yield_now().await;
-        }
+        let taken = async {
+            while site.bodies.budget.free() == 64 << 10 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(20), taken).await.expect("the first body takes its share");
         // The second body needs more than the first one leaves.
         let second = || body(stream::iter([part(), part()]));
         assert_eq!(status(read(&site, second(), 1 << 20).await), 503);

@@ -34,11 +34,11 @@ struct Entry {
 /// Entries, and the position of the next part if there is one.
 type Part = (Vec<Entry>, Option<usize>);
 
-/// `GET /dump` at a leader: the newest accepted value of each key. Answers 503 while clients are not served.
+/// `GET /dump` at a leader: the newest accepted value of each key. Answers 503 while the leader is closed or has half of a backup.
 pub(super) async fn of_leader(State(state): State<LeaderSite>) -> Result<Response, ApiError> {
     let permit = place(&state.site)?;
     let leader = state.leader;
-    leader.client_refusal().map_err(|refusal| ApiError::refused_read(&refusal))?;
+    leader.local_refusal().map_err(|refusal| ApiError::refused_read(&refusal))?;
     let part = move |position| {
         let (mut entries, mut bytes) = (Vec::new(), 0);
         let next = leader.for_each_entry(position, PART_KEYS, |key, record, committed| {

@@ -118,12 +118,20 @@ impl<W, R> Leader<W, R> {
         self.entries.get(RESTORE_MARK).is_some_and(|mark| mark.latest.value.is_some() || !mark.latest_committed)
     }
 
-    /// Why a client's request is refused now, if it is: this leader is not open, or has half of a backup.
+    /// Whether this leader may show what it has without asking its followers: not while it is closed, nor with half of a
+    /// backup.
     ///
     /// # Errors
     /// [`Refusal`] for the client.
+    pub fn local_refusal(&self) -> Result<(), Refusal> {
+        self.refusal()?;
+        if self.restoring { self.refuse_clients() } else { Ok(()) }
+    }
+
+    /// Whether clients' requests are taken: not while this leader is closed, has half of a backup, or is cut off from its
+    /// followers.
     #[inline]
-    pub fn client_refusal(&self) -> Result<(), Refusal> {
+    pub(super) fn client_refusal(&self) -> Result<(), Refusal> {
         self.refusal()?;
         if self.restoring || self.cut_off.is_some() { self.refuse_clients() } else { Ok(()) }
     }

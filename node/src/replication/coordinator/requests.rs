@@ -71,21 +71,21 @@ impl Coordinator {
             .map_err(|_| self.look(|state| state.core.fenced_by()).map_or(Refusal::Recovering, Refusal::Fenced))
     }
 
-    /// Whether clients are served.
+    /// Whether the leader may show what it has without asking its followers.
     ///
     /// # Errors
-    /// [`Refusal`] when they are not.
-    pub(crate) fn client_refusal(&self) -> Result<(), Refusal> {
-        self.look(|state| state.core.client_refusal())
+    /// [`Refusal`] while it is closed or has half of a backup.
+    pub(crate) fn local_refusal(&self) -> Result<(), Refusal> {
+        self.look(|state| state.core.local_refusal())
     }
 
     /// Returns the newest accepted record of a key, and whether it is committed, without asking the followers.
     ///
     /// # Errors
-    /// [`Refusal`] when clients are not served.
+    /// [`Refusal`] while the leader is closed or has half of a backup.
     pub(crate) fn latest(&self, key: &str) -> Result<Option<(Record, bool)>, Refusal> {
         self.look(|state| {
-            state.core.client_refusal()?;
+            state.core.local_refusal()?;
             Ok(state.core.latest(key).map(|(record, committed)| (record.clone(), committed)))
         })
     }
@@ -95,7 +95,7 @@ impl Coordinator {
     /// meanwhile.
     ///
     /// # Errors
-    /// [`Refusal`] when clients are not served.
+    /// [`Refusal`] while the leader is closed or has half of a backup.
     pub(crate) fn for_each_entry(
         &self,
         position: usize,
@@ -103,7 +103,7 @@ impl Coordinator {
         mut each: impl FnMut(&str, &Record, bool) -> bool,
     ) -> Result<Option<usize>, Refusal> {
         self.look(|state| {
-            state.core.client_refusal()?;
+            state.core.local_refusal()?;
             for position in position..position + count {
                 let Some((key, record, committed)) = state.core.entry_at(position) else { return Ok(None) };
                 if !each(key, record, committed) {
