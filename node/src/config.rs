@@ -117,6 +117,12 @@ pub struct Settings {
     /// Leader: the same where fewer than WRITE_QUORUM followers answer heartbeats, in milliseconds
     #[arg(long, env = "ANSWER_GRACE_MS", default_value_t = (Limits::default().answer_grace_us / 1_000) as u32)]
     pub answer_grace_ms: u32,
+    /// Leader: keys that the comparison of followers in the background looks at every 100 ms; 0 turns it off
+    #[arg(long, env = "AUDIT_KEYS", default_value_t = Limits::default().audit_keys)]
+    pub audit_keys: usize,
+    /// Leader: pause between two comparisons of all followers, in milliseconds
+    #[arg(long, env = "AUDIT_PAUSE_MS", default_value_t = (Limits::default().audit_pause_us / 1_000) as u32)]
+    pub audit_pause_ms: u32,
     /// Leader: writes kept for a follower that is behind; one further behind is caught up by difference
     #[arg(long, env = "BACKLOG_WRITES_MAX", default_value_t = Limits::default().backlog_writes)]
     pub backlog_writes_max: usize,
@@ -185,6 +191,8 @@ impl Settings {
             reads_waiting: self.reads_waiting_max,
             connect_grace_us: u64::from(self.connect_grace_ms) * 1_000,
             answer_grace_us: u64::from(self.answer_grace_ms) * 1_000,
+            audit_keys: self.audit_keys,
+            audit_pause_us: u64::from(self.audit_pause_ms) * 1_000,
             backlog_writes: self.backlog_writes_max,
             backlog_bytes: self.backlog_bytes_max,
             ..Limits::default()

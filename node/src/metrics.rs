@@ -82,7 +82,7 @@ pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView) -> String {
     let mut registry = Registry::with_prefix("kvcluster");
     registry.register("writes", "Writes answered, by outcome", metrics.writes.clone());
     registry.register("write_seconds", "Time to commit a write", metrics.seconds.clone());
-    let LeaderView { config, epoch, keys, in_flight, backlog, serving, followers, .. } = leader;
+    let LeaderView { config, epoch, keys, in_flight, backlog, serving, followers, audit, .. } = leader;
     let (quorum, generation) = (config.in_force.write_quorum, config.in_force.generation);
     let registry_ = &mut registry;
     gauge(registry_, "leader_open", "1 while writes and reads are served", f64::from(u8::from(serving)));
@@ -92,6 +92,10 @@ pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView) -> String {
     gauge(registry_, "epoch_term", "Term of the epoch", epoch.term as f64);
     gauge(registry_, "write_quorum", "Write quorum in force", f64::from(quorum));
     gauge(registry_, "config_generation", "Generation of the configuration in force", generation as f64);
+    counter(registry_, "audits", "Comparisons of one follower with the leader that were completed", audit.completed);
+    counter(registry_, "audit_mended_buckets", "Buckets of keys that differed and were sent again", audit.mended);
+    let help = "Buckets of keys that differed again after they were sent again";
+    counter(registry_, "audit_unmended_buckets", help, audit.unmended);
     let (up, lag, age) = (
         Family::<OfFollower, Gauge>::default(),
         Family::<OfFollower, Gauge>::default(),

@@ -98,7 +98,9 @@ fn a_difference_is_found_and_mended() {
     put(&mut leader, &mut followers, 5, "second");
     corrupt(&mut followers, 3, |name, record| match name {
         "key4" => None,
-        "key5" => Some(Record { version: Version { seq: 1, ..record.version }, value: Some("first".into()), marks: None }),
+        "key5" => {
+            Some(Record { version: Version { seq: 1, ..record.version }, value: Some("first".into()), marks: None })
+        }
         _ => Some(record.clone()),
     });
     let older = Record { version: Version { epoch: Epoch::default(), seq: 9 }, value: Some("x".into()), marks: None };

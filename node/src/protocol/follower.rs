@@ -274,13 +274,7 @@ impl Follower {
         self.synced = Some(synced);
     }
 
-    fn digest(
-        &self,
-        epoch: Epoch,
-        buckets: u32,
-        cursor: u64,
-        (keys, bytes): (usize, usize),
-    ) -> (Digest, Option<u64>) {
+    fn digest(&self, epoch: Epoch, buckets: u32, cursor: u64, (keys, bytes): (usize, usize)) -> (Digest, Option<u64>) {
         let mut digest = Digest::new(buckets, seed_of(epoch));
         let (start, end) = self.part(cursor);
         let end = end.min(start + keys.max(1));

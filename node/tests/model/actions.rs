@@ -425,7 +425,11 @@ impl World {
             }
             Output::Fenced(_) => (0..FOLLOWERS).for_each(|place| self.cut((number, place), plan)),
             // Its client hears nothing certain; nobody is taken out of the set.
-            Output::Indeterminate { .. } | Output::ReadRefused(_) | Output::InForce | Output::Released(_) | Output::Differs { .. } => {}
+            Output::Indeterminate { .. }
+            | Output::ReadRefused(_)
+            | Output::InForce
+            | Output::Released(_)
+            | Output::Differs { .. } => {}
         }
     }
 

@@ -244,10 +244,9 @@ impl<W, R> Leader<W, R> {
             }
             let message;
             (slot.gathered, message) = match buckets {
-                Some(buckets) => (
-                    Gathered::Comparing(Digest::new(buckets, seed)),
-                    ToFollower::compare(epoch, buckets, 0, RECOVERY),
-                ),
+                Some(buckets) => {
+                    (Gathered::Comparing(Digest::new(buckets, seed)), ToFollower::compare(epoch, buckets, 0, RECOVERY))
+                }
                 None if busy => return,
                 None => (Gathered::Fetching(None), ToFollower::Fetch { epoch, cursor: 0, of: None }),
             };

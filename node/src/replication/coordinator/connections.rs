@@ -136,7 +136,10 @@ impl State {
     pub(super) fn log_difference(&mut self, slot: SlotId, buckets: usize, again: bool) {
         let follower = &self.path(slot).url;
         if again {
-            error!(follower, buckets, "the follower's records differ from the leader's, and sending them again did not help");
+            error!(
+                follower,
+                buckets, "the follower's records differ from the leader's, and sending them again did not help"
+            );
         } else {
             warn!(follower, buckets, "the follower's records differ from the leader's: sending them again");
         }

@@ -4,7 +4,7 @@ use kvcluster_api::config::{ConfigView, LiveConfig, PendingConfig};
 use tracing::{info, warn};
 
 use super::{Coordinator, State};
-use crate::protocol::leader::{CutOff, FollowerView, RecoveryView, Unfinished};
+use crate::protocol::leader::{AuditCounts, CutOff, FollowerView, RecoveryView, Unfinished};
 use crate::protocol::types::Epoch;
 
 /// What the leader is doing.
@@ -50,6 +50,7 @@ pub(crate) struct LeaderView {
     pub(crate) restore: Option<Unfinished>,
     pub(crate) recovery: Option<RecoveryView>,
     pub(crate) followers: Vec<PlaceView>,
+    pub(crate) audit: AuditCounts,
 }
 
 impl Coordinator {
@@ -72,6 +73,7 @@ impl Coordinator {
                 restore: core.unfinished_restore(),
                 recovery: core.recovery(),
                 followers: state.followers(now_us),
+                audit: core.audit_counts(),
             }
         })
     }
