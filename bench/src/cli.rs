@@ -96,8 +96,8 @@ pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|argument| argument == node_command::SUBCOMMAND) {
         return node_command::main();
     }
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == crate::compare::SUBCOMMAND) {
-        return crate::compare::become_peer();
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == crate::load::compare::SUBCOMMAND) {
+        return crate::load::compare::become_peer();
     }
     match Arguments::parse().command {
         Command::Sweep(arguments) => exit_code(sweep::main(&arguments)),
@@ -105,7 +105,7 @@ pub fn main() -> ExitCode {
         Command::Load(arguments) => exit_code(load::main(&arguments)),
         Command::Compare(arguments) => exit_code(compare::main(&arguments)),
         Command::Curves(arguments) => exit_code(curves::main(&arguments)),
-        Command::Peer => crate::compare::become_peer(),
+        Command::Peer => crate::load::compare::become_peer(),
         Command::Backup(arguments) => exit_code(backup::save(&arguments)),
         Command::Restore(arguments) => exit_code(backup::restore(&arguments)),
         Command::Recover(arguments) => exit_code(recover::main(&arguments)),
@@ -141,6 +141,14 @@ fn exit_code(result: Result<u8>) -> ExitCode {
             ExitCode::from(EXIT_FAILED)
         }
     }
+}
+
+#[cfg(test)]
+/// The settings of a subcommand, as this line gives them.
+pub(crate) fn parse<A: clap::Args>(line: &str) -> Result<A, String> {
+    let words = std::iter::once("kv-bench").chain(line.split_whitespace());
+    let matches = A::augment_args(clap::Command::new("kv-bench")).try_get_matches_from(words);
+    matches.and_then(|matches| A::from_arg_matches(&matches)).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

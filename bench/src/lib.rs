@@ -1,39 +1,23 @@
-//! What a write quorum costs, measured beside theory.
+//! Measures what a write quorum costs, and checks that nothing is lost.
 //!
-//! A sweep flows through the modules in this order: [`cli`] reads what is asked for, [`target`] finds or starts the
-//! cluster ([`cluster`] runs nodes as processes, each of them [`node_command`]), [`runner`] has one quorum after the other
-//! put in force by whoever is in [`control`], the leader or a KvCluster, and lets the [`workload`] write through the
-//! [`client`], [`analysis`] sets each run beside [`theory`] with the means of [`stats`], [`consistency`] compares the
-//! replicas, [`findings`] says what it means, and [`report`] writes it down. What a cluster can do at most, and at what
-//! price, is measured by [`load`], set beside other systems by [`compare`], and beside its own settings by [`curves`];
-//! how long it needs to be itself again with many keys, by [`recovery`]; what it occupies, by [`footprint`]. [`backup`] takes its state
-//! out and puts it in.
+//! Each wing is one subcommand or a few of them, and [`cli`] reads what is asked for:
+//! - [`sweep`] measures each quorum beside theory;
+//! - [`load`] measures what a cluster can do at most and at what price, also beside other systems and its own settings;
+//! - [`check`] breaks a cluster and says whether what its clients saw was linearizable;
+//! - [`backup`] saves a cluster's state and restores it.
 //!
-//! [`check`] breaks a cluster and says whether what its clients saw was linearizable.
+//! They share [`cluster`], which finds or starts the cluster (each local node is a [`node_command`]), the [`client`] of one
+//! node, [`draw`] for pictures, [`progress`] and [`interrupt`]. A wing may use what stands below it in this list and `sweep`'s
+//! statistics, never the other way round.
 
-pub mod analysis;
 pub mod backup;
-pub mod chart;
 pub mod check;
 pub mod cli;
 pub mod client;
 pub mod cluster;
-pub mod compare;
-pub mod consistency;
-pub mod control;
-pub mod curves;
-pub mod findings;
-pub mod footprint;
+pub mod draw;
 pub mod interrupt;
 pub mod load;
 pub mod node_command;
 pub mod progress;
-pub mod recovery;
-pub mod report;
-pub mod runner;
-pub mod stats;
-pub mod target;
-#[cfg(test)]
-mod testing;
-pub mod theory;
-pub mod workload;
+pub mod sweep;

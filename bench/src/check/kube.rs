@@ -19,8 +19,10 @@ use super::{
 };
 use crate::{
     client::{NodeClient, until_answered},
-    control::{Access, Asked, KvClusterResource, PodState, Pods, Size},
-    target::Way,
+    cluster::{
+        Way,
+        control::{Access, Asked, KvClusterResource, PodState, Pods, Size},
+    },
 };
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);

@@ -14,10 +14,12 @@ pub mod linearizability;
 pub mod local;
 mod nemesis;
 pub mod plan;
+pub mod report;
 pub mod summary;
 pub mod target;
 #[cfg(test)]
 pub(crate) mod testing;
+mod timeline;
 pub mod verdict;
 pub mod versions;
 

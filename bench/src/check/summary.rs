@@ -11,7 +11,7 @@ use super::{
     history::{Action, History, Outcome},
     verdict::Verdict,
 };
-use crate::stats::quantile;
+use crate::sweep::stats::quantile;
 
 /// Everything about a check but its history.
 #[derive(Debug, Clone, Serialize)]

@@ -13,7 +13,7 @@ use super::{
 #[cfg(feature = "kubernetes")]
 use crate::{
     check::kube::KubeTarget,
-    control::{Access, KvClusterResource},
+    cluster::control::{Access, KvClusterResource},
 };
 use crate::{
     check::{
@@ -29,7 +29,6 @@ use crate::{
     cluster::LocalClusterOptions,
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     progress::Progress,
-    report,
 };
 
 pub(super) const AFTER_HELP: &str = "\
@@ -149,7 +148,7 @@ pub struct CheckArguments {
 
     /// Files to print as well, after the report: where a log is all that stays
     #[arg(long, value_enum, value_name = "FILE,…", value_delimiter = ',', help_heading = "Results")]
-    print: Vec<report::check::TextFile>,
+    print: Vec<check::report::TextFile>,
 }
 
 impl CheckArguments {
@@ -264,8 +263,8 @@ async fn conclude(
     let (report, history) = check::run(&mut target, options, interrupt, progress).await?;
     drop(target);
     progress.finish();
-    print!("{}", report::check::text(&report));
-    for path in report::check::export(&report, &history, &arguments.out)? {
+    print!("{}", check::report::text(&report));
+    for path in check::report::export(&report, &history, &arguments.out)? {
         println!("wrote {}", path.display());
     }
     for file in &arguments.print {
@@ -299,7 +298,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<CheckArguments, String> {
-        crate::testing::parse(line)
+        crate::cli::parse(line)
     }
 
     #[test]

@@ -15,10 +15,14 @@ use super::{
     sweep,
 };
 use crate::{
-    compare::{self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, System, SystemReport, WRITE_QUORUM},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
-    load::{raise_file_limit, write_all},
-    progress::LoadProgress,
+    load::progress::LoadProgress,
+    load::{
+        compare::{
+            self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, System, SystemReport, WRITE_QUORUM,
+        },
+        raise_file_limit, write_all,
+    },
 };
 
 pub(super) const AFTER_HELP: &str = "\

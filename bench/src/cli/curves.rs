@@ -11,10 +11,13 @@ use super::{
     sweep,
 };
 use crate::{
-    curves::{Curve, CurvePoint, Dimension},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
-    load::{self, Distribution, LoadOptions, Pace, ReadFrom, raise_file_limit, write_all},
-    progress::LoadProgress,
+    load::progress::LoadProgress,
+    load::{
+        self, Distribution, LoadOptions, Pace, ReadFrom,
+        curves::{Curve, CurvePoint, Dimension},
+        raise_file_limit, write_all,
+    },
 };
 
 const DEFAULT_FOLLOWERS: u16 = 5;

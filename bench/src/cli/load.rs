@@ -15,11 +15,11 @@ use super::{EXIT_FAILED, sweep};
 use crate::{
     cluster::{LocalCluster, LocalClusterOptions},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
+    load::progress::LoadProgress,
     load::{
         self, Arrivals, Dialect, Distribution, LoadOptions, LoadReport, LoadTarget, Pace, Processes, ReadFrom,
         raise_file_limit,
     },
-    progress::LoadProgress,
 };
 
 pub(super) const AFTER_HELP: &str = "\

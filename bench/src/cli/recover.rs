@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::{
     cluster::LocalClusterOptions,
-    recovery::{self, Recovery, RecoveryOptions},
+    load::recovery::{self, Recovery, RecoveryOptions},
 };
 
 /// The settings of a recovery.

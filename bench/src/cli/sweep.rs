@@ -7,15 +7,16 @@ use clap::Args;
 
 use super::{EXIT_DEVIATES, EXIT_FAILED};
 #[cfg(feature = "kubernetes")]
-use crate::control::{Access, KvClusterResource};
+use crate::cluster::control::{Access, KvClusterResource};
 use crate::{
-    cluster::LocalClusterOptions,
+    cluster::{self, LocalClusterOptions, RunningCluster},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     progress::Progress,
-    report::{self, SweepReport},
-    runner::{self, SweepOptions},
-    target::{self, Target},
-    workload::{VALUE_SIZE_BYTES_MIN, Workload},
+    sweep::{
+        report::{self, SweepReport},
+        runner::{self, SweepOptions},
+        workload::{VALUE_SIZE_BYTES_MIN, Workload},
+    },
 };
 
 pub(super) const AFTER_HELP: &str = "\
@@ -163,20 +164,20 @@ impl SweepArguments {
         })
     }
 
-    async fn target(&self) -> Result<Target> {
+    async fn cluster(&self) -> Result<RunningCluster> {
         if let Some(leader) = &self.leader {
-            return Ok(target::remote(leader.clone(), self.followers.clone(), self.auth_token.clone()));
+            return Ok(cluster::remote(leader.clone(), self.followers.clone(), self.auth_token.clone()));
         }
         #[cfg(feature = "kubernetes")]
         if let Some(name) = &self.kube {
             let access = Access::infer().await?;
             let resource = KvClusterResource::new(access.client.clone(), name, self.namespace.as_deref());
-            return target::kube(&access, resource).await;
+            return cluster::kube(&access, resource).await;
         }
         if self.compose {
-            return Ok(target::compose(self.auth_token.clone()));
+            return Ok(cluster::compose(self.auth_token.clone()));
         }
-        target::local(self.local_cluster()?).await
+        cluster::local(self.local_cluster()?).await
     }
 }
 
@@ -194,13 +195,13 @@ async fn run(arguments: &SweepArguments) -> Result<u8> {
     super::make_directory(out)?;
     let progress = Progress::on_stderr();
     progress.note("starting the cluster");
-    let target = tokio::select! {
-        target = arguments.target() => target?,
+    let cluster = tokio::select! {
+        cluster = arguments.cluster() => cluster?,
         () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
     };
-    let report = runner::sweep(&target, &arguments.options(), &interrupt, &progress).await?;
+    let report = runner::sweep(&cluster, &arguments.options(), &interrupt, &progress).await?;
     progress.finish();
-    drop(target);
+    drop(cluster);
     if report.quorums.is_empty() {
         eprintln!("interrupted before anything was measured");
         return Ok(EXIT_INTERRUPTED);
@@ -265,10 +266,10 @@ pub(super) fn not_negative(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Behaviour, synthetic_report};
+    use crate::sweep::testing::{Behaviour, synthetic_report};
 
     fn parse(line: &str) -> Result<SweepArguments, String> {
-        crate::testing::parse(line)
+        crate::cli::parse(line)
     }
 
     #[test]

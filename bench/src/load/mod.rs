@@ -6,14 +6,19 @@
 //! means, and [`export_all`] writes it down.
 
 mod alarm;
+pub mod compare;
 mod cpu;
+pub mod curves;
 mod engine;
+pub mod footprint;
 mod keys;
 mod link;
 mod machine;
 mod operations;
+pub mod progress;
 mod protocol;
 mod recorder;
+pub mod recovery;
 mod report;
 mod run;
 mod schedule;

@@ -21,7 +21,7 @@ use super::{
     schedule::Schedule,
     target::{LoadTarget, Processes},
 };
-use crate::footprint::Footprint;
+use crate::load::footprint::Footprint;
 
 /// How often the run is looked at while it goes on.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);

@@ -16,7 +16,7 @@ use super::{
     link::Link,
     protocol::{Etcd, Http, Protocol, Resp},
 };
-use crate::footprint::Footprint;
+use crate::load::footprint::Footprint;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files that this program has open besides connections, amply.

@@ -11,7 +11,7 @@ use kv_bench::check::clients::Load;
 use kv_bench::check::faults::FaultKind;
 use kv_bench::check::kube::KubeTarget;
 use kv_bench::check::{self, CheckOptions, Limit};
-use kv_bench::control::{Access, KvClusterResource};
+use kv_bench::cluster::control::{Access, KvClusterResource};
 use kv_bench::interrupt::Interrupt;
 use kv_bench::progress::Progress;
 use kvcluster_api::resource::KvCluster;
@@ -95,7 +95,7 @@ async fn from_outside_it_follows_the_pods_that_come_and_go() {
     };
     let (_, interrupt) = Interrupt::manual();
     let (report, history) = check::run(&mut target, &options, &interrupt, &Progress::hidden()).await.unwrap();
-    println!("{}", kv_bench::report::check::text(&report));
+    println!("{}", kv_bench::check::report::text(&report));
     assert_eq!(report.failure, None);
     assert!(report.verdict.violations.is_empty(), "{:#?}", report.verdict);
     every_kind_of_operation_was_answered(&serde_json::to_value(&report).unwrap());

@@ -2,11 +2,14 @@
 //! also when it is interrupted.
 
 use k8s_openapi::api::core::v1::Pod;
+use kv_bench::cluster::{
+    self,
+    control::{Access, KvClusterResource},
+};
 use kv_bench::interrupt::Interrupt;
 use kv_bench::progress::Progress;
-use kv_bench::runner::{self, SweepOptions};
-use kv_bench::workload::Workload;
-use kv_bench::{control::Access, control::KvClusterResource, target};
+use kv_bench::sweep::runner::{self, SweepOptions};
+use kv_bench::sweep::workload::Workload;
 use kvcluster_api::resource::KvCluster;
 use serde_json::{Value, json};
 
@@ -56,7 +59,7 @@ async fn from_outside_it_reaches_leader_and_followers_by_port_forward() {
     let (before, pods) = (quorum_and_delay(&demo).await, demo.identities().await);
     let access = Access { client: demo.client.clone(), inside: false };
     let resource = KvClusterResource::new(access.client.clone(), "demo", Some(&demo.namespace));
-    let target = target::kube(&access, resource).await.unwrap();
+    let target = cluster::kube(&access, resource).await.unwrap();
     let workload = Workload { writes: 200, concurrency: 8, keys: 5, value_size_bytes: None };
     let options = SweepOptions {
         quorums: Some(vec![1, 5]),
@@ -68,7 +71,7 @@ async fn from_outside_it_reaches_leader_and_followers_by_port_forward() {
     };
     let (_, interrupt) = Interrupt::manual();
     let report = runner::sweep(&target, &options, &interrupt, &Progress::hidden()).await.unwrap();
-    println!("{}", kv_bench::report::text(&report));
+    println!("{}", kv_bench::sweep::report::text(&report));
     let report = serde_json::to_value(&report).unwrap();
     means_rise_and_replicas_agree(&report);
     assert_eq!(quorum_and_delay(&demo).await, before, "restored");

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{Latencies, LoadReport, SecondReport, text::settings_line};
-use crate::chart::{Chart, Panel, Scale, Series};
+use crate::draw::chart::{Chart, Panel, Scale, Series};
 
 /// Writes every file into `directory`, and returns their paths.
 ///

@@ -16,7 +16,7 @@ use super::{
     protocol::Outcome,
     recorder::{KindRecord, Recorder, Second},
 };
-use crate::footprint::Footprint;
+use crate::load::footprint::Footprint;
 
 /// One step of a histogram of ns, and of one of µs, in ms.
 const NS_MS: f64 = 1e-6;

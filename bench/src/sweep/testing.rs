@@ -1,0 +1,119 @@
+//! For unit tests: synthetic measurements of systems whose behaviour is known because it is written down here.
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use crate::sweep::{
+    analysis::QuorumReport,
+    consistency::{ConsistencyReport, FollowerCheck},
+    report::{Settings, SweepReport, Versions},
+    theory::QuorumDelay,
+    workload::{Outcome, Run, Workload, WriteSample},
+};
+
+/// How a synthetic system answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Behaviour {
+    /// At the quorum's delay, 1-2 ms later.
+    Sound,
+    /// 30 ms after the quorum's delay, always.
+    Slow,
+    /// After every write before it that came at about the same time.
+    Queues,
+    /// Later and later, but never beyond the longest delay on average.
+    PilesUp,
+    /// When the slowest follower has confirmed.
+    WaitsForAll,
+    /// At once.
+    WaitsForNobody,
+}
+
+/// The reports of all quorums of a synthetic system; the same for the same arguments.
+pub(crate) fn synthetic_quorums(
+    behaviour: Behaviour,
+    followers: u16,
+    min_delay_ms: f64,
+    max_delay_ms: f64,
+    writes: usize,
+) -> Vec<QuorumReport> {
+    let mut random = StdRng::seed_from_u64(1);
+    (1..=followers)
+        .map(|write_quorum| {
+            let samples = (0..writes)
+                .map(|index| {
+                    let mut delays: Vec<f64> =
+                        (0..followers).map(|_| random.random_range(min_delay_ms..=max_delay_ms)).collect();
+                    delays.sort_by(f64::total_cmp);
+                    let quorum_delay_ms = delays[write_quorum as usize - 1];
+                    let overhead_ms = random.random_range(1.0..2.0);
+                    let progress = index as f64 / writes as f64;
+                    let latency_ms = overhead_ms
+                        + match behaviour {
+                            Behaviour::Sound => quorum_delay_ms,
+                            Behaviour::Slow => quorum_delay_ms + 30.0,
+                            Behaviour::Queues => 3.0 * quorum_delay_ms + max_delay_ms,
+                            Behaviour::PilesUp => quorum_delay_ms + 30.0 * progress,
+                            Behaviour::WaitsForAll => delays[followers as usize - 1],
+                            Behaviour::WaitsForNobody => 0.0,
+                        };
+                    WriteSample {
+                        sent_at_ms: index as f64,
+                        latency_ms,
+                        outcome: Outcome::Committed,
+                        // The programs that wait for all are those that do not explain themselves.
+                        quorum_delay_ms: (behaviour != Behaviour::WaitsForAll).then_some(quorum_delay_ms),
+                        write_quorum: Some(write_quorum),
+                    }
+                })
+                .collect();
+            let law = QuorumDelay::new(followers, write_quorum, min_delay_ms, max_delay_ms).expect("valid quorum");
+            QuorumReport::new(write_quorum, &law, Run { samples, duration_ms: 1_000.0, ..Run::default() })
+        })
+        .collect()
+}
+
+/// A whole report of a synthetic system; the same for the same arguments.
+pub(crate) fn synthetic_report(
+    behaviour: Behaviour,
+    followers: u16,
+    min_delay_ms: u32,
+    max_delay_ms: u32,
+    writes: usize,
+) -> SweepReport {
+    let quorums = synthetic_quorums(behaviour, followers, min_delay_ms as f64, max_delay_ms as f64, writes);
+    let check = |number| FollowerCheck {
+        url: format!("http://127.0.0.1:{}", 8000 + number),
+        keys: 10,
+        leader_keys: 10,
+        missing: 0,
+        mismatches: 0,
+        error: None,
+    };
+    let mut report = SweepReport {
+        started_at: "2026-11-22T10:45:00Z".into(),
+        versions: Versions { bench: "0.1.0".into(), node: "0.1.0".into() },
+        target: "local processes".into(),
+        settings: Settings {
+            followers,
+            min_delay_ms,
+            max_delay_ms,
+            replication_timeout_ms: 5000,
+            delay_seed: Some(42),
+            quorums: (1..=followers).collect(),
+            warmup_writes: 50,
+            max_deviation_ms: None,
+            workload: Workload { writes, concurrency: 32, keys: 10, value_size_bytes: None },
+        },
+        quorums,
+        consistency: Some(ConsistencyReport {
+            drained_after_ms: Some(180.0),
+            not_drained: None,
+            followers: (1..=followers).map(check).collect(),
+        }),
+        findings: Vec::new(),
+        interrupted: false,
+        failure: None,
+        deviation_check: None,
+    };
+    report.conclude(Vec::new());
+    report
+}
