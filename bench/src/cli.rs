@@ -1,6 +1,5 @@
 //! The command line: its subcommands, their settings, their exit codes.
 
-mod backup;
 mod check;
 mod compare;
 mod curves;
@@ -14,18 +13,14 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use self::{
-    backup::{BackupArguments, RestoreArguments},
-    check::CheckArguments,
-    compare::CompareArguments,
-    curves::CurvesArguments,
-    load::LoadArguments,
-    recover::RecoverArguments,
-    sweep::SweepArguments,
+    check::CheckArguments, compare::CompareArguments, curves::CurvesArguments, load::LoadArguments,
+    recover::RecoverArguments, sweep::SweepArguments,
 };
-use crate::node_command;
+use crate::{
+    node_command,
+    output::{EXIT_FAILED, WrongUsage, exit_code, run},
+};
 
-/// Something failed: no or partial results, or replicas that differ.
-pub const EXIT_FAILED: u8 = 1;
 /// The measured means are too far from theory for `--max-deviation-ms`.
 pub const EXIT_DEVIATES: u8 = 3;
 /// What clients saw breaks the contract.
@@ -76,10 +71,12 @@ enum Command {
     /// Become the program of a peer, until the parent ends
     #[command(hide = true)]
     Peer,
-    /// Write everything that a cluster has into a file, as it is at one moment
-    Backup(BackupArguments),
-    /// Put a backup into an empty cluster
-    Restore(RestoreArguments),
+    /// A command of kvctl now
+    #[command(hide = true, disable_help_flag = true)]
+    Backup(MovedArguments),
+    /// A command of kvctl now
+    #[command(hide = true, disable_help_flag = true)]
+    Restore(MovedArguments),
     /// Measure how long a cluster with many keys needs to be itself again
     ///
     /// Starts a leader and followers with disks on this machine, writes many keys, then restarts the leader, empties a
@@ -106,16 +103,27 @@ pub fn main() -> ExitCode {
         Command::Compare(arguments) => exit_code(compare::main(&arguments)),
         Command::Curves(arguments) => exit_code(curves::main(&arguments)),
         Command::Peer => crate::load::compare::become_peer(),
-        Command::Backup(arguments) => exit_code(backup::save(&arguments)),
-        Command::Restore(arguments) => exit_code(backup::restore(&arguments)),
+        Command::Backup(arguments) => exit_code(arguments.refuse("backup")),
+        Command::Restore(arguments) => exit_code(arguments.refuse("restore")),
         Command::Recover(arguments) => exit_code(recover::main(&arguments)),
         Command::Node => node_command::main(),
     }
 }
 
-/// Runs to its end on all processors.
-fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::runtime::Runtime::new().context("failed to start the runtime")?.block_on(work)
+/// The arguments of a command that moved to kvctl.
+#[derive(Debug, Clone, clap::Args)]
+struct MovedArguments {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    arguments: Vec<String>,
+}
+
+impl MovedArguments {
+    /// Names the new command.
+    fn refuse(&self, command: &str) -> Result<u8> {
+        let line =
+            self.arguments.iter().fold(format!("kvctl {command}"), |line, argument| format!("{line} {argument}"));
+        Err(WrongUsage::error(format!("{command} is a command of kvctl now: {line}")))
+    }
 }
 
 const NO_KUBERNETES: &str =
@@ -131,16 +139,6 @@ fn require_kubernetes(kube: Option<&str>) {
 /// Makes a directory for results, where it is not there.
 fn make_directory(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("failed to create {}", path.display()))
-}
-
-fn exit_code(result: Result<u8>) -> ExitCode {
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(EXIT_FAILED)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -4,20 +4,21 @@
 //! - [`sweep`] measures each quorum beside theory;
 //! - [`load`] measures what a cluster can do at most and at what price, also beside other systems and its own settings;
 //! - [`check`] breaks a cluster and says whether what its clients saw was linearizable;
-//! - [`backup`] saves a cluster's state and restores it.
+//! - [`kvctl`], a program of its own, saves a cluster's state and restores it.
 //!
 //! They share [`cluster`], which finds or starts the cluster (each local node is a [`node_command`]), the [`client`] of one
-//! node, [`draw`] for pictures, [`progress`] and [`interrupt`]. A wing may use what stands below it in this list and `sweep`'s
+//! node, [`draw`] for pictures, [`progress`], [`output`] and [`interrupt`]. A wing may use what stands below it in this list and `sweep`'s
 //! statistics, never the other way round.
 
-pub mod backup;
 pub mod check;
 pub mod cli;
 pub mod client;
 pub mod cluster;
 pub mod draw;
 pub mod interrupt;
+pub mod kvctl;
 pub mod load;
 pub mod node_command;
+pub mod output;
 pub mod progress;
 pub mod sweep;

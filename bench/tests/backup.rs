@@ -144,3 +144,18 @@ async fn a_backup_under_load_is_one_moment() {
         () = saving => {}
     }
 }
+
+#[test]
+fn commands_that_moved_name_the_new_program() {
+    let run =
+        |arguments: &[&str]| std::process::Command::new(support::KV_BENCH).args(arguments).output().expect("runs");
+    for (arguments, expected) in [
+        (&["backup", "--leader", "http://a:1", "--to", "f"][..], "kvctl backup --leader http://a:1 --to f"),
+        (&["restore", "--give-up"], "kvctl restore --give-up"),
+        (&["restore", "--help"], "kvctl restore --help"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(stderr(&output), format!("error: {} is a command of kvctl now: {expected}\n", arguments[0]));
+    }
+}

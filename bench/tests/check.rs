@@ -100,7 +100,7 @@ async fn an_interrupted_check_judges_what_it_saw() {
 async fn what_cannot_be_is_refused_before_anything_starts() {
     let out = tempfile::tempdir().expect("temporary directory");
     let output = kv_bench(out.path(), &["check", "--write-quorum", "7"]).await;
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert_eq!(stderr(&output), "error: write quorum 7 is not possible with 5 followers\n");
     assert!(!out.path().join("logs").exists());
 }

@@ -124,6 +124,6 @@ async fn curves_are_measured_at_each_value() {
     let output = support::kv_bench(out.path(), &["curves", "--by", "followers", "--values", "61"]).await;
     assert_eq!(
         (output.status.code(), stderr(&output).as_str()),
-        (Some(1), "error: 61 is above 60, the most that can be measured here\n")
+        (Some(2), "error: 61 is above 60, the most that can be measured here\n")
     );
 }

@@ -18,7 +18,7 @@ use std::{
 
 use kv_bench::{
     cluster::{LocalCluster, LocalClusterOptions},
-    load::{self, Dialect, Distribution, LoadOptions, LoadTarget, Observer, Outcome, Pace, Processes, ReadFrom},
+    load::{self, Dialect, Distribution, LoadOptions, LoadTarget, Observer, Pace, Processes, ReadFrom, RequestOutcome},
 };
 use serde_json::Value;
 use support::{KV_BENCH, eventually, kv_bench, signal, stderr, stdout};
@@ -323,7 +323,8 @@ async fn errors_are_one_line_that_says_what_and_where() {
     ] {
         let output = kv_bench(out.path(), &[&["load"][..], &arguments].concat()).await;
         let errors = stderr(&output);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {errors}");
+        let code = if arguments[0] == "--leader" { 1 } else { 2 };
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
         assert!(errors.starts_with("error: ") && errors.contains(expected), "{arguments:?}: {errors}");
         assert_eq!(errors.lines().count(), 1, "{errors}");
     }
@@ -374,7 +375,7 @@ impl Observer for Quiet {
 /// The engine speaks to Redis as it does to a node: a write counts once enough replicas have it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_whose_replicas_are_too_few_does_not_count() {
-    for (replicas, expected) in [(3, Outcome::Ok), (2, Outcome::Indeterminate)] {
+    for (replicas, expected) in [(3, RequestOutcome::Ok), (2, RequestOutcome::Indeterminate)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let leader = listener.local_addr().expect("an address");
         tokio::spawn(async move {

@@ -1,5 +1,5 @@
 //! Goal: a restore that is interrupted leaves nothing that passes for a whole state, says so, and goes on when it is
-//! repeated. Method: real clusters, and `kv-bench restore` in the middle of a backup of some 40 requests, while the program,
+//! repeated. Method: real clusters, and `kvctl restore` in the middle of a backup of some 40 requests, while the program,
 //! the leader, a follower or all nodes are killed with SIGKILL.
 
 mod support;
@@ -18,7 +18,7 @@ use kv_node::{backup::Writer, protocol::leader::Saved};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use support::{
-    KV_BENCH,
+    KV_BENCH, KVCTL,
     backup::{TOKEN, backup, dump, post, put, restore},
     eventually, stderr,
 };
@@ -64,9 +64,9 @@ async fn slow_cluster(directory: &Path, write_quorum: u16) -> LocalCluster {
     LocalCluster::start(options).await.expect("starts")
 }
 
-/// `kv-bench restore` that runs, and has begun to hand in keys.
+/// `kvctl restore` that runs, and has begun to hand in keys.
 async fn restoring(cluster: &LocalCluster, file: &Path) -> Child {
-    let mut command = Command::new(KV_BENCH);
+    let mut command = Command::new(KVCTL);
     command.args(["restore", "--leader", &cluster.leader_url(), "--from"]).arg(file).env("AUTH_TOKEN", TOKEN);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("kv-bench runs");
     let some = eventually("the first keys of the backup", async || {
@@ -207,7 +207,7 @@ async fn a_restore_that_cannot_go_on_says_how_far_it_came_and_can_be_given_up() 
     cluster.wait_until_open().await.expect("open");
 
     let leader = cluster.leader_url();
-    let mut give_up = Command::new(KV_BENCH);
+    let mut give_up = Command::new(KVCTL);
     give_up.args(["restore", "--leader", &leader, "--give-up"]).env("AUTH_TOKEN", TOKEN);
     let output = give_up.output().await.expect("kv-bench runs");
     assert!(output.status.success(), "{}", stderr(&output));

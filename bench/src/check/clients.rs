@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    history::{Action, Clock, Operation, Outcome, parse_epoch},
+    history::{Action, Clock, Operation, OperationOutcome, parse_epoch},
     target::{Endpoint, Endpoints},
 };
 
@@ -57,7 +57,7 @@ pub struct Counters {
 
 /// What all clients share.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct Clients {
     load: Load,
     /// Tells the keys and tokens of this run from those of others in the same cluster.
     run: String,
@@ -98,7 +98,7 @@ enum Attempt {
     Unknown(Answer, String),
 }
 
-impl Crowd {
+impl Clients {
     /// Clients of these nodes; what they see goes to `written`.
     pub fn new(
         load: Load,
@@ -136,7 +136,7 @@ impl Crowd {
                 45..80 => self.get(&mut rng, client, key).await,
                 _ => self.local_get(&mut rng, client, key).await,
             };
-            let refused = matches!(operation.outcome, Outcome::NotApplied | Outcome::Failed);
+            let refused = matches!(operation.outcome, OperationOutcome::NotApplied | OperationOutcome::Failed);
             self.write_down(operation);
             if refused {
                 // While nobody serves there is nothing to learn from asking faster.
@@ -172,7 +172,7 @@ impl Crowd {
             incarnation: None,
             called_us: self.clock.now_us(),
             ended_us: 0,
-            outcome: Outcome::Failed,
+            outcome: OperationOutcome::Failed,
             seq: None,
             epoch: None,
             staleness_ms: None,
@@ -201,20 +201,20 @@ impl Crowd {
             operation.ended_us = self.clock.now_us();
             match attempt {
                 Attempt::Committed(answer) => {
-                    operation.outcome = Outcome::Answered;
+                    operation.outcome = OperationOutcome::Answered;
                     operation.detail = None;
                     operation.told(&answer);
                     return operation;
                 }
                 Attempt::NotApplied(why) if !uncertain => {
-                    operation.outcome = Outcome::NotApplied;
+                    operation.outcome = OperationOutcome::NotApplied;
                     operation.detail = Some(why);
                     return operation;
                 }
                 Attempt::NotApplied(why) => operation.detail = Some(why),
                 Attempt::Unknown(answer, why) => {
                     uncertain = true;
-                    operation.outcome = Outcome::Unknown;
+                    operation.outcome = OperationOutcome::Unknown;
                     operation.detail = Some(why);
                     operation.told(&answer);
                 }
@@ -227,7 +227,7 @@ impl Crowd {
         }
         operation.ended_us = self.clock.now_us();
         if !uncertain {
-            operation.outcome = Outcome::NotApplied;
+            operation.outcome = OperationOutcome::NotApplied;
         }
         operation
     }
@@ -285,12 +285,12 @@ impl Crowd {
         operation.ended_us = self.clock.now_us();
         match answer {
             Ok((StatusCode::OK, answer)) => {
-                operation.outcome = Outcome::Answered;
+                operation.outcome = OperationOutcome::Answered;
                 operation.value = answer.value.as_deref().map(Into::into);
                 operation.told(&answer);
             }
             Ok((StatusCode::NOT_FOUND, answer)) if answer.error.as_deref() == Some("Key not found") => {
-                operation.outcome = Outcome::Answered;
+                operation.outcome = OperationOutcome::Answered;
                 operation.staleness_ms = answer.staleness_ms;
             }
             Ok((status, answer)) => operation.detail = Some(answer.words(status)),

@@ -27,7 +27,7 @@ pub enum Action {
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum OperationOutcome {
     /// It was answered: the write is acknowledged, the read shows something.
     Answered,
     /// The write was refused before anything was assigned: it never takes effect.
@@ -58,7 +58,7 @@ pub struct Operation {
     /// When the answer had come, or the client gave up.
     pub ended_us: u64,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: OperationOutcome,
     /// The sequence number that the last answer told; 0 for a key without a value.
     pub seq: Option<u64>,
     /// The epoch that the last answer told.
@@ -77,7 +77,7 @@ pub struct Operation {
 impl Operation {
     /// Whether there was an answer, so that its effect lies between call and end.
     pub fn is_answered(&self) -> bool {
-        self.outcome == Outcome::Answered
+        self.outcome == OperationOutcome::Answered
     }
 
     /// Whether what it shows is committed: the answer to a write or to a linearizable read.
@@ -90,10 +90,10 @@ impl Operation {
         let value = self.value.as_deref().unwrap_or("no value");
         let seq = self.seq.map(|seq| format!(" (seq {seq})")).unwrap_or_default();
         let outcome = match self.outcome {
-            Outcome::Answered => "",
-            Outcome::NotApplied => ", refused",
-            Outcome::Unknown => ", outcome unknown",
-            Outcome::Failed => ", failed",
+            OperationOutcome::Answered => "",
+            OperationOutcome::NotApplied => ", refused",
+            OperationOutcome::Unknown => ", outcome unknown",
+            OperationOutcome::Failed => ", failed",
         };
         match self.action {
             Action::Put => format!("put {value}{seq}{outcome}"),

@@ -142,7 +142,7 @@ impl KubeTarget {
         self.resized = true;
         self.resource.resize(size).await?;
         let began = Instant::now();
-        while self.resource.lacks_size(size).await?.is_some() && began.elapsed() < IN_FORCE_WAIT {
+        while self.resource.missing_size(size).await?.is_some() && began.elapsed() < IN_FORCE_WAIT {
             sleep(POLL_INTERVAL).await;
         }
         Ok(())
@@ -154,14 +154,14 @@ impl KubeTarget {
         if let Some(missing) = missing_pods(&self.resource.name, size, &self.doomed, pods) {
             return Ok(Some(missing));
         }
-        if let Some(missing) = self.resource.lacks_anything(size).await? {
+        if let Some(missing) = self.resource.missing_anything(size).await? {
             return Ok(Some(missing));
         }
         let (status, config) = (self.leader().status().await?, self.leader().config().await?);
         if (config.in_force.write_quorum, config.pending.is_some()) != (size.write_quorum, false) {
             return Ok(Some(format!("write quorum {} is in force", config.in_force.write_quorum)));
         }
-        Ok(target::lacks(&status, usize::from(size.replicas), elapsed))
+        Ok(target::missing(&status, usize::from(size.replicas), elapsed))
     }
 
     /// All is well: what followers show from here on is of these lives.

@@ -106,7 +106,7 @@ impl LocalTarget {
             }
             return Ok(Some(format!("write quorum {} is in force", config.in_force.write_quorum)));
         }
-        Ok(target::lacks(&status, self.cluster.follower_urls().len(), elapsed))
+        Ok(target::missing(&status, self.cluster.follower_urls().len(), elapsed))
     }
 }
 

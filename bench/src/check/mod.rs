@@ -34,12 +34,12 @@ use tokio::sync::mpsc;
 
 pub use self::nemesis::Limit;
 use self::{
-    clients::{Crowd, Load},
+    clients::{Clients, Load},
     fill::{Fill, FillReport, FilledKeys},
     history::{Clock, History, Operation},
     nemesis::Nemesis,
     plan::Shape,
-    summary::{CheckReport, Settings},
+    summary::{CheckReport, CheckSettings},
     target::Breakable,
     verdict::Violation,
 };
@@ -83,27 +83,27 @@ pub async fn run(
     let clock = Clock::start();
     let (written, seen) = mpsc::unbounded_channel();
     let http = NodeClient::http(load.clients as usize)?;
-    let crowd = Arc::new(Crowd::new(load.clone(), run.clone(), clock, http, endpoints, written));
-    let clients: Vec<_> = (0..load.clients).map(|client| tokio::spawn(crowd.clone().client(client))).collect();
+    let clients = Arc::new(Clients::new(load.clone(), run.clone(), clock, http, endpoints, written));
+    let tasks: Vec<_> = (0..load.clients).map(|client| tokio::spawn(clients.clone().client(client))).collect();
 
     let mut history = History::default();
     let mut rng = SmallRng::seed_from_u64(load.seed);
     let nemesis = Nemesis { shape, limit: *limit, clock, interrupt, filled: filled.as_ref(), slowness: 1.0 };
-    let on_round = |round: u32, what: &str| progress.note(&words(&crowd, clock, *limit, round, what));
-    let raged = nemesis.rage(target, &mut rng, &mut history.faults, on_round).await;
+    let on_round = |round: u32, what: &str| progress.note(&words(&clients, clock, *limit, round, what));
+    let broken = nemesis.run(target, &mut rng, &mut history.faults, on_round).await;
     let begun = history.faults.last().map_or(0, |fault| fault.round);
-    let rounds = raged.as_ref().copied().unwrap_or(begun);
+    let rounds = broken.as_ref().copied().unwrap_or(begun);
 
     progress.note("the clients finish");
-    crowd.stop();
-    for client in clients {
-        client.await.context("failed to end a client")?;
+    clients.stop();
+    for task in tasks {
+        task.await.context("failed to end a client")?;
     }
     let mut fill = None;
-    let mut ended = match raged {
+    let mut ended = match broken {
         Ok(_) => {
             progress.note("final reads and dumps");
-            finish(target, &crowd, run, &mut history, filled.as_ref()).await.map(|judged| fill = judged)
+            finish(target, &clients, run, &mut history, filled.as_ref()).await.map(|judged| fill = judged)
         }
         Err(error) => Err(error),
     };
@@ -114,7 +114,7 @@ pub async fn run(
         });
     }
     let elapsed = Duration::from_micros(clock.now_us());
-    history.operations = drain(crowd, seen);
+    history.operations = drain(clients, seen);
     progress.note(&format!("judging {} operations", history.operations.len()));
     let judged = tokio::task::spawn_blocking(move || (verdict::judge(&history), history));
     let (mut verdict, history) = judged.await.context("failed to judge")?;
@@ -128,7 +128,7 @@ pub async fn run(
         keys.extend(filled.iter().flat_map(|filled| filled.numbers().map(|number| filled.key(number))));
         ended = target.forget(&keys).await;
     }
-    let settings = Settings::new(options, elapsed, rounds);
+    let settings = CheckSettings::new(options, elapsed, rounds);
     let description = target.description();
     let mut report = CheckReport::new(started_at, description, settings, &history, verdict);
     report.fill = fill;
@@ -140,13 +140,13 @@ pub async fn run(
 /// With nobody writing any more: everything arrives everywhere, and then everybody is asked what they have.
 async fn finish(
     target: &mut impl Breakable,
-    crowd: &Crowd,
+    clients: &Clients,
     run: &str,
     history: &mut History,
     filled: Option<&FilledKeys>,
 ) -> Result<Option<(FillReport, Vec<Violation>)>> {
     target.heal().await?;
-    crowd.final_reads().await;
+    clients.final_reads().await;
     history.dumps = target.dumps().await?;
     // Others have keys there, too.
     history.dumps.iter_mut().for_each(|dump| dump.entries.retain(|key, _| key.starts_with(run)));
@@ -155,8 +155,8 @@ async fn finish(
     filled.judge(dumps).await.map(Some)
 }
 
-fn drain(crowd: Arc<Crowd>, mut seen: mpsc::UnboundedReceiver<Operation>) -> Vec<Operation> {
-    drop(crowd);
+fn drain(clients: Arc<Clients>, mut seen: mpsc::UnboundedReceiver<Operation>) -> Vec<Operation> {
+    drop(clients);
     let mut operations = Vec::with_capacity(seen.len());
     while let Ok(operation) = seen.try_recv() {
         operations.push(operation);
@@ -164,13 +164,13 @@ fn drain(crowd: Arc<Crowd>, mut seen: mpsc::UnboundedReceiver<Operation>) -> Vec
     operations
 }
 
-fn words(crowd: &Crowd, clock: Clock, limit: Limit, round: u32, what: &str) -> String {
+fn words(clients: &Clients, clock: Clock, limit: Limit, round: u32, what: &str) -> String {
     let elapsed_s = clock.now_us() / 1_000_000;
     let progress = match limit {
         Limit::Time(limit) => format!("{elapsed_s} of {} s, round {round}", limit.as_secs()),
         Limit::Rounds(limit) => format!("{elapsed_s} s, round {round} of {limit}"),
     };
-    let (operations, acknowledged) = (&crowd.counters.operations, &crowd.counters.acknowledged);
+    let (operations, acknowledged) = (&clients.counters.operations, &clients.counters.acknowledged);
     let (operations, acknowledged) = (operations.load(Ordering::Relaxed), acknowledged.load(Ordering::Relaxed));
     format!("{progress}: {operations} operations, {acknowledged} writes acknowledged; {what}")
 }

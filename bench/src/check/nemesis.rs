@@ -1,4 +1,4 @@
-//! The one who breaks the cluster: round after round, each healed before the next.
+//! Breaks the cluster in rounds; each is repaired before the next begins.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ impl Nemesis<'_> {
     ///
     /// # Errors
     /// When something could not be done, or the cluster did not heal.
-    pub(super) async fn rage(
+    pub(super) async fn run(
         &self,
         target: &mut impl Breakable,
         rng: &mut SmallRng,
@@ -188,7 +188,7 @@ mod tests {
         let (_request, interrupt) = Interrupt::manual();
         let shape = shape();
         let nemesis = nemesis(&shape, Limit::Rounds(12), &interrupt);
-        let rounds = nemesis.rage(&mut dummy, &mut rng, &mut faults, |_, _| {}).await;
+        let rounds = nemesis.run(&mut dummy, &mut rng, &mut faults, |_, _| {}).await;
         assert_eq!((rounds.expect("healed"), dummy.heals), (12, 12));
         assert_eq!(faults.len(), dummy.struck);
         assert!(faults.iter().all(|fault| fault.recovered_us.is_some()));
@@ -205,7 +205,7 @@ mod tests {
         let (_request, interrupt) = Interrupt::manual();
         let shape = shape();
         let nemesis = nemesis(&shape, Limit::Time(Duration::from_secs(600)), &interrupt);
-        let result = nemesis.rage(&mut dummy, &mut rng, &mut faults, |_, _| {}).await;
+        let result = nemesis.run(&mut dummy, &mut rng, &mut faults, |_, _| {}).await;
         assert_eq!(result.expect_err("the second round").to_string(), "failed to heal");
         assert!(faults.last().is_some_and(|fault| fault.round == 2 && fault.recovered_us.is_none()));
     }
@@ -221,7 +221,7 @@ mod tests {
         let planned = shape.round(1, &mut rng);
         nemesis.run_round(&mut dummy, &planned, 1, &mut faults).await.expect("ends");
         assert_eq!((dummy.struck, faults.len()), (0, 0));
-        let rounds = nemesis.rage(&mut dummy, &mut rng, &mut faults, |_, _| {}).await;
+        let rounds = nemesis.run(&mut dummy, &mut rng, &mut faults, |_, _| {}).await;
         assert_eq!(rounds.expect("ends"), 0);
     }
 }

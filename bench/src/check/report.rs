@@ -92,7 +92,7 @@ fn verdict_line(report: &CheckReport) -> String {
     }
 }
 
-impl crate::check::summary::Settings {
+impl crate::check::summary::CheckSettings {
     fn rounds_words(&self) -> String {
         if self.rounds == 1 { "1 round".to_owned() } else { format!("{} rounds", self.rounds) }
     }
@@ -174,7 +174,7 @@ mod tests {
         faults::Place,
         history::FaultRecord,
         plan::Shape,
-        summary::Settings,
+        summary::CheckSettings,
         testing::{get, history, local, put, unknown},
         verdict::judge,
     };
@@ -184,7 +184,7 @@ mod tests {
         let load = Load { clients: 4, keys: 1, rate: 50.0, timeout_ms: 1_500, seed: 17 };
         let limit = Limit::Rounds(2);
         let options = CheckOptions { limit, shape, load, fill: None, run: String::new(), max_delay_ms: 20 };
-        let settings = Settings::new(&options, std::time::Duration::from_millis(9_400), 2);
+        let settings = CheckSettings::new(&options, std::time::Duration::from_millis(9_400), 2);
         let started_at = "2026-11-22T14:00:00Z".to_owned();
         CheckReport::new(started_at, "local processes".to_owned(), settings, history, judge(history))
     }

@@ -8,7 +8,7 @@ use super::{
     CheckOptions,
     clients::Load,
     fill::FillReport,
-    history::{Action, History, Outcome},
+    history::{Action, History, OperationOutcome},
     verdict::Verdict,
 };
 use crate::sweep::stats::quantile;
@@ -23,7 +23,7 @@ pub struct CheckReport {
     /// What was checked.
     pub target: String,
     /// What was asked for.
-    pub settings: Settings,
+    pub settings: CheckSettings,
     /// Writes, over all their attempts.
     pub puts: PutCounts,
     /// Linearizable reads.
@@ -45,7 +45,7 @@ pub struct CheckReport {
 
 /// The settings of a check, and how long it took.
 #[derive(Debug, Clone, Serialize)]
-pub struct Settings {
+pub struct CheckSettings {
     /// Number of followers, N.
     pub followers: u16,
     /// W.
@@ -62,7 +62,7 @@ pub struct Settings {
     pub rounds: u32,
 }
 
-impl Settings {
+impl CheckSettings {
     /// As asked for, and as it came.
     pub fn new(options: &CheckOptions, elapsed: Duration, rounds: u32) -> Self {
         let CheckOptions { shape, load, max_delay_ms, .. } = options;
@@ -116,24 +116,30 @@ pub struct FaultSummary {
 
 impl CheckReport {
     /// Counts what is in the history.
-    pub fn new(started_at: String, target: String, settings: Settings, history: &History, verdict: Verdict) -> Self {
-        let count = |action: Action, outcome: Outcome| {
+    pub fn new(
+        started_at: String,
+        target: String,
+        settings: CheckSettings,
+        history: &History,
+        verdict: Verdict,
+    ) -> Self {
+        let count = |action: Action, outcome: OperationOutcome| {
             let operations = history.operations.iter();
             operations.filter(|operation| operation.action == action && operation.outcome == outcome).count()
         };
         let gets = |action: Action| GetCounts {
-            answered: count(action, Outcome::Answered),
-            failed: count(action, Outcome::Failed),
+            answered: count(action, OperationOutcome::Answered),
+            failed: count(action, OperationOutcome::Failed),
         };
         let retried = history
             .operations
             .iter()
             .filter(|operation| operation.action == Action::Put && operation.is_answered() && operation.attempts > 1);
         let puts = PutCounts {
-            acknowledged: count(Action::Put, Outcome::Answered),
+            acknowledged: count(Action::Put, OperationOutcome::Answered),
             acknowledged_by_retry: retried.count(),
-            not_applied: count(Action::Put, Outcome::NotApplied),
-            unknown: count(Action::Put, Outcome::Unknown),
+            not_applied: count(Action::Put, OperationOutcome::NotApplied),
+            unknown: count(Action::Put, OperationOutcome::Unknown),
         };
         Self {
             started_at,

@@ -137,7 +137,7 @@ impl Healing {
 
 /// What an open leader of `followers` still lacks; nothing when all take part and have everything that was accepted before
 /// the last `elapsed`.
-pub(super) fn lacks(status: &LeaderStatus, followers: usize, elapsed: Duration) -> Option<String> {
+pub(super) fn missing(status: &LeaderStatus, followers: usize, elapsed: Duration) -> Option<String> {
     let LeaderStatus { state, message, .. } = status;
     if *state != LeaderState::Open {
         return Some(format!("the leader is {state}: {message}"));
@@ -179,9 +179,9 @@ mod tests {
 
     #[test]
     fn a_leader_lacks_what_it_waits_for_and_who_is_late() {
-        let lacks = |state, followers: &[_]| lacks(&status(state, followers), 2, Duration::from_millis(50));
+        let missing = |state, followers: &[_]| missing(&status(state, followers), 2, Duration::from_millis(50));
         let (well, late, away) = (("streaming", true, 49.0), ("streaming", true, 50.0), ("connecting", true, 0.0));
-        assert_eq!(lacks("open", &[well, well]), None);
+        assert_eq!(missing("open", &[well, well]), None);
         for (state, followers, expected) in [
             ("recovering", vec![well, well], "the leader is recovering: for 2 of 3 promises"),
             ("open", vec![well], "the leader knows 1 followers, 1 of them members"),
@@ -190,7 +190,7 @@ mod tests {
             ("open", vec![well, late], "http://f:1 is streaming, 50 ms behind"),
             ("open", vec![away, well], "http://f:1 is connecting, 0 ms behind"),
         ] {
-            assert_eq!(lacks(state, &followers).as_deref(), Some(expected));
+            assert_eq!(missing(state, &followers).as_deref(), Some(expected));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kv_node::protocol::types::Epoch;
 
-use super::history::{Action, FinalDump, History, Operation, Outcome};
+use super::history::{Action, FinalDump, History, Operation, OperationOutcome};
 use crate::client::{Dump, Entry};
 
 /// An epoch of a leader whose id is its term.
@@ -22,7 +22,7 @@ fn operation(action: Action, key: &str, value: Option<&str>, seq: u64, (called_u
         incarnation: None,
         called_us,
         ended_us,
-        outcome: Outcome::Answered,
+        outcome: OperationOutcome::Answered,
         seq: Some(seq),
         epoch: epoch(1),
         staleness_ms: None,
@@ -38,7 +38,7 @@ pub(crate) fn put(key: &str, value: &str, seq: u64, times: (u64, u64)) -> Operat
 
 /// A write whose client never heard of it.
 pub(crate) fn unknown(key: &str, value: &str, times: (u64, u64)) -> Operation {
-    Operation { outcome: Outcome::Unknown, seq: None, epoch: None, ..put(key, value, 0, times) }
+    Operation { outcome: OperationOutcome::Unknown, seq: None, epoch: None, ..put(key, value, 0, times) }
 }
 
 /// A linearizable read in epoch 1; an empty value for none.

@@ -1,7 +1,7 @@
 //! `violation.svg` and `.png`: the operations on one key around a violation, a row for each client; faults above.
 
 use crate::check::{
-    history::{Action, History, Operation, Outcome},
+    history::{Action, History, Operation, OperationOutcome},
     verdict::{Rule, Violation},
 };
 use crate::draw::svg::{Anchor, GRID, INK, MUTED, Stroke, Style, Svg};
@@ -184,7 +184,7 @@ impl<'a> View<'a> {
         let color = if is_guilty { GUILTY } else { color(operation) };
         let (from, to) = (self.x(operation.called_us), self.x(operation.ended_us));
         svg.rectangle(from, y - BAR - 2.0, (to - from).max(2.0), BAR, color);
-        if operation.outcome == Outcome::Unknown {
+        if operation.outcome == OperationOutcome::Unknown {
             // It may take effect long after its client gave up.
             let middle = y - BAR / 2.0 - 2.0;
             svg.line((to, middle), ((to + 60.0).min(RIGHT), middle), Stroke { color, width: 2.0, dashes: "4 4" });
@@ -202,8 +202,8 @@ impl<'a> View<'a> {
 
 fn color(operation: &Operation) -> &'static str {
     match (operation.action, operation.outcome) {
-        (_, Outcome::NotApplied | Outcome::Failed) => REFUSED,
-        (_, Outcome::Unknown) => UNKNOWN,
+        (_, OperationOutcome::NotApplied | OperationOutcome::Failed) => REFUSED,
+        (_, OperationOutcome::Unknown) => UNKNOWN,
         (Action::Put, _) => PUT,
         (Action::Get, _) => GET,
         (Action::LocalGet, _) => LOCAL_GET,

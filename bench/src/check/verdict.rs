@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::{
-    history::{Action, History, Outcome},
+    history::{Action, History, OperationOutcome},
     linearizability::{self, Answer, Call},
     versions,
 };
@@ -118,7 +118,7 @@ fn calls(history: &History, numbers: &[usize]) -> (Vec<Call>, Vec<usize>) {
     let mut values: HashMap<&str, u32> = HashMap::new();
     let relevant = numbers.iter().copied().filter(|number| {
         let operation = &history.operations[*number];
-        let may_count = operation.is_answered() || operation.outcome == Outcome::Unknown;
+        let may_count = operation.is_answered() || operation.outcome == OperationOutcome::Unknown;
         may_count && operation.action != Action::LocalGet
     });
     let relevant: Vec<usize> = relevant.collect();
@@ -309,7 +309,7 @@ mod tests {
             (
                 "a refused write shows",
                 vec![
-                    Operation { outcome: Outcome::NotApplied, ..unknown("k", "a", (1, 2)) },
+                    Operation { outcome: OperationOutcome::NotApplied, ..unknown("k", "a", (1, 2)) },
                     local("k", "a", 1, (3, 4)),
                 ],
                 &[Rule::ValueWritten],

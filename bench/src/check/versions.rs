@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use kv_node::protocol::types::Epoch;
 
 use super::{
-    history::{Action, History, Operation, Outcome},
+    history::{Action, History, Operation, OperationOutcome},
     verdict::{Rule, Violation},
 };
 
@@ -67,7 +67,7 @@ impl<'a> Key<'a> {
             };
             match self.writes.get(value).map(|write| (*write, &self.history.operations[*write])) {
                 None => report(vec![number], "a value that nobody wrote there"),
-                Some((write, it)) if it.outcome == Outcome::NotApplied => {
+                Some((write, it)) if it.outcome == OperationOutcome::NotApplied => {
                     report(vec![write, number], "a write that was refused");
                 }
                 Some((write, it)) if it.called_us > read.ended_us => {
@@ -135,7 +135,7 @@ impl<'a> Key<'a> {
         let shown = self.settled().filter(|(_, operation, _)| operation.action == Action::Get);
         let shown: BTreeMap<usize, u64> = shown
             .filter_map(|(_, read, seq)| Some((*self.writes.get(read.value.as_deref()?)?, seq)))
-            .filter(|(write, _)| self.history.operations[*write].outcome == Outcome::Unknown)
+            .filter(|(write, _)| self.history.operations[*write].outcome == OperationOutcome::Unknown)
             .collect();
         begun.extend(shown.iter().map(|(write, seq)| (self.history.operations[*write].called_us, *write, *seq, true)));
         begun.sort_unstable();
@@ -174,7 +174,7 @@ impl<'a> Key<'a> {
             let read = &self.history.operations[*number];
             let write = read.value.as_deref().and_then(|value| self.writes.get(value));
             let Some((write, it)) = write.map(|write| (*write, &self.history.operations[*write])) else { continue };
-            let born = it.epoch.filter(|_| it.outcome == Outcome::Unknown && it.attempts == 1);
+            let born = it.epoch.filter(|_| it.outcome == OperationOutcome::Unknown && it.attempts == 1);
             let Some(born) = born.filter(|born| born < epoch) else { continue };
             let without = lowest.range(born..=*epoch).find(|(at, (low, _))| **at > born && low < seq);
             if let Some((without, (low, witness))) = without {
@@ -286,7 +286,7 @@ impl<'a> Key<'a> {
                     let text = format!("in the end {} has {}, which nobody wrote there", dump.node, entry.value);
                     violations.push(self.violation(Rule::ValueWritten, Vec::new(), text));
                 }
-                Some(write) if self.history.operations[*write].outcome == Outcome::NotApplied => {
+                Some(write) if self.history.operations[*write].outcome == OperationOutcome::NotApplied => {
                     let text = format!("in the end {} has {}, whose write was refused", dump.node, entry.value);
                     violations.push(self.violation(Rule::ValueWritten, vec![*write], text));
                 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use rand::RngExt;
 
@@ -28,6 +28,7 @@ use crate::{
     },
     cluster::LocalClusterOptions,
     interrupt::{EXIT_INTERRUPTED, Interrupt},
+    output::{WrongUsage, print},
     progress::Progress,
 };
 
@@ -155,7 +156,9 @@ impl CheckArguments {
     fn local_options(&self) -> Result<CheckOptions> {
         let Self { follower_count, write_quorum, .. } = *self;
         if write_quorum > follower_count {
-            bail!("write quorum {write_quorum} is not possible with {follower_count} followers");
+            return Err(WrongUsage::error(format!(
+                "write quorum {write_quorum} is not possible with {follower_count} followers"
+            )));
         }
         let durable = self.durability == Durability::Disk;
         let shape = Shape::new(Place::Process, follower_count, write_quorum, durable);
@@ -174,7 +177,7 @@ impl CheckArguments {
             Some(rounds) => Limit::Rounds(rounds),
             None => Limit::Time(Duration::from_secs(self.seconds.unwrap_or(DEFAULT_SECONDS))),
         };
-        let shape = shape.only(&self.faults).map_err(anyhow::Error::msg)?;
+        let shape = shape.only(&self.faults).map_err(WrongUsage::error)?;
         let seed = self.seed.unwrap_or_else(|| rand::rng().random());
         let timeout_ms = timeout_ms + CLIENT_MARGIN_MS;
         let load = Load { clients: self.clients, keys: self.keys, rate: self.rate, timeout_ms, seed };
@@ -263,12 +266,12 @@ async fn conclude(
     let (report, history) = check::run(&mut target, options, interrupt, progress).await?;
     drop(target);
     progress.finish();
-    print!("{}", check::report::text(&report));
+    print(&check::report::text(&report));
     for path in check::report::export(&report, &history, &arguments.out)? {
-        println!("wrote {}", path.display());
+        print(&format!("wrote {}\n", path.display()));
     }
     for file in &arguments.print {
-        print!("{}", file.render(&report, &history)?);
+        print(&file.render(&report, &history)?);
     }
     Ok(code(&report))
 }

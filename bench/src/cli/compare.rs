@@ -23,6 +23,7 @@ use crate::{
         },
         raise_file_limit, write_all,
     },
+    output::print,
 };
 
 pub(super) const AFTER_HELP: &str = "\
@@ -101,12 +102,12 @@ async fn run(arguments: &CompareArguments) -> Result<u8> {
     let report = tokio::task::block_in_place(|| compare::run(&contenders, missing, &options, &mut progress))?;
     progress.finish();
     drop(contenders);
-    print!("{}", compare::text(&report));
+    print(&compare::text(&report));
     let mut json = serde_json::to_vec_pretty(&report).context("failed to render compare.json")?;
     json.push(b'\n');
     let files = [("compare.md", compare::markdown(&report).into_bytes()), ("compare.json", json)];
     for path in write_all(out, files)? {
-        println!("wrote {}", path.display());
+        print(&format!("wrote {}\n", path.display()));
     }
     Ok(code(&report))
 }

@@ -18,6 +18,7 @@ use crate::{
         curves::{Curve, CurvePoint, Dimension},
         raise_file_limit, write_all,
     },
+    output::WrongUsage,
 };
 
 const DEFAULT_FOLLOWERS: u16 = 5;
@@ -111,7 +112,9 @@ impl CurvesArguments {
 
     fn check(&self) -> Result<()> {
         let Some(values) = &self.values else { return Ok(()) };
-        let [by] = self.by[..] else { anyhow::bail!("--values is for one setting, but {} are varied", self.by.len()) };
+        let [by] = self.by[..] else {
+            return Err(WrongUsage::error(format!("--values is for one setting, but {} are varied", self.by.len())));
+        };
         let most = match by {
             Dimension::Followers => 60,
             Dimension::Connections => 100_000,
@@ -119,7 +122,9 @@ impl CurvesArguments {
             Dimension::Reads => 3,
         };
         match values.iter().find(|value| **value > most) {
-            Some(value) => anyhow::bail!("{value} is above {most}, the most that can be measured here"),
+            Some(value) => {
+                return Err(WrongUsage::error(format!("{value} is above {most}, the most that can be measured here")));
+            }
             None => Ok(()),
         }
     }

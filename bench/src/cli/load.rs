@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 
@@ -20,6 +20,7 @@ use crate::{
         self, Arrivals, Dialect, Distribution, LoadOptions, LoadReport, LoadTarget, Pace, Processes, ReadFrom,
         raise_file_limit,
     },
+    output::{WrongUsage, print},
 };
 
 pub(super) const AFTER_HELP: &str = "\
@@ -275,10 +276,14 @@ impl LocalLoadCluster {
     pub(super) async fn stand(self, out: &std::path::Path) -> Result<Standing> {
         let Self { followers, write_quorum, min_delay_ms, max_delay_ms, durability, program } = self;
         if min_delay_ms > max_delay_ms {
-            bail!("minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms");
+            return Err(WrongUsage::error(format!(
+                "minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms"
+            )));
         }
         if write_quorum > followers {
-            bail!("write quorum {write_quorum} is not possible with {followers} followers");
+            return Err(WrongUsage::error(format!(
+                "write quorum {write_quorum} is not possible with {followers} followers"
+            )));
         }
         let data = match durability {
             Durability::Memory => None,
@@ -372,9 +377,9 @@ async fn run(arguments: &LoadArguments) -> Result<u8> {
         report => report?,
     };
     drop(standing);
-    print!("{}", load::text(&report));
+    print(&load::text(&report));
     for path in load::export_all(&report, out)? {
-        println!("wrote {}", path.display());
+        print(&format!("wrote {}\n", path.display()));
     }
     Ok(code(&report))
 }

@@ -2,12 +2,13 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::{
     cluster::LocalClusterOptions,
     load::recovery::{self, Recovery, RecoveryOptions},
+    output::{WrongUsage, print},
 };
 
 /// The settings of a recovery.
@@ -49,7 +50,9 @@ pub struct RecoverArguments {
 pub(super) fn main(arguments: &RecoverArguments) -> Result<u8> {
     let RecoverArguments { keys, value_size_bytes, connections, overwrites, follower_count, quorum, out } = arguments;
     if quorum > follower_count {
-        bail!("write quorum {quorum} is not possible with {follower_count} followers");
+        return Err(WrongUsage::error(format!(
+            "write quorum {quorum} is not possible with {follower_count} followers"
+        )));
     }
     let data = out.join("data");
     if data.exists() {
@@ -72,7 +75,7 @@ pub(super) fn main(arguments: &RecoverArguments) -> Result<u8> {
         patience: Duration::from_secs(600),
     };
     let measured = super::run(recovery::measure(cluster, options, |what| eprintln!("{what} …")))?;
-    print!("{}", told(&measured, &options));
+    print(&told(&measured, &options));
     // A second look at the result does not need it, and it is large.
     fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
     Ok(0)

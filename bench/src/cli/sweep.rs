@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
 use super::{EXIT_DEVIATES, EXIT_FAILED};
@@ -11,6 +11,7 @@ use crate::cluster::control::{Access, KvClusterResource};
 use crate::{
     cluster::{self, LocalClusterOptions, RunningCluster},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
+    output::{WrongUsage, print},
     progress::Progress,
     sweep::{
         report::{self, SweepReport},
@@ -148,10 +149,12 @@ impl SweepArguments {
         let min_delay_ms = self.min_delay_ms.unwrap_or(0);
         let max_delay_ms = self.max_delay_ms.unwrap_or(DEFAULT_MAX_DELAY_MS);
         if min_delay_ms > max_delay_ms {
-            bail!("minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms");
+            return Err(WrongUsage::error(format!(
+                "minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms"
+            )));
         }
         if let Some(quorum) = self.quorums.iter().flatten().find(|quorum| **quorum > followers) {
-            bail!("write quorum {quorum} is not possible with {followers} followers");
+            return Err(WrongUsage::error(format!("write quorum {quorum} is not possible with {followers} followers")));
         }
         Ok(LocalClusterOptions {
             followers,
@@ -206,12 +209,12 @@ async fn run(arguments: &SweepArguments) -> Result<u8> {
         eprintln!("interrupted before anything was measured");
         return Ok(EXIT_INTERRUPTED);
     }
-    print!("{}", report::text(&report));
+    print(&report::text(&report));
     for path in report::export_all(&report, out)? {
-        println!("wrote {}", path.display());
+        print(&format!("wrote {}\n", path.display()));
     }
     for file in &arguments.print {
-        print!("\n{}", file.render(&report)?);
+        print(&format!("\n{}", file.render(&report)?));
     }
     Ok(code(&report))
 }

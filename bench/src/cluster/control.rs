@@ -55,7 +55,7 @@ impl Control {
         let began = Instant::now();
         let asked = self.ask(leader, change).await;
         let asked = asked.with_context(|| format!("failed to set write quorum {}", change.write_quorum))?;
-        while let Some(reason) = self.lacks(leader, change, asked).await? {
+        while let Some(reason) = self.missing(leader, change, asked).await? {
             if began.elapsed() > IN_FORCE_TIMEOUT {
                 let seconds = IN_FORCE_TIMEOUT.as_secs();
                 bail!("failed to bring write quorum {} into force within {seconds} s: {reason}", change.write_quorum);
@@ -91,7 +91,7 @@ impl Control {
     }
 
     /// What is still missing, in words; nothing once the change is in force.
-    async fn lacks(&self, leader: &NodeClient, change: ConfigChange, asked: Option<i64>) -> Result<Option<String>> {
+    async fn missing(&self, leader: &NodeClient, change: ConfigChange, asked: Option<i64>) -> Result<Option<String>> {
         let config = leader.config().await;
         let config = match self {
             Self::Leader => config?,
@@ -110,7 +110,7 @@ impl Control {
         }
         match (self, asked) {
             #[cfg(feature = "kubernetes")]
-            (Self::Resource(resource), Some(generation)) => Ok(resource.lacks(change, generation).await),
+            (Self::Resource(resource), Some(generation)) => Ok(resource.missing(change, generation).await),
             _ => Ok(None),
         }
     }

@@ -9,11 +9,11 @@ mod running;
 #[cfg(feature = "kubernetes")]
 mod tunnel;
 
-pub(crate) use self::local::free_ports;
 #[cfg(feature = "kubernetes")]
 pub(crate) use self::kvcluster::Way;
 #[cfg(feature = "kubernetes")]
 pub use self::kvcluster::kube;
+pub(crate) use self::local::free_ports;
 pub use self::{
     local::{LocalCluster, LocalClusterOptions, Program},
     running::{RunningCluster, compose, local, remote},

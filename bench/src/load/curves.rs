@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::{
     draw::chart::{Chart, Panel, Scale, Series},
-    load::{Latencies, LoadReport, Outcome, align},
+    load::{Latencies, LoadReport, RequestOutcome, align},
 };
 
 /// The setting that changes.
@@ -135,7 +135,7 @@ impl Curve {
             cells.extend([leader, followers, load, all].map(|us| number(us, 1)));
             cells
         }));
-        let not_found: u64 = self.points.iter().map(|point| point.report.count(Outcome::NotFound)).sum();
+        let not_found: u64 = self.points.iter().map(|point| point.report.count(RequestOutcome::NotFound)).sum();
         let mut lines = align(&rows);
         if not_found > 0 {
             lines.push(format!("{not_found} reads found no value"));

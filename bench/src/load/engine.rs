@@ -19,7 +19,7 @@ use super::{
     alarm::Alarm,
     link::Link,
     operations::Operations,
-    protocol::{Answer, Outcome},
+    protocol::{Answer, RequestOutcome},
     recorder::{Flight, Kind, Recorder, Window},
     schedule::Schedule,
 };
@@ -248,11 +248,13 @@ impl Running<'_> {
             && let Err(error) = link.connect(&self.poll, token(number, place))
         {
             let address = link.address();
-            self.fail(number, now_ns, Outcome::NotConnected, || format!("failed to connect to {address}: {error}"));
+            self.fail(number, now_ns, RequestOutcome::NotConnected, || {
+                format!("failed to connect to {address}: {error}")
+            });
             return;
         }
         if let Err(words) = link.request(operation, &mut self.out) {
-            self.fail(number, now_ns, Outcome::Refused, || words);
+            self.fail(number, now_ns, RequestOutcome::Refused, || words);
             return;
         }
         if let Err(error) = link.send(&self.out) {
@@ -305,7 +307,7 @@ impl Running<'_> {
             return;
         };
         self.under_way -= 1;
-        let is_done = matches!(answer.outcome, Outcome::Ok | Outcome::NotFound);
+        let is_done = matches!(answer.outcome, RequestOutcome::Ok | RequestOutcome::NotFound);
         let pause = answer.retry_after_s.map_or(PAUSE, |seconds| Duration::from_secs(seconds.into()).min(PAUSE_MAX));
         self.recorder.answered(flight, now_ns, answer);
         self.next(number, now_ns, is_done, pause);
@@ -339,15 +341,15 @@ impl Running<'_> {
         let is_its_own = client.flight.is_some_and(|flight| place_of(flight.kind, client.links.len()) == place);
         if is_its_own {
             let outcome = if error.kind() == io::ErrorKind::ConnectionRefused {
-                Outcome::NotConnected
+                RequestOutcome::NotConnected
             } else {
-                Outcome::NoAnswer
+                RequestOutcome::NoAnswer
             };
             self.fail(number, now_ns, outcome, || format!("{address}: {error}"));
         }
     }
 
-    fn fail(&mut self, number: usize, now_ns: u64, outcome: Outcome, words: impl FnOnce() -> String) {
+    fn fail(&mut self, number: usize, now_ns: u64, outcome: RequestOutcome, words: impl FnOnce() -> String) {
         if let Some(flight) = self.clients[number].flight.take() {
             self.under_way -= 1;
             self.recorder.ended(flight, now_ns, outcome, words);

@@ -31,7 +31,7 @@ use serde::Serialize;
 pub use self::{
     cpu::ProcessorTime,
     keys::Distribution,
-    protocol::Outcome,
+    protocol::RequestOutcome,
     report::{
         CpuReport, FillReport, FootprintReport, KindReport, Latencies, LoadReport, SecondReport, export_all, text,
     },

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use hdrhistogram::{Counter, Histogram};
 
-use super::protocol::{Answer, Outcome};
+use super::protocol::{Answer, RequestOutcome};
 
 /// Latencies are told apart to a tenth of a per cent; those of single seconds, of which there may be many, to one.
 const DIGITS: u8 = 3;
@@ -53,7 +53,7 @@ pub(super) struct KindRecord {
     /// The same two beyond the delay that the quorum had to wait for, of writes that were explained.
     pub service_overhead_ns: Histogram<u64>,
     pub response_overhead_ns: Histogram<u64>,
-    pub outcomes: [u64; Outcome::ALL.len()],
+    pub outcomes: [u64; RequestOutcome::ALL.len()],
     /// Done within the window, whenever they were due: what throughput is computed from.
     pub done_within: u64,
 }
@@ -96,7 +96,7 @@ impl Recorder {
             response_ns: histogram(DIGITS)?,
             service_overhead_ns: histogram(DIGITS)?,
             response_overhead_ns: histogram(DIGITS)?,
-            outcomes: [0; Outcome::ALL.len()],
+            outcomes: [0; RequestOutcome::ALL.len()],
             done_within: 0,
         };
         let second = Second {
@@ -122,10 +122,10 @@ impl Recorder {
 
     /// Counts an answered operation.
     pub(super) fn answered(&mut self, flight: Flight, now_ns: u64, answer: Answer) {
-        if let (Outcome::Ok, Some(delay_ns)) = (answer.outcome, answer.quorum_delay_ns) {
+        if let (RequestOutcome::Ok, Some(delay_ns)) = (answer.outcome, answer.quorum_delay_ns) {
             self.explained(flight, now_ns, delay_ns);
         }
-        if let (Kind::Put, Outcome::Ok) = (flight.kind, answer.outcome)
+        if let (Kind::Put, RequestOutcome::Ok) = (flight.kind, answer.outcome)
             && let Some(acknowledged) = usize::try_from(flight.key).ok().and_then(|key| self.acknowledged.get_mut(key))
         {
             *acknowledged = true;
@@ -155,9 +155,15 @@ impl Recorder {
     }
 
     /// Counts an operation, however it ended.
-    pub(super) fn ended(&mut self, flight: Flight, now_ns: u64, outcome: Outcome, words: impl FnOnce() -> String) {
+    pub(super) fn ended(
+        &mut self,
+        flight: Flight,
+        now_ns: u64,
+        outcome: RequestOutcome,
+        words: impl FnOnce() -> String,
+    ) {
         let Flight { kind, intended_ns, sent_ns, .. } = flight;
-        let is_done = matches!(outcome, Outcome::Ok | Outcome::NotFound);
+        let is_done = matches!(outcome, RequestOutcome::Ok | RequestOutcome::NotFound);
         let response_ns = now_ns.saturating_sub(intended_ns);
         let of_kind = if kind == Kind::Put { &mut self.puts } else { &mut self.gets };
         if self.window.contains(intended_ns) {

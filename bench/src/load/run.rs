@@ -15,7 +15,7 @@ use super::{
     engine::{Client, Engine, Shared},
     machine::wake_ups,
     operations::Operations,
-    protocol::Outcome,
+    protocol::RequestOutcome,
     recorder::{Recorder, Window},
     report::{CpuReport, FillReport, FootprintReport, Latencies, SecondReport, US_MS},
     schedule::Schedule,
@@ -136,7 +136,7 @@ fn fill(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer)
         thread.join().map_err(|_| anyhow::anyhow!("failed to run a thread of the load"))?
     })?;
     let took = begin.elapsed();
-    let done = recorder.puts.outcomes[Outcome::Ok as usize];
+    let done = recorder.puts.outcomes[RequestOutcome::Ok as usize];
     if done != keys && !observer.is_stopped() {
         let failure = recorder.first_failure.unwrap_or_else(|| "time is up".to_owned());
         bail!(

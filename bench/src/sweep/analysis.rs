@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::sweep::{
     stats::{Summary, mean},
     theory::QuorumDelay,
-    workload::{Outcome, Run, WriteSample},
+    workload::{Run, WriteOutcome, WriteSample},
 };
 
 /// What was measured at one write quorum, and what should have been.
@@ -103,7 +103,7 @@ impl QuorumReport {
     pub fn new(write_quorum: u16, law: &QuorumDelay, run: Run) -> Self {
         let Run { samples, duration_ms, first_failure, given_up } = run;
         let committed: Vec<WriteSample> =
-            samples.iter().filter(|sample| sample.outcome == Outcome::Committed).copied().collect();
+            samples.iter().filter(|sample| sample.outcome == WriteOutcome::Committed).copied().collect();
         let latencies: Vec<f64> = committed.iter().map(|sample| sample.latency_ms).collect();
         let drawn: Vec<f64> = committed.iter().filter_map(|sample| sample.quorum_delay_ms).collect();
         let theory = Theory::of(law);
@@ -146,10 +146,10 @@ impl Failures {
     fn of(samples: &[WriteSample]) -> Self {
         let count = |outcome| samples.iter().filter(|sample| sample.outcome == outcome).count();
         Self {
-            indeterminate: count(Outcome::Indeterminate),
-            not_applied: count(Outcome::NotApplied),
-            refused: count(Outcome::Refused),
-            no_answer: count(Outcome::NoAnswer),
+            indeterminate: count(WriteOutcome::Indeterminate),
+            not_applied: count(WriteOutcome::NotApplied),
+            refused: count(WriteOutcome::Refused),
+            no_answer: count(WriteOutcome::NoAnswer),
         }
     }
 
@@ -210,8 +210,8 @@ impl Overhead {
 mod tests {
     use super::*;
 
-    fn sample(index: usize, latency_ms: f64, outcome: Outcome) -> WriteSample {
-        let quorum_delay_ms = (outcome == Outcome::Committed).then_some(90.0 + index as f64);
+    fn sample(index: usize, latency_ms: f64, outcome: WriteOutcome) -> WriteSample {
+        let quorum_delay_ms = (outcome == WriteOutcome::Committed).then_some(90.0 + index as f64);
         WriteSample { sent_at_ms: index as f64, latency_ms, outcome, quorum_delay_ms, write_quorum: Some(3) }
     }
 
@@ -222,11 +222,11 @@ mod tests {
     #[test]
     fn committed_writes_are_measured_and_the_others_counted() {
         let samples = vec![
-            sample(0, 92.0, Outcome::Committed),
-            sample(1, 5000.0, Outcome::Indeterminate),
-            sample(2, 95.0, Outcome::Committed),
-            sample(3, 98.0, Outcome::Committed),
-            sample(4, 1.0, Outcome::NoAnswer),
+            sample(0, 92.0, WriteOutcome::Committed),
+            sample(1, 5000.0, WriteOutcome::Indeterminate),
+            sample(2, 95.0, WriteOutcome::Committed),
+            sample(3, 98.0, WriteOutcome::Committed),
+            sample(4, 1.0, WriteOutcome::NoAnswer),
         ];
         let run = Run { samples, duration_ms: 500.0, first_failure: Some("HTTP 500".into()), given_up: false };
         let report = QuorumReport::new(3, &law(), run);
@@ -246,9 +246,9 @@ mod tests {
 
     #[test]
     fn a_leader_that_explains_nothing_has_no_overhead() {
-        let mut unexplained = sample(0, 92.0, Outcome::Committed);
+        let mut unexplained = sample(0, 92.0, WriteOutcome::Committed);
         unexplained.quorum_delay_ms = None;
-        let samples = vec![unexplained, sample(1, 99.0, Outcome::Committed)];
+        let samples = vec![unexplained, sample(1, 99.0, WriteOutcome::Committed)];
         let report = QuorumReport::new(3, &law(), Run { samples, ..Run::default() });
         assert_eq!(report.overhead, None);
         assert_eq!(report.deviation.expect("measured").by_draw_ms, None);
@@ -256,15 +256,18 @@ mod tests {
 
     #[test]
     fn a_run_without_a_committed_write_has_no_latency() {
-        let samples = vec![sample(0, 5000.0, Outcome::Indeterminate)];
+        let samples = vec![sample(0, 5000.0, WriteOutcome::Indeterminate)];
         let report = QuorumReport::new(3, &law(), Run { samples, ..Run::default() });
         assert!(report.latency.is_none() && report.deviation.is_none() && report.overhead.is_none());
     }
 
     #[test]
     fn answers_under_another_quorum_are_counted() {
-        let report =
-            QuorumReport::new(2, &law(), Run { samples: vec![sample(0, 92.0, Outcome::Committed)], ..Run::default() });
+        let report = QuorumReport::new(
+            2,
+            &law(),
+            Run { samples: vec![sample(0, 92.0, WriteOutcome::Committed)], ..Run::default() },
+        );
         assert_eq!(report.under_other_quorum, 1);
     }
 }

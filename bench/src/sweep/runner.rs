@@ -18,7 +18,7 @@ use crate::{
         consistency,
         findings::{Finding, FindingKind},
         progress::QuorumBar,
-        report::{Settings, SweepReport, Versions},
+        report::{SweepReport, SweepSettings, Versions},
         theory::QuorumDelay,
         workload::{self, FAILURES_MAX, Run, Workload},
     },
@@ -104,7 +104,7 @@ pub async fn sweep(
 }
 
 /// What the sweep will do, now that the cluster has told what it is.
-fn settle(options: &SweepOptions, config: &ConfigView) -> Result<Settings> {
+fn settle(options: &SweepOptions, config: &ConfigView) -> Result<SweepSettings> {
     let LiveConfig { followers, replication_timeout_ms, .. } = config.in_force;
     let min_delay_ms = options.min_delay_ms.unwrap_or(config.in_force.min_delay_ms);
     let max_delay_ms = options.max_delay_ms.unwrap_or(config.in_force.max_delay_ms);
@@ -115,7 +115,7 @@ fn settle(options: &SweepOptions, config: &ConfigView) -> Result<Settings> {
     if let Some(impossible) = quorums.iter().find(|quorum| !(1..=followers).contains(quorum)) {
         bail!("write quorum {impossible} is not possible with {followers} followers");
     }
-    Ok(Settings {
+    Ok(SweepSettings {
         followers,
         min_delay_ms,
         max_delay_ms,
@@ -139,13 +139,13 @@ fn check_followers(cluster: &RunningCluster, config: &ConfigView) -> Result<()> 
 async fn measure_all(
     leader: &NodeClient,
     control: &Control,
-    settings: &Settings,
+    settings: &SweepSettings,
     interrupt: &Interrupt,
     progress: &Progress,
     quorums: &mut Vec<QuorumReport>,
 ) -> Result<()> {
     for &write_quorum in &settings.quorums {
-        let Settings { min_delay_ms, max_delay_ms, .. } = *settings;
+        let SweepSettings { min_delay_ms, max_delay_ms, .. } = *settings;
         progress.note(&format!("setting write quorum {write_quorum}"));
         let change = ConfigChange { write_quorum, min_delay_ms, max_delay_ms };
         tokio::select! {
@@ -176,11 +176,16 @@ async fn measure_all(
 }
 
 /// Opens the clients' connections and lets the nodes reach their pace.
-async fn warm_up(leader: &NodeClient, settings: &Settings, write_quorum: u16, interrupt: &Interrupt) -> Result<()> {
+async fn warm_up(
+    leader: &NodeClient,
+    settings: &SweepSettings,
+    write_quorum: u16,
+    interrupt: &Interrupt,
+) -> Result<()> {
     let workload = Workload { writes: settings.warmup_writes, ..settings.workload };
     let label = format!("warm{write_quorum}");
     let run: Run = workload::run(leader, &workload, &label, write_timeout(settings), interrupt, |_| {}).await;
-    let failed = run.samples.iter().filter(|sample| sample.outcome != workload::Outcome::Committed).count();
+    let failed = run.samples.iter().filter(|sample| sample.outcome != workload::WriteOutcome::Committed).count();
     if failed >= FAILURES_MAX.min(run.samples.len().max(1)) {
         let first = run.first_failure.unwrap_or_default();
         bail!("failed to warm up at write quorum {write_quorum}: {failed} writes failed, the first with: {first}");
@@ -188,7 +193,7 @@ async fn warm_up(leader: &NodeClient, settings: &Settings, write_quorum: u16, in
     Ok(())
 }
 
-fn write_timeout(settings: &Settings) -> Duration {
+fn write_timeout(settings: &SweepSettings) -> Duration {
     Duration::from_millis(settings.replication_timeout_ms.into()) + GRACE
 }
 

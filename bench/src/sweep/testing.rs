@@ -5,9 +5,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use crate::sweep::{
     analysis::QuorumReport,
     consistency::{ConsistencyReport, FollowerCheck},
-    report::{Settings, SweepReport, Versions},
+    report::{SweepReport, SweepSettings, Versions},
     theory::QuorumDelay,
-    workload::{Outcome, Run, Workload, WriteSample},
+    workload::{Run, Workload, WriteOutcome, WriteSample},
 };
 
 /// How a synthetic system answers.
@@ -58,7 +58,7 @@ pub(crate) fn synthetic_quorums(
                     WriteSample {
                         sent_at_ms: index as f64,
                         latency_ms,
-                        outcome: Outcome::Committed,
+                        outcome: WriteOutcome::Committed,
                         // The programs that wait for all are those that do not explain themselves.
                         quorum_delay_ms: (behaviour != Behaviour::WaitsForAll).then_some(quorum_delay_ms),
                         write_quorum: Some(write_quorum),
@@ -92,7 +92,7 @@ pub(crate) fn synthetic_report(
         started_at: "2026-11-22T10:45:00Z".into(),
         versions: Versions { bench: "0.1.0".into(), node: "0.1.0".into() },
         target: "local processes".into(),
-        settings: Settings {
+        settings: SweepSettings {
             followers,
             min_delay_ms,
             max_delay_ms,

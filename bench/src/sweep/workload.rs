@@ -39,7 +39,7 @@ pub struct Workload {
 /// How a write ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum WriteOutcome {
     /// The quorum confirmed it.
     Committed,
     /// The quorum was not reached in time: it may or may not be there.
@@ -60,7 +60,7 @@ pub struct WriteSample {
     /// From sending it to having read the whole answer, in ms, on the client's monotonic clock.
     pub latency_ms: f64,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: WriteOutcome,
     /// The delay that the quorum had to wait for this write (the W-th smallest of those drawn), in ms.
     pub quorum_delay_ms: Option<f64>,
     /// The quorum under which the leader says it answered.
@@ -150,11 +150,11 @@ async fn write(
         Ok((status, body)) => {
             let answer: PutAnswer = serde_json::from_slice(&body).unwrap_or_default();
             let outcome = outcome_of(status, &answer);
-            let failure = (outcome != Outcome::Committed)
+            let failure = (outcome != WriteOutcome::Committed)
                 .then(|| format!("HTTP {}: {}", status.as_u16(), answer.message.as_deref().unwrap_or("no message")));
             (outcome, answer, failure)
         }
-        Err(error) => (Outcome::NoAnswer, PutAnswer::default(), Some(format!("{:#}", anyhow::Error::new(error)))),
+        Err(error) => (WriteOutcome::NoAnswer, PutAnswer::default(), Some(format!("{:#}", anyhow::Error::new(error)))),
     };
     let Explanation { quorum_delay_ms, write_quorum } = answer.explain.unwrap_or_default();
     (WriteSample { sent_at_ms, latency_ms, outcome, quorum_delay_ms, write_quorum }, failure)
@@ -170,14 +170,14 @@ struct PutAnswer {
 }
 
 /// The leader's own word about the outcome counts before the status code: a proxy between may answer 503 too.
-fn outcome_of(status: StatusCode, answer: &PutAnswer) -> Outcome {
+fn outcome_of(status: StatusCode, answer: &PutAnswer) -> WriteOutcome {
     match (status, answer.outcome.as_deref()) {
-        (StatusCode::OK, _) if answer.ok => Outcome::Committed,
-        (_, Some("not_applied")) => Outcome::NotApplied,
-        (_, Some("indeterminate")) => Outcome::Indeterminate,
-        (StatusCode::TOO_MANY_REQUESTS, _) => Outcome::NotApplied,
-        (status, _) if status.is_client_error() => Outcome::Refused,
-        _ => Outcome::Indeterminate,
+        (StatusCode::OK, _) if answer.ok => WriteOutcome::Committed,
+        (_, Some("not_applied")) => WriteOutcome::NotApplied,
+        (_, Some("indeterminate")) => WriteOutcome::Indeterminate,
+        (StatusCode::TOO_MANY_REQUESTS, _) => WriteOutcome::NotApplied,
+        (status, _) if status.is_client_error() => WriteOutcome::Refused,
+        _ => WriteOutcome::Indeterminate,
     }
 }
 
@@ -210,15 +210,19 @@ mod tests {
     fn outcomes_follow_the_leader_s_word_and_then_the_status() {
         let answer = |json: &str| serde_json::from_str::<PutAnswer>(json).expect("JSON");
         let committed = answer(r#"{"ok":true,"seq":3,"explain":{"write_quorum":3,"quorum_delay_ms":97.5}}"#);
-        assert_eq!(outcome_of(StatusCode::OK, &committed), Outcome::Committed);
+        assert_eq!(outcome_of(StatusCode::OK, &committed), WriteOutcome::Committed);
         for (status, body, expected) in [
-            (500, r#"{"ok":false,"message":"quorum not reached","outcome":"indeterminate"}"#, Outcome::Indeterminate),
-            (500, r#"{"ok":false,"message":"quorum not reached"}"#, Outcome::Indeterminate),
-            (503, r#"{"ok":false,"outcome":"not_applied"}"#, Outcome::NotApplied),
-            (503, "{}", Outcome::Indeterminate),
-            (429, "{}", Outcome::NotApplied),
-            (413, "{}", Outcome::Refused),
-            (200, r#"{"ok":false}"#, Outcome::Indeterminate),
+            (
+                500,
+                r#"{"ok":false,"message":"quorum not reached","outcome":"indeterminate"}"#,
+                WriteOutcome::Indeterminate,
+            ),
+            (500, r#"{"ok":false,"message":"quorum not reached"}"#, WriteOutcome::Indeterminate),
+            (503, r#"{"ok":false,"outcome":"not_applied"}"#, WriteOutcome::NotApplied),
+            (503, "{}", WriteOutcome::Indeterminate),
+            (429, "{}", WriteOutcome::NotApplied),
+            (413, "{}", WriteOutcome::Refused),
+            (200, r#"{"ok":false}"#, WriteOutcome::Indeterminate),
         ] {
             let status = StatusCode::from_u16(status).expect("a status");
             assert_eq!(outcome_of(status, &answer(body)), expected, "{status} {body}");

@@ -8,7 +8,7 @@ use kv_bench::{
 };
 use serde_json::{Value, json};
 
-use super::KV_BENCH;
+use super::{KV_BENCH, KVCTL};
 
 /// What the clusters ask for.
 pub(crate) const TOKEN: &str = "correct-horse";
@@ -26,19 +26,19 @@ pub(crate) async fn cluster(directory: &Path) -> LocalCluster {
     LocalCluster::start(options).await.expect("starts")
 }
 
-/// `kv-bench` with the token, run to its end.
+/// `kvctl` with the token, run to its end.
 async fn program(arguments: &[&str]) -> Output {
-    let mut command = tokio::process::Command::new(KV_BENCH);
+    let mut command = tokio::process::Command::new(KVCTL);
     command.args(arguments).env("AUTH_TOKEN", TOKEN).kill_on_drop(true);
-    command.output().await.expect("kv-bench runs")
+    command.output().await.expect("kvctl runs")
 }
 
-/// `kv-bench backup`.
+/// `kvctl backup`.
 pub(crate) async fn backup(cluster: &LocalCluster, file: &Path) -> Output {
     program(&["backup", "--leader", &cluster.leader_url(), "--to", &file.display().to_string()]).await
 }
 
-/// `kv-bench restore`.
+/// `kvctl restore`.
 pub(crate) async fn restore(cluster: &LocalCluster, file: &Path, more: &[&str]) -> Output {
     let (url, file) = (cluster.leader_url(), file.display().to_string());
     program(&[&["restore", "--leader", &url, "--from", &file], more].concat()).await

@@ -23,6 +23,9 @@ use tokio::sync::Mutex;
 /// The program under test.
 pub(crate) const KV_BENCH: &str = env!("CARGO_BIN_EXE_kv-bench");
 
+/// The program for operators.
+pub(crate) const KVCTL: &str = env!("CARGO_BIN_EXE_kvctl");
+
 /// Conditions are waited for this long; reached only when something is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -165,21 +165,21 @@ impl KvClusterResource {
     ///
     /// # Errors
     /// When there is no such KvCluster, or the API server does not answer.
-    pub async fn lacks_size(&self, size: Size) -> Result<Option<String>> {
-        Ok(lacks_size(&self.get().await?, size))
+    pub async fn missing_size(&self, size: Size) -> Result<Option<String>> {
+        Ok(missing_size(&self.get().await?, size))
     }
 
     /// The same, and what is missing until all is well.
     ///
     /// # Errors
-    /// As [`KvClusterResource::lacks_size`].
-    pub async fn lacks_anything(&self, size: Size) -> Result<Option<String>> {
+    /// As [`KvClusterResource::missing_size`].
+    pub async fn missing_anything(&self, size: Size) -> Result<Option<String>> {
         let cluster = self.get().await?;
         let unwell = || {
             let KvClusterStatus { phase, message, .. } = cluster.status.clone().unwrap_or_default();
             (phase != Phase::Ready).then(|| format!("{self} is {phase:?}: {message}"))
         };
-        Ok(lacks_size(&cluster, size).or_else(unwell))
+        Ok(missing_size(&cluster, size).or_else(unwell))
     }
 
     async fn patch(&self, spec: serde_json::Value) -> Result<KvCluster> {
@@ -189,9 +189,9 @@ impl KvClusterResource {
     }
 
     /// What the status still lacks, in words; nothing once it reports these values of this generation as applied.
-    pub(super) async fn lacks(&self, change: ConfigChange, generation: i64) -> Option<String> {
+    pub(super) async fn missing(&self, change: ConfigChange, generation: i64) -> Option<String> {
         match self.get().await {
-            Ok(cluster) => lacks(&cluster.status.unwrap_or_default(), change, generation),
+            Ok(cluster) => missing(&cluster.status.unwrap_or_default(), change, generation),
             Err(error) => Some(format!("{error:#}")),
         }
     }
@@ -221,7 +221,7 @@ where
     }
 }
 
-fn lacks_size(cluster: &KvCluster, size: Size) -> Option<String> {
+fn missing_size(cluster: &KvCluster, size: Size) -> Option<String> {
     let expected = (i32::from(size.replicas), i32::from(size.write_quorum));
     let asked = (cluster.spec.replicas, cluster.spec.write_quorum);
     if asked != expected {
@@ -246,7 +246,7 @@ fn is_true(status: &KvClusterStatus, type_: &str, generation: i64) -> bool {
     found.is_some_and(|found| found.status == "True" && found.observed_generation >= Some(generation))
 }
 
-fn lacks(status: &KvClusterStatus, change: ConfigChange, generation: i64) -> Option<String> {
+fn missing(status: &KvClusterStatus, change: ConfigChange, generation: i64) -> Option<String> {
     let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
     if status.observed_generation < Some(generation) {
         return Some(format!("the operator has not seen generation {generation} of the spec yet"));
@@ -309,8 +309,8 @@ mod tests {
 
     #[test]
     fn a_change_is_applied_when_the_status_of_its_generation_says_so() {
-        assert_eq!(lacks(&status(7, 4, 60, "True"), CHANGE, 7), None);
-        assert_eq!(lacks(&status(8, 4, 60, "True"), CHANGE, 7), None, "someone changed something else since");
+        assert_eq!(missing(&status(7, 4, 60, "True"), CHANGE, 7), None);
+        assert_eq!(missing(&status(8, 4, 60, "True"), CHANGE, 7), None, "someone changed something else since");
         for (status, expected) in [
             (status(6, 4, 60, "True"), "the operator has not seen generation 7 of the spec yet"),
             (status(7, 3, 60, "True"), "the status says that write quorum 3 is applied"),
@@ -318,7 +318,7 @@ mod tests {
             (status(7, 4, 60, "False"), "stored on 2 followers"),
             (KvClusterStatus::default(), "the operator has not seen generation 7 of the spec yet"),
         ] {
-            assert_eq!(lacks(&status, CHANGE, 7).as_deref(), Some(expected));
+            assert_eq!(missing(&status, CHANGE, 7).as_deref(), Some(expected));
         }
     }
 
@@ -337,14 +337,14 @@ mod tests {
             .expect("as the API server gives it")
         };
         let size = Size { replicas: 6, write_quorum: 3 };
-        assert_eq!(lacks_size(&cluster(6, 4, 6, "True"), size), None);
+        assert_eq!(missing_size(&cluster(6, 4, 6, "True"), size), None);
         for (cluster, expected) in [
             (cluster(5, 4, 6, "True"), "someone else asks for 5 followers and quorum 3"),
             (cluster(6, 3, 6, "True"), "the operator has not seen generation 4 of the spec yet"),
             (cluster(6, 4, 5, "True"), "the status says that 5 followers and quorum 3 are applied"),
             (cluster(6, 4, 6, "False"), "stored on 2 followers"),
         ] {
-            assert_eq!(lacks_size(&cluster, size).as_deref(), Some(expected));
+            assert_eq!(missing_size(&cluster, size).as_deref(), Some(expected));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! is needed for, and protobuf messages of two fields. Answers are told by their frames: a call that succeeds carries a message
 //! before its trailers, one that fails has none. No header has to be decoded for that.
 
-use super::{Answer, Operation, Outcome, Parsed, Protocol};
+use super::{Answer, Operation, Parsed, Protocol, RequestOutcome};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEAD_BYTES: usize = 9;
@@ -184,7 +184,7 @@ impl FrameHead {
 }
 
 fn indeterminate(words: &str, keep: bool) -> Answer {
-    Answer { outcome: Outcome::Indeterminate, words: Some(words.to_owned()), keep, ..Answer::ok() }
+    Answer { outcome: RequestOutcome::Indeterminate, words: Some(words.to_owned()), keep, ..Answer::ok() }
 }
 
 /// Appends a frame.
@@ -296,7 +296,7 @@ mod tests {
             (framed(RST_STREAM, 0, 1, &[0; 4]), "broke off the call"),
         ] {
             let answer = asked().parse(&input, &mut Vec::new()).expect("HTTP/2").answer.expect("the end");
-            assert_eq!(answer.outcome, Outcome::Indeterminate);
+            assert_eq!(answer.outcome, RequestOutcome::Indeterminate);
             assert!(answer.words.is_some_and(|words| words.contains(expected)));
         }
         let error = asked().parse(&framed(GOAWAY, 0, 0, &[0; 8]), &mut Vec::new()).expect_err("closes");

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Deserialize;
 
-use super::{Answer, Operation, Outcome, Parsed, Protocol};
+use super::{Answer, Operation, Parsed, Protocol, RequestOutcome};
 use crate::client::Explanation;
 
 /// More headers than any node sends.
@@ -159,15 +159,15 @@ fn answer(kind: Kind, head: Head, body: &[u8]) -> Answer {
     }
     let told: Told = serde_json::from_slice(body).unwrap_or_default();
     let outcome = match (kind, status, told.outcome.as_deref()) {
-        (Kind::Put, 200, _) if told.ok => Outcome::Ok,
-        (_, _, Some("not_applied")) => Outcome::NotApplied,
-        (_, _, Some("indeterminate")) => Outcome::Indeterminate,
-        (Kind::Get, 404, _) if told.error.as_deref() == Some("Key not found") => Outcome::NotFound,
-        (_, 429, _) | (Kind::Get, 503, _) => Outcome::NotApplied,
-        (_, 400..=499, _) => Outcome::Refused,
-        _ => Outcome::Indeterminate,
+        (Kind::Put, 200, _) if told.ok => RequestOutcome::Ok,
+        (_, _, Some("not_applied")) => RequestOutcome::NotApplied,
+        (_, _, Some("indeterminate")) => RequestOutcome::Indeterminate,
+        (Kind::Get, 404, _) if told.error.as_deref() == Some("Key not found") => RequestOutcome::NotFound,
+        (_, 429, _) | (Kind::Get, 503, _) => RequestOutcome::NotApplied,
+        (_, 400..=499, _) => RequestOutcome::Refused,
+        _ => RequestOutcome::Indeterminate,
     };
-    let words = (!matches!(outcome, Outcome::Ok | Outcome::NotFound)).then(|| {
+    let words = (!matches!(outcome, RequestOutcome::Ok | RequestOutcome::NotFound)).then(|| {
         let message = told.message.or(told.error);
         format!("HTTP {status}: {}", message.as_deref().unwrap_or("no message"))
     });
@@ -246,18 +246,18 @@ mod tests {
     #[test]
     fn outcomes_follow_the_node_s_word_and_then_the_status() {
         for (kind, status, body, expected) in [
-            (Kind::Put, "200 OK", r#"{ "ok" : true }"#, Outcome::Ok),
-            (Kind::Put, "200 OK", r#"{"ok":false}"#, Outcome::Indeterminate),
-            (Kind::Put, "500 E", r#"{"ok":false,"message":"quorum not reached"}"#, Outcome::Indeterminate),
-            (Kind::Put, "503 E", r#"{"outcome":"not_applied"}"#, Outcome::NotApplied),
-            (Kind::Put, "503 E", "<html>", Outcome::Indeterminate),
-            (Kind::Put, "429 E", "", Outcome::NotApplied),
-            (Kind::Put, "413 E", "{}", Outcome::Refused),
-            (Kind::Put, "404 E", "{}", Outcome::Refused),
-            (Kind::Get, "200 OK", r#"{"key":"k","value":"v","seq":1}"#, Outcome::Ok),
-            (Kind::Get, "404 E", r#"{"error":"Key not found"}"#, Outcome::NotFound),
-            (Kind::Get, "404 E", r#"{"error":"no such route"}"#, Outcome::Refused),
-            (Kind::Get, "503 E", "{}", Outcome::NotApplied),
+            (Kind::Put, "200 OK", r#"{ "ok" : true }"#, RequestOutcome::Ok),
+            (Kind::Put, "200 OK", r#"{"ok":false}"#, RequestOutcome::Indeterminate),
+            (Kind::Put, "500 E", r#"{"ok":false,"message":"quorum not reached"}"#, RequestOutcome::Indeterminate),
+            (Kind::Put, "503 E", r#"{"outcome":"not_applied"}"#, RequestOutcome::NotApplied),
+            (Kind::Put, "503 E", "<html>", RequestOutcome::Indeterminate),
+            (Kind::Put, "429 E", "", RequestOutcome::NotApplied),
+            (Kind::Put, "413 E", "{}", RequestOutcome::Refused),
+            (Kind::Put, "404 E", "{}", RequestOutcome::Refused),
+            (Kind::Get, "200 OK", r#"{"key":"k","value":"v","seq":1}"#, RequestOutcome::Ok),
+            (Kind::Get, "404 E", r#"{"error":"Key not found"}"#, RequestOutcome::NotFound),
+            (Kind::Get, "404 E", r#"{"error":"no such route"}"#, RequestOutcome::Refused),
+            (Kind::Get, "503 E", "{}", RequestOutcome::NotApplied),
         ] {
             assert_eq!(answered(kind, status, "", body).outcome, expected, "{status} {body}");
         }
@@ -293,7 +293,7 @@ mod tests {
         let mut delay_of = |body: &str| {
             let text = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
             let answer = http.parse(text.as_bytes(), &mut Vec::new()).expect("HTTP").answer.expect("complete");
-            assert_eq!(answer.outcome, Outcome::Ok);
+            assert_eq!(answer.outcome, RequestOutcome::Ok);
             answer.quorum_delay_ns
         };
         let explained = r#"{"ok":true,"seq":1,"explain":{"write_quorum":3,"generation":1,"quorum_delay_ms":97.125}}"#;

@@ -23,7 +23,7 @@ pub(super) enum Operation<'a> {
 /// How an operation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// Done: the write is committed, the value was read.
     Ok,
     /// The read was answered: there is no such key.
@@ -40,7 +40,7 @@ pub enum Outcome {
     NotConnected,
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// All, in the order of their numbers.
     pub const ALL: [Self; 7] = [
         Self::Ok,
@@ -69,7 +69,7 @@ impl Outcome {
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
-    pub outcome: Outcome,
+    pub outcome: RequestOutcome,
     /// What the other side said, when it was not good news.
     pub words: Option<String>,
     /// Whether the connection can be used again.
@@ -82,7 +82,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn ok() -> Self {
-        Self { outcome: Outcome::Ok, words: None, keep: true, retry_after_s: None, quorum_delay_ns: None }
+        Self { outcome: RequestOutcome::Ok, words: None, keep: true, retry_after_s: None, quorum_delay_ns: None }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::{Answer, Operation, Outcome, Parsed, Protocol};
+use super::{Answer, Operation, Parsed, Protocol, RequestOutcome};
 
 /// A line of an answer (a status, an error, a number) is shorter than this.
 const LINE_BYTES_MAX: usize = 4 * 1024;
@@ -78,7 +78,7 @@ impl Protocol for Resp {
                     });
                 }
                 (Expected::Bulk, "$") if rest == "-1" => {
-                    return finished(Answer { outcome: Outcome::NotFound, ..Answer::ok() });
+                    return finished(Answer { outcome: RequestOutcome::NotFound, ..Answer::ok() });
                 }
                 (Expected::Bulk, "$") => {
                     let end = consumed + length + number::<usize>(rest)? + 2;
@@ -93,12 +93,12 @@ impl Protocol for Resp {
 }
 
 fn refused(words: &str) -> Answer {
-    Answer { outcome: Outcome::Refused, words: Some(words.to_owned()), ..Answer::ok() }
+    Answer { outcome: RequestOutcome::Refused, words: Some(words.to_owned()), ..Answer::ok() }
 }
 
 fn too_few(replicas: u32) -> Answer {
     let words = Some(format!("WAIT found only {replicas} replicas with the write"));
-    Answer { outcome: Outcome::Indeterminate, words, ..Answer::ok() }
+    Answer { outcome: RequestOutcome::Indeterminate, words, ..Answer::ok() }
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
@@ -157,21 +157,21 @@ mod tests {
     #[test]
     fn an_answer_cut_anywhere_is_the_same_answer() {
         for (make, input, outcome) in [
-            (put as fn() -> Resp, "+OK\r\n:3\r\n", Outcome::Ok),
-            (put, "+OK\r\n:5\r\n", Outcome::Ok),
-            (put, "+OK\r\n:2\r\n", Outcome::Indeterminate),
-            (put, "-OOM command not allowed\r\n:5\r\n", Outcome::Refused),
-            (put, "+OK\r\n-ERR no\r\n", Outcome::Refused),
-            (get, "$5\r\nhe\r\no\r\n", Outcome::Ok),
-            (get, "$11\r\nab\r\n+OK\r\n:3\r\n", Outcome::Ok),
-            (get, "$0\r\n\r\n", Outcome::Ok),
-            (get, "$-1\r\n", Outcome::NotFound),
-            (get, "-MOVED\r\n", Outcome::Refused),
+            (put as fn() -> Resp, "+OK\r\n:3\r\n", RequestOutcome::Ok),
+            (put, "+OK\r\n:5\r\n", RequestOutcome::Ok),
+            (put, "+OK\r\n:2\r\n", RequestOutcome::Indeterminate),
+            (put, "-OOM command not allowed\r\n:5\r\n", RequestOutcome::Refused),
+            (put, "+OK\r\n-ERR no\r\n", RequestOutcome::Refused),
+            (get, "$5\r\nhe\r\no\r\n", RequestOutcome::Ok),
+            (get, "$11\r\nab\r\n+OK\r\n:3\r\n", RequestOutcome::Ok),
+            (get, "$0\r\n\r\n", RequestOutcome::Ok),
+            (get, "$-1\r\n", RequestOutcome::NotFound),
+            (get, "-MOVED\r\n", RequestOutcome::Refused),
         ] {
             for cut in 0..=input.len() {
                 let (consumed, answer) = in_two(make(), input, cut);
                 assert_eq!((consumed, answer.outcome), (input.len(), outcome), "{input:?} cut at {cut}");
-                assert_eq!(answer.words.is_some(), !matches!(outcome, Outcome::Ok | Outcome::NotFound));
+                assert_eq!(answer.words.is_some(), !matches!(outcome, RequestOutcome::Ok | RequestOutcome::NotFound));
             }
         }
     }

@@ -13,7 +13,7 @@ pub(crate) use self::{files::write_all, text::align};
 use super::{
     LoadOptions, LoadTarget, Pace,
     cpu::ProcessorTime,
-    protocol::Outcome,
+    protocol::RequestOutcome,
     recorder::{KindRecord, Recorder, Second},
 };
 use crate::load::footprint::Footprint;
@@ -69,7 +69,7 @@ pub struct KindReport {
     /// Done in the measured time, for each of its seconds.
     pub per_second: f64,
     /// How those ended that were due in the measured time; none is left out.
-    pub outcomes: BTreeMap<Outcome, u64>,
+    pub outcomes: BTreeMap<RequestOutcome, u64>,
     /// From sending to the whole answer, of those that were done.
     pub service: Option<Latencies>,
     /// From when it was due to the whole answer: what a user of a system at this rate sees. Open loop alone.
@@ -228,15 +228,15 @@ impl LoadReport {
     }
 
     /// How many operations ended so, puts and gets together.
-    pub fn count(&self, outcome: Outcome) -> u64 {
+    pub fn count(&self, outcome: RequestOutcome) -> u64 {
         [&self.puts, &self.gets].into_iter().flatten().filter_map(|kind| kind.outcomes.get(&outcome)).sum()
     }
 }
 
 impl KindReport {
     fn of(record: &KindRecord, measured: Duration, is_open_loop: bool) -> Option<Self> {
-        let outcomes: BTreeMap<Outcome, u64> =
-            Outcome::ALL.into_iter().map(|outcome| (outcome, record.outcomes[outcome as usize])).collect();
+        let outcomes: BTreeMap<RequestOutcome, u64> =
+            RequestOutcome::ALL.into_iter().map(|outcome| (outcome, record.outcomes[outcome as usize])).collect();
         let any = record.done_within > 0 || outcomes.values().any(|count| *count > 0);
         any.then(|| Self {
             per_second: record.done_within as f64 / measured.as_secs_f64(),
@@ -250,7 +250,7 @@ impl KindReport {
 
     /// How many failed.
     pub fn failures(&self) -> u64 {
-        let is_failure = |outcome: Outcome| !matches!(outcome, Outcome::Ok | Outcome::NotFound);
+        let is_failure = |outcome: RequestOutcome| !matches!(outcome, RequestOutcome::Ok | RequestOutcome::NotFound);
         self.outcomes.iter().filter(|(outcome, _)| is_failure(**outcome)).map(|(_, count)| count).sum()
     }
 }

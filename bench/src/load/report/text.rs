@@ -1,7 +1,7 @@
 //! The tables on standard output, and the words around them.
 
 use super::{CpuReport, FillReport, FootprintReport, KindReport, Latencies, LoadReport};
-use crate::load::{LoadOptions, Outcome, Pace, ProcessorTime, schedule::Arrivals};
+use crate::load::{LoadOptions, Pace, ProcessorTime, RequestOutcome, schedule::Arrivals};
 
 /// The whole report for a terminal, ending in a line break.
 pub fn text(report: &LoadReport) -> String {
@@ -113,7 +113,7 @@ fn cpu_row(name: &str, time: ProcessorTime) -> Vec<String> {
 fn footprint_table(footprint: &FootprintReport, options: &LoadOptions) -> Vec<String> {
     let FootprintReport { at_first, at_begin, at_end, largest } = *footprint;
     let is_filled = options.fill || options.reads > 0.0;
-    let mut header = vec!["MB", "at first", "at the begin", "at the end", "largest"];
+    let mut header = vec!["MB", "initial", "start", "end", "peak"];
     header.extend(is_filled.then_some("bytes a key"));
     let mut rows = vec![header.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     let (begin, end, largest) = (at_begin.by_name(), at_end.by_name(), largest.by_name());
@@ -173,7 +173,7 @@ fn remarks(report: &LoadReport) -> Vec<String> {
 
 /// "12 indeterminate, 3 not found"; empty when all is well.
 fn outcome_words(kind: &KindReport) -> String {
-    let told = kind.outcomes.iter().filter(|(outcome, count)| **outcome != Outcome::Ok && **count > 0);
+    let told = kind.outcomes.iter().filter(|(outcome, count)| **outcome != RequestOutcome::Ok && **count > 0);
     told.map(|(outcome, count)| format!("{count} {}", outcome.words())).collect::<Vec<_>>().join(", ")
 }
 

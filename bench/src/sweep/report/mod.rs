@@ -34,7 +34,7 @@ pub struct SweepReport {
     /// Where the cluster came from.
     pub target: String,
     /// What was asked for and what was in force.
-    pub settings: Settings,
+    pub settings: SweepSettings,
     /// One per quorum, in the order of measuring.
     pub quorums: Vec<QuorumReport>,
     /// The followers' data beside the leader's, when their URLs are known.
@@ -60,7 +60,7 @@ pub struct Versions {
 
 /// The settings of a sweep.
 #[derive(Debug, Clone, Serialize)]
-pub struct Settings {
+pub struct SweepSettings {
     /// Number of followers, N.
     pub followers: u16,
     /// Shortest delay before a send to a follower, in ms.
@@ -95,7 +95,7 @@ pub struct DeviationCheck {
 impl SweepReport {
     /// Draws the conclusions from the measurements; `before` are those that came before any measurement.
     pub fn conclude(&mut self, before: Vec<Finding>) {
-        let Settings { followers, min_delay_ms, max_delay_ms, max_deviation_ms, .. } = self.settings;
+        let SweepSettings { followers, min_delay_ms, max_delay_ms, max_deviation_ms, .. } = self.settings;
         let (min_delay_ms, max_delay_ms) = (min_delay_ms as f64, max_delay_ms as f64);
         self.findings = before;
         self.findings.extend(findings(&self.quorums, followers, min_delay_ms, max_delay_ms, self.consistency.as_ref()));
@@ -104,7 +104,7 @@ impl SweepReport {
 
     /// One line on what was measured: "5 followers, delays 0-200 ms, …".
     pub fn settings_line(&self) -> String {
-        let Settings { followers, min_delay_ms, max_delay_ms, delay_seed, workload, .. } = &self.settings;
+        let SweepSettings { followers, min_delay_ms, max_delay_ms, delay_seed, workload, .. } = &self.settings;
         let Workload { writes, concurrency, keys, value_size_bytes } = workload;
         let size = value_size_bytes.map(|bytes| format!(" of {bytes} bytes")).unwrap_or_default();
         let seed = delay_seed.map(|seed| format!(" (seed {seed})")).unwrap_or_default();

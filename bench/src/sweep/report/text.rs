@@ -1,6 +1,6 @@
 //! The table on standard output, and the words below it.
 
-use super::{Settings, SweepReport};
+use super::{SweepReport, SweepSettings};
 use crate::sweep::analysis::QuorumReport;
 
 /// The whole report for a terminal, ending in a line break.
@@ -30,7 +30,7 @@ fn remarks(report: &SweepReport) -> Vec<String> {
     if let Some(check) = &report.deviation_check {
         lines.push(format!("check {}: {}", if check.passed { "passed" } else { "failed" }, check.text));
     }
-    let Settings { quorums, .. } = &report.settings;
+    let SweepSettings { quorums, .. } = &report.settings;
     let measured = report.quorums.len();
     if report.interrupted {
         lines.push(format!("interrupted: {measured} of {} quorums measured, the last perhaps in part", quorums.len()));

@@ -1,12 +1,42 @@
-//! `kv-bench backup` and `kv-bench restore`.
+//! `kvctl`: commands for those who operate a cluster. A program of its own, in the package that has the client of a node.
 
-use std::{path::PathBuf, time::Duration};
+mod backup;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, Parser, Subcommand};
 
-use super::run;
-use crate::{backup, client::NodeClient};
+use crate::{
+    client::NodeClient,
+    output::{exit_code, print, run},
+};
+
+/// Operates a kvcluster: saves its state and restores it
+#[derive(Debug, Parser)]
+#[command(name = "kvctl", version, about, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write everything that a cluster has into a file, as it is at one moment
+    Backup(BackupArguments),
+    /// Put a backup into an empty cluster
+    Restore(RestoreArguments),
+}
+
+const AFTER_HELP: &str = "Exit codes: 0 done; 1 failed, with the reason; 2 wrong usage.";
+
+/// The program: reads the command line and runs what it asks for.
+pub fn main() -> ExitCode {
+    exit_code(match Arguments::parse().command {
+        Command::Backup(arguments) => save(&arguments),
+        Command::Restore(arguments) => restore(&arguments),
+    })
+}
 
 /// Which cluster.
 #[derive(Debug, Clone, Args)]
@@ -22,7 +52,7 @@ struct ClusterArguments {
 
 /// The settings of a backup.
 #[derive(Debug, Clone, Args)]
-pub struct BackupArguments {
+struct BackupArguments {
     #[command(flatten)]
     cluster: ClusterArguments,
 
@@ -33,7 +63,7 @@ pub struct BackupArguments {
 
 /// The settings of a restore.
 #[derive(Debug, Clone, Args)]
-pub struct RestoreArguments {
+struct RestoreArguments {
     #[command(flatten)]
     cluster: ClusterArguments,
 
@@ -54,28 +84,24 @@ pub struct RestoreArguments {
     give_up: bool,
 }
 
-/// # Errors
-/// When there is no whole backup in the end.
-pub(super) fn save(arguments: &BackupArguments) -> Result<u8> {
+fn save(arguments: &BackupArguments) -> Result<u8> {
     let BackupArguments { cluster, to } = arguments;
     let keys = run(backup::save(&cluster.client()?, to))?;
-    println!("{keys} keys in {}", to.display());
+    print(&format!("{keys} keys in {}\n", to.display()));
     Ok(0)
 }
 
-/// # Errors
-/// When not everything was restored.
-pub(super) fn restore(arguments: &RestoreArguments) -> Result<u8> {
+fn restore(arguments: &RestoreArguments) -> Result<u8> {
     let RestoreArguments { cluster, from, overwrite, patience_s, give_up: _ } = arguments;
     let (client, patience) = (cluster.client()?, Duration::from_secs(*patience_s));
     match from {
         Some(from) => {
             let keys = run(backup::restore(&client, from, *overwrite, patience))?;
-            println!("{keys} keys of {} restored", from.display());
+            print(&format!("{keys} keys of {} restored\n", from.display()));
         }
         None => {
             run(backup::give_up(&client, patience))?;
-            println!("no restore is under way any more");
+            print("no restore is under way any more\n");
         }
     }
     Ok(0)
@@ -84,5 +110,17 @@ pub(super) fn restore(arguments: &RestoreArguments) -> Result<u8> {
 impl ClusterArguments {
     fn client(&self) -> Result<NodeClient> {
         Ok(NodeClient::new(NodeClient::http(1)?, &self.leader, self.auth_token.as_deref()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
     }
 }

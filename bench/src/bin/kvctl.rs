@@ -1,0 +1,7 @@
+//! kvctl: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kv_bench::kvctl::main()
+}
