@@ -1,6 +1,7 @@
 //! The command line: its subcommands, their settings, their exit codes.
 
 mod check;
+mod cluster;
 mod compare;
 mod curves;
 mod load;
@@ -10,7 +11,7 @@ mod sweep;
 use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 pub use self::{
     check::CheckArguments, compare::CompareArguments, curves::CurvesArguments, load::LoadArguments,
@@ -126,16 +127,6 @@ impl MovedArguments {
     }
 }
 
-const NO_KUBERNETES: &str =
-    "this build has no Kubernetes client for --kube: build it with --features kubernetes, or use the image";
-
-/// Ends the process as for wrong usage where a KvCluster is named and this build cannot reach any.
-fn require_kubernetes(kube: Option<&str>) {
-    if cfg!(not(feature = "kubernetes")) && kube.is_some() {
-        Arguments::command().error(clap::error::ErrorKind::InvalidValue, NO_KUBERNETES).exit();
-    }
-}
-
 /// Makes a directory for results, where it is not there.
 fn make_directory(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("failed to create {}", path.display()))
@@ -151,6 +142,8 @@ pub(crate) fn parse<A: clap::Args>(line: &str) -> Result<A, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
     use crate::interrupt::EXIT_INTERRUPTED;
 

@@ -6,15 +6,15 @@ use anyhow::{Context, Result};
 use clap::Args;
 use rand::RngExt;
 
+#[cfg(not(feature = "kubernetes"))]
+use super::cluster::NO_KUBERNETES;
 use super::{
     EXIT_FAILED, EXIT_VIOLATION,
-    load::{Durability, above_zero},
+    cluster::{ClusterArguments, Durability, LocalDefaults},
+    load::above_zero,
 };
 #[cfg(feature = "kubernetes")]
-use crate::{
-    check::kube::KubeTarget,
-    cluster::control::{Access, KvClusterResource},
-};
+use crate::check::kube::KubeTarget;
 use crate::{
     check::{
         self, CheckOptions, Limit,
@@ -36,68 +36,25 @@ pub(super) const AFTER_HELP: &str = "\
 Exit codes: 0 no violation; 1 failed (the reason is told); 2 wrong usage; 3 a violation; 130 interrupted, with no
 violation in what was seen. The history is kept in memory: about 1 GB in 5 hours at 200 operations a second.";
 
-/// Of a cluster that is started here.
-const LOCAL_SETTINGS: [&str; 7] = [
-    "follower_count",
-    "write_quorum",
-    "max_delay_ms",
-    "replication_timeout_ms",
-    "durability",
-    "node_setting",
-    "node_program",
-];
+const DEFAULTS: LocalDefaults = LocalDefaults {
+    write_quorum: 3,
+    max_delay_ms: Some(20),
+    replication_timeout_ms: Some(1_000),
+    start_timeout: Duration::from_secs(60),
+};
 const DEFAULT_SECONDS: u64 = 60;
 /// How long the cluster may take to be whole again after a round, in seconds; and of a KvCluster, whose pods have 30 s to
 /// end, may wait for a volume, and come back more slowly with each restart.
 const HEAL_TIMEOUT_S: u64 = 60;
 const KUBE_HEAL_TIMEOUT_S: u64 = 300;
-const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Clients wait this much longer than the leader waits for a quorum.
 const CLIENT_MARGIN_MS: u32 = 500;
 
 /// The settings of a check.
 #[derive(Debug, Clone, Args)]
 pub struct CheckArguments {
-    /// The KvCluster of this name, as it is, in place of processes: from outside through port-forward, in a pod directly. Its
-    /// pods are deleted; its spec changes, and is restored
-    #[arg(long, value_name = "NAME", conflicts_with_all = LOCAL_SETTINGS, help_heading = "Cluster")]
-    kube: Option<String>,
-
-    /// Namespace of the KvCluster [default: that of the kubeconfig's context, or of the pod]
-    #[arg(long, short, value_name = "NAMESPACE", requires = "kube", help_heading = "Cluster")]
-    namespace: Option<String>,
-
-    /// Followers to start
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60),
-        help_heading = "Cluster")]
-    follower_count: u16,
-
-    /// Followers that must confirm a write
-    #[arg(long, value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=60),
-        help_heading = "Cluster")]
-    write_quorum: u16,
-
-    /// Longest random wait before each send of a write to a follower, in ms
-    #[arg(long, value_name = "MS", default_value_t = 20, help_heading = "Cluster")]
-    max_delay_ms: u32,
-
-    /// After this long without a quorum a write's outcome is unknown, in ms
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=3_600_000),
-        help_heading = "Cluster")]
-    replication_timeout_ms: u32,
-
-    /// Where followers keep their state
-    #[arg(long, value_enum, default_value_t = Durability::Disk, help_heading = "Cluster")]
-    durability: Durability,
-
-    /// A further setting of every node; may be given more than once
-    #[arg(long, value_name = "NAME=VALUE", value_parser = setting, help_heading = "Cluster")]
-    node_setting: Vec<(String, String)>,
-
-    /// Another build whose nodes to start: of kv-bench, or of kv-node, which outlives a bench that is killed by kill -9
-    /// [default: this one]
-    #[arg(long, value_name = "FILE", help_heading = "Cluster")]
-    node_program: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArguments,
 
     /// How long to break it, in seconds [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Faults")]
@@ -153,16 +110,15 @@ pub struct CheckArguments {
 }
 
 impl CheckArguments {
+    fn durability(&self) -> Durability {
+        self.cluster.durability.unwrap_or(Durability::Disk)
+    }
+
     fn local_options(&self) -> Result<CheckOptions> {
-        let Self { follower_count, write_quorum, .. } = *self;
-        if write_quorum > follower_count {
-            return Err(WrongUsage::error(format!(
-                "write quorum {write_quorum} is not possible with {follower_count} followers"
-            )));
-        }
-        let durable = self.durability == Durability::Disk;
-        let shape = Shape::new(Place::Process, follower_count, write_quorum, durable);
-        self.options(shape, self.max_delay_ms, self.replication_timeout_ms, String::new())
+        let LocalClusterOptions { followers, write_quorum, max_delay_ms, replication_timeout_ms, .. } =
+            self.cluster.local(&self.out, DEFAULTS)?;
+        let shape = Shape::new(Place::Process, followers, write_quorum, self.durability() == Durability::Disk);
+        self.options(shape, max_delay_ms, replication_timeout_ms, String::new())
     }
 
     #[cfg(feature = "kubernetes")]
@@ -186,51 +142,49 @@ impl CheckArguments {
     }
 
     fn heal_timeout(&self) -> Duration {
-        let default_s = if self.kube.is_some() { KUBE_HEAL_TIMEOUT_S } else { HEAL_TIMEOUT_S };
+        let default_s = if self.cluster.kube.is_some() { KUBE_HEAL_TIMEOUT_S } else { HEAL_TIMEOUT_S };
         Duration::from_secs(self.heal_timeout_s.unwrap_or(default_s))
     }
 
     #[cfg(feature = "kubernetes")]
     async fn kube_cluster(&self) -> Result<KubeTarget> {
-        let (access, name) = (Access::infer().await?, self.kube.as_deref().unwrap_or_default());
-        let resource = KvClusterResource::new(access.client.clone(), name, self.namespace.as_deref());
+        let (access, resource) = self.cluster.resource().await?;
         KubeTarget::reach(&access, resource, self.heal_timeout()).await
     }
 
     /// The cluster to start. Data of an earlier check goes: this one begins with followers that have nothing.
     fn local_cluster(&self) -> Result<LocalClusterOptions> {
-        let program = match &self.node_program {
-            Some(program) => program.clone(),
-            None => std::env::current_exe().context("failed to find this program's own file")?,
-        };
         let data = self.out.join("data");
         if data.exists() {
             fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
         }
         Ok(LocalClusterOptions {
-            followers: self.follower_count,
-            write_quorum: self.write_quorum,
-            min_delay_ms: 0,
-            max_delay_ms: self.max_delay_ms,
-            replication_timeout_ms: self.replication_timeout_ms,
-            environment: self.node_setting.clone(),
-            data_directory: (self.durability == Durability::Disk).then_some(data),
-            start_timeout: START_TIMEOUT,
+            data_directory: (self.durability() == Durability::Disk).then_some(data),
             wired: true,
-            ..LocalClusterOptions::new(program, self.out.join("logs"))
+            ..self.cluster.local(&self.out, DEFAULTS)?
         })
+    }
+
+    /// # Errors
+    /// [`WrongUsage`] when the cluster is one that this program can neither break nor repair.
+    fn refuse_what_cannot_be_broken(&self) -> Result<()> {
+        if self.cluster.leader.is_some() || self.cluster.compose {
+            let why = "a check breaks a cluster that it starts, or the pods of a KvCluster (--kube)";
+            return Err(WrongUsage::error(why));
+        }
+        self.cluster.refuse_delays_of_running()
     }
 }
 
 /// Runs the check; the value is the exit code.
 pub(super) fn main(arguments: &CheckArguments) -> Result<u8> {
-    super::require_kubernetes(arguments.kube.as_deref());
     super::run(run(arguments))
 }
 
 async fn run(arguments: &CheckArguments) -> Result<u8> {
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
-    let local = arguments.kube.is_none().then(|| arguments.local_options()).transpose()?;
+    arguments.refuse_what_cannot_be_broken()?;
+    let local = arguments.cluster.kube.is_none().then(|| arguments.local_options()).transpose()?;
     let out = &arguments.out;
     super::make_directory(out)?;
     let progress = Progress::on_stderr();
@@ -252,7 +206,7 @@ async fn run(arguments: &CheckArguments) -> Result<u8> {
         conclude(target, arguments, &options, &interrupt, &progress).await
     }
     #[cfg(not(feature = "kubernetes"))]
-    bail!(super::NO_KUBERNETES);
+    Err(WrongUsage::error(NO_KUBERNETES))
 }
 
 /// Breaks it, judges what was seen, and tells.
@@ -286,13 +240,6 @@ fn code(report: &CheckReport) -> u8 {
         EXIT_INTERRUPTED
     } else {
         0
-    }
-}
-
-fn setting(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("expected NAME=VALUE".to_owned()),
     }
 }
 

@@ -11,16 +11,17 @@ use clap::Args;
 
 use super::{
     EXIT_FAILED,
-    load::{Durability, LocalLoadCluster, above_zero},
+    cluster::{Durability, without_delays},
+    load::{above_zero, start},
     sweep,
 };
 use crate::{
     interrupt::{EXIT_INTERRUPTED, Interrupt},
-    load::progress::LoadProgress,
     load::{
         compare::{
             self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, System, SystemReport, WRITE_QUORUM,
         },
+        progress::LoadProgress,
         raise_file_limit, write_all,
     },
     output::print,
@@ -125,19 +126,12 @@ async fn contenders(
         [(Durability::Memory, "in memory", false), (Durability::Disk, "on disk", true)]
     {
         progress.note(&format!("starting kvcluster {words}"));
-        let cluster = LocalLoadCluster {
-            followers: FOLLOWERS,
-            write_quorum: WRITE_QUORUM,
-            min_delay_ms: 0,
-            max_delay_ms: 0,
-            durability,
-            program: program.map(Path::to_owned),
-        };
         let directory = out.join(words.replace(' ', "-"));
         fs::create_dir_all(&directory).with_context(|| format!("failed to create {}", directory.display()))?;
-        let standing = cluster.stand(&directory).await?;
+        let options = without_delays(FOLLOWERS, WRITE_QUORUM, program, &directory)?;
+        let cluster = start(options, durability, &directory).await?;
         let name = format!("kvcluster, W = {WRITE_QUORUM} of {FOLLOWERS}, {words}");
-        let system = System::new(name, standing.target.clone(), standing);
+        let system = System::new(name, cluster.target.clone(), cluster);
         contenders.push(Contender { peer: None, is_stored, system });
     }
     let mut missing = Vec::new();

@@ -7,21 +7,21 @@ use clap::Args;
 
 use super::{
     EXIT_FAILED,
-    load::{Durability, LocalLoadCluster, Standing, above_zero},
+    cluster::{DEFAULT_FOLLOWERS, Durability, without_delays},
+    load::{LoadCluster, above_zero, start},
     sweep,
 };
 use crate::{
     interrupt::{EXIT_INTERRUPTED, Interrupt},
-    load::progress::LoadProgress,
     load::{
         self, Distribution, LoadOptions, Pace, ReadFrom,
         curves::{Curve, CurvePoint, Dimension},
+        progress::LoadProgress,
         raise_file_limit, write_all,
     },
     output::WrongUsage,
 };
 
-const DEFAULT_FOLLOWERS: u16 = 5;
 /// Few enough that values of 1 MiB fit into the memory of six nodes.
 const KEYS_OF_LARGE_VALUES: u64 = 100;
 const CONNECTIONS_OF_LARGE_VALUES: usize = 16;
@@ -98,16 +98,9 @@ impl CurvesArguments {
         }
     }
 
-    async fn cluster(&self, followers: u16) -> Result<Standing> {
-        let cluster = LocalLoadCluster {
-            followers,
-            write_quorum: followers / 2 + 1,
-            min_delay_ms: 0,
-            max_delay_ms: 0,
-            durability: self.durability,
-            program: self.node_program.clone(),
-        };
-        cluster.stand(&self.out).await
+    async fn cluster(&self, followers: u16) -> Result<LoadCluster> {
+        let options = without_delays(followers, followers / 2 + 1, self.node_program.as_deref(), &self.out)?;
+        start(options, self.durability, &self.out).await
     }
 
     fn check(&self) -> Result<()> {
@@ -123,7 +116,7 @@ impl CurvesArguments {
         };
         match values.iter().find(|value| **value > most) {
             Some(value) => {
-                return Err(WrongUsage::error(format!("{value} is above {most}, the most that can be measured here")));
+                Err(WrongUsage::error(format!("{value} is above {most}, the most that can be measured here")))
             }
             None => Ok(()),
         }
@@ -169,20 +162,20 @@ async fn curve(
     progress: &mut LoadProgress,
 ) -> Result<Option<Curve>> {
     let mut points = Vec::new();
-    let mut standing: Option<Standing> = None;
+    let mut cluster: Option<LoadCluster> = None;
     for &value in values {
         let options = arguments.options(by, value);
         raise_file_limit(options.connections as u64)?;
-        let fresh = by == Dimension::Followers || standing.is_none();
+        let fresh = by == Dimension::Followers || cluster.is_none();
         if fresh {
             progress.note("starting the cluster");
-            drop(standing.take());
+            drop(cluster.take());
             let followers = if by == Dimension::Followers { u16::try_from(value)? } else { DEFAULT_FOLLOWERS };
-            standing = Some(arguments.cluster(followers).await?);
+            cluster = Some(arguments.cluster(followers).await?);
         }
-        let Some(standing) = &standing else { return Ok(None) };
+        let Some(cluster) = &cluster else { return Ok(None) };
         progress.expect(options.warmup + options.duration);
-        let report = tokio::task::block_in_place(|| load::run(&standing.target, &options, progress))?;
+        let report = tokio::task::block_in_place(|| load::run(&cluster.target, &options, progress))?;
         if report.interrupted {
             return Ok(None);
         }

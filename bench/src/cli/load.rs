@@ -3,7 +3,7 @@
 use std::{
     fs,
     net::{SocketAddr, ToSocketAddrs},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -11,39 +11,35 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use tempfile::TempDir;
 
-use super::{EXIT_FAILED, sweep};
+use super::{
+    EXIT_FAILED,
+    cluster::{ClusterArguments, Durability, LocalDefaults, TIMEOUT_MARGIN_MS, data_directory},
+    sweep,
+};
 use crate::{
-    cluster::{LocalCluster, LocalClusterOptions},
+    cluster::{LocalCluster, LocalClusterOptions, RunningCluster},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
-    load::progress::LoadProgress,
     load::{
         self, Arrivals, Dialect, Distribution, LoadOptions, LoadReport, LoadTarget, Pace, Processes, ReadFrom,
-        raise_file_limit,
+        progress::LoadProgress, raise_file_limit,
     },
-    output::{WrongUsage, print},
+    output::print,
 };
 
 pub(super) const AFTER_HELP: &str = "\
 Exit codes: 0 measured; 1 failed, or an operation failed; 2 wrong usage; 130 interrupted (partial results are still written).";
 
-const DEFAULT_FOLLOWERS: u16 = 5;
-const DEFAULT_WRITE_QUORUM: u16 = 3;
+const DEFAULTS: LocalDefaults = LocalDefaults {
+    write_quorum: 3,
+    max_delay_ms: None,
+    replication_timeout_ms: None,
+    start_timeout: Duration::from_secs(30),
+};
 const DEFAULT_CONNECTIONS: usize = 64;
 /// An open loop's clients are as many as may be needed: a system that stalls meets all that arrive meanwhile.
 const DEFAULT_CONNECTIONS_OPEN: usize = 1_024;
-/// A local cluster's writes may wait this much longer than the longest delay before they count as failed.
-const LOCAL_TIMEOUT_MARGIN_MS: u32 = 5_000;
 /// A request without an answer is given up so much later than a node would answer that it has timed out.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// Whether followers keep their state in memory or on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Durability {
-    /// In memory: a follower that is killed has lost its disk
-    Memory,
-    /// In files, under the directory of the results
-    Disk,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DistributionKind {
@@ -69,51 +65,6 @@ pub struct LoadArguments {
     /// Directory of the results, and of the logs and data of nodes that were started
     #[arg(long, value_name = "DIRECTORY", default_value = "out", help_heading = "Results")]
     out: PathBuf,
-}
-
-/// Which cluster.
-#[derive(Debug, Clone, Args)]
-pub(super) struct ClusterArguments {
-    /// Leader of a cluster that runs already, http://HOST:PORT (default: start one on this machine)
-    #[arg(long, value_name = "URL", value_parser = sweep::url, conflicts_with = "compose", help_heading = "Cluster")]
-    leader: Option<String>,
-
-    /// Followers of that cluster, comma-separated, for --read-from followers
-    #[arg(long, value_name = "URL,…", value_parser = sweep::url, value_delimiter = ',', requires = "leader",
-        help_heading = "Cluster")]
-    followers: Vec<String>,
-
-    /// The cluster of deploy/docker-compose.yml: leader on localhost:8000, followers on 8001-8005
-    #[arg(long, help_heading = "Cluster")]
-    compose: bool,
-
-    /// Followers to start [default: 5]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=60),
-        conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    follower_count: Option<u16>,
-
-    /// Followers that must confirm a write [default: 3, or all where there are fewer]
-    #[arg(long, value_name = "W", value_parser = clap::value_parser!(u16).range(1..),
-        conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    write_quorum: Option<u16>,
-
-    /// Shortest delay before a write is sent to a follower, in ms [default: 0]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=600_000),
-        conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    min_delay_ms: Option<u32>,
-
-    /// Longest delay before a write is sent to a follower, in ms [default: 0, or the shortest]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=600_000),
-        conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    max_delay_ms: Option<u32>,
-
-    /// Where the followers to start keep their state [default: memory]
-    #[arg(long, value_enum, conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    durability: Option<Durability>,
-
-    /// Another build of kv-bench whose nodes to start, to compare builds under the same load [default: this one]
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    node_program: Option<PathBuf>,
 }
 
 /// What is done to it.
@@ -215,118 +166,66 @@ impl WorkloadArguments {
     }
 }
 
-/// A target, and what keeps it running.
-pub(super) struct Standing {
+/// A cluster to put under load, and what keeps it running.
+pub(super) struct LoadCluster {
     pub target: LoadTarget,
     pub request_timeout: Duration,
     /// Whether it was started to wait before each send.
     pub has_delays: bool,
     /// Dropped in this order: the processes first, then their data.
-    _cluster: Option<LocalCluster>,
+    _running: Option<RunningCluster>,
+    _local: Option<LocalCluster>,
     _data: Option<TempDir>,
 }
 
-impl ClusterArguments {
-    async fn stand(&self, out: &std::path::Path) -> Result<Standing> {
-        let running = |description: String, leader: &str, followers: &[String]| -> Result<Standing> {
-            let target = LoadTarget {
-                description,
-                dialect: Dialect::Http,
-                leader: address(leader)?,
-                followers: followers.iter().map(|url| address(url)).collect::<Result<_>>()?,
-                processes: Processes::default(),
-            };
-            let request_timeout = Duration::from_millis(LOCAL_TIMEOUT_MARGIN_MS.into()) + GRACE;
-            Ok(Standing { target, request_timeout, has_delays: false, _cluster: None, _data: None })
-        };
-        if let Some(leader) = &self.leader {
-            return running(format!("cluster at {leader}"), leader, &self.followers);
-        }
-        if self.compose {
-            let followers: Vec<String> = (8001..=8005).map(|port| format!("http://localhost:{port}")).collect();
-            return running("docker compose".to_owned(), "http://localhost:8000", &followers);
-        }
-        let followers = self.follower_count.unwrap_or(DEFAULT_FOLLOWERS);
-        let min_delay_ms = self.min_delay_ms.unwrap_or(0);
-        let local = LocalLoadCluster {
-            followers,
-            write_quorum: self.write_quorum.unwrap_or(DEFAULT_WRITE_QUORUM.min(followers)),
-            min_delay_ms,
-            max_delay_ms: self.max_delay_ms.unwrap_or(min_delay_ms),
-            durability: self.durability.unwrap_or(Durability::Memory),
-            program: self.node_program.clone(),
-        };
-        local.stand(out).await
-    }
-}
-
-/// A cluster of processes on this machine, to be put under load.
-#[derive(Debug, Clone)]
-pub(super) struct LocalLoadCluster {
-    pub followers: u16,
-    pub write_quorum: u16,
-    pub min_delay_ms: u32,
-    pub max_delay_ms: u32,
-    pub durability: Durability,
-    /// This one when absent.
-    pub program: Option<PathBuf>,
-}
-
-impl LocalLoadCluster {
-    pub(super) async fn stand(self, out: &std::path::Path) -> Result<Standing> {
-        let Self { followers, write_quorum, min_delay_ms, max_delay_ms, durability, program } = self;
-        if min_delay_ms > max_delay_ms {
-            return Err(WrongUsage::error(format!(
-                "minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms"
-            )));
-        }
-        if write_quorum > followers {
-            return Err(WrongUsage::error(format!(
-                "write quorum {write_quorum} is not possible with {followers} followers"
-            )));
-        }
-        let data = match durability {
-            Durability::Memory => None,
-            Durability::Disk => {
-                let directory = tempfile::Builder::new().prefix("data-").tempdir_in(out);
-                Some(directory.with_context(|| format!("failed to create a data directory in {}", out.display()))?)
-            }
-        };
-        let program = match program {
-            Some(program) => program,
-            None => std::env::current_exe().context("failed to find this program's own file")?,
-        };
-        let replication_timeout_ms = max_delay_ms + LOCAL_TIMEOUT_MARGIN_MS;
-        let cluster = LocalCluster::start(LocalClusterOptions {
-            followers,
-            write_quorum,
-            min_delay_ms,
-            max_delay_ms,
-            replication_timeout_ms,
-            data_directory: data.as_ref().map(|directory| directory.path().to_owned()),
-            start_timeout: Duration::from_secs(30),
-            ..LocalClusterOptions::new(program, out.join("logs"))
-        })
-        .await?;
-        let delay = if max_delay_ms == 0 { "no delay".to_owned() } else { format!("{min_delay_ms}-{max_delay_ms} ms") };
-        let stored = if durability == Durability::Memory { "in memory" } else { "on disk" };
-        let processes = cluster.process_ids();
+/// The cluster that the command line names, or one that is started for it.
+async fn cluster(arguments: &ClusterArguments, out: &Path) -> Result<LoadCluster> {
+    arguments.refuse_delays_of_running()?;
+    if let Some(running) = arguments.running().await? {
         let target = LoadTarget {
-            description: format!(
-                "local processes: leader and {followers} followers, W = {write_quorum}, {delay}, {stored}"
-            ),
+            description: running.description.clone(),
             dialect: Dialect::Http,
-            leader: address(&cluster.leader_url())?,
-            followers: cluster.follower_urls().iter().map(|url| address(url)).collect::<Result<_>>()?,
-            processes: Processes {
-                leader: processes.first().copied(),
-                followers: processes[1..].to_vec(),
-                data_directories: data.as_ref().map(directories).unwrap_or_default(),
-            },
+            leader: address(&running.leader_url)?,
+            followers: running.follower_urls.iter().map(|url| address(url)).collect::<Result<_>>()?,
+            processes: Processes::default(),
         };
-        let request_timeout = Duration::from_millis(replication_timeout_ms.into()) + GRACE;
-        Ok(Standing { target, request_timeout, has_delays: max_delay_ms > 0, _cluster: Some(cluster), _data: data })
+        let request_timeout = Duration::from_millis(TIMEOUT_MARGIN_MS.into()) + GRACE;
+        let _running = Some(running);
+        return Ok(LoadCluster { target, request_timeout, has_delays: false, _running, _local: None, _data: None });
     }
+    let durability = arguments.durability.unwrap_or(Durability::Memory);
+    start(arguments.local(out, DEFAULTS)?, durability, out).await
+}
+
+/// Starts a cluster on this machine.
+///
+/// # Errors
+/// When a node does not start.
+pub(super) async fn start(options: LocalClusterOptions, durability: Durability, out: &Path) -> Result<LoadCluster> {
+    let LocalClusterOptions { followers, write_quorum, min_delay_ms, max_delay_ms, replication_timeout_ms, .. } =
+        options;
+    let data = data_directory(durability, out)?;
+    let data_path = data.as_ref().map(|directory| directory.path().to_owned());
+    let cluster = LocalCluster::start(LocalClusterOptions { data_directory: data_path, ..options }).await?;
+    let delay = if max_delay_ms == 0 { "no delay".to_owned() } else { format!("{min_delay_ms}-{max_delay_ms} ms") };
+    let stored = if durability == Durability::Memory { "in memory" } else { "on disk" };
+    let processes = cluster.process_ids();
+    let target = LoadTarget {
+        description: format!(
+            "local processes: leader and {followers} followers, W = {write_quorum}, {delay}, {stored}"
+        ),
+        dialect: Dialect::Http,
+        leader: address(&cluster.leader_url())?,
+        followers: cluster.follower_urls().iter().map(|url| address(url)).collect::<Result<_>>()?,
+        processes: Processes {
+            leader: processes.first().copied(),
+            followers: processes[1..].to_vec(),
+            data_directories: data.as_ref().map(directories).unwrap_or_default(),
+        },
+    };
+    let request_timeout = Duration::from_millis(replication_timeout_ms.into()) + GRACE;
+    let has_delays = max_delay_ms > 0;
+    Ok(LoadCluster { target, request_timeout, has_delays, _running: None, _local: Some(cluster), _data: data })
 }
 
 /// Where the followers keep their state, each in a directory of its own.
@@ -360,14 +259,14 @@ async fn run(arguments: &LoadArguments) -> Result<u8> {
     progress.note("starting the cluster");
     // The nodes, too, need a file for each connection.
     raise_file_limit(arguments.workload.connections.unwrap_or_default() as u64)?;
-    let standing = tokio::select! {
-        standing = arguments.cluster.stand(out) => standing?,
+    let cluster = tokio::select! {
+        cluster = cluster(&arguments.cluster, out) => cluster?,
         () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
     };
-    let mut options = arguments.workload.options(standing.request_timeout);
-    options.explain |= standing.has_delays;
+    let mut options = arguments.workload.options(cluster.request_timeout);
+    options.explain |= cluster.has_delays;
     progress.expect(options.warmup + options.duration);
-    let report = tokio::task::block_in_place(|| load::run(&standing.target, &options, &mut progress));
+    let report = tokio::task::block_in_place(|| load::run(&cluster.target, &options, &mut progress));
     progress.finish();
     let report = match report {
         Err(error) if interrupt.is_requested() => {
@@ -376,7 +275,7 @@ async fn run(arguments: &LoadArguments) -> Result<u8> {
         }
         report => report?,
     };
-    drop(standing);
+    drop(cluster);
     print(&load::text(&report));
     for path in load::export_all(&report, out)? {
         print(&format!("wrote {}\n", path.display()));

@@ -35,7 +35,7 @@ pub struct RecoverArguments {
     follower_count: u16,
 
     /// Followers that confirm a write
-    #[arg(long, value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, alias = "write-quorum", value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     quorum: u16,
 
     /// Directory of the nodes' data and logs; what the last run left there goes

@@ -5,9 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{EXIT_DEVIATES, EXIT_FAILED};
-#[cfg(feature = "kubernetes")]
-use crate::cluster::control::{Access, KvClusterResource};
+use super::{
+    EXIT_DEVIATES, EXIT_FAILED,
+    cluster::{ClusterArguments, Durability, LocalDefaults, data_directory},
+};
 use crate::{
     cluster::{self, LocalClusterOptions, RunningCluster},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
@@ -28,55 +29,13 @@ Exit codes: 0 measured; 1 failed (the reason is the last line), or replicas diff
 const SEED_EXPERIMENT: Workload = Workload { writes: 100, concurrency: 10, keys: 10, value_size_bytes: None };
 /// The default: a standard error of 0.6 ms at 0-200 ms delays, in about 70 s for five quorums.
 const DEFAULT: Workload = Workload { writes: 4000, concurrency: 32, keys: 10, value_size_bytes: None };
-const DEFAULT_FOLLOWERS: u16 = 5;
 const DEFAULT_MAX_DELAY_MS: u32 = 200;
-/// A local cluster's writes may wait this much longer than the longest delay before they count as failed.
-const LOCAL_TIMEOUT_MARGIN_MS: u32 = 5_000;
 
 /// The settings of a sweep.
 #[derive(Debug, Clone, Args)]
 pub struct SweepArguments {
-    /// Leader of a cluster that runs already, http://HOST:PORT (default: start one on this machine)
-    #[arg(long, value_name = "URL", value_parser = url, conflicts_with = "compose", help_heading = "Cluster")]
-    leader: Option<String>,
-
-    /// Followers of that cluster, comma-separated, to compare their data with the leader's
-    #[arg(long, value_name = "URL,…", value_parser = url, value_delimiter = ',', requires = "leader",
-        help_heading = "Cluster")]
-    followers: Vec<String>,
-
-    /// The cluster of deploy/docker-compose.yml: leader on localhost:8000, followers on 8001-8005
-    #[arg(long, help_heading = "Cluster")]
-    compose: bool,
-
-    /// The KvCluster of this name: from outside through port-forward, in a pod directly. Its spec changes, and is restored
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["leader", "compose"], help_heading = "Cluster")]
-    kube: Option<String>,
-
-    /// Namespace of the KvCluster [default: that of the kubeconfig's context, or of the pod]
-    #[arg(long, short, value_name = "NAMESPACE", requires = "kube", help_heading = "Cluster")]
-    namespace: Option<String>,
-
-    /// Bearer token for changing settings, where the cluster asks for one
-    #[arg(long, env = "AUTH_TOKEN", hide_env_values = true, value_name = "TOKEN", help_heading = "Cluster")]
-    auth_token: Option<String>,
-
-    /// Followers to start [default: 5]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=60),
-        conflicts_with_all = ["leader", "compose", "kube"], help_heading = "Cluster")]
-    follower_count: Option<u16>,
-
-    /// Seed of the random delays of the cluster to start [default: drawn, and reported]
-    #[arg(long, value_name = "SEED", conflicts_with_all = ["leader", "compose", "kube"], help_heading = "Cluster")]
-    delay_seed: Option<u64>,
-
-    /// Shortest delay before a write is sent to a follower, in ms [default: 0; of a running cluster: as it is]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=600_000), help_heading = "Cluster")]
-    min_delay_ms: Option<u32>,
-
-    /// Longest delay before a write is sent to a follower, in ms [default: 200; of a running cluster: as it is]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=600_000), help_heading = "Cluster")]
-    max_delay_ms: Option<u32>,
+    #[command(flatten)]
+    cluster: ClusterArguments,
 
     /// Write quorums to measure, comma-separated, in this order [default: 1 to the number of followers]
     #[arg(long, value_name = "W,…", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..),
@@ -135,8 +94,8 @@ impl SweepArguments {
         let workload = self.workload();
         SweepOptions {
             quorums: self.quorums.clone(),
-            min_delay_ms: self.min_delay_ms,
-            max_delay_ms: self.max_delay_ms,
+            min_delay_ms: self.cluster.min_delay_ms,
+            max_delay_ms: self.cluster.max_delay_ms,
             workload,
             warmup_writes: self.warmup_writes.unwrap_or(2 * workload.concurrency),
             max_deviation_ms: self.max_deviation_ms,
@@ -144,49 +103,33 @@ impl SweepArguments {
     }
 
     fn local_cluster(&self) -> Result<LocalClusterOptions> {
-        let program = std::env::current_exe().context("failed to find this program's own file")?;
-        let followers = self.follower_count.unwrap_or(DEFAULT_FOLLOWERS);
-        let min_delay_ms = self.min_delay_ms.unwrap_or(0);
-        let max_delay_ms = self.max_delay_ms.unwrap_or(DEFAULT_MAX_DELAY_MS);
-        if min_delay_ms > max_delay_ms {
-            return Err(WrongUsage::error(format!(
-                "minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms"
-            )));
-        }
+        let defaults = LocalDefaults {
+            write_quorum: 1,
+            max_delay_ms: Some(DEFAULT_MAX_DELAY_MS),
+            replication_timeout_ms: None,
+            start_timeout: Duration::from_secs(30),
+        };
+        let options = self.cluster.local(&self.out, defaults)?;
+        let LocalClusterOptions { followers, .. } = options;
         if let Some(quorum) = self.quorums.iter().flatten().find(|quorum| **quorum > followers) {
             return Err(WrongUsage::error(format!("write quorum {quorum} is not possible with {followers} followers")));
         }
-        Ok(LocalClusterOptions {
-            followers,
-            min_delay_ms,
-            max_delay_ms,
-            delay_seed: self.delay_seed,
-            replication_timeout_ms: max_delay_ms + LOCAL_TIMEOUT_MARGIN_MS,
-            start_timeout: Duration::from_secs(30),
-            ..LocalClusterOptions::new(program, self.out.join("logs"))
-        })
+        Ok(options)
     }
 
     async fn cluster(&self) -> Result<RunningCluster> {
-        if let Some(leader) = &self.leader {
-            return Ok(cluster::remote(leader.clone(), self.followers.clone(), self.auth_token.clone()));
+        if let Some(running) = self.cluster.running().await? {
+            return Ok(running);
         }
-        #[cfg(feature = "kubernetes")]
-        if let Some(name) = &self.kube {
-            let access = Access::infer().await?;
-            let resource = KvClusterResource::new(access.client.clone(), name, self.namespace.as_deref());
-            return cluster::kube(&access, resource).await;
-        }
-        if self.compose {
-            return Ok(cluster::compose(self.auth_token.clone()));
-        }
-        cluster::local(self.local_cluster()?).await
+        let data = data_directory(self.cluster.durability.unwrap_or(Durability::Memory), &self.out)?;
+        let data_directory = data.as_ref().map(|directory| directory.path().to_owned());
+        let running = cluster::local(LocalClusterOptions { data_directory, ..self.local_cluster()? }).await?;
+        Ok(running.keeping(data))
     }
 }
 
 /// Runs the sweep; the value is the exit code.
 pub(super) fn main(arguments: &SweepArguments) -> Result<u8> {
-    super::require_kubernetes(arguments.kube.as_deref());
     // One thread, as in a node: an answer that wakes another thread is late by that wake-up.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("failed to start the runtime")?.block_on(run(arguments))
@@ -230,14 +173,6 @@ fn code(report: &SweepReport) -> u8 {
         EXIT_DEVIATES
     } else {
         0
-    }
-}
-
-pub(super) fn url(text: &str) -> Result<String, String> {
-    let parsed = reqwest::Url::parse(text).map_err(|error| format!("{error}; expected http://HOST:PORT"))?;
-    match parsed.scheme() {
-        "http" if parsed.host().is_some() => Ok(text.trim_end_matches('/').to_owned()),
-        scheme => Err(format!("{scheme}:// is not spoken here; expected http://HOST:PORT")),
     }
 }
 

@@ -35,9 +35,10 @@ impl RunningCluster {
         Self { control, ..self }
     }
 
-    /// The same cluster, which keeps `guard` until it is dropped.
+    /// The same cluster, which drops `guard` after what it keeps already.
     pub fn keeping(self, guard: impl Send + 'static) -> Self {
-        Self { kept: Some(Box::new(guard)), ..self }
+        let earlier = self.kept;
+        Self { kept: Some(Box::new((earlier, guard))), ..self }
     }
 }
 

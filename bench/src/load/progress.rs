@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Observer;
-use crate::interrupt::Interrupt;
+use crate::{interrupt::Interrupt, output::print};
 
 /// The bar of a load: how long it has been going on, and how fast.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl LoadProgress {
 
     /// Prints while the bar is out of the way.
     pub fn print(&self, text: &str) {
-        self.bar.suspend(|| print!("{text}"));
+        self.bar.suspend(|| print(text));
     }
 
     /// Removes the bar.
