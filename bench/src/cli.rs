@@ -59,7 +59,7 @@ enum Command {
     Load(Box<LoadArguments>),
     /// Compare kvcluster with Redis and etcd, where they are installed, under the same load in one run
     ///
-    /// Starts each as one leader and its followers on this machine, with and without a disk, and tells the ratios of writes per
+    /// Starts each as one leader and its followers on this machine, with and without a disk, and prints the ratios of writes per
     /// second and latencies at several numbers of connections. Takes about two and a half minutes.
     #[command(after_help = compare::AFTER_HELP)]
     Compare(Box<CompareArguments>),

@@ -8,7 +8,7 @@ use tokio::{
 /// The exit code of a program that was interrupted (128 + SIGINT).
 pub const EXIT_INTERRUPTED: u8 = 130;
 
-/// Tells whether the run was asked to end; clones share the state.
+/// Whether the run was asked to end; clones share the state.
 #[derive(Debug, Clone)]
 pub struct Interrupt {
     requested: watch::Receiver<bool>,
@@ -54,7 +54,7 @@ impl Interrupt {
         *self.requested.borrow()
     }
 
-    /// Waits until the run is asked to end; forever when nobody can ask any more.
+    /// Waits until the run is asked to end; without end when no request is possible.
     pub async fn requested(&self) {
         let mut requested = self.requested.clone();
         if requested.wait_for(|requested| *requested).await.is_err() {

@@ -7,7 +7,7 @@
 //! - [`kvctl`], a program of its own, saves a cluster's state and restores it.
 //!
 //! They share [`cluster`], which finds or starts the cluster (each local node is a [`node_command`]), the [`client`] of one
-//! node, [`draw`] for pictures, [`progress`], [`output`] and [`interrupt`]. A wing may use what stands below it in this list and `sweep`'s
+//! node, [`draw`] for pictures, [`progress`], [`output`] and [`interrupt`]. A wing may use the wings below it in this list and `sweep`'s
 //! statistics, never the other way round.
 
 pub mod check;

@@ -50,7 +50,7 @@ pub fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Runtime::new().context("failed to start the runtime")?.block_on(work)
 }
 
-/// Prints an error; the code tells wrong usage from a failure.
+/// Prints an error; wrong usage and a failure have different codes.
 pub fn exit_code(result: Result<u8>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),

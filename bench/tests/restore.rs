@@ -199,7 +199,7 @@ async fn a_restore_that_cannot_go_on_says_how_far_it_came_and_can_be_given_up() 
     child.kill().await.expect("killed");
     (0..2).for_each(|index| cluster.kill_follower(index).expect("killed"));
     let output = restore(&cluster, &file, &["--patience-s", "1"]).await;
-    let words = format!("of its {KEYS} keys are there for sure. The cluster serves nobody until this is repeated");
+    let words = format!("of its {KEYS} keys are restored for certain. The cluster serves no client until the same");
     assert!(!output.status.success() && stderr(&output).contains(&words), "{}", stderr(&output));
     for index in 0..2 {
         cluster.start_follower(index).await.expect("starts");

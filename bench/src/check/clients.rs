@@ -59,7 +59,7 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Clients {
     load: Load,
-    /// Tells the keys and tokens of this run from those of others in the same cluster.
+    /// Prefix that separates the keys and tokens of this run from those of others in the same cluster.
     run: String,
     clock: Clock,
     http: reqwest::Client,
@@ -139,7 +139,7 @@ impl Clients {
             let refused = matches!(operation.outcome, OperationOutcome::NotApplied | OperationOutcome::Failed);
             self.write_down(operation);
             if refused {
-                // While nobody serves there is nothing to learn from asking faster.
+                // While no node serves, asking faster shows nothing new.
                 sleep(Duration::from_millis(rng.random_range(20..100))).await;
             }
         }
@@ -158,7 +158,7 @@ impl Clients {
         if operation.action == Action::Put && operation.is_answered() {
             self.counters.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
-        // Whoever reads ends after the clients.
+        // The receiver ends after the clients.
         let _ = self.written.send(operation);
     }
 

@@ -1,4 +1,4 @@
-//! What can be done to a cluster, and to whom.
+//! What can be done to a cluster, and to which node.
 
 use std::fmt;
 
@@ -29,8 +29,8 @@ pub enum FaultKind {
     Partition,
     /// Another write quorum, and back
     Quorum,
-    /// Two or three leaders that start together in place of the first one, while a follower restarts and the others stand
-    /// still for moments
+    /// Two or three leaders that start together in place of the first one, while a follower restarts and the others
+    /// pause for moments
     LeaderRace,
 }
 
@@ -58,7 +58,7 @@ impl FaultKind {
 pub enum Place {
     /// A process on this machine.
     Process,
-    /// A pod, which whoever owns it replaces.
+    /// A pod, which its owner replaces.
     Pod,
 }
 
@@ -75,7 +75,7 @@ impl Place {
     }
 }
 
-/// Whom it hits.
+/// Which node it hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Node {
     /// The leader.
@@ -98,7 +98,7 @@ impl fmt::Display for Node {
 pub enum Fault {
     /// The process is killed.
     Kill(Node),
-    /// The process stands still.
+    /// The process is stopped for a while.
     Pause(Node),
     /// The follower is killed and its disk emptied.
     Wipe(usize),
@@ -108,11 +108,11 @@ pub enum Fault {
     ForceDelete(Node),
     /// There are so many followers.
     Scale(u16),
-    /// Everybody is killed.
+    /// All nodes are killed.
     All,
     /// A second leader starts.
     TwoLeaders {
-        /// Whether the first one stands still meanwhile, and finds itself replaced afterwards.
+        /// Whether the first one is stopped meanwhile, and learns afterwards that it was replaced.
         paused: bool,
     },
     /// The leader is cut off from its followers.

@@ -1,5 +1,5 @@
-//! State that a cluster has before anything is broken, so that a recovery takes many messages: keys that nobody writes
-//! again, and that must all be there in the end.
+//! State that a cluster has before anything is broken, so that a recovery takes many messages: keys that are
+//! written once and must all exist at the end.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -63,7 +63,7 @@ impl FilledKeys {
         0..self.fill.keys
     }
 
-    /// A value that tells its key, so that swapped ones show.
+    /// A value that names its key, so that swapped values show.
     fn value(&self, number: u32) -> String {
         let mut value = format!("{number} ").repeat(self.fill.value_bytes / 2 + 1);
         value.truncate(self.fill.value_bytes);

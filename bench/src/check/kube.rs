@@ -1,4 +1,4 @@
-//! A KvCluster as a cluster that can be broken: pods are deleted, and whoever owns them brings them back.
+//! A KvCluster as a cluster that can be broken: pods are deleted, and their owner recreates them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +37,7 @@ pub struct KubeTarget {
     resource: KvClusterResource,
     pods: Pods,
     way: Way,
-    /// Without idle connections: each question goes to whoever is there now.
+    /// Without idle connections: each request goes to the present pod.
     http: reqwest::Client,
     endpoints: watch::Sender<Endpoints>,
     /// What its spec says outside of faults.
@@ -121,7 +121,7 @@ impl KubeTarget {
         }
     }
 
-    /// Nobody knows any more which life of these followers answers.
+    /// From here on it is unknown which life of these followers answers.
     fn lives_end(&self, pods: &[PodState]) {
         self.endpoints.send_modify(|endpoints| {
             let ends = |follower: &&mut Endpoint| pods.iter().any(|pod| *pod.name == *follower.name);
@@ -238,7 +238,7 @@ impl Breakable for KubeTarget {
     async fn mend(&mut self, fault: Fault) -> Result<()> {
         match fault {
             Fault::Quorum(_) | Fault::Scale(_) => self.resource.resize(self.asked.size).await,
-            // Whoever owns the pods does.
+            // The owner of the pods recreates them.
             _ => Ok(()),
         }
     }

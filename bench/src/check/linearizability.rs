@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of versions, so that it checks them too. It ends in bounded time because
 //!
-//! - a write of unknown outcome whose value nobody read may as well never have happened, and is left out; one whose value
+//! - a write of unknown outcome whose value no client read may as well never have happened, and is left out; one whose value
 //!   was read took effect before the first such read ended, and ends there: no operation is open for ever;
 //! - the history is cut wherever no operation is under way, and only the values that the register may have there are
 //!   carried on;
@@ -254,7 +254,7 @@ mod tests {
                         read(called, ended, rng.random_range(0..=count))
                     }
                 })
-                // A time of 0 stands for no answer.
+                // A time of 0 means no answer.
                 .map(|call| Call { called: call.called + 1, returned: call.returned.map(|at| at + 1), ..call })
                 .collect();
             let expected = possible(&calls, 0, 0);

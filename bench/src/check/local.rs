@@ -67,7 +67,7 @@ impl LocalTarget {
 
     async fn start_follower(&mut self, follower: usize) -> Result<()> {
         self.cluster.start_follower(follower).await?;
-        // Started a second time under the same number, it would pass for the same life: the clock tells them apart.
+        // A number that was used before would pass for the same life.
         let life = u32::try_from(self.cluster.starts()).unwrap_or(u32::MAX);
         self.life_begins(follower, life);
         Ok(())

@@ -1,8 +1,9 @@
 //! Breaks a cluster while clients use it, and says whether what they saw was linearizable.
 //!
-//! [`plan`] draws rounds of [`faults`] from a seed, `nemesis` does and undoes them on a [`target`] ([`local`]: processes,
-//! [`kube`]: pods), [`clients`] write down what they were told as a [`history`], and [`verdict`] judges it: by the [`versions`] that every
-//! answer carries, and by a search for an order that explains it ([`linearizability`]). [`summary`] counts what there was.
+//! [`plan`] draws rounds of [`faults`] from a seed, and `nemesis` causes and undoes them on a [`target`] ([`local`]:
+//! processes, [`kube`]: pods). [`clients`] record every answer as a [`history`], [`fill`] writes a large state first.
+//! [`verdict`] judges the history: by the [`versions`] that every answer carries, and by a search for an order that
+//! explains it ([`linearizability`]). [`summary`] counts, and [`report`] prints.
 
 pub mod clients;
 pub mod faults;
@@ -137,7 +138,7 @@ pub async fn run(
     Ok((report, history))
 }
 
-/// With nobody writing any more: everything arrives everywhere, and then everybody is asked what they have.
+/// Once all clients have ended: waits until every write has reached every node, then reads and dumps them.
 async fn finish(
     target: &mut impl Breakable,
     clients: &Clients,
@@ -187,7 +188,7 @@ mod tests {
         testing::dump,
     };
 
-    /// A cluster that nobody reaches; it remembers how it was left.
+    /// A cluster that no client reaches; it remembers how it was left.
     #[derive(Default)]
     struct Unreachable {
         cannot_heal: bool,

@@ -162,7 +162,7 @@ impl Shape {
         self.is_covered([fault].into_iter()).then_some(Planned { at, lasts, fault })
     }
 
-    /// One or two followers more, or one less where the quorum stands that.
+    /// One or two followers more, or one less where the quorum allows it.
     fn another_number(&self, rng: &mut SmallRng) -> u16 {
         let followers = self.followers;
         if self.tolerance(self.write_quorum).followers_down > 0 && rng.random_bool(0.5) {

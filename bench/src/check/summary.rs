@@ -30,7 +30,7 @@ pub struct CheckReport {
     pub gets: GetCounts,
     /// Reads of one follower.
     pub local_gets: GetCounts,
-    /// What became of the keys that were there before the faults; nothing where there were none, or nobody could look.
+    /// What became of the keys written before the faults; absent without such keys, or when they could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fill: Option<FillReport>,
     /// By kind.
@@ -87,7 +87,7 @@ pub struct PutCounts {
     pub acknowledged_by_retry: usize,
     /// Refused before anything was assigned.
     pub not_applied: usize,
-    /// Nobody knows.
+    /// They may have taken effect, may do so later, or never do.
     pub unknown: usize,
 }
 

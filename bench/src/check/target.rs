@@ -23,7 +23,7 @@ pub struct Endpoint {
     pub incarnation: Option<u32>,
 }
 
-/// Whom clients may ask just now, whether or not they answer.
+/// The nodes that clients may ask at present, whether or not they answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Endpoints {
     /// One, or more while leaders replace each other.
@@ -103,7 +103,7 @@ pub(super) async fn dump_all(
     Ok(dumps)
 }
 
-/// A wait until nothing is missing any more.
+/// A wait until nothing is missing.
 pub(super) struct Healing {
     began: Instant,
     timeout: Duration,

@@ -379,7 +379,7 @@ mod tests {
         for expected in [
             "k: put b (seq 2), and in the end follower1 ends at seq 1",
             "k: put b (seq 2), and in the end follower2 has x there",
-            "k: in the end follower2 has x, which nobody wrote there",
+            "k: in the end follower2 has x, which no client wrote there",
             "l: put c (seq 1), and in the end follower2 has no such key",
             "l: in the end leader has c (seq 1) and follower2 has nothing",
         ] {

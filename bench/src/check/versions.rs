@@ -66,7 +66,7 @@ impl<'a> Key<'a> {
                 violations.push(self.violation(Rule::ValueWritten, operations, text));
             };
             match self.writes.get(value).map(|write| (*write, &self.history.operations[*write])) {
-                None => report(vec![number], "a value that nobody wrote there"),
+                None => report(vec![number], "a value that no client wrote there"),
                 Some((write, it)) if it.outcome == OperationOutcome::NotApplied => {
                     report(vec![write, number], "a write that was refused");
                 }
@@ -159,7 +159,7 @@ impl<'a> Key<'a> {
 
     /// A write whose outcome is unknown does not turn up under a leader that follows one which opened without it.
     fn not_after_a_recovery_without_it(&self, violations: &mut Vec<Violation>) {
-        // What a leader showed of its own epoch. The answer to a retry may tell an old number under a new epoch.
+        // What a leader showed of its own epoch. The answer to a retry may report an old number under a new epoch.
         let of_epoch = |(number, operation, seq): (usize, &Operation, u64)| {
             Some((operation.epoch?, seq, number)).filter(|_| operation.attempts == 1)
         };
@@ -283,7 +283,7 @@ impl<'a> Key<'a> {
             let Some(entry) = entry else { continue };
             match self.writes.get(entry.value.as_str()) {
                 None => {
-                    let text = format!("in the end {} has {}, which nobody wrote there", dump.node, entry.value);
+                    let text = format!("in the end {} has {}, which no client wrote there", dump.node, entry.value);
                     violations.push(self.violation(Rule::ValueWritten, Vec::new(), text));
                 }
                 Some(write) if self.history.operations[*write].outcome == OperationOutcome::NotApplied => {

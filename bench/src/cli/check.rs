@@ -33,7 +33,7 @@ use crate::{
 };
 
 pub(super) const AFTER_HELP: &str = "\
-Exit codes: 0 no violation; 1 failed (the reason is told); 2 wrong usage; 3 a violation; 130 interrupted, with no
+Exit codes: 0 no violation; 1 failed, with the reason; 2 wrong usage; 3 a violation; 130 interrupted, with no
 violation in what was seen. The history is kept in memory: about 1 GB in 5 hours at 200 operations a second.";
 
 const DEFAULTS: LocalDefaults = LocalDefaults {
@@ -209,7 +209,7 @@ async fn run(arguments: &CheckArguments) -> Result<u8> {
     Err(WrongUsage::error(NO_KUBERNETES))
 }
 
-/// Breaks it, judges what was seen, and tells.
+/// Breaks the cluster, judges what clients saw, and reports it.
 async fn conclude(
     mut target: impl Breakable,
     arguments: &CheckArguments,

@@ -113,7 +113,7 @@ struct WorkloadArguments {
     #[arg(long, help_heading = "Workload")]
     fill: bool,
 
-    /// Have the leader say which delays it drew, and tell what writes took beyond those; always so on a cluster that was
+    /// Have the leader report which delays it drew, and print what writes took beyond those; always so on a cluster that was
     /// started here with delays
     #[arg(long, help_heading = "Workload")]
     explain: bool,

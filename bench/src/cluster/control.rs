@@ -24,7 +24,7 @@ const IN_FORCE_TIMEOUT: Duration = Duration::from_secs(30);
 const LEADER_WAIT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Whom a sweep asks for a quorum and for delays.
+/// Where a sweep asks for a quorum and for delays.
 #[derive(Debug, Clone)]
 pub enum Control {
     /// The leader.
@@ -96,7 +96,7 @@ impl Control {
         let config = match self {
             Self::Leader => config?,
             #[cfg(feature = "kubernetes")]
-            // The resource stands, and whoever leads next will carry it out: reason enough to wait.
+            // The resource keeps the request, and the next leader carries it out: worth waiting for.
             Self::Resource(_) => match config {
                 Ok(config) => config,
                 Err(error) => return Ok(Some(format!("{error:#}"))),

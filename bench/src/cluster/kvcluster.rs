@@ -35,7 +35,7 @@ pub async fn kube(access: &Access, resource: KvClusterResource) -> Result<Runnin
 pub(crate) struct Way {
     /// Of what and from where, for the reports.
     pub description: String,
-    /// URL of whoever leads.
+    /// URL of the leader, whichever pod that is.
     pub leader: String,
     /// URL of each follower, by number.
     pub followers: Vec<String>,

@@ -320,7 +320,7 @@ impl LocalCluster {
         self.leader.signal(Signal::CONT)
     }
 
-    /// Nothing passes between the leader and its followers any more, while clients reach them all: a partition. What is
+    /// From now on nothing passes between the leader and its followers, while clients reach them all: a partition. What is
     /// sent meanwhile arrives afterwards.
     ///
     /// # Errors
@@ -347,7 +347,7 @@ impl LocalCluster {
         self.followers[index].signal(Signal::CONT)
     }
 
-    /// Asks the leader to shut down in order (SIGTERM), and waits until it has; its exit code tells how.
+    /// Asks the leader to shut down in order (SIGTERM), and waits until it has; returns its exit code.
     pub async fn terminate_leader(&mut self) -> Result<Option<i32>> {
         terminate(&mut self.leader, self.start_timeout).await
     }
@@ -380,7 +380,7 @@ impl LocalCluster {
         }
     }
 
-    /// Fails when a node ended that nobody killed.
+    /// Fails when a node ended by itself.
     ///
     /// # Errors
     /// Which node, and the end of its log.

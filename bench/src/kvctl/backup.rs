@@ -88,8 +88,8 @@ pub(super) async fn restore(client: &NodeClient, file: &Path, overwrite: bool, p
     };
     work.await.with_context(|| {
         format!(
-            "{}: {sent} of its {keys} keys are there for sure. The cluster serves nobody until this is repeated, which goes \
-             on, or given up with --give-up",
+            "{}: {sent} of its {keys} keys are restored for certain. The cluster serves no client until the same \
+             command continues it, or --give-up ends it",
             about()
         )
     })

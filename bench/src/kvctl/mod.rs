@@ -101,7 +101,7 @@ fn restore(arguments: &RestoreArguments) -> Result<u8> {
         }
         None => {
             run(backup::give_up(&client, patience))?;
-            print("no restore is under way any more\n");
+            print("no restore is under way\n");
         }
     }
     Ok(0)

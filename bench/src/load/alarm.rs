@@ -38,7 +38,7 @@ mod timer {
             Ok(Self { timer, set_for_ns: None })
         }
 
-        /// Rings after `wait`, at `at_ns` of the run; setting it for the same time again costs nothing. Tells whether it rings.
+        /// Rings after `wait`, at `at_ns` of the run; setting it for the same time again costs nothing. Returns whether it rings.
         pub(in crate::load) fn set(&mut self, wait: Duration, at_ns: u64) -> Result<bool> {
             if self.set_for_ns == Some(at_ns) {
                 return Ok(true);

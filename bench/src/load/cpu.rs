@@ -51,7 +51,7 @@ impl ProcessorTime {
     }
 }
 
-/// The name of the program, which may hold anything, stands in brackets; user and system time are the 14th and 15th fields.
+/// The name of the program, which may contain any characters, is in brackets; user and system time are the 14th and 15th fields.
 fn parse(stat: &str, ticks_per_second: u64) -> Option<ProcessorTime> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split_whitespace().skip(11);

@@ -149,14 +149,14 @@ impl Running<'_> {
                 self.end(now_ns);
             }
             if self.is_ending && self.under_way == 0 && self.waiting.is_empty() {
-                self.tell();
+                self.publish();
                 return Ok(());
             }
             self.begin_what_is_due(now_ns);
             if now_ns >= housekeeping_ns {
                 housekeeping_ns = now_ns + nanoseconds(HOUSEKEEPING);
                 self.give_up_overdue(now_ns);
-                self.tell();
+                self.publish();
             }
             let timeout = self.timeout(housekeeping_ns)?;
             match self.poll.poll(&mut events, timeout) {
@@ -270,7 +270,7 @@ impl Running<'_> {
         }
     }
 
-    /// Reads what came. Events tell of changes alone, so that a read which does not fill the buffer is the last one, unless
+    /// Reads what arrived. Events report changes alone, so that a read which does not fill the buffer is the last one, unless
     /// the other side has closed.
     fn receive(&mut self, number: usize, place: usize, is_closing: bool) {
         loop {
@@ -332,7 +332,7 @@ impl Running<'_> {
         }
     }
 
-    /// The connection is of no use any more; so is the request that was under way on it.
+    /// The connection is useless from here on, and so is the request under way on it.
     fn broken(&mut self, number: usize, place: usize, now_ns: u64, error: &io::Error) {
         let client = &mut self.clients[number];
         let link = &mut client.links[place];
@@ -389,8 +389,8 @@ impl Running<'_> {
         Ok(Some(Duration::from_nanos(next_ns.saturating_sub(now_ns))))
     }
 
-    /// Tells others how many operations have ended.
-    fn tell(&mut self) {
+    /// Publishes how many operations have ended.
+    fn publish(&mut self) {
         let (done, failed) = std::mem::take(&mut self.counted);
         self.shared.done.fetch_add(done, Ordering::Relaxed);
         self.shared.failed.fetch_add(failed, Ordering::Relaxed);

@@ -21,7 +21,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// A link over a connection that stands already.
+    /// A link over an open connection.
     pub(super) fn new(stream: std::net::TcpStream, address: SocketAddr, protocol: Box<dyn Protocol>) -> Result<Self> {
         stream.set_nonblocking(true).context("failed to set up a connection")?;
         stream.set_nodelay(true).context("failed to set up a connection")?;
@@ -47,7 +47,7 @@ impl Link {
         Ok(())
     }
 
-    /// Begins a new connection; what is sent before it stands goes out once it does.
+    /// Begins a new connection; what is sent before it is open goes out once it is.
     pub(super) fn connect(&mut self, poll: &Poll, token: Token) -> io::Result<()> {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;

@@ -65,7 +65,7 @@ pub enum Pace {
 pub enum ReadFrom {
     /// The leader, linearizable: a write quorum confirms that it still leads.
     Leader,
-    /// The leader, without asking anybody.
+    /// The leader, without asking its followers.
     Local,
     /// The followers, each client one of them: perhaps stale.
     Followers,
@@ -100,7 +100,7 @@ pub struct LoadOptions {
     pub value_size_bytes: usize,
     /// Whether every key is written once before, as it always is before reads.
     pub fill: bool,
-    /// Whether writes ask which delays were drawn, to tell what they took beyond those.
+    /// Whether writes ask which delays were drawn, to report what they took beyond those.
     pub explain: bool,
     /// What comes before the measurement.
     #[serde(rename = "warmup_ms", serialize_with = "milliseconds")]

@@ -45,7 +45,7 @@ impl Operations {
         &mut self.random
     }
 
-    /// The next operation, with the number of its key; `None` when there is none any more.
+    /// The next operation, with the number of its key; `None` when all are done.
     pub(super) fn next(&mut self) -> Option<(Kind, u64, Operation<'_>)> {
         let (kind, number) = match &mut self.plan {
             Plan::Mix { reads, keys } => {

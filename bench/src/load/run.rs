@@ -128,7 +128,7 @@ fn fill(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer)
         let thread = scope.spawn(move || engine.run());
         while !thread.is_finished() {
             thread::sleep(LOOK_INTERVAL);
-            tell(observer, "writing every key once", begin, &shared);
+            report_progress(observer, "writing every key once", begin, &shared);
             if begin.elapsed() >= Duration::from_secs(footprints.len() as u64 + 1) {
                 footprints.push(target.processes.footprint());
             }
@@ -147,7 +147,7 @@ fn fill(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer)
     Ok(FillReport::new(took, &recorder, &footprints))
 }
 
-fn tell(observer: &mut dyn Observer, stage: &str, begin: Instant, shared: &Shared) {
+fn report_progress(observer: &mut dyn Observer, stage: &str, begin: Instant, shared: &Shared) {
     let (done, failed) = (shared.done.load(Ordering::Relaxed), shared.failed.load(Ordering::Relaxed));
     observer.progress(stage, begin.elapsed(), done, failed);
     if observer.is_stopped() {
@@ -222,7 +222,7 @@ fn watch(
         } else {
             "waiting for the last answers"
         };
-        tell(observer, stage, begin, shared);
+        report_progress(observer, stage, begin, shared);
         let next_edge = if used.before.is_none() { from } else { until };
         let wait = next_edge.saturating_sub(begin.elapsed());
         thread::sleep(if wait.is_zero() { LOOK_INTERVAL } else { wait.min(LOOK_INTERVAL) });

@@ -1,4 +1,4 @@
-//! What the figures mean, in words: agreement with theory, queueing, answers that wait for everyone or for nobody.
+//! What the figures mean, in words: agreement with theory, queueing, answers that wait for every follower or for none.
 
 mod latency;
 
@@ -224,8 +224,8 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_wait_for_nobody_are_recognised() {
-        assert_eq!(kinds(Behaviour::WaitsForNobody), [FindingKind::QuorumWithoutEffect, FindingKind::AnswersEarly]);
+    fn answers_that_wait_for_no_follower_are_recognised() {
+        assert_eq!(kinds(Behaviour::WaitsForNone), [FindingKind::QuorumWithoutEffect, FindingKind::AnswersEarly]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) enum Behaviour {
     /// When the slowest follower has confirmed.
     WaitsForAll,
     /// At once.
-    WaitsForNobody,
+    WaitsForNone,
 }
 
 /// The reports of all quorums of a synthetic system; the same for the same arguments.
@@ -53,7 +53,7 @@ pub(crate) fn synthetic_quorums(
                             Behaviour::Queues => 3.0 * quorum_delay_ms + max_delay_ms,
                             Behaviour::PilesUp => quorum_delay_ms + 30.0 * progress,
                             Behaviour::WaitsForAll => delays[followers as usize - 1],
-                            Behaviour::WaitsForNobody => 0.0,
+                            Behaviour::WaitsForNone => 0.0,
                         };
                     WriteSample {
                         sent_at_ms: index as f64,

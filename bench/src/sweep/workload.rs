@@ -128,7 +128,7 @@ pub async fn run(
 }
 
 /// One write, timed from before it is sent until its answer is read; the answer is taken apart after the clock has
-/// stopped. The second value tells what went wrong, in words.
+/// stopped. The second value says what went wrong.
 async fn write(
     leader: &NodeClient,
     key: &str,

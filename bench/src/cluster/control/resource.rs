@@ -123,7 +123,7 @@ impl KvClusterResource {
     /// The pod that leads.
     ///
     /// # Errors
-    /// When nobody does, or the API server does not answer.
+    /// When no pod does, or the API server does not answer.
     pub async fn leader(&self) -> Result<String> {
         let status = self.get().await?.status.unwrap_or_default();
         status.leader.with_context(|| format!("{self} has no leader: {}", status.message))

@@ -65,7 +65,7 @@ async fn relay(listener: tokio::net::TcpListener, to: SocketAddr, is_cut: watch:
     }
 }
 
-/// Ends, and both sides with it, once one of them does, or where there is nobody at the other end.
+/// Ends both sides once one of them ends, or when nothing listens at the far end.
 async fn connection(near: TcpStream, to: SocketAddr, mut is_cut: watch::Receiver<bool>) {
     if is_cut.wait_for(|is_cut| !is_cut).await.is_err() {
         return;

@@ -64,7 +64,7 @@ impl Peer {
     /// Starts it; `None` where it is not installed.
     ///
     /// # Errors
-    /// When it is installed and does not start, or `is_stopped` says that it is not needed any more.
+    /// When it is installed and does not start, or `is_stopped` says that it is no longer needed.
     pub fn start(self, directory: &Path, is_stopped: &dyn Fn() -> bool) -> Result<Option<System>> {
         match self {
             Self::RedisMemory | Self::RedisAlways => redis::start(self, directory, is_stopped),

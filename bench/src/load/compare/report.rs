@@ -37,7 +37,7 @@ pub struct SystemReport {
     pub is_peer: bool,
     /// Whether a write is on disk when it is answered.
     pub is_stored: bool,
-    /// Whether it cannot do otherwise: then it stands beside kvcluster in memory too.
+    /// Whether it always writes to disk: then the table compares it with kvcluster in memory too.
     pub always_stores: bool,
     /// One for each number of connections.
     pub points: Vec<Point>,

@@ -115,6 +115,6 @@ pub(super) trait Protocol: Send {
     /// Reads what came since the request; what has to be said in return without a request is appended to `out`.
     ///
     /// # Errors
-    /// In words, when the bytes are no answer in this protocol; the connection is of no use any more.
+    /// In words, when the bytes are no answer in this protocol; the connection is useless then.
     fn parse(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<Parsed, String>;
 }

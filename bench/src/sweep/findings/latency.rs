@@ -101,7 +101,7 @@ pub(super) fn unexplained_latency(quorums: &[QuorumReport], max_delay_ms: f64, t
     )
 }
 
-/// Means can be sound although now and then everything stands still; whoever reads the quantiles should know.
+/// Means can be sound although the system pauses now and then; the report warns readers of the quantiles.
 pub(super) fn stalls(quorums: &[QuorumReport], tolerance: f64) -> Option<Finding> {
     let stalled =
         |report: &QuorumReport| report.overhead.map(|overhead| overhead.p99_ms).filter(|ms| *ms > 2.0 * tolerance);

@@ -69,7 +69,7 @@ pub struct SweepSettings {
     pub max_delay_ms: u32,
     /// After this long without a quorum a write's outcome is unknown, in ms.
     pub replication_timeout_ms: u32,
-    /// Seed of the random delays, if the leader tells it.
+    /// Seed of the random delays, if the leader reports it.
     pub delay_seed: Option<u64>,
     /// The quorums asked for.
     pub quorums: Vec<u16>,

@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn nothing_is_drawn_outside_the_picture() {
-        for (behaviour, followers) in [(Behaviour::Queues, 5), (Behaviour::Sound, 30), (Behaviour::WaitsForNobody, 2)] {
+        for (behaviour, followers) in [(Behaviour::Queues, 5), (Behaviour::Sound, 30), (Behaviour::WaitsForNone, 2)] {
             let drawing = draw(&synthetic_report(behaviour, followers, 0, 200, 100));
             let document = resvg::usvg::roxmltree::Document::parse(&drawing).expect("well-formed");
             for node in document.descendants() {
