@@ -7,8 +7,8 @@
 //! - [`kvctl`], a program of its own, saves a cluster's state and restores it.
 //!
 //! They share [`cluster`], which finds or starts the cluster (each local node is a [`node_command`]), the [`client`] of one
-//! node, [`draw`] for pictures, [`progress`], [`output`] and [`interrupt`]. A wing may use the wings below it in this list and `sweep`'s
-//! statistics, never the other way round.
+//! node, [`draw`] for pictures, [`stats`], [`progress`], [`output`] and [`interrupt`]. Wings do not use each other, and no two modules
+//! use each other in a circle.
 
 pub mod check;
 pub mod cli;
@@ -21,4 +21,5 @@ pub mod load;
 pub mod node_command;
 pub mod output;
 pub mod progress;
+pub mod stats;
 pub mod sweep;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{
     target::Endpoints,
-    verdict::{Rule, Violation},
+    violation::{Rule, Violation},
 };
 use crate::client::{Dump, Entry, NodeClient, until_answered};
 

@@ -23,6 +23,7 @@ pub(crate) mod testing;
 mod timeline;
 pub mod verdict;
 pub mod versions;
+pub mod violation;
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -42,7 +43,7 @@ use self::{
     plan::Shape,
     summary::{CheckReport, CheckSettings},
     target::Breakable,
-    verdict::Violation,
+    violation::Violation,
 };
 use crate::{client::NodeClient, interrupt::Interrupt, progress::Progress};
 

@@ -14,7 +14,7 @@ use crate::check::{
     fill::{Fill, FillReport},
     history::History,
     summary::{CheckReport, GetCounts, PutCounts},
-    verdict::Violation,
+    violation::Violation,
 };
 
 /// Violations that are told in words; all of them are in `check.json`.

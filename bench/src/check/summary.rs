@@ -11,7 +11,7 @@ use super::{
     history::{Action, History, OperationOutcome},
     verdict::Verdict,
 };
-use crate::sweep::stats::quantile;
+use crate::stats::quantile;
 
 /// Everything about a check but its history.
 #[derive(Debug, Clone, Serialize)]

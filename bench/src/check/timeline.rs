@@ -2,7 +2,7 @@
 
 use crate::check::{
     history::{Action, History, Operation, OperationOutcome},
-    verdict::{Rule, Violation},
+    violation::{Rule, Violation},
 };
 use crate::draw::svg::{Anchor, GRID, INK, MUTED, Stroke, Style, Svg};
 

@@ -11,7 +11,7 @@ use kv_node::protocol::types::Epoch;
 
 use super::{
     history::{Action, History, Operation, OperationOutcome},
-    verdict::{Rule, Violation},
+    violation::{Rule, Violation},
 };
 
 /// Every rule, for the operations on one key, given in the order of their calls.

@@ -2,10 +2,12 @@
 
 use serde::Serialize;
 
-use crate::sweep::{
+use crate::{
     stats::{Summary, mean},
-    theory::QuorumDelay,
-    workload::{Run, WriteOutcome, WriteSample},
+    sweep::{
+        theory::QuorumDelay,
+        workload::{Run, WriteOutcome, WriteSample},
+    },
 };
 
 /// What was measured at one write quorum, and what should have been.

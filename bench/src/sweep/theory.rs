@@ -218,7 +218,7 @@ mod tests {
                 })
                 .collect();
             drawn.sort_by(f64::total_cmp);
-            let summary = crate::sweep::stats::Summary::of(&drawn).expect("not empty");
+            let summary = crate::stats::Summary::of(&drawn).expect("not empty");
             let what = format!("N={n}, W={w}");
             close(law.mean_ms(), summary.mean_ms, 4.0 * summary.standard_error_ms, &what);
             close(law.sd_ms(), summary.sd_ms, 0.03 * law.sd_ms(), &what);

@@ -189,7 +189,7 @@ impl Ratio {
 pub(super) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    (!sorted.is_empty()).then(|| crate::sweep::stats::quantile(&sorted, 0.5))
+    (!sorted.is_empty()).then(|| crate::stats::quantile(&sorted, 0.5))
 }
 
 /// For a terminal, ending in a line break: a table for each number of connections.
