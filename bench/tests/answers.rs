@@ -20,6 +20,8 @@ fn varying() -> Vec<(String, Value)> {
         ("/epoch/leader".to_owned(), id.clone()),
         ("/promised/leader".to_owned(), id.clone()),
         ("/staleness_ms".to_owned(), json!(1.5)),
+        // The check of the log in the background may have begun.
+        ("/disk/checked_bytes".to_owned(), json!(0)),
     ];
     for index in 0..3 {
         varying.extend([

@@ -171,7 +171,8 @@ async fn its_own_cluster_tells_what_a_write_costs() {
     }
     for (place, name) in ["leader_bytes", "follower_bytes", "disk_bytes"].into_iter().enumerate() {
         let [first, end] = ["at_first", "at_end"].map(|at| number(&report["footprint"][at][name]));
-        assert!(first >= 0.0 && end > 0.0 && (place < 2 || end > first), "{name}: {first}, {end}");
+        // A log grows in steps, so that few writes may not show.
+        assert!(first >= 0.0 && end > 0.0 && (place < 2 || end >= first), "{name}: {first}, {end}");
     }
     let left: Vec<_> =
         fs::read_dir(out.path()).expect("readable").map(|entry| entry.expect("readable").file_name()).collect();
