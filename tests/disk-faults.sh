@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # A follower whose disk fails, with real processes on a real file system: a sync that fails, and a disk that is full. Each
-# time the follower ends with one line that says why, confirms nothing afterwards, the cluster goes on with the others, and
-# after a restart the follower has everything that it ever confirmed. Leader on port 8000, followers on 8001-8003.
+# time the follower ends with one line that gives the reason, confirms nothing afterwards, the cluster goes on with the
+# others, and after a restart the follower has everything that it ever confirmed. A follower that can open no file any more
+# goes on storing. Leader on port 8000, followers on 8001-8003.
 #
 #   tests/disk-faults.sh            less than a minute on a quiet machine
 #
-# The failed sync needs strace, the full disk root (a small file system in memory is mounted): what cannot be done is
-# skipped, and it says so. KV_NODE names the program (target/release/kv-node).
+# The failed sync needs strace, the full disk root (a small file system in memory is mounted), the missing descriptors
+# prlimit: what cannot be done is skipped, and the script says so. KV_NODE names the program (target/release/kv-node).
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -169,6 +170,33 @@ full_disk() {
   end_all
 }
 
+no_descriptors() {
+  local i key
+  echo "== no descriptor is left: follower 1 can open no file any more"
+  rm -rf "$base"/data? "$base"/*.log
+  follower 1 "$base/data1"
+  follower 2 "$base/data2"
+  follower 3 "$base/data3"
+  leader
+  end 2
+  : >"$base/acknowledged"
+  # Every acknowledged write is one of follower 1. They are longer than two segments of its log.
+  for ((i = 0; i < 24; i++)); do
+    key=open$i
+    value "$key" 1000000
+    put "$key" 10 || fail "$key was not acknowledged"
+    echo "$key" >>"$base/acknowledged"
+    [ "$i" -ne 1 ] || prlimit --pid "${pids[1]}" --nofile=3:3
+  done
+  end 1
+  end 0
+  follower 1 "$base/data1"
+  until_true 60 "follower 1 is back" restored 1
+  has 1 "$base/acknowledged" || fail "follower 1 lost what it confirmed"
+  echo "   24 writes of 1 MB acknowledged; everything is there"
+  end_all
+}
+
 if strace -D -qq -o /dev/null -e inject=fdatasync:error=EIO true 2>/dev/null; then
   failed_sync
 else
@@ -180,5 +208,10 @@ if mount -t tmpfs -o size=6m tmpfs "$base/small" 2>/dev/null; then
   full_disk
 else
   echo "== a disk is full: SKIPPED, no file system can be mounted here (that needs root)"
+fi
+if command -v prlimit >/dev/null; then
+  no_descriptors
+else
+  echo "== no descriptor is left: SKIPPED, prlimit is missing"
 fi
 echo "disk-faults: ok"
