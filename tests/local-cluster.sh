@@ -6,7 +6,8 @@
 #
 # WRITE_QUORUM (3), MIN_DELAY_MS and the other settings of kv-node reach the leader from the environment.
 # KV_NODE names the program (target/release/kv-node). LEADER_UNDER and FOLLOWER_UNDER may name a command
-# to run the leader or the first follower under, such as a profiler. With DURABILITY=disk every follower
+# to run the leader or the first follower under, such as a profiler. The command finds the process ids in
+# LEADER_PID and FOLLOWER_PIDS. With DURABILITY=disk every follower
 # gets a directory, which is removed at the end.
 set -euo pipefail
 
@@ -62,4 +63,4 @@ for port in 8000 8001 8002 8003 8004 8005; do
   done
 done
 
-"$@"
+LEADER_PID=${pids[5]} FOLLOWER_PIDS=${pids[*]:0:5} "$@"

@@ -139,6 +139,25 @@ fn put_to_quorum(bencher: Bencher<'_, '_>, together: usize) {
     assert_eq!(cluster.committed, cluster.put, "each was committed");
 }
 
+/// A retry of a write that was committed long ago, while the leader keeps so many writes for a follower that is away.
+#[divan::bench(args = [0, 100_000])]
+fn retry(bencher: Bencher<'_, '_>, backlog: usize) {
+    let mut cluster = Cluster::open();
+    let write = |value: &Arc<str>| {
+        let (key, retry_token) = ("retried".into(), Some("token".into()));
+        NewWrite { key, value: Some(value.clone()), retry_token, explain: false, now_us: 1 }
+    };
+    cluster.leader.put(write(&cluster.value), 0).expect("there is room");
+    cluster.settle();
+    cluster.followers.pop();
+    for _ in 0..backlog {
+        cluster.put();
+        cluster.settle();
+    }
+    let value = cluster.value.clone();
+    bencher.with_inputs(|| write(&value)).bench_local_values(|write| cluster.leader.put(write, 0));
+}
+
 /// A follower takes writes, and says so.
 #[divan::bench(args = [1, TOGETHER])]
 fn follower_step(bencher: Bencher<'_, '_>, together: usize) {
