@@ -33,11 +33,11 @@ macro_rules! rule {
     };
 }
 
-/// A replicated key-value store: one leader that takes the writes, and followers that keep them. A write is
-/// acknowledged as soon as `writeQuorum` followers have confirmed it, each after a delay of its own, so that the cost of
-/// a quorum can be measured. What is acknowledged survives the loss of the leader and of up to `writeQuorum - 1`
+/// A replicated key-value store: one leader takes the writes, and followers store them. The leader acknowledges a write
+/// once `writeQuorum` followers have confirmed it. It delays each send to a follower by a random time, so that the cost
+/// of a quorum can be measured. An acknowledged write survives the loss of the leader and of up to `writeQuorum - 1`
 /// followers' volumes. A small example: `{"replicas": 5, "writeQuorum": 3}`.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, CustomResource, KubeSchema, Serialize, Deserialize)]
 #[kube(
     group = "kvcluster.io",
     version = "v1alpha1",
@@ -47,7 +47,7 @@ macro_rules! rule {
     derive = "PartialEq",
     shortname = "kvc",
     category = "all",
-    doc = "A replicated key-value store: one leader that takes the writes, and followers that keep them.",
+    doc = "A replicated key-value store: one leader takes the writes, and followers store them.",
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -63,7 +63,7 @@ macro_rules! rule {
         name = "Followers",
         type_ = "string",
         json_path = ".status.followers",
-        description = "Followers that hold the data and stream new writes, of those that the spec asks for."
+        description = "Followers that have the data and receive new writes, of those that the spec asks for."
     ),
     printcolumn(
         name = "Quorum",
@@ -81,14 +81,14 @@ macro_rules! rule {
         name = "Status",
         type_ = "string",
         json_path = ".status.phase",
-        description = "One word for the state; the conditions have the reasons."
+        description = "The state in one word. The conditions have the reasons."
     ),
     printcolumn(
         name = "Message",
         type_ = "string",
         json_path = ".status.message",
         priority = 1,
-        description = "What it waits for."
+        description = "What the cluster waits for."
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = rule!(
@@ -103,11 +103,11 @@ macro_rules! rule {
 #[x_kube(
     validation = rule!(
         "self.replicas >= 1 && self.replicas <= 64",
-        "'replicas is %d: a cluster has 1 to 64 followers'.format([self.replicas])"
+        "'replicas is %d: it must be 1 to 64'.format([self.replicas])"
     ),
     validation = rule!(
         "self.writeQuorum >= 1",
-        "'writeQuorum is %d: at least 1 follower has to confirm a write'.format([self.writeQuorum])"
+        "'writeQuorum is %d: it must be at least 1'.format([self.writeQuorum])"
     ),
     validation = rule!(
         "self.writeQuorum <= self.replicas",
@@ -115,7 +115,11 @@ macro_rules! rule {
     ),
     validation = rule!(
         "self.replicationTimeoutMs >= 1 && self.replicationTimeoutMs <= 600000",
-        "'replicationTimeoutMs is %d: it has to be 1 to 600000 milliseconds'.format([self.replicationTimeoutMs])"
+        "'replicationTimeoutMs is %d: it must be 1 to 600000 milliseconds'.format([self.replicationTimeoutMs])"
+    ),
+    validation = rule!(
+        "self.delay.minMs < self.replicationTimeoutMs",
+        "'delay.minMs %d is not below replicationTimeoutMs %d: no write could reach its quorum in time'.format([self.delay.minMs, self.replicationTimeoutMs])"
     ),
     validation = rule!(
         "self.durability == oldSelf.durability",
@@ -124,45 +128,45 @@ macro_rules! rule {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct KvClusterSpec {
-    /// How many followers keep the data (N). They are the pods `NAME-follower-0` to `NAME-follower-(N-1)`. Change it
-    /// here or with `kubectl scale kvc NAME --replicas=7`: new followers receive all data before they count, and
-    /// followers leave only once those that stay have everything. 1 to 64.
+    /// The number of followers (N), 1 to 64. They are the pods `NAME-follower-0` to `NAME-follower-(N-1)`. Change it here
+    /// or with `kubectl scale kvc NAME --replicas=7`. A new follower counts once it has received all data. A follower
+    /// leaves once the remaining ones have all data.
     #[serde(default = "defaults::replicas")]
     pub replicas: i32,
 
-    /// How many followers have to confirm a write before it is acknowledged (W). N - W followers may be down before
-    /// writes stop; W - 1 volumes may be lost with no acknowledged write lost; the mean time to commit is
-    /// min + (max - min) * W / (N + 1) of the delay. Takes effect on the running leader without a restart: see
-    /// `status.appliedWriteQuorum` and the condition ConfigApplied. 1 to `replicas`.
+    /// How many followers must confirm a write before the leader acknowledges it (W), 1 to `replicas`. Writes go on while
+    /// up to N - W followers are down. No acknowledged write is lost while at most W - 1 volumes are lost. The mean time
+    /// to commit is min + (max - min) * W / (N + 1) of the delay. A change takes effect on the running leader without a
+    /// restart: see `status.appliedWriteQuorum` and the condition ConfigApplied.
     #[serde(default = "defaults::write_quorum")]
     pub write_quorum: i32,
 
-    /// The wait before each send of a write to a follower, drawn anew for each write and follower. Takes effect on the
-    /// running leader without a restart.
+    /// The delay before each send of a write to a follower, drawn anew for each write and follower. A change takes effect
+    /// on the running leader without a restart.
     #[serde(default)]
     pub delay: Delay,
 
-    /// How long a client waits for the quorum, in milliseconds, before the answer is "quorum not reached"; the outcome
-    /// of that write is then unknown. Takes effect without a restart. 1 to 600000.
+    /// How long a write waits for its quorum, in milliseconds, 1 to 600000 and above `delay.minMs`. After that the client
+    /// receives "quorum not reached", and the outcome of the write is unknown. A change takes effect without a restart.
     #[serde(default = "defaults::replication_timeout_ms")]
     pub replication_timeout_ms: i32,
 
-    /// Where followers keep the data. Disk: on a volume each, confirmed once synced; survives restarts. Memory: in the
-    /// pod alone; a restarted follower is empty and receives everything anew, and counts as a lost disk. Cannot be
-    /// changed later.
+    /// Where followers store the data. It cannot change later. Disk: each follower has a volume and confirms a write once
+    /// it is synced, so the data survives restarts. Memory: a restarted follower is empty, counts as a lost disk, and
+    /// receives all data again.
     #[serde(default)]
     pub durability: Durability,
 
-    /// The volume of each follower; for durability Disk.
+    /// The volume of each follower, for durability Disk.
     #[serde(default)]
     pub storage: Storage,
 
-    /// The image of leader and followers. Default: the image of the operator. A change rolls over the pods one by one.
+    /// The image of leader and followers. Default: the image of the operator. A change replaces the pods one by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
 
-    /// When the nodes pull the image: Always, IfNotPresent or Never. Default: as the operator's own image.
+    /// When a machine pulls the image: Always, IfNotPresent or Never. Default: as for the operator's own image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
 
@@ -170,11 +174,11 @@ pub struct KvClusterSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_pull_secrets: Vec<String>,
 
-    /// How much the pods log: error, warn, info, debug or trace. A change restarts them one by one.
+    /// How much the pods log: error, warn, info, debug or trace. A change replaces the pods one by one.
     #[serde(default)]
     pub log_level: LogLevel,
 
-    /// Resources and scheduling of the leader's pod. It holds all keys in memory and has no volume.
+    /// Resources and scheduling of the leader's pod. It keeps all keys in memory and has no volume.
     #[serde(default)]
     pub leader: PodSettings,
 
@@ -182,17 +186,17 @@ pub struct KvClusterSpec {
     #[serde(default)]
     pub followers: PodSettings,
 
-    /// How the followers are spread over the cluster's nodes.
+    /// How the followers are spread over the machines.
     #[serde(default)]
     pub spread: Spread,
 
-    /// Who may reach the pods over the network.
+    /// Which pods may connect to the cluster's pods.
     #[serde(default)]
     pub network_policy: NetworkAccess,
 }
 
-/// The wait before each send of a write to a follower: drawn uniformly from minMs to maxMs. Both 0: no wait.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+/// The delay before each send of a write to a follower, drawn uniformly from minMs to maxMs. Both 0: no delay.
+#[derive(Clone, Debug, PartialEq, KubeSchema, Serialize, Deserialize)]
 #[x_kube(
     validation = rule!("self.minMs >= 0", "'delay.minMs is %d: a delay cannot be negative'.format([self.minMs])"),
     validation = rule!("self.maxMs >= 0", "'delay.maxMs is %d: a delay cannot be negative'.format([self.maxMs])"),
@@ -204,10 +208,10 @@ pub struct KvClusterSpec {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Delay {
-    /// The shortest wait, in milliseconds.
+    /// The shortest delay, in milliseconds.
     #[serde(default)]
     pub min_ms: i32,
-    /// The longest wait, in milliseconds; at least minMs, at most 600000.
+    /// The longest delay, in milliseconds, at least minMs, at most 600000.
     #[serde(default = "defaults::max_delay_ms")]
     pub max_ms: i32,
 }
@@ -218,18 +222,18 @@ impl Default for Delay {
     }
 }
 
-/// Where followers keep the data.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where followers store the data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub enum Durability {
     /// On a volume each.
     #[default]
     Disk,
-    /// In the pod's memory alone.
+    /// Only in the pod's memory.
     Memory,
 }
 
-/// The volume of each follower. Its size and class are fixed once the cluster exists.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+/// The volume of each follower. Its size and class cannot change once the cluster exists.
+#[derive(Clone, Debug, PartialEq, KubeSchema, Serialize, Deserialize)]
 #[x_kube(
     validation = rule!(
         "self.size == oldSelf.size",
@@ -241,8 +245,8 @@ pub enum Durability {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// The size of each follower's volume, such as 1Gi. 64Mi or more: a follower's log takes up to 2 1/3 times what its
-    /// newest records take, and some 50Mi.
+    /// The size of each follower's volume, such as 1Gi; at least 64Mi. A follower's log needs up to 2 1/3 times the size
+    /// of its newest records, and about 50Mi more.
     #[serde(default = "defaults::storage_size")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(
@@ -252,7 +256,7 @@ pub struct Storage {
         ),
         validation = rule!(
             "!isQuantity(self) || !quantity(self).isLessThan(quantity('64Mi'))",
-            "'storage.size %s is too small for the log of any follower: it has to be 64Mi or more'.format([self])"
+            "'storage.size %s is too small for the log of a follower: it must be at least 64Mi'.format([self])"
         )
     )]
     pub size: String,
@@ -260,11 +264,11 @@ pub struct Storage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub storage_class_name: Option<String>,
-    /// What becomes of the volumes when the KvCluster is deleted: Retain or Delete. A new KvCluster of the same name
-    /// in the same namespace finds retained volumes, with their data.
+    /// Whether the volumes are kept when the KvCluster is deleted: Retain or Delete. A new KvCluster with the same name and
+    /// namespace uses retained volumes, with their data.
     #[serde(default)]
     pub on_delete: VolumePolicy,
-    /// What becomes of the volumes of followers that leave by a scale-down: Retain or Delete.
+    /// Whether the volumes of followers that leave in a scale-down are kept: Retain or Delete.
     #[serde(default)]
     pub on_scale_down: VolumePolicy,
 }
@@ -280,29 +284,29 @@ impl Default for Storage {
     }
 }
 
-/// What becomes of a volume that is no longer used.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whether a volume that is no longer used is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub enum VolumePolicy {
-    /// It stays.
+    /// It is kept.
     #[default]
     Retain,
     /// It is deleted, with its data.
     Delete,
 }
 
-/// When a node pulls the image.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+/// When a machine pulls the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub enum ImagePullPolicy {
     /// Before every start.
     Always,
-    /// When the node does not have it.
+    /// When the machine does not have it.
     IfNotPresent,
-    /// Never: it has to be there.
+    /// Never. The machine must have it already.
     Never,
 }
 
 /// How much a pod logs.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs, reason = "the names say it, and a description each would only lengthen the manual")]
 pub enum LogLevel {
@@ -314,17 +318,17 @@ pub enum LogLevel {
     Trace,
 }
 
-/// Resources and scheduling of a pod. A change rolls over the pods one by one.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+/// Resources and scheduling of a pod. A change replaces the pods one by one.
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSettings {
     /// CPU and memory. Default: requests of 20m CPU and 32Mi memory, no limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
-    /// Labels that a node must have.
+    /// Labels that the machine must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints of nodes that the pod tolerates, beside those that the operator sets.
+    /// Taints that the pod tolerates, in addition to those that the operator sets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
     /// The PriorityClass of the pod.
@@ -333,28 +337,28 @@ pub struct PodSettings {
 }
 
 /// CPU and memory of a pod.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 pub struct Resources {
-    /// What the scheduler sets aside, such as `{"cpu": "100m", "memory": "64Mi"}`.
+    /// What the scheduler reserves, such as `{"cpu": "100m", "memory": "64Mi"}`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
     pub requests: BTreeMap<String, Quantity>,
-    /// What the pod may use at most. A pod that exceeds its memory is killed.
+    /// The most that the pod may use. A pod that exceeds its memory is killed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "quantities")]
     pub limits: BTreeMap<String, Quantity>,
 }
 
-/// How the followers are spread over the cluster's nodes.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+/// How the followers are spread over the machines.
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spread {
-    /// The node label whose values are the places to spread over, such as kubernetes.io/hostname (nodes) or
+    /// The label of machines over whose values followers are spread, such as kubernetes.io/hostname or
     /// topology.kubernetes.io/zone.
     #[serde(default = "defaults::topology_key")]
     #[schemars(length(min = 1, max = 316))]
     pub topology_key: String,
-    /// Preferred: a follower starts even where the spread is uneven. Required: it waits.
+    /// Preferred: a follower starts even where that makes the spread uneven. Required: it waits.
     #[serde(default)]
     pub mode: SpreadMode,
 }
@@ -366,25 +370,25 @@ impl Default for Spread {
 }
 
 /// How strict the spread is.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub enum SpreadMode {
-    /// As even as the nodes allow.
+    /// As even as the machines allow.
     #[default]
     Preferred,
-    /// A follower that would make it uneven waits.
+    /// A follower that would make the spread uneven waits.
     Required,
 }
 
-/// Who may reach the pods over the network, as a NetworkPolicy. It also keeps the pods from reaching anything but each
-/// other and DNS.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+/// Which pods may connect to the cluster's pods, as a NetworkPolicy. The policy also limits the connections of the
+/// cluster's pods to each other and to DNS.
+#[derive(Clone, Debug, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkAccess {
     /// Whether there is a NetworkPolicy.
     #[serde(default = "defaults::enabled")]
     pub enabled: bool,
-    /// The clients that may read and write. Empty: every pod of the Kubernetes cluster. Followers and the operator
-    /// are admitted in any case.
+    /// The clients that may read and write. Empty: every client, inside and outside the Kubernetes cluster. The cluster's
+    /// own pods and the operator may always connect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub clients: Vec<NetworkPolicyPeer>,
 }
@@ -395,7 +399,7 @@ impl Default for NetworkAccess {
     }
 }
 
-// The defaults, in the schema and in Rust from one place.
+// One place for the defaults of the schema and of Rust.
 mod defaults {
     pub(super) fn replicas() -> i32 {
         5

@@ -1,4 +1,4 @@
-//! From a validated KvCluster to the Kubernetes objects that make it. Pure: no client, one file per object.
+//! From a validated KvCluster to its Kubernetes objects. Pure: no client, one file for each object.
 
 use std::collections::BTreeMap;
 
@@ -32,14 +32,14 @@ pub const APP: &str = "kvcluster";
 /// The value of `app.kubernetes.io/managed-by` on every object.
 pub const MANAGER: &str = "kv-controller";
 
-/// The objects of one KvCluster, as they should be.
+/// The desired objects of one KvCluster.
 #[derive(Clone, Debug)]
 pub struct Resources {
     /// The identity of the pods, without rights and without a token.
     pub account: ServiceAccount,
     /// The token that guards replication and administration.
     pub secret: Secret,
-    /// What the next start of a leader uses.
+    /// The settings of the next leader that starts.
     pub config: ConfigMap,
     /// The name behind which the leader finds its followers.
     pub peers: Service,
@@ -51,18 +51,18 @@ pub struct Resources {
     pub followers: StatefulSet,
     /// The leader.
     pub leader: Deployment,
-    /// Keeps a write quorum of followers through drains.
+    /// Keeps enough followers through drains.
     pub budget: PodDisruptionBudget,
-    /// Who may reach the pods; none when it is switched off.
+    /// Which pods may connect. None when the spec switches it off.
     pub policy: Option<NetworkPolicy>,
 }
 
-/// What only the running cluster knows, and the objects depend on.
+/// What the objects depend on beside the spec.
 #[derive(Clone, Debug)]
-pub struct Observed {
+pub struct Inputs {
     /// The token in use.
     pub token: String,
-    /// How many follower pods there have to be: more than the spec says while some of them are still needed.
+    /// The number of follower pods: more than the spec asks for while a scale-down is under way.
     pub follower_pods: i32,
     /// Whether the cluster was ever open for writes.
     pub opened: bool,
@@ -70,27 +70,27 @@ pub struct Observed {
 
 /// Builds every object of a KvCluster.
 #[must_use]
-pub fn build(cluster: &Validated, observed: &Observed) -> Resources {
+pub fn build(cluster: &Validated, inputs: &Inputs) -> Resources {
     Resources {
         account: service_account::service_account(cluster),
-        secret: secret::secret(cluster, &observed.token),
-        config: config_map::config_map(cluster, observed.opened),
+        secret: secret::secret(cluster, &inputs.token),
+        config: config_map::config_map(cluster, inputs.opened),
         peers: services::peers(cluster),
         write: services::write(cluster),
         read: services::read(cluster),
-        followers: followers::stateful_set(cluster, observed),
-        leader: leader::deployment(cluster, observed),
+        followers: followers::stateful_set(cluster, inputs),
+        leader: leader::deployment(cluster, inputs),
         budget: budget::budget(cluster),
         policy: network_policy::network_policy(cluster),
     }
 }
 
-/// The part that a pod plays.
+/// The role of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
     /// Takes the writes.
     Leader,
-    /// Keeps them.
+    /// Stores them.
     Follower,
 }
 

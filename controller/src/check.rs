@@ -1,4 +1,4 @@
-//! `kv-controller check`: whether an installed operator works, as `helm test` asks.
+//! `kv-controller check`: whether an installed operator works. `helm test` runs it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use kvcluster_api::resource::KvCluster;
 
 /// The settings of `kv-controller check`.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug, Args)]
 pub struct Settings {
     /// The operator's URL, such as http://kvcluster:8080
     #[arg(long, env = "OPERATOR_URL")]
@@ -23,10 +23,10 @@ pub struct Settings {
     pub timeout_ms: u64,
 }
 
-/// Asks the operator whether it gets on with its work, and the API server whether it knows the resource.
+/// Asks the operator for its health, and the API server for the KvClusters.
 ///
 /// # Errors
-/// When either does not answer as it should, with what it said.
+/// When either does not answer or answers with an error, with the cause.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let http = reqwest::Client::builder().timeout(Duration::from_millis(settings.timeout_ms)).no_proxy().build()?;
     let url = format!("{}/healthz", settings.url.trim_end_matches('/'));

@@ -17,7 +17,7 @@ use tokio::sync::OnceCell;
 use crate::build::Component;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::reconcile::apply::Applier;
+use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::leader_client::LeaderClient;
 use crate::reconcile::validate::Defaults;
@@ -32,22 +32,22 @@ pub struct Context {
     pub leaders: LeaderClient,
     /// Writes events.
     pub recorder: Recorder,
-    /// What the watches know.
+    /// The objects that the watches cache.
     pub stores: Stores,
     /// The operator's own defaults.
     pub defaults: Defaults,
-    /// How often the leader of a settled cluster is asked.
+    /// How often the operator asks the leader of a settled cluster.
     pub poll_interval: Duration,
-    /// What is remembered of each cluster.
+    /// What the operator remembers of each cluster.
     pub memory: Memory,
-    /// What is counted.
+    /// The operator's metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether reconciling goes on.
+    /// Whether the operator makes progress.
     pub health: Arc<Health>,
 }
 
-/// What the watches know of the objects with our label, without asking the API server. Secrets are not among them: the
-/// operator may read one whose name it knows, and may not list them.
+/// The objects with our label, as the watches cache them. Secrets are not among them: the operator may read a Secret by
+/// name, and may not list them.
 #[derive(Clone)]
 #[allow(missing_docs, reason = "one store for each kind")]
 pub struct Stores {
@@ -63,17 +63,17 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Waits until every watch has listed what there is.
+    /// Waits until every watch has listed the existing objects.
     ///
-    /// One caller waits for the stores, and the others for that one: of several that wait for one store at once, kube
-    /// 5.0 wakes the last alone, and the rest would wait forever.
+    /// One caller waits for the stores, and the others wait for that caller. When several wait for one store at once,
+    /// kube 5.0 wakes only the last, and the rest would wait forever.
     pub async fn ready(&self) {
         self.listed.get_or_init(|| self.wait()).await;
     }
 
     async fn wait(&self) {
         let Self { accounts, configs, services, stateful_sets, deployments, budgets, policies, pods, listed: _ } = self;
-        // Fails only when the watch was dropped, which ends the program anyway.
+        // Fails only when a watch was dropped, which happens at the end of the program.
         let _ = tokio::join!(
             accounts.wait_until_ready(),
             configs.wait_until_ready(),
@@ -105,7 +105,7 @@ impl Stores {
     }
 }
 
-/// What a store knows of an object.
+/// An object from a store, if it is there.
 pub fn cached<K>(store: &Store<K>, namespace: &str, name: &str) -> Option<Arc<K>>
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
@@ -113,7 +113,7 @@ where
     store.get(&ObjectRef::new(name).within(namespace))
 }
 
-/// What is remembered of each cluster between its reconciliations. Losing it costs a few reads; nothing depends on it.
+/// What the operator remembers of each cluster between reconciliations. A restart loses it, which costs a few reads.
 #[derive(Default)]
 pub struct Memory {
     clusters: Mutex<HashMap<(String, String), Remembered>>,
@@ -132,14 +132,14 @@ impl Memory {
         let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
         let mut clusters = self.clusters.lock();
         let remembered = clusters.entry(key).or_default();
-        // Another cluster of the same name has nothing to do with the one before.
+        // A new cluster with the same name starts without the records of the earlier one.
         if remembered.uid != cluster.uid() {
             *remembered = Remembered { uid: cluster.uid(), ..Remembered::default() };
         }
         act(remembered)
     }
 
-    /// The newest status known: what we wrote last, where the watch has not brought it back yet.
+    /// The newest known status: the one that the operator wrote last, until the watch has delivered it.
     pub fn newest_status(&self, cluster: &KvCluster) -> KvClusterStatus {
         let seen = version(cluster);
         let written = self.with(cluster, |remembered| remembered.status.clone());
@@ -149,23 +149,23 @@ impl Memory {
         }
     }
 
-    /// Remembers what was written, as the API server returned it.
+    /// Records a status as the API server returned it.
     pub fn status_written(&self, cluster: &KvCluster) {
         let status = cluster.status.clone().unwrap_or_default();
         self.with(cluster, |remembered| remembered.status = Some((version(cluster), status)));
     }
 
-    /// The token that the pods of a cluster were started with.
+    /// The token that the pods of a cluster started with.
     pub fn token(&self, cluster: &KvCluster) -> Option<String> {
         self.with(cluster, |remembered| remembered.token.clone())
     }
 
-    /// Remembers the token, so that a deleted Secret comes back with the same one.
+    /// Records the token, so that a deleted Secret is created again with the same one.
     pub fn token_seen(&self, cluster: &KvCluster, token: &str) {
         self.with(cluster, |remembered| remembered.token = Some(token.to_owned()));
     }
 
-    /// Counts failures in a row; returns how many there were.
+    /// Counts a failure, and returns how many there were in a row.
     pub fn failed(&self, cluster: &KvCluster) -> u32 {
         self.with(cluster, |remembered| {
             remembered.failures = remembered.failures.saturating_add(1);
@@ -173,19 +173,19 @@ impl Memory {
         })
     }
 
-    /// Ends a row of failures.
+    /// Resets the count of failures.
     pub fn succeeded(&self, cluster: &KvCluster) {
         self.with(cluster, |remembered| remembered.failures = 0);
     }
 
-    /// Forgets a cluster that is gone.
+    /// Drops the records of a cluster that no longer exists.
     pub fn forget(&self, namespace: &str, name: &str) {
         self.clusters.lock().remove(&(namespace.to_owned(), name.to_owned()));
     }
 }
 
-// Versions are opaque by contract and numbers in every Kubernetes there is; one that is no number counts as old, which
-// at worst writes a status twice.
+/// The resource version as a number. Versions are opaque by contract, but numbers in every Kubernetes. One that is no
+/// number counts as old, which at worst writes a status twice.
 fn version(cluster: &KvCluster) -> u64 {
     cluster.resource_version().and_then(|version| version.parse().ok()).unwrap_or_default()
 }
@@ -208,7 +208,7 @@ mod tests {
 
         let mut newer = stale.clone();
         newer.metadata.resource_version = Some("12".to_owned());
-        assert!(!memory.newest_status(&newer).opened, "somebody reset the status after us");
+        assert!(!memory.newest_status(&newer).opened, "a user reset the status later");
     }
 
     #[test]

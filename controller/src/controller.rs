@@ -1,8 +1,7 @@
-//! From settings to a running operator: the Lease, the watches, the reconciliations, the end.
+//! From settings to a running operator: the Lease, the watches, the reconciliations, the shutdown.
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context as _, bail};
 use futures::{Stream, StreamExt};
@@ -26,7 +25,7 @@ use crate::election::Election;
 use crate::health::{self, Health};
 use crate::metrics::Metrics;
 use crate::reconcile;
-use crate::reconcile::apply::Applier;
+use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::leader_client::LeaderClient;
 use crate::reconcile::validate::Defaults;
@@ -34,7 +33,7 @@ use crate::settings::Settings;
 
 type Guarded = DeserializeGuard<KvCluster>;
 
-/// Runs the operator until it is asked to end (SIGTERM or SIGINT), or loses its Lease.
+/// Runs the operator until SIGTERM or SIGINT, or until it loses its Lease.
 ///
 /// # Errors
 /// When the API server cannot be reached at the start, the CRD is missing, the port is taken, or the Lease is lost.
@@ -52,14 +51,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         served = &mut server => bail!("failed to serve {}: {served:?}", settings.bind_address),
     }
     health.reconciled();
-    metrics.leading.store(true, Relaxed);
+    metrics.leading.set(1);
     let work = work(client, &settings, metrics, health.clone(), stop)?;
     tokio::select! {
         () = work => {}
         lost = election.keep(|| health.lease_seen()) => return Err(lost.into()),
         served = &mut server => bail!("failed to serve {}: {served:?}", settings.bind_address),
     }
-    // Only now: as long as a reconciliation is under way, no other replica may begin.
+    // Released only now: no other replica may begin while a reconciliation is under way.
     election.release().await;
     Ok(())
 }
@@ -76,12 +75,12 @@ async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {
     Ok(ClientBuilder::try_from(config).context("failed to make a client")?.with_layer(&count).build())
 }
 
-// A watch of a resource that does not exist would be retried forever, and nobody would know why.
+/// Fails when the CRD is not installed. A watch without it would be retried forever, and no log line would say why.
 async fn require_crd(client: &Client, settings: &Settings) -> anyhow::Result<()> {
     let one = ListParams::default().limit(1);
     match api::<Guarded>(client, settings.namespace()).list(&one).await {
         Ok(_) => Ok(()),
-        // Not the reason: a group that does not exist is answered in plain text.
+        // By the code, not the reason: the API server answers in plain text for a group that does not exist.
         Err(kube::Error::Api(status)) if status.code == 404 => {
             bail!(
                 "failed to find the resource KvCluster: install it with `kv-controller crd | kubectl apply --server-side -f -`"
@@ -97,14 +96,14 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<()>> {
     let (sender, receiver) = watch::channel(());
     tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::info!("asked to end");
+        tracing::info!("shutting down");
         sender.send_replace(());
         sender.closed().await;
     });
     Ok(receiver)
 }
 
-// The watches and the reconciliations. Ends once it was asked to and what was under way is done.
+/// Runs the watches and the reconciliations. Ends after `stop`, once the reconciliations under way have ended.
 fn work(
     client: Client,
     settings: &Settings,
@@ -153,13 +152,12 @@ fn work(
         health,
         client,
     });
-    let asked_to_end = async move { drop(stop.changed().await) };
-    let results =
-        controller.graceful_shutdown_on(asked_to_end).run(reconcile::reconcile, reconcile::retry, context.clone());
+    let stopped = async move { drop(stop.changed().await) };
+    let results = controller.graceful_shutdown_on(stopped).run(reconcile::reconcile, reconcile::retry, context.clone());
     Ok(results.for_each(move |result| {
-        metrics.clusters.store(clusters.len() as u64, Relaxed);
+        metrics.clusters.set(i64::try_from(clusters.len()).unwrap_or(i64::MAX));
         match result {
-            // Told by the policy for errors already.
+            // Already logged by `retry`.
             Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
             Err(ControllerError::ObjectNotFound(gone)) => {
                 let namespace = gone.namespace.clone().unwrap_or_default();
@@ -172,7 +170,7 @@ fn work(
     }))
 }
 
-// Keeps what has our label in a store, and lets every change of it reconcile the KvCluster it belongs to.
+/// Keeps the objects with our label in a store. Every change of one triggers a reconciliation of its KvCluster.
 fn watched<K>(
     controller: Controller<Guarded>,
     client: &Client,
@@ -201,8 +199,8 @@ where
     (store, without_errors(reflector::reflector(writer, watcher(api, ours).default_backoff()).touched_objects()))
 }
 
-// Each watch has a backoff of its own and goes on by itself. To kube's Controller an error would be a reason to hold up all
-// of them together, for longer with each one: after a restart of the API server, when every watch fails once, for minutes.
+/// Logs the errors of a watch and drops them. Each watch has a backoff of its own. kube's Controller would delay all
+/// watches for each error, and longer each time: for minutes after a restart of the API server, when every watch fails.
 fn without_errors<K>(
     changes: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
 ) -> impl Stream<Item = Result<K, watcher::Error>> + Send + 'static
@@ -217,7 +215,7 @@ where
     })
 }
 
-// By label and by owner: either may have been removed by hand.
+/// The KvClusters that an object names by label and by owner. A user may have removed either.
 fn belongs_to<K: Resource<DynamicType = ()>>(object: K) -> Vec<ObjectRef<Guarded>> {
     let Some(namespace) = object.namespace() else { return Vec::new() };
     let label = object.labels().get("app.kubernetes.io/instance").cloned();

@@ -1,7 +1,7 @@
-//! Which of the operator's replicas works: the one that holds a Lease.
+//! Which of the operator's replicas reconciles: the one that holds a Lease.
 //!
-//! Clocks of different machines are not compared. A replica takes the Lease over when it has itself watched the record
-//! stay unchanged for the whole lease duration. A holder that cannot renew in less than that stops working.
+//! The election never compares the clocks of two machines. A replica takes the Lease over after it has seen the record
+//! unchanged for the whole lease duration. A holder that cannot renew it in less time stops reconciling.
 
 use std::time::{Duration, Instant};
 
@@ -15,17 +15,39 @@ use thiserror::Error;
 
 /// How long a Lease counts after its last renewal.
 const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// After how long without a renewal the holder gives up: before anyone else may begin.
+/// How long a holder goes on without a renewal: less than the lease duration, after which another replica begins.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// How often it is renewed, or looked at by those who wait.
+/// How often the holder renews it, and the other replicas read it.
 const RETRY_PERIOD: Duration = Duration::from_secs(2);
 /// How long one request may take: several fit into the deadline.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The Lease was lost: another replica may work already.
+/// The Lease was lost: another replica may be reconciling already.
 #[derive(Debug, Error)]
-#[error("lost the lease: {0}")]
-pub struct Lost(String);
+pub enum Lost {
+    /// Another replica has it.
+    #[error("lost the lease to {0}")]
+    Taken(String),
+    /// It was not renewed in time.
+    #[error("lost the lease: failed to renew it for {seconds} s: {source}")]
+    Expired {
+        /// How long ago the last renewal was.
+        seconds: u64,
+        /// Why the last attempt failed.
+        source: AttemptError,
+    },
+}
+
+/// Why the Lease could not be read or written.
+#[derive(Debug, Error)]
+pub enum AttemptError {
+    /// The API server refused or could not be reached.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    /// The API server did not answer in time.
+    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
+}
 
 /// Competes for a Lease.
 pub struct Election {
@@ -33,11 +55,11 @@ pub struct Election {
     namespace: String,
     name: String,
     identity: String,
-    // The record as it was seen last, and when it was first seen so.
+    /// The record as it was read last, and when it was first read with this content.
     observed: Option<(LeaseSpec, Instant)>,
 }
 
-/// What one look at the Lease led to.
+/// The result of one attempt to take or renew the Lease.
 #[derive(Debug, PartialEq, Eq)]
 enum Turn {
     Mine,
@@ -57,7 +79,7 @@ impl Election {
         }
     }
 
-    /// Waits until this replica holds the Lease. Calls `looked` after each look at it.
+    /// Waits until this replica holds the Lease. Calls `looked` after each attempt.
     pub async fn acquire(&mut self, looked: impl Fn()) {
         let mut holder_before = None;
         loop {
@@ -74,13 +96,13 @@ impl Election {
                         holder_before = Some(holder);
                     }
                 }
-                Err(error) => tracing::warn!(error, lease = self.name, "failed to look at the lease"),
+                Err(error) => tracing::warn!(%error, lease = self.name, "failed to read the lease"),
             }
             tokio::time::sleep(RETRY_PERIOD.mul_f64(rand::rng().random_range(1.0..1.2))).await;
         }
     }
 
-    /// Renews the Lease for as long as that succeeds. Calls `looked` after each attempt.
+    /// Renews the Lease until that fails, and returns why. Calls `looked` after each attempt.
     pub async fn keep(&mut self, looked: impl Fn()) -> Lost {
         let mut renewed = Instant::now();
         loop {
@@ -89,16 +111,16 @@ impl Election {
             looked();
             match turn {
                 Ok(Turn::Mine) => renewed = Instant::now(),
-                Ok(Turn::Held(holder)) => return Lost(format!("{holder} holds it")),
-                Err(error) if renewed.elapsed() >= RENEW_DEADLINE => {
-                    return Lost(format!("not renewed for {} s: {error}", renewed.elapsed().as_secs()));
+                Ok(Turn::Held(holder)) => return Lost::Taken(holder),
+                Err(source) if renewed.elapsed() >= RENEW_DEADLINE => {
+                    return Lost::Expired { seconds: renewed.elapsed().as_secs(), source };
                 }
-                Err(error) => tracing::warn!(error, lease = self.name, "failed to renew the lease"),
+                Err(error) => tracing::warn!(%error, lease = self.name, "failed to renew the lease"),
             }
         }
     }
 
-    /// Gives the Lease up, so that another replica need not wait for its end.
+    /// Releases the Lease, so that another replica can take it at once.
     pub async fn release(&mut self) {
         let released = tokio::time::timeout(REQUEST_TIMEOUT, async {
             let mut lease = self.leases.get(&self.name).await?;
@@ -117,10 +139,10 @@ impl Election {
         }
     }
 
-    async fn attempt_in_time(&mut self) -> Result<Turn, String> {
+    async fn attempt_in_time(&mut self) -> Result<Turn, AttemptError> {
         match tokio::time::timeout(REQUEST_TIMEOUT, self.attempt()).await {
-            Ok(result) => result.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())),
+            Ok(result) => Ok(result?),
+            Err(_) => Err(AttemptError::Timeout),
         }
     }
 
@@ -142,7 +164,7 @@ impl Election {
         if let Some(holder) = held_by_another(&found, &self.identity, since.elapsed()) {
             return Ok(Turn::Held(holder));
         }
-        // With the version that was read: of two replicas that try at once, one is refused.
+        // With the version that was read, so that the API server refuses one of two replicas that write at once.
         lease.spec = Some(self.taken(Some(found), now));
         let written = self.leases.replace(&self.name, &PostParams::default(), &lease).await?;
         self.observe(written.spec.unwrap_or_default());
@@ -174,7 +196,7 @@ impl Election {
     }
 }
 
-// The other replica that holds the Lease, unless it has ended.
+/// The other replica that holds the Lease, unless the Lease has expired.
 fn held_by_another(lease: &LeaseSpec, me: &str, unchanged_for: Duration) -> Option<String> {
     let holder = lease.holder_identity.as_deref().filter(|holder| !holder.is_empty() && *holder != me)?;
     let duration = lease

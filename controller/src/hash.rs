@@ -1,4 +1,4 @@
-//! A hash that stays the same from release to release: it is stored on objects and compared later.
+//! A hash that is the same in every release, because it is stored on objects and compared later.
 
 /// 64 bits of FNV-1a, in hexadecimal.
 pub(crate) fn fnv1a(bytes: &[u8]) -> String {

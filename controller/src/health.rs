@@ -1,8 +1,7 @@
-//! `/healthz`, `/readyz` and `/metrics`. Healthy is an operator that gets on with its work, not one whose port is open.
+//! `/healthz`, `/readyz` and `/metrics`. An operator is healthy while it makes progress; an open port is not enough.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -16,7 +15,7 @@ use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 
-/// Whether the operator gets on with its work.
+/// Whether the operator makes progress.
 pub struct Health {
     stuck_after: Duration,
     lease: Mutex<Instant>,
@@ -32,13 +31,13 @@ impl Health {
         Self { stuck_after, lease: Mutex::new(now), reconciled: Mutex::new(now), metrics }
     }
 
-    /// The Lease was looked at, whoever holds it.
+    /// Records that the Lease was read, whichever replica holds it.
     pub fn lease_seen(&self) {
         *self.lease.lock() = Instant::now();
     }
 
-    /// A reconciliation ended, or this replica has just begun to lead. A failure counts too: it will be tried again, and
-    /// a restart does not help against an API server that refuses.
+    /// Records that a reconciliation ended, or that this replica began to lead. A failure counts too: it is retried, and a
+    /// restart does not help against an API server that refuses.
     pub fn reconciled(&self) {
         *self.reconciled.lock() = Instant::now();
     }
@@ -49,10 +48,10 @@ impl Health {
         let since = |at: &Mutex<Instant>| now.saturating_duration_since(*at.lock());
         let lease = since(&self.lease);
         if lease > self.stuck_after {
-            return Err(format!("the lease was not looked at for {} s", lease.as_secs()));
+            return Err(format!("the lease was not read for {} s", lease.as_secs()));
         }
-        // Every KvCluster is looked at again within half a minute, whether anything happens or not.
-        let busy = self.metrics.leading.load(Relaxed) && self.metrics.clusters.load(Relaxed) > 0;
+        // The operator reconciles every KvCluster at least twice a minute.
+        let busy = self.metrics.leading.get() == 1 && self.metrics.clusters.get() > 0;
         let idle = since(&self.reconciled);
         if busy && idle > self.stuck_after {
             return Err(format!("no reconciliation ended for {} s", idle.as_secs()));
@@ -93,17 +92,17 @@ async fn healthz(State(shared): State<Shared>) -> impl IntoResponse {
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shared.metrics.text())
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], shared.metrics.text())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn health(leading: bool, clusters: u64) -> Health {
+    fn health(leading: bool, clusters: i64) -> Health {
         let metrics = Arc::new(Metrics::default());
-        metrics.leading.store(leading, Relaxed);
-        metrics.clusters.store(clusters, Relaxed);
+        metrics.leading.set(leading.into());
+        metrics.clusters.set(clusters);
         Health::new(Duration::from_secs(120), metrics)
     }
 

@@ -1,12 +1,12 @@
 //! The operator of kvcluster: from a `KvCluster` resource to a leader, its followers and their Services.
 //!
-//! The way of a change, from the resource to its status:
+//! A change goes from the resource to its status through these modules:
 //!
-//! - [`crd`]: the resource, its rules, and the manual that `kubectl explain` shows.
-//! - [`controller`]: the watches that notice a change; [`election`]: which replica of the operator acts on it.
-//! - [`reconcile`]: the pipeline: validate, build, apply, configure the leader, report.
+//! - [`crd`]: the CustomResourceDefinition. The resource itself is in [`kvcluster_api::resource`].
+//! - [`controller`]: the watches that notice a change. [`election`]: which replica of the operator acts on it.
+//! - [`reconcile`]: the pipeline: validate, observe, scale, build, apply, configure, report.
 //! - [`build`]: the Kubernetes objects, one file each.
-//! - [`health`] and [`metrics`]: what the operator tells about itself.
+//! - [`health`] and [`metrics`]: what the operator reports about itself.
 //! - [`manifests`]: what installs it, for `kubectl apply` and for the chart, from one source.
 
 pub mod build;

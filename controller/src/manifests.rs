@@ -1,5 +1,5 @@
-//! What installs the operator: printed for `kubectl apply`, and as the templates of the Helm chart. Both come from
-//! [`operator`], so they cannot differ; tests compare what is committed with what is printed.
+//! The manifests that install the operator: for `kubectl apply`, and as templates of the Helm chart. Both come from
+//! [`operator`], so they cannot differ. Tests compare the committed files with the printed ones.
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -12,7 +12,7 @@ pub mod operator;
 use operator::{Document, Values};
 
 /// The settings of `kv-controller manifests`.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug, Args)]
 pub struct Settings {
     /// The image of the operator, and of the nodes unless a KvCluster names another
     #[arg(long, default_value = "kvcluster:dev")]
@@ -23,7 +23,7 @@ pub struct Settings {
     /// The namespace of the operator
     #[arg(long, default_value = "kvcluster-system")]
     pub namespace: String,
-    /// Watch this namespace alone, with a Role in it instead of a ClusterRole
+    /// Watch only this namespace, with a Role in it instead of a ClusterRole
     #[arg(long)]
     pub watch_namespace: Option<String>,
     /// Which part to print
@@ -64,7 +64,7 @@ pub fn crd() -> String {
     format!("{GENERATED}{}", yaml(&crd::definition()))
 }
 
-/// The part that is asked for; the operator alone is what `deploy/operator.yaml` has.
+/// The requested part. `deploy/operator.yaml` has the operator alone.
 #[must_use]
 pub fn print(settings: &Settings) -> String {
     match settings.part {
@@ -113,8 +113,8 @@ pub fn chart_operator() -> String {
     format!("{GENERATED}{}", documents.concat())
 }
 
-/// The chart's `templates/crd.yaml`. In `templates`, not in `crds`: Helm would never upgrade it there. It stays when the
-/// release is removed, since removing it would remove every KvCluster.
+/// The chart's `templates/crd.yaml`. It is in `templates`, because Helm never upgrades files in `crds`. It stays when the
+/// release is removed, because removing it would delete every KvCluster.
 #[must_use]
 pub fn chart_crd() -> String {
     let mut crd = serde_json::to_value(crd::definition()).expect("a CRD is JSON");
@@ -145,7 +145,7 @@ fn expressions(text: &str) -> String {
                 let before = line[..from].trim_end_matches(['"', '\'']);
                 let after = line[to + 2..].trim_start_matches(['"', '\'']);
                 let expression = line[from + 2..to].trim();
-                // A block of YAML begins on a line of its own, which its expression makes.
+                // A block of YAML begins on a new line, which the expression adds.
                 let open = if expression.starts_with("toYaml") { "{{-" } else { "{{" };
                 let before = if open == "{{-" { before.trim_end() } else { before };
                 let space = if open == "{{-" { " " } else { "" };
@@ -168,6 +168,24 @@ mod tests {
             expressions("  r: '@@ toYaml .Values.r | nindent 4 @@'\nx: 1\n"),
             "  r: {{- toYaml .Values.r | nindent 4 }}\nx: 1\n"
         );
+    }
+
+    #[test]
+    fn each_installation_has_a_lease_and_the_rights_for_it_under_its_own_name() {
+        for (documents, name) in [
+            (operator::documents(&Values::chart()), "@@ include `kvcluster.fullname` . @@"),
+            (operator::documents(&Values::plain(&Settings::default())), "kv-controller"),
+        ] {
+            let objects: Vec<&Value> = documents.iter().map(|document| &document.object).collect();
+            let deployment = objects.iter().find(|object| object["kind"] == "Deployment").expect("the operator");
+            let env = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().expect("env").clone();
+            assert!(env.contains(&json!({"name": "LEASE_NAME", "value": name})), "{env:?}");
+            let roles = objects.iter().filter(|object| object["kind"] == "Role");
+            let rules: Vec<&Value> = roles.flat_map(|role| role["rules"].as_array().expect("rules")).collect();
+            let named =
+                rules.iter().find(|rule| rule["resources"] == json!(["leases"]) && rule["resourceNames"].is_array());
+            assert_eq!(named.expect("the Lease")["resourceNames"], json!([name]));
+        }
     }
 
     #[test]

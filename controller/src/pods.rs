@@ -1,9 +1,9 @@
-//! What a pod's status says about it, in the words of a condition.
+//! What a pod's status reports, as text for a condition.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-/// The address of a pod that runs and is not on its way out.
+/// The address of a running pod.
 #[must_use]
 pub fn running_address(pod: &Pod) -> Option<&str> {
     let status = pod.status.as_ref()?;
@@ -11,13 +11,13 @@ pub fn running_address(pod: &Pod) -> Option<&str> {
     status.pod_ip.as_deref().filter(|ip| runs && !ip.is_empty())
 }
 
-/// Whether Kubernetes sends it clients.
+/// Whether Services send clients to the pod.
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|(status, _)| status == "True") && pod.metadata.deletion_timestamp.is_none()
 }
 
-/// Why a pod does not run, as `NAME: REASON`; none when nothing is known to be wrong.
+/// Why a pod does not run, as `NAME: REASON`. None when no problem is known.
 #[must_use]
 pub fn problem(pod: &Pod) -> Option<String> {
     let name = pod.name_any();
@@ -32,7 +32,7 @@ pub fn problem(pod: &Pod) -> Option<String> {
         let Some(state) = &container.state else { continue };
         if let Some(waiting) = &state.waiting {
             let reason = waiting.reason.as_deref().unwrap_or("waits");
-            // The message of a crash loop counts seconds; it would make a new status each time.
+            // The message of a crash loop counts seconds, and would change the status each time.
             let message = waiting.message.as_deref().filter(|_| reason != "CrashLoopBackOff").unwrap_or_default();
             return Some(format!("{name}: {reason} {message}").trim_end().to_owned());
         }

@@ -1,48 +1,48 @@
-//! One reconciliation, as a pipeline. Each step is a file; those marked with a client speak with the outside.
+//! One reconciliation, as a pipeline with one file for each step. A step marked with "client" sends requests.
 //!
-//! 1. [`validate`]: from the resource to a type that builders may trust.
-//! 2. look (client): the token, the leader's own status ([`leader_client`]).
-//! 3. [`build`](crate::build): the objects, as they should be.
-//! 4. [`apply`] (client): those that differ.
-//! 5. configure (client): the leader gets quorum, delay, timeout and number of followers, at once and without a restart.
-//! 6. [`status`]: what is reported; [`events`]: what is told. Written (client) only where they differ.
+//! 1. [`validate`]: from the resource to a type that the later steps may trust.
+//! 2. [`observe`] (client): the token and the leader's status, by [`leader_client`].
+//! 3. [`scale`]: how many follower pods there have to be.
+//! 4. [`build`](crate::build): the desired objects.
+//! 5. [`apply`] (client): the objects that differ, by [`applier`].
+//! 6. [`configure`] (client): the leader gets quorum, delay, timeout and number of followers, without a restart.
+//! 7. [`report`] (client): the [`status`] and the [`events`], written only where they differ.
 //!
-//! A scale-up grows the StatefulSet first and then tells the leader; a scale-down tells the leader first, and the
-//! StatefulSet shrinks once the leader has let go of those that leave: [`follower_pods`].
+//! A scale-up first grows the StatefulSet and then configures the leader. A scale-down first configures the leader, and
+//! the StatefulSet shrinks once the leader no longer needs the followers that leave.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::ResourceExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
-use kube::{Api, Resource, ResourceExt};
-use kvcluster_api::resource::{KvCluster, KvClusterStatus};
+use kvcluster_api::resource::{KvCluster, Phase};
 use rand::RngExt;
-use serde_json::json;
 use thiserror::Error;
 
-use crate::build::{self, Component, MANAGER, Observed, Resources, TOKEN_KEY, names};
-use crate::context::{Context, cached};
-use crate::reconcile::apply::ApplyError;
-use crate::reconcile::events::Happened;
-use crate::reconcile::leader_client::{Configured, LeaderSeen};
-use crate::reconcile::status::Seen;
-use crate::reconcile::validate::Validated;
+use crate::build::{self, Inputs};
+use crate::context::Context;
+use crate::reconcile::applier::ApplyError;
+use crate::reconcile::report::Outcome;
 
+pub mod applier;
 pub mod apply;
+pub mod configure;
 pub mod events;
 pub mod leader_client;
+pub mod observe;
+pub mod report;
+pub mod scale;
 pub mod status;
 pub mod validate;
 
-/// How soon a cluster on its way somewhere is looked at again.
+/// The delay before the next look at a cluster that is changing.
 const UNSETTLED: Duration = Duration::from_millis(1000);
-/// How soon a resource that cannot be acted on is looked at again; a change of it brings it back at once.
+/// The delay before the next look at a resource that the operator cannot act on. A change of it triggers a look at once.
 const IDLE: Duration = Duration::from_secs(30);
-/// The first wait after a failure, and the longest.
+/// The first delay after a failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
 /// Why a reconciliation failed.
@@ -54,9 +54,9 @@ pub enum Error {
     /// The API server refused or did not answer.
     #[error("failed to {doing}: {source}")]
     Api {
-        /// What was tried.
+        /// What the operator tried.
         doing: &'static str,
-        /// What it said.
+        /// The answer of the API server.
         source: Box<kube::Error>,
     },
 }
@@ -70,22 +70,23 @@ impl Error {
             Self::Api { .. } => "ApiFailed",
         }
     }
+
+    /// Adds what the operator tried to an error of the API server.
+    fn api(doing: &'static str) -> impl Fn(kube::Error) -> Self {
+        move |source| Self::Api { doing, source: Box::new(source) }
+    }
 }
 
-fn while_(doing: &'static str) -> impl Fn(kube::Error) -> Error {
-    move |source| Error::Api { doing, source: Box::new(source) }
-}
-
-/// Brings one KvCluster closer to its spec, and tells how it is.
+/// Changes one KvCluster towards its spec, and reports its status.
 ///
 /// # Errors
-/// [`Error`] when the API server refuses; [`retry`] says when to try again.
+/// [`Error`] when the API server refuses. [`retry`] decides when to try again.
 pub async fn reconcile(object: Arc<DeserializeGuard<KvCluster>>, context: Arc<Context>) -> Result<Action, Error> {
     let started = Instant::now();
     let result = match &object.0 {
-        Ok(cluster) => one(cluster, &context).await,
+        Ok(resource) => reconcile_valid(resource, &context).await,
         Err(malformed) => {
-            // The CRD in the cluster allows what this operator does not know. The others must not suffer from it.
+            // The CRD in the cluster accepts values that this operator does not know. Other resources go on.
             let name = object.name_any();
             tracing::error!(
                 name,
@@ -98,18 +99,19 @@ pub async fn reconcile(object: Arc<DeserializeGuard<KvCluster>>, context: Arc<Co
     };
     context.metrics.reconciled(started.elapsed(), result.as_ref().err().map(Error::reason));
     context.health.reconciled();
-    if let (Ok(cluster), Ok(_)) = (&object.0, &result) {
-        context.memory.succeeded(cluster);
+    if let (Ok(resource), Ok(_)) = (&object.0, &result) {
+        context.memory.succeeded(resource);
     }
     result
 }
 
-/// When to try again after a failure: later each time, and not all clusters at once.
+/// The delay before the next attempt after a failure. It grows with each failure and varies, so that clusters do not
+/// retry in step.
 pub fn retry(object: Arc<DeserializeGuard<KvCluster>>, error: &Error, context: Arc<Context>) -> Action {
-    let failures = object.0.as_ref().map_or(1, |cluster| context.memory.failed(cluster));
-    let wait = backoff(failures);
+    let failures = object.0.as_ref().map_or(1, |resource| context.memory.failed(resource));
+    let delay = backoff(failures);
     tracing::warn!(name = object.name_any(), namespace = object.namespace(), %error, failures, "failed to reconcile");
-    Action::requeue(jittered(wait))
+    Action::requeue(jittered(delay))
 }
 
 fn backoff(failures: u32) -> Duration {
@@ -117,201 +119,46 @@ fn backoff(failures: u32) -> Duration {
     first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(longest)
 }
 
-// Up to a fifth more or less, so that clusters do not move in step.
-fn jittered(wait: Duration) -> Duration {
-    wait.mul_f64(rand::rng().random_range(0.8..1.2))
+/// Up to a fifth more or less.
+fn jittered(delay: Duration) -> Duration {
+    delay.mul_f64(rand::rng().random_range(0.8..1.2))
 }
 
-async fn one(cluster: &KvCluster, context: &Context) -> Result<Action, Error> {
-    if cluster.metadata.deletion_timestamp.is_some() {
-        // The garbage collector takes what it owns; bringing that back would keep it busy.
+/// The pipeline, for a resource that could be read.
+async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Action, Error> {
+    if resource.metadata.deletion_timestamp.is_some() {
+        // The garbage collector deletes the objects of the cluster. Applying them again would work against it.
         return Ok(Action::requeue(IDLE));
     }
     context.stores.ready().await;
-    let previous = context.memory.newest_status(cluster);
-    let validated = match validate::validate(cluster, &context.defaults) {
-        Ok(validated) => validated,
-        Err(contradiction) => {
-            let status =
-                status::invalid(cluster.metadata.generation, &contradiction.to_string(), &previous, Timestamp::now());
-            report(cluster, &previous, status, context).await?;
+    let previous = context.memory.newest_status(resource);
+    let cluster = match validate::validate(resource, &context.defaults) {
+        Ok(cluster) => cluster,
+        Err(invalid) => {
+            let generation = resource.metadata.generation;
+            let status = status::invalid(generation, &invalid.to_string(), &previous, Timestamp::now());
+            report::write(resource, &previous, &status, context).await?;
             return Ok(Action::requeue(IDLE));
         }
     };
-    let (secret, token) = token(cluster, &validated, context).await?;
-    let leader_pods = context.stores.pods_of(&validated.namespace, &validated.name, Component::Leader);
-    let mut leader = context.leaders.observe(&leader_pods).await;
-    let existing = cached(&context.stores.stateful_sets, &validated.namespace, &names::followers(&validated.name));
-    let existing = existing.and_then(|set| set.spec.as_ref()?.replicas);
-    let observed = Observed {
-        follower_pods: follower_pods(&validated, &leader, &previous, existing),
-        opened: previous.opened || leader.open().is_some(),
-        token,
-    };
-    let desired = build::build(&validated, &observed);
-    let applied = apply(desired, secret, &validated, context).await;
-    // Also when an object could not be applied: the running leader need not wait for that.
-    let configured = match leader.answered() {
-        Some(leader) => context.leaders.configure(leader, &validated.live, &observed.token).await,
-        None => Configured::Unchanged,
-    };
-    if let (LeaderSeen::Answered(leader), Configured::Accepted(config)) = (&mut leader, &configured) {
-        leader.status.config = config.clone();
-    }
-    let (namespace, name) = (&validated.namespace, &validated.name);
-    let deployment = cached(&context.stores.deployments, namespace, &names::leader(name));
-    let stateful_set = cached(&context.stores.stateful_sets, namespace, &names::followers(name));
-    let follower_pods = context.stores.pods_of(namespace, name, Component::Follower);
-    let seen = Seen {
-        leader: &leader,
-        configured: &configured,
-        deployment: deployment.as_deref(),
-        stateful_set: stateful_set.as_deref(),
-        follower_pods: &follower_pods,
-        problem: applied.as_ref().err().map(|error| (error.reason(), error.to_string())),
-    };
-    let status = status::compute(&validated, &seen, &previous, Timestamp::now());
-    let settled = status.phase == kvcluster_api::resource::Phase::Ready;
-    report(cluster, &previous, status, context).await?;
+    let mut observed = observe::observe(resource, &cluster, context).await?;
+    let desired = build::build(
+        &cluster,
+        &Inputs {
+            follower_pods: scale::follower_pods(&cluster, &observed.leader, &previous, observed.follower_pods),
+            opened: previous.opened || observed.leader.open().is_some(),
+            token: observed.token.clone(),
+        },
+    );
+    let applied = apply::apply(desired, observed.secret, &cluster, context).await;
+    // A failure to apply an object does not hold up the configuration of a leader that runs.
+    let configured = configure::configure(&mut observed.leader, &cluster, &observed.token, context).await;
+    let outcome = Outcome { leader: &observed.leader, configured: &configured, failure: applied.as_ref().err() };
+    let status = report::status(&cluster, &outcome, &previous, context);
+    report::write(resource, &previous, &status, context).await?;
     applied?;
+    let settled = status.phase == Phase::Ready;
     Ok(Action::requeue(jittered(if settled { context.poll_interval } else { UNSETTLED })))
-}
-
-/// How many follower pods there have to be: as many as the spec says, and before a scale-down is through, all that there
-/// are. It is through when the leader is open, has the smaller number in force with nothing on its way, and knows none of
-/// those that leave any more: until then another leader could depend on what they hold. `existing` is what the
-/// StatefulSet asks for now.
-#[must_use]
-pub fn follower_pods(
-    cluster: &Validated,
-    leader: &LeaderSeen,
-    previous: &KvClusterStatus,
-    existing: Option<i32>,
-) -> i32 {
-    let wanted = i32::from(cluster.live.followers);
-    if !previous.opened && leader.open().is_none() {
-        return wanted; // it never took a write: nothing to keep
-    }
-    let leaving = leader.answered().and_then(|leader| {
-        let prefix = format!("{}-", names::followers(&cluster.name));
-        let views = leader.status.followers.iter();
-        views.filter_map(|view| view.name.strip_prefix(&prefix)?.parse::<i32>().ok()).max()
-    });
-    let known = leaving.map_or(0, |ordinal| ordinal.saturating_add(1));
-    if let Some(leader) = leader.open() {
-        let config = &leader.status.config;
-        let through = config.pending.is_none() && i32::from(config.in_force.followers) == wanted && known <= wanted;
-        if through {
-            return wanted;
-        }
-    }
-    // A StatefulSet that was deleted by hand comes back with as many as were in use.
-    let in_use = existing.unwrap_or(0).max(previous.applied_replicas.unwrap_or(0));
-    wanted.max(in_use).max(known)
-}
-
-// The token in use: that of the Secret; else the one that the pods were started with; else a new one.
-async fn token(
-    cluster: &KvCluster,
-    validated: &Validated,
-    context: &Context,
-) -> Result<(Option<Arc<Secret>>, String), Error> {
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &validated.namespace);
-    let live = api.get_opt(&names::secret(&validated.name)).await.map_err(while_("read the token"))?;
-    let stored = live
-        .as_ref()
-        .and_then(|secret| secret.data.as_ref()?.get(TOKEN_KEY))
-        .and_then(|token| String::from_utf8(token.0.clone()).ok())
-        .filter(|token| !token.is_empty());
-    let token = stored.or_else(|| context.memory.token(cluster)).unwrap_or_else(build::new_token);
-    context.memory.token_seen(cluster, &token);
-    Ok((live.map(Arc::new), token))
-}
-
-// What pods need comes before the pods. The first failure ends it: the rest is tried again with it.
-async fn apply(
-    desired: Resources,
-    secret: Option<Arc<Secret>>,
-    cluster: &Validated,
-    context: &Context,
-) -> Result<(), ApplyError> {
-    let Resources { account, secret: wanted_secret, config, peers, write, read, followers, leader, budget, policy } =
-        desired;
-    let (applier, stores, namespace) = (&context.applier, &context.stores, cluster.namespace.as_str());
-    macro_rules! bring {
-        ($object:expr, $store:expr) => {{
-            let object = $object;
-            let known = cached(&$store, namespace, &object.name_any());
-            applier.apply(object, known).await?;
-        }};
-    }
-    bring!(config, stores.configs);
-    bring!(account, stores.accounts);
-    applier.apply(wanted_secret, secret).await?;
-    match policy {
-        Some(policy) => bring!(policy, stores.policies),
-        None => remove_policy(cluster, context).await?,
-    }
-    bring!(peers, stores.services);
-    bring!(write, stores.services);
-    bring!(read, stores.services);
-    bring!(followers, stores.stateful_sets);
-    bring!(leader, stores.deployments);
-    bring!(budget, stores.budgets);
-    Ok(())
-}
-
-// Switched off: the policy goes, if it is ours.
-async fn remove_policy(cluster: &Validated, context: &Context) -> Result<(), ApplyError> {
-    let Some(policy) = cached(&context.stores.policies, &cluster.namespace, &cluster.name) else { return Ok(()) };
-    let ours = policy.owner_references().iter().any(|owner| owner.uid == cluster.owner.uid);
-    if !ours || policy.metadata.deletion_timestamp.is_some() {
-        return Ok(());
-    }
-    let api: Api<k8s_openapi::api::networking::v1::NetworkPolicy> =
-        Api::namespaced(context.client.clone(), &cluster.namespace);
-    let this_one = Preconditions { uid: policy.uid(), resource_version: None };
-    let parameters = DeleteParams { preconditions: Some(this_one), ..DeleteParams::default() };
-    match api.delete(&cluster.name, &parameters).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        Err(source) => {
-            let kind = "NetworkPolicy".to_owned();
-            Err(ApplyError::Api { kind, name: cluster.name.clone(), source: Box::new(source) })
-        }
-    }
-}
-
-// Writes the status where it differs, and then tells what happened: in this order, so that a status that could not be
-// written tells nothing, and the next attempt tells it once.
-async fn report(
-    cluster: &KvCluster,
-    previous: &KvClusterStatus,
-    status: KvClusterStatus,
-    context: &Context,
-) -> Result<(), Error> {
-    if *previous == status {
-        return Ok(());
-    }
-    let api: Api<KvCluster> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
-    let body = json!({
-        "apiVersion": KvCluster::api_version(&()),
-        "kind": KvCluster::kind(&()),
-        "metadata": {"name": cluster.name_any()},
-        "status": status,
-    });
-    let parameters = PatchParams::apply(MANAGER).force();
-    let written = api
-        .patch_status(&cluster.name_any(), &parameters, &Patch::Apply(&body))
-        .await
-        .map_err(while_("write the status"))?;
-    context.memory.status_written(&written);
-    for event in events::between(previous, &status) {
-        let Happened { reason, note, .. } = &event;
-        tracing::info!(name = cluster.name_any(), namespace = cluster.namespace(), reason, note, "transition");
-        context.recorder.publish(cluster, &event, Timestamp::now()).await;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

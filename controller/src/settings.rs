@@ -7,9 +7,9 @@ use clap::Args;
 use kvcluster_api::resource::ImagePullPolicy;
 
 /// The settings of `kv-controller run`.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug, Args)]
 pub struct Settings {
-    /// Watch this namespace alone, so that a Role is enough. Default: all namespaces.
+    /// Watch only this namespace, so that a Role is enough. Default: all namespaces.
     #[arg(long, env)]
     pub watch_namespace: Option<String>,
 
@@ -17,7 +17,7 @@ pub struct Settings {
     #[arg(long, env, default_value = "kvcluster-system")]
     pub pod_namespace: String,
 
-    /// The name of this replica, by which it holds the Lease.
+    /// The name of this replica, its identity as holder of the Lease.
     #[arg(long, env, default_value = "kv-controller")]
     pub pod_name: String,
 
@@ -49,13 +49,13 @@ pub struct Settings {
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
 
-    /// /healthz fails when no reconciliation has ended for so long although there are KvClusters, in milliseconds.
+    /// /healthz fails when no reconciliation has ended for this long although there are KvClusters, in milliseconds.
     #[arg(long, env, default_value_t = 120_000, value_parser = clap::value_parser!(u64).range(10_000..))]
     pub stuck_after_ms: u64,
 }
 
 impl Settings {
-    /// The one namespace to watch; none: all.
+    /// The namespace to watch. None: all.
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         self.watch_namespace.as_deref().filter(|namespace| !namespace.is_empty())
@@ -73,8 +73,8 @@ impl Settings {
         Duration::from_millis(self.stuck_after_ms)
     }
 
-    /// The cluster's DNS domain: as set, or else from the resolver's search list, or else unknown, so that names are
-    /// left to the pods' own search lists.
+    /// The cluster's DNS domain: as set, otherwise from the resolver's search list. None when it is unknown; then the pods'
+    /// own search lists complete names.
     #[must_use]
     pub fn domain(&self) -> Option<String> {
         self.cluster_domain
@@ -84,7 +84,7 @@ impl Settings {
     }
 }
 
-// In a pod the search list reads `NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN …`.
+/// In a pod the search list is `NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN …`.
 fn domain_of_search_list(resolv_conf: &str) -> Option<String> {
     resolv_conf
         .lines()

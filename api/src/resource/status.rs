@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 use crate::config::LiveConfig;
 use crate::tolerance::Tolerance;
 
-/// What the operator sees. `kubectl wait --for=condition=Ready kvc/NAME` waits until the cluster takes writes.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+/// What the operator observed. `kubectl wait --for=condition=Ready kvc/NAME` waits until the cluster takes writes.
+#[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KvClusterStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// One word: Creating, Recovering, Ready, Updating, Degraded, Unavailable or Invalid.
+    /// The state in one word: Creating, Recovering, Ready, Updating, Degraded, Unavailable or Invalid.
     #[serde(default)]
     pub phase: Phase,
 
-    /// What the cluster waits for, or what is wrong, in one sentence; empty when all is well.
+    /// What the cluster waits for or what is wrong, in one sentence. Empty in phase Ready.
     #[serde(default)]
     pub message: String,
 
@@ -27,12 +27,12 @@ pub struct KvClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
 
-    /// Whether the cluster was ever open for writes. From then on, empty followers are followers that lost their data,
-    /// and too many of them keep the leader from starting over with nothing.
+    /// Whether the cluster was ever open for writes. From then on an empty follower is one that lost its data, and a
+    /// leader does not open an empty cluster again.
     #[serde(default)]
     pub opened: bool,
 
-    /// Followers that hold the data and stream new writes, of those that the spec asks for, as READY/DESIRED.
+    /// Followers that have the data and receive new writes, and followers that the spec asks for, as READY/DESIRED.
     #[serde(default)]
     pub followers: String,
 
@@ -40,7 +40,7 @@ pub struct KvClusterStatus {
     #[serde(default)]
     pub replicas: i32,
 
-    /// Followers that hold the data and stream new writes.
+    /// Followers that have the data and receive new writes.
     #[serde(default)]
     pub ready_replicas: i32,
 
@@ -52,7 +52,7 @@ pub struct KvClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_write_quorum: Option<i32>,
 
-    /// The number of followers that is in force now: those that count for a quorum.
+    /// The number of followers that is in force now. Only these count for a quorum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_replicas: Option<i32>,
 
@@ -64,50 +64,50 @@ pub struct KvClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_replication_timeout_ms: Option<i32>,
 
-    /// What the cluster can stand with the values that are in force now.
+    /// Which failures the cluster survives with the values that are in force now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerates: Option<Tolerates>,
 
-    /// Ready: it takes writes. Progressing: something is on its way to what the spec asks for. QuorumAvailable: enough
-    /// followers are in reach to acknowledge a write. ConfigApplied: quorum, delay, timeout and number of followers are
-    /// in force as the spec has them. Degraded: a part that should be there is missing.
+    /// Ready: the cluster takes writes. Progressing: the operator is changing the cluster towards the spec.
+    /// QuorumAvailable: enough followers confirm writes. ConfigApplied: quorum, delay, timeout and number of followers of
+    /// the spec are in force. Degraded: the leader does not take writes, or a follower is missing.
     #[serde(default)]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
 }
 
 /// One word for the state of a cluster.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 pub enum Phase {
-    /// It was never open yet.
+    /// It has never taken writes.
     #[default]
     Creating,
-    /// A leader collects what the followers have.
+    /// A leader collects the followers' data.
     Recovering,
-    /// All is well.
+    /// It takes writes, and every follower has the data.
     Ready,
-    /// It takes writes, and something is on its way to what the spec asks for.
+    /// It takes writes, and the operator is changing it towards the spec.
     Updating,
-    /// It takes writes, and a part that should be there is missing.
+    /// It takes writes, and a follower is missing.
     Degraded,
     /// It takes no writes.
     Unavailable,
-    /// The spec contradicts itself: nothing is changed until it is repaired.
+    /// The spec contradicts itself. The operator changes nothing until the spec is corrected.
     Invalid,
 }
 
 /// The delay that is in force.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AppliedDelay {
-    /// The shortest wait, in milliseconds.
+    /// The shortest delay, in milliseconds.
     pub min_ms: i32,
-    /// The longest wait, in milliseconds.
+    /// The longest delay, in milliseconds.
     pub max_ms: i32,
 }
 
-/// What a cluster of N followers with the write quorum W can stand.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which failures a cluster of N followers with the write quorum W survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tolerates {
     /// How many followers may be down before writes stop: N - W.

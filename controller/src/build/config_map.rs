@@ -1,5 +1,5 @@
-//! What the next start of a leader uses. The running leader gets the same by its admin route, at once; so nothing in the
-//! pod template depends on this, and no change of it restarts a pod.
+//! The settings of the next leader that starts. A running leader receives the same values through `PATCH /config`. The
+//! pod template does not depend on them, so a change restarts no pod.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The followers: they hold what was acknowledged, each under a name of its own, on a volume of its own.
+//! The followers. Each has a stable name and a volume of its own.
 
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
@@ -10,22 +10,22 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
 use kvcluster_api::resource::{Durability, SpreadMode, VolumePolicy};
 
-use crate::build::{Component, Observed, metadata, names, pod, selector, selector_labels};
+use crate::build::{Component, Inputs, metadata, names, pod, selector, selector_labels};
 use crate::reconcile::validate::Validated;
 
 const DATA: &str = "data";
 const DATA_DIR: &str = "/data";
 
-pub(super) fn stateful_set(cluster: &Validated, observed: &Observed) -> StatefulSet {
+pub(super) fn stateful_set(cluster: &Validated, inputs: &Inputs) -> StatefulSet {
     let mut env = vec![
         pod::env("DURABILITY", &format!("{:?}", cluster.durability).to_lowercase()),
-        // Volumes that stayed are for the next KvCluster of this name in this namespace, and for no other.
+        // Retained volumes are for the next KvCluster with this name and namespace, and for no other.
         pod::env("CLUSTER_NAME", &format!("{}/{}", cluster.namespace, cluster.name)),
     ];
     if cluster.durability == Durability::Disk {
         env.push(pod::env("DATA_DIR", DATA_DIR));
     }
-    let mut template = pod::template(cluster, Component::Follower, &observed.token, env);
+    let mut template = pod::template(cluster, Component::Follower, &inputs.token, env);
     if let Some(spec) = template.spec.as_mut() {
         spec.topology_spread_constraints = Some(vec![spread(cluster)]);
         if cluster.durability == Durability::Disk {
@@ -41,10 +41,10 @@ pub(super) fn stateful_set(cluster: &Validated, observed: &Observed) -> Stateful
     StatefulSet {
         metadata: metadata(cluster, names::followers(&cluster.name), Some(Component::Follower)),
         spec: Some(StatefulSetSpec {
-            replicas: Some(observed.follower_pods),
+            replicas: Some(inputs.follower_pods),
             service_name: Some(names::peers(&cluster.name)),
             selector: selector(cluster, Some(Component::Follower)),
-            // They need not wait for each other: with an order, one that cannot start would keep the rest from starting.
+            // In parallel: in order, one follower that cannot start would keep the rest from starting.
             pod_management_policy: Some("Parallel".to_owned()),
             update_strategy: Some(StatefulSetUpdateStrategy {
                 type_: Some("RollingUpdate".to_owned()),

@@ -1,23 +1,23 @@
-//! The leader: soft state, so no volume, and it may start anywhere.
+//! The leader. It has no volume, because followers store all data, and it may start on any machine.
 //!
-//! An upgrade starts the new leader beside the old one. Followers fence by epoch, so two at once are safe: the new one
-//! takes over as soon as it has their promises, and the old one acknowledges nothing from then on. Replacing first and
-//! starting after would stop writes for the whole start of a pod.
+//! An upgrade starts the new leader beside the old one. Two at once are safe: followers obey the higher epoch, so the new
+//! leader takes over once it has their promises, and the old one acknowledges nothing from then on. Ending the old one
+//! first would stop writes for the whole start of a pod.
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, Toleration};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::build::{Component, Observed, PORT, metadata, names, pod, selector};
+use crate::build::{Component, Inputs, PORT, metadata, names, pod, selector};
 use crate::reconcile::validate::Validated;
 
-/// How long the leader stays on a node that is gone, in seconds. Moving it costs nothing, waiting costs writes; the
-/// usual 300 s are for pods whose data would have to move along.
+/// How long the leader stays on an unreachable machine, in seconds. Moving it costs nothing, and waiting stops writes. The
+/// default of 300 s suits pods whose data would have to move too.
 const NODE_LOST_TOLERATION_S: i64 = 5;
 
-pub(super) fn deployment(cluster: &Validated, observed: &Observed) -> Deployment {
+pub(super) fn deployment(cluster: &Validated, inputs: &Inputs) -> Deployment {
     let env = vec![pod::env("FOLLOWERS", &discovery_url(cluster))];
-    let mut template = pod::template(cluster, Component::Leader, &observed.token, env);
+    let mut template = pod::template(cluster, Component::Leader, &inputs.token, env);
     if let Some(spec) = template.spec.as_mut() {
         for container in &mut spec.containers {
             container.env_from = Some(vec![EnvFromSource {
@@ -54,8 +54,8 @@ pub(super) fn deployment(cluster: &Validated, observed: &Observed) -> Deployment
     }
 }
 
-// Where the domain is known the name is absolute: one question to DNS instead of one for each entry of a search list.
-// Where it is not, the pod's own search list completes it.
+/// Where followers are found. With a known domain the name is absolute, which takes one DNS query instead of one for each
+/// entry of the search list. Otherwise the pod's search list completes it.
 fn discovery_url(cluster: &Validated) -> String {
     let service = format!("{}.{}.svc", names::peers(&cluster.name), cluster.namespace);
     match &cluster.domain {

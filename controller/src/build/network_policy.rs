@@ -1,4 +1,4 @@
-//! Who may reach the pods, and whom they may reach: each other and DNS, nothing else.
+//! Who may connect to the pods, and what the pods may connect to: each other and DNS.
 
 use std::collections::BTreeMap;
 
@@ -17,32 +17,26 @@ pub(super) fn network_policy(cluster: &Validated) -> Option<NetworkPolicy> {
         return None;
     }
     let own_pods = NetworkPolicyPeer { pod_selector: Some(selector(cluster, None)), ..NetworkPolicyPeer::default() };
-    let mut admitted = if cluster.network.clients.is_empty() {
-        let every_namespace = LabelSelector::default();
-        vec![NetworkPolicyPeer { namespace_selector: Some(every_namespace), ..NetworkPolicyPeer::default() }]
-    } else {
-        cluster.network.clients.clone()
-    };
-    admitted.extend([own_pods.clone(), operator(cluster)]);
+    // Without `from` every source may connect. A selector of all namespaces would leave out clients from outside.
+    let clients = &cluster.network.clients;
+    let admitted =
+        (!clients.is_empty()).then(|| clients.iter().cloned().chain([own_pods.clone(), operator(cluster)]).collect());
     Some(NetworkPolicy {
         metadata: metadata(cluster, cluster.name.clone(), None),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selector(cluster, None)),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ingress: Some(vec![NetworkPolicyIngressRule {
-                from: Some(admitted),
-                ports: Some(vec![port("TCP", PORT)]),
-            }]),
+            ingress: Some(vec![NetworkPolicyIngressRule { from: admitted, ports: Some(vec![port("TCP", PORT)]) }]),
             egress: Some(vec![
                 NetworkPolicyEgressRule { to: Some(vec![own_pods]), ports: Some(vec![port("TCP", PORT)]) },
-                // To anywhere: DNS may be a pod, a cache on the node, or a machine outside.
+                // To any address: DNS may be a pod, a cache on the machine, or an external server.
                 NetworkPolicyEgressRule { to: None, ports: Some(vec![port("UDP", 53), port("TCP", 53)]) },
             ]),
         }),
     })
 }
 
-// The operator asks leaders for their status and hands them their configuration.
+/// The operator, which asks leaders for their status and sends them their configuration.
 fn operator(cluster: &Validated) -> NetworkPolicyPeer {
     let one = |key: &str, value: &str| {
         Some(LabelSelector {

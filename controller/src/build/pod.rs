@@ -16,17 +16,17 @@ use crate::build::{Component, PORT, TOKEN_KEY, labels, names};
 use crate::hash::fnv1a;
 use crate::reconcile::validate::Validated;
 
-/// How long a pod may take to end, in seconds; the node drains in less.
+/// How long a pod may take to shut down, in seconds. The node drains in less.
 const GRACE_PERIOD_S: i64 = 30;
-/// How long a node waits for writes under way when it is asked to end, in milliseconds.
+/// How long a node waits for writes in flight when it shuts down, in milliseconds.
 const DRAIN_TIMEOUT_MS: u32 = 20_000;
 /// The user of the image.
 const USER: i64 = 65_532;
 
-/// The template of a component's pods, to which the component adds what is its own.
+/// The part of the pod template that both components share.
 ///
-/// Nothing that changes on a running leader is in here: a change of the template restarts pods. The token is the
-/// exception, as its fingerprint: pods with different tokens do not talk to each other.
+/// A change of the template restarts pods, so it contains nothing that changes on a running leader. The exception is the
+/// fingerprint of the token, because pods with different tokens reject each other.
 pub(super) fn template(cluster: &Validated, component: Component, token: &str, env: Vec<EnvVar>) -> PodTemplateSpec {
     let settings = match component {
         Component::Leader => &cluster.leader,
@@ -59,7 +59,7 @@ pub(super) fn template(cluster: &Validated, component: Component, token: &str, e
                 run_as_user: Some(USER),
                 run_as_group: Some(USER),
                 fs_group: Some(USER),
-                // Without it a large volume is walked at every start to set owners that are right already.
+                // Otherwise every start walks a large volume to set owners that are correct already.
                 fs_group_change_policy: Some("OnRootMismatch".to_owned()),
                 seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
                 ..PodSecurityContext::default()
@@ -84,11 +84,11 @@ fn container(cluster: &Validated, component: Component, resources: Option<Resour
             ..ContainerPort::default()
         }]),
         resources: Some(requirements(resources)),
-        // Alive at once, whatever it waits for; reading a large data directory may take minutes.
+        // Reading a large data directory may take minutes.
         startup_probe: Some(probe("/healthz", 1, 300)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
-        // Slow on purpose. A leader that a newer one replaced reports itself unhealthy; the Deployment ends it long
-        // before this would restart it, and a restart would take the lead back.
+        // Slow on purpose. A leader that a newer one replaced reports itself unhealthy. The Deployment ends it long before
+        // this probe would restart it, and a restart would take the lead back.
         liveness_probe: Some(probe("/healthz", 10, 4)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),

@@ -1,4 +1,4 @@
-//! The token that guards replication and the admin routes: made once, then kept.
+//! The token that guards replication and administration. It is created once and then kept.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The identity of the pods. They ask nothing of Kubernetes, so they get no token.
+//! The identity of the pods. They never call Kubernetes, so they get no token.
 
 use k8s_openapi::api::core::v1::ServiceAccount;
 

@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::build::{Component, PORT, metadata, names, selector_labels};
 use crate::reconcile::validate::Validated;
 
-/// Behind this name are the addresses of all followers, also those that are not ready: a follower becomes ready only
-/// once the leader has found it and brought it up to date.
+/// The addresses of all followers, ready or not: a follower becomes ready only after the leader has found it and sent it
+/// the data.
 pub(super) fn peers(cluster: &Validated) -> Service {
     let mut service = service(cluster, names::peers(&cluster.name), Component::Follower);
     if let Some(spec) = service.spec.as_mut() {

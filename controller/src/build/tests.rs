@@ -20,7 +20,7 @@ spread: {topologyKey: topology.kubernetes.io/zone, mode: Required}
 ";
 
 fn objects(spec: &str) -> Resources {
-    build(&validated(spec), &Observed { token: "0123".to_owned(), follower_pods: 7, opened: true })
+    build(&validated(spec), &Inputs { token: "0123".to_owned(), follower_pods: 7, opened: true })
 }
 
 fn json_of(object: &impl serde::Serialize) -> Value {
@@ -135,7 +135,7 @@ fn pods_keep_to_the_restricted_profile_and_have_no_token_of_kubernetes() {
 #[test]
 fn the_token_is_in_the_secret_alone_and_another_one_restarts_the_pods() {
     let build_with =
-        |token: &str| build(&validated("{}"), &Observed { token: token.to_owned(), follower_pods: 5, opened: false });
+        |token: &str| build(&validated("{}"), &Inputs { token: token.to_owned(), follower_pods: 5, opened: false });
     let (one, two) = (build_with("one-secret"), build_with("another"));
     assert_ne!(pod_of(&one.leader), pod_of(&two.leader));
     assert_ne!(pod_of(&one.followers), pod_of(&two.followers));
@@ -158,8 +158,23 @@ fn peers_are_published_before_they_are_ready_and_clients_see_ready_pods_only() {
 }
 
 #[test]
-fn a_drain_leaves_a_write_quorum() {
-    assert_eq!(json_of(&objects(SPEC).budget)["spec"]["minAvailable"], json!(4));
+fn a_drain_leaves_enough_followers_for_writes_and_for_a_restart_of_the_leader() {
+    for (spec, available) in [
+        ("{replicas: 5, writeQuorum: 1}", 5),
+        ("{replicas: 5, writeQuorum: 2}", 4),
+        ("{replicas: 5, writeQuorum: 3}", 3),
+        ("{replicas: 5, writeQuorum: 4}", 4),
+        ("{replicas: 7, writeQuorum: 2, durability: Memory}", 6),
+    ] {
+        assert_eq!(json_of(&objects(spec).budget)["spec"]["minAvailable"], json!(available), "{spec}");
+    }
+}
+
+#[test]
+fn without_named_clients_every_source_may_connect() {
+    let ingress = json_of(&objects("{}").policy)["spec"]["ingress"][0].clone();
+    assert_eq!(ingress["from"], Value::Null, "{ingress}");
+    assert_eq!(ingress["ports"][0]["port"], json!(8000));
 }
 
 #[test]

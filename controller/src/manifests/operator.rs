@@ -1,4 +1,4 @@
-//! The operator's own objects: identity, least rights, Deployment of two replicas, Service, disruption budget.
+//! The operator's own objects: identity, rights, Deployment of two replicas, Service, disruption budget.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ pub struct Document {
     pub object: Value,
 }
 
-/// What differs between installations. In the chart these are expressions.
+/// The values that differ between installations. In the chart they are expressions.
 pub struct Values {
     name: String,
     instance: String,
@@ -94,7 +94,7 @@ impl Values {
     }
 }
 
-/// Every object of an installation, in the order in which they are needed.
+/// Every object of an installation, in the order of their use.
 #[must_use]
 pub fn documents(values: &Values) -> Vec<Document> {
     let all = |only_if, object| Document { only_if, object };
@@ -119,8 +119,8 @@ pub fn documents(values: &Values) -> Vec<Document> {
         all(Some("allNamespaces"), bind("ClusterRoleBinding", &everywhere, "ClusterRole", name)),
         all(Some("watchNamespace"), role("Role", &watched, rules())),
         all(Some("watchNamespace"), bind("RoleBinding", &watched, "Role", name)),
-        all(None, role("Role", &lease_metadata(values), lease_rules())),
-        all(None, bind("RoleBinding", &lease_metadata(values), "Role", &lease_name(values))),
+        all(None, role("Role", &lease_metadata(values), lease_rules(name))),
+        all(None, bind("RoleBinding", &lease_metadata(values), "Role", &lease_role_name(values))),
         all(
             Some("allNamespaces"),
             user_role(values, "edit", &["admin", "edit"], &["create", "delete", "deletecollection", "patch", "update"]),
@@ -141,8 +141,8 @@ pub fn documents(values: &Values) -> Vec<Document> {
     ]
 }
 
-// What reconciling takes, and nothing else. Nothing is deleted but a NetworkPolicy that is switched off; Secrets are
-// read by name, and never listed.
+/// The rights that reconciling needs. The operator deletes only a NetworkPolicy that the spec switches off. It reads
+/// Secrets by name and never lists them.
 fn rules() -> Value {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
     const KEEP: [&str; 5] = ["get", "list", "watch", "create", "patch"];
@@ -160,22 +160,23 @@ fn rules() -> Value {
     ])
 }
 
-fn lease_rules() -> Value {
+/// The rights for the Lease of this name.
+fn lease_rules(name: &str) -> Value {
     json!([
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": [MANAGER], "verbs": ["get", "update"]},
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": [name], "verbs": ["get", "update"]},
     ])
 }
 
-fn lease_name(values: &Values) -> String {
+fn lease_role_name(values: &Values) -> String {
     suffixed(&values.name, "lease")
 }
 
 fn lease_metadata(values: &Values) -> Value {
-    json!({"name": lease_name(values), "namespace": values.namespace, "labels": values.labels()})
+    json!({"name": lease_role_name(values), "namespace": values.namespace, "labels": values.labels()})
 }
 
-// Who may edit or view a namespace may edit or view its KvClusters.
+/// Users who may edit or view a namespace may edit or view its KvClusters.
 fn user_role(values: &Values, name: &str, into: &[&str], verbs: &[&str]) -> Value {
     let mut labels = values.labels();
     for role in into {
@@ -192,7 +193,7 @@ fn user_role(values: &Values, name: &str, into: &[&str], verbs: &[&str]) -> Valu
         "rules": [{"apiGroups": ["kvcluster.io"], "resources": resources, "verbs": verbs}]})
 }
 
-// In the chart the name is an expression, and its suffix has to be part of it.
+/// A name with a suffix. In the chart the name is an expression, which then includes the suffix.
 fn suffixed(name: &str, suffix: &str) -> String {
     match name.strip_suffix(" @@") {
         Some(expression) => format!("{expression} | printf `%s-{suffix}` @@"),
@@ -219,6 +220,8 @@ fn deployment(values: &Values) -> Value {
             "env": [
                 field("POD_NAME", "metadata.name"),
                 field("POD_NAMESPACE", "metadata.namespace"),
+                // Named after the installation: two of them in one namespace never share a Lease.
+                variable("LEASE_NAME", &values.name),
                 variable("NODE_IMAGE", &values.image),
                 variable("NODE_IMAGE_PULL_POLICY", &values.image_pull_policy),
                 variable("WATCH_NAMESPACE", &values.watch_namespace),

@@ -1,240 +1,67 @@
-//! Brings objects into the cluster by server-side apply, and only those that differ from what is there.
-//!
-//! An object differs when it is missing, when it was applied from another intention (an annotation keeps that one's hash,
-//! so that a field that is no longer wanted is noticed), or when a field that we set has another value. Fields of others
-//! are left alone.
+//! Step 5 (client): the objects that differ from those that exist.
 
-use std::collections::HashMap;
-use std::fmt::Debug;
 use std::sync::Arc;
 
-use kube::api::{Patch, PatchParams};
-use kube::core::NamespaceResourceScope;
-use kube::{Api, Client, Resource, ResourceExt};
-use parking_lot::Mutex;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-use thiserror::Error;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::{DeleteParams, Preconditions};
+use kube::runtime::reflector::Store;
+use kube::{Api, ResourceExt};
 
-use crate::build::MANAGER;
-use crate::hash::fnv1a;
+use super::applier::{ApplyError, Owned};
+use super::validate::Validated;
+use crate::build::Resources;
+use crate::context::{Context, cached};
 
-/// The annotation with the hash of what was applied.
-const APPLIED: &str = "kvcluster.io/applied";
-
-/// Why an object could not be brought into the cluster.
-#[derive(Debug, Error)]
-pub enum ApplyError {
-    /// The name is taken by an object that is none of ours.
-    #[error("{kind} {name} exists already and belongs to {owner}: rename the KvCluster, or remove that object")]
-    NameTaken {
-        /// The object's kind.
-        kind: String,
-        /// The object's name.
-        name: String,
-        /// Whose it is.
-        owner: String,
-    },
-    /// The API server refused or did not answer.
-    #[error("failed to apply {kind} {name}: {source}")]
-    Api {
-        /// The object's kind.
-        kind: String,
-        /// The object's name.
-        name: String,
-        /// What it said.
-        source: Box<kube::Error>,
-    },
-}
-
-impl ApplyError {
-    /// One word, for conditions and metrics.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::NameTaken { .. } => "NameTaken",
-            Self::Api { .. } => "ApplyFailed",
-        }
+/// Applies the objects that differ, those that pods need before the pods. `secret` is the Secret as it was read.
+///
+/// # Errors
+/// [`ApplyError`] of the first object that failed. The next reconciliation applies the rest.
+pub async fn apply(
+    desired: Resources,
+    secret: Option<Arc<Secret>>,
+    cluster: &Validated,
+    context: &Context,
+) -> Result<(), ApplyError> {
+    let Resources { account, secret: desired_secret, config, peers, write, read, followers, leader, budget, policy } =
+        desired;
+    let stores = &context.stores;
+    apply_one(config, &stores.configs, context).await?;
+    apply_one(account, &stores.accounts, context).await?;
+    context.applier.apply(desired_secret, secret).await?;
+    match policy {
+        Some(policy) => apply_one(policy, &stores.policies, context).await?,
+        None => remove_policy(cluster, context).await?,
     }
+    apply_one(peers, &stores.services, context).await?;
+    apply_one(write, &stores.services, context).await?;
+    apply_one(read, &stores.services, context).await?;
+    apply_one(followers, &stores.stateful_sets, context).await?;
+    apply_one(leader, &stores.deployments, context).await?;
+    apply_one(budget, &stores.budgets, context).await
 }
 
-/// Applies objects.
-#[derive(Clone)]
-pub struct Applier {
-    client: Client,
-    // What was applied last, and to which version of the object: where the API server writes a value in another form
-    // than we do, the comparison never succeeds, and repeating the apply would not help.
-    settled: Arc<Mutex<HashMap<String, (String, String)>>>,
+async fn apply_one<K: Owned + 'static>(object: K, store: &Store<K>, context: &Context) -> Result<(), ApplyError> {
+    let known = cached(store, &object.namespace().unwrap_or_default(), &object.name_any());
+    context.applier.apply(object, known).await.map(drop)
 }
 
-/// A kind that a KvCluster can own.
-pub trait Owned:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
-{
-}
-impl<K> Owned for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
-{
-}
-
-impl Applier {
-    /// Applies through this client.
-    #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client, settled: Arc::default() }
+/// Deletes the NetworkPolicy of a cluster that switched it off. A policy of the same name with another owner stays.
+async fn remove_policy(cluster: &Validated, context: &Context) -> Result<(), ApplyError> {
+    let Some(policy) = cached(&context.stores.policies, &cluster.namespace, &cluster.name) else { return Ok(()) };
+    let ours = policy.owner_references().iter().any(|owner| owner.uid == cluster.owner.uid);
+    if !ours || policy.metadata.deletion_timestamp.is_some() {
+        return Ok(());
     }
-
-    /// Brings `desired` into the cluster, where `cached` is what the watch knows of it. Returns what is there then.
-    ///
-    /// # Errors
-    /// [`ApplyError`] when the name is taken, or the API server refuses.
-    pub async fn apply<K: Owned>(&self, mut desired: K, cached: Option<Arc<K>>) -> Result<Arc<K>, ApplyError> {
-        let kind = K::kind(&()).into_owned();
-        let name = desired.name_any();
-        let namespace = desired.namespace().unwrap_or_default();
-        let api: Api<K> = Api::namespaced(self.client.clone(), &namespace);
-        let failed =
-            |source: kube::Error| ApplyError::Api { kind: kind.clone(), name: name.clone(), source: Box::new(source) };
-        // What the watch does not know may still exist, without our label: it must not be taken over unseen.
-        let live = match cached {
-            Some(live) => Some(live),
-            None => api.get_opt(&name).await.map_err(failed)?.map(Arc::new),
-        };
-        let wanted = serde_json::to_value(&desired).map_err(kube::Error::SerdeError).map_err(failed)?;
-        let hash = fnv1a(wanted.to_string().as_bytes());
-        let key = format!("{kind}/{namespace}/{name}");
-        if let Some(live) = live {
-            refuse_foreign(&desired, live.as_ref())?;
-            let found = serde_json::to_value(live.as_ref()).map_err(kube::Error::SerdeError).map_err(failed)?;
-            let same_intention = live.annotations().get(APPLIED) == Some(&hash);
-            let repeated = self.settled.lock().get(&key) == Some(&(hash.clone(), version(live.as_ref())));
-            if same_intention && (repeated || covers(&found, &wanted)) {
-                return Ok(live);
-            }
-        }
-        desired.annotations_mut().insert(APPLIED.to_owned(), hash.clone());
-        let parameters = PatchParams::apply(MANAGER).force();
-        let applied = api.patch(&name, &parameters, &Patch::Apply(&desired)).await.map_err(failed)?;
-        tracing::info!(kind, namespace, name, "applied");
-        self.settled.lock().insert(key, (hash, version(&applied)));
-        Ok(Arc::new(applied))
-    }
-
-    /// Forgets what was applied for a cluster whose objects are gone.
-    pub fn forget(&self, namespace: &str, cluster: &str) {
-        self.settled.lock().retain(|key, _| {
-            let mut parts = key.split('/').skip(1);
-            parts.next() != Some(namespace)
-                || !parts.next().is_some_and(|name| name == cluster || name.starts_with(&format!("{cluster}-")))
-        });
-    }
-}
-
-// Changes when someone changes the object, and not when its status changes: its generation and what of its metadata is
-// ours too, which no generation counts; or its version, where it has no generation (and no status either).
-fn version<K: Owned>(object: &K) -> String {
-    let metadata = object.meta();
-    let Some(generation) = metadata.generation else { return metadata.resource_version.clone().unwrap_or_default() };
-    let marks = format!("{:?}{:?}{:?}", metadata.labels, metadata.annotations, metadata.owner_references);
-    format!("{generation}/{}", fnv1a(marks.as_bytes()))
-}
-
-// Ours is what our KvCluster owns, and what lost that mark by hand but still has our labels.
-fn refuse_foreign<K: Owned>(desired: &K, live: &K) -> Result<(), ApplyError> {
-    let ours = desired.owner_references().first().map(|owner| owner.uid.as_str());
-    let controller = live.owner_references().iter().find(|owner| owner.controller == Some(true));
-    let owner = match controller {
-        Some(owner) if Some(owner.uid.as_str()) == ours => return Ok(()),
-        Some(owner) => format!("{} {}", owner.kind, owner.name),
-        None => {
-            let same = |key: &str| live.labels().get(key) == desired.labels().get(key);
-            if same("app.kubernetes.io/managed-by")
-                || (same("app.kubernetes.io/instance") && live.annotations().contains_key(APPLIED))
-            {
-                return Ok(());
-            }
-            "nobody".to_owned()
-        }
-    };
-    Err(ApplyError::NameTaken { kind: K::kind(&()).into_owned(), name: live.name_any(), owner })
-}
-
-/// Whether every value that is wanted is there. What is not wanted may be there too, except in a list whose items have
-/// no names: such a list is wanted as a whole.
-fn covers(found: &Value, wanted: &Value) -> bool {
-    match (found, wanted) {
-        (_, Value::Null) => true,
-        (Value::Object(found), Value::Object(wanted)) => wanted.iter().all(|(key, value)| match found.get(key) {
-            Some(there) => covers(there, value),
-            None => is_empty(value),
-        }),
-        (Value::Array(found), Value::Array(wanted)) => match wanted.iter().map(identity).collect::<Option<Vec<_>>>() {
-            Some(names) => wanted
-                .iter()
-                .zip(names)
-                .all(|(item, name)| found.iter().any(|there| identity(there) == Some(name) && covers(there, item))),
-            None => found.len() == wanted.len() && found.iter().zip(wanted).all(|(there, item)| covers(there, item)),
-        },
-        (found, wanted) => found == wanted,
-    }
-}
-
-fn identity(item: &Value) -> Option<&str> {
-    item.get("uid").or_else(|| item.get("name")).and_then(Value::as_str)
-}
-
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(map) => map.values().all(is_empty),
-        Value::Array(items) => items.is_empty(),
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn what_others_added_is_left_alone() {
-        let wanted = json!({"spec": {"replicas": 1, "containers": [{"name": "kv-node", "image": "a"}]}, "data": {}});
-        let found = json!({"spec": {"replicas": 1, "paused": false, "containers": [
-            {"name": "sidecar"}, {"name": "kv-node", "image": "a", "tty": false}]}});
-        assert!(covers(&found, &wanted));
-    }
-
-    #[test]
-    fn an_edit_of_labels_or_owners_is_another_version_and_a_status_is_not() {
-        let policy = |part: Value| -> k8s_openapi::api::policy::v1::PodDisruptionBudget {
-            let mut object = json!({"metadata": {"generation": 3, "resourceVersion": "10", "labels": {"a": "b"}}});
-            for (key, value) in part.as_object().expect("an object") {
-                object["metadata"][key] = value.clone();
-            }
-            serde_json::from_value(object).expect("a budget")
-        };
-        let before = version(&policy(json!({})));
-        assert_eq!(version(&policy(json!({"resourceVersion": "11"}))), before, "its status changed");
-        let owner = json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "y"}]});
-        for edited in [json!({"labels": {"a": "c"}}), json!({"generation": 4}), owner] {
-            assert_ne!(version(&policy(edited.clone())), before, "{edited}");
-        }
-    }
-
-    #[test]
-    fn what_we_set_is_compared() {
-        let wanted = json!({"spec": {"replicas": 1, "tolerations": [{"key": "a"}, {"key": "b"}], "env": [{"name": "W", "value": "3"}]}});
-        for edited in [
-            json!({"spec": {"replicas": 2, "tolerations": [{"key": "a"}, {"key": "b"}], "env": [{"name": "W", "value": "3"}]}}),
-            json!({"spec": {"replicas": 1, "tolerations": [{"key": "a"}], "env": [{"name": "W", "value": "3"}]}}),
-            json!({"spec": {"replicas": 1, "tolerations": [{"key": "a"}, {"key": "b"}, {"key": "c"}], "env": [{"name": "W", "value": "3"}]}}),
-            json!({"spec": {"replicas": 1, "tolerations": [{"key": "a"}, {"key": "b"}], "env": [{"name": "W", "value": "4"}]}}),
-            json!({"spec": {"replicas": 1, "tolerations": [{"key": "a"}, {"key": "b"}], "env": []}}),
-            json!({"spec": {"replicas": 1, "env": [{"name": "W", "value": "3"}]}}),
-        ] {
-            assert!(!covers(&edited, &wanted), "{edited}");
+    let api: Api<NetworkPolicy> = Api::namespaced(context.client.clone(), &cluster.namespace);
+    let preconditions = Preconditions { uid: policy.uid(), resource_version: None };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    match api.delete(&cluster.name, &parameters).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(source) => {
+            let kind = "NetworkPolicy".to_owned();
+            Err(ApplyError::Api { kind, name: cluster.name.clone(), source: Box::new(source) })
         }
     }
 }

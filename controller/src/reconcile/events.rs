@@ -1,4 +1,4 @@
-//! Tells each transition once, as Kubernetes events: `kubectl describe kvc demo` shows them.
+//! Writes a Kubernetes event for each transition, once. `kubectl describe kvc demo` shows them.
 
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
@@ -9,13 +9,13 @@ use kvcluster_api::resource::KvClusterStatus;
 
 use crate::build::MANAGER;
 
-/// The longest note that the API server takes, in bytes.
+/// The longest note that the API server accepts, in bytes.
 const NOTE_LENGTH_MAX: usize = 1024;
 
 /// Something that happened to a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Happened {
-    /// Whether somebody should look at it.
+    /// Whether it needs attention.
     pub warning: bool,
     /// One word.
     pub reason: String,
@@ -97,13 +97,13 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Writes as this replica of the operator.
+    /// A recorder that names this replica of the operator as the source.
     #[must_use]
     pub fn new(client: Client, instance: String) -> Self {
         Self { client, instance }
     }
 
-    /// Writes an event about an object. An event that cannot be written is logged and dropped: the status has it too.
+    /// Writes an event about an object. A failure is only logged, because the status has the same content.
     pub async fn publish<K: Resource<DynamicType = ()>>(&self, about: &K, event: &Happened, now: Timestamp) {
         let namespace = about.meta().namespace.clone().unwrap_or_default();
         let body = Event {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn each_transition_is_told_once() {
+    fn each_transition_makes_one_event() {
         let well = status(3, &[("Ready", "True", "Open"), ("Degraded", "False", "AllPresent")]);
         let ill = status(3, &[("Ready", "True", "Open"), ("Degraded", "True", "FollowersMissing")]);
         assert_eq!(reasons(&well, &ill), [("Degraded".to_owned(), true)]);

@@ -1,7 +1,7 @@
-//! Asks a leader how it is, and hands it its configuration. Talks to pods, not to Kubernetes.
+//! Speaks HTTP with leaders: asks one for its status, and sends it its configuration.
 //!
-//! It goes to the pods directly: the Service leaves out a leader that is not open yet, and that one has the most to say.
-//! While two leader pods overlap, both are asked, and the one with the higher epoch counts.
+//! Requests go to the pods directly. The Service leaves out a leader that is not open, and the status of that one matters
+//! most. While two leader pods overlap, the operator asks both, and the one with the higher epoch counts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,26 +12,76 @@ use kube::ResourceExt;
 use kvcluster_api::config::{ConfigPatch, ConfigView, LiveConfig};
 use kvcluster_api::error::ErrorBody;
 use kvcluster_api::status::{Epoch, LeaderState, LeaderStatus};
+use reqwest::RequestBuilder;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
 
 use crate::build::PORT;
 use crate::pods;
 
 /// How long a leader may take to answer.
 const TIMEOUT: Duration = Duration::from_millis(1500);
-/// For how long a leader that does not answer is asked again, where refusals come at once.
+/// How long the operator repeats requests that are refused at once.
 const PERSISTENCE: Duration = Duration::from_millis(1500);
-/// How long a change of the configuration may take to be in force before it is reported as pending.
+/// How long a leader may wait within one request until a change of the configuration is in force.
 const IN_FORCE_WAIT_MS: u64 = 700;
 
 /// What is known of the leader.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum LeaderSeen {
-    /// There is no leader pod, or none that runs; with the reason.
+    /// No leader pod runs, with the reason.
     NotRunning(String),
-    /// A pod runs and does not answer; with its name and the error.
-    Unreachable(String, String),
+    /// A pod runs and does not answer.
+    Unreachable {
+        /// The name of the pod.
+        pod: String,
+        /// Why there is no answer.
+        error: LeaderError,
+    },
     /// It answered.
     Answered(Box<Leader>),
+}
+
+/// Why a leader gave no usable answer.
+#[derive(Debug, Error)]
+pub enum LeaderError {
+    /// It did not answer in time.
+    #[error("no answer within {} ms", TIMEOUT.as_millis())]
+    Timeout(#[source] reqwest::Error),
+    /// The request or the answer did not get through.
+    #[error("{}", innermost(.0))]
+    Connection(#[source] reqwest::Error),
+    /// It answered with an error.
+    #[error("the leader answered {status}: {message}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The leader's message.
+        message: String,
+    },
+    /// Its answer is not the expected document.
+    #[error("the leader's answer is not a {expected}: {}", innermost(.source))]
+    Malformed {
+        /// The expected document.
+        expected: &'static str,
+        /// Why it could not be read.
+        source: reqwest::Error,
+    },
+}
+
+impl From<reqwest::Error> for LeaderError {
+    fn from(error: reqwest::Error) -> Self {
+        if error.is_timeout() { Self::Timeout(error) } else { Self::Connection(error) }
+    }
+}
+
+/// The innermost cause says what happened. The outer ones name a URL that the reader knows.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 /// A leader that answered.
@@ -39,11 +89,11 @@ pub enum LeaderSeen {
 pub struct Leader {
     /// Its pod.
     pub pod: String,
-    /// Where it answers, as `http://ADDRESS:PORT`.
+    /// Its base URL, `http://ADDRESS:PORT`.
     pub url: String,
-    /// Whether Kubernetes sends it clients.
+    /// Whether the pod is ready, so that the Service sends it clients.
     pub ready: bool,
-    /// What it says.
+    /// Its answer.
     pub status: LeaderStatus,
 }
 
@@ -53,7 +103,7 @@ impl LeaderSeen {
     pub fn answered(&self) -> Option<&Leader> {
         match self {
             Self::Answered(leader) => Some(leader),
-            Self::NotRunning(_) | Self::Unreachable(..) => None,
+            Self::NotRunning(_) | Self::Unreachable { .. } => None,
         }
     }
 
@@ -65,14 +115,14 @@ impl LeaderSeen {
 }
 
 /// The answer to a change of the configuration.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Configured {
     /// There was nothing to change.
     Unchanged,
-    /// Accepted; the leader's configuration afterwards.
+    /// The leader accepted it. Its configuration afterwards.
     Accepted(ConfigView),
-    /// Refused, in the leader's words, or not delivered.
-    Failed(String),
+    /// The leader refused it, or gave no answer.
+    Failed(LeaderError),
 }
 
 /// Speaks HTTP with leaders.
@@ -96,7 +146,7 @@ impl LeaderClient {
     /// # Errors
     /// When the HTTP client cannot be built.
     pub fn on_port(port: u16) -> Result<Self, reqwest::Error> {
-        // A pooled connection to a pod that is gone would be noticed by a timeout only.
+        // Only a timeout would reveal that a pooled connection leads to a pod that no longer exists.
         let http = reqwest::Client::builder()
             .timeout(TIMEOUT)
             .no_proxy()
@@ -105,15 +155,15 @@ impl LeaderClient {
         Ok(Self { http, port })
     }
 
-    /// Asks the leader pods of a cluster, and tells what is known of its leader.
+    /// Asks the leader pods of a cluster, and returns what is known of its leader.
     ///
-    /// A refused connection is tried again for a moment: a NetworkPolicy admits an operator that has just started only
-    /// after a while, and that is no news about the leader.
+    /// Requests without an answer are repeated for a moment: a NetworkPolicy admits a new operator only after a while,
+    /// and the refusals until then say nothing about the leader.
     pub async fn observe(&self, leader_pods: &[Arc<Pod>]) -> LeaderSeen {
         let started = Instant::now();
         loop {
             let seen = self.observe_once(leader_pods).await;
-            if !matches!(seen, LeaderSeen::Unreachable(..)) || started.elapsed() > PERSISTENCE {
+            if !matches!(seen, LeaderSeen::Unreachable { .. }) || started.elapsed() > PERSISTENCE {
                 return seen;
             }
             tokio::time::sleep(PERSISTENCE / 5).await;
@@ -124,36 +174,31 @@ impl LeaderClient {
         let running: Vec<(&Pod, &str)> =
             leader_pods.iter().filter_map(|pod| Some((pod.as_ref(), pods::running_address(pod)?))).collect();
         let answers = join_all(running.iter().map(|(pod, address)| self.ask(pod, address))).await;
-        let mut silent = None;
+        let mut unreachable = None;
         let mut best: Option<Leader> = None;
         for ((pod, _), answer) in running.iter().zip(answers) {
             match answer {
                 Ok(leader) if best.as_ref().is_none_or(|best| rank(&leader) > rank(best)) => best = Some(leader),
                 Ok(_) => {}
-                // What Kubernetes knows of the pod says more than a refused connection.
+                // What Kubernetes reports of the pod says more than a refused connection.
                 Err(error) => {
-                    silent = Some(match pods::problem(pod) {
+                    unreachable = Some(match pods::problem(pod) {
                         Some(problem) => LeaderSeen::NotRunning(problem),
-                        None => LeaderSeen::Unreachable(pod.name_any(), error),
+                        None => LeaderSeen::Unreachable { pod: pod.name_any(), error },
                     });
                 }
             }
         }
-        best.map(|leader| LeaderSeen::Answered(Box::new(leader))).or(silent).unwrap_or_else(|| {
+        best.map(|leader| LeaderSeen::Answered(Box::new(leader))).or(unreachable).unwrap_or_else(|| {
             let reason = leader_pods.iter().find_map(|pod| pods::problem(pod));
             LeaderSeen::NotRunning(reason.unwrap_or_else(|| "no leader pod runs".to_owned()))
         })
     }
 
-    async fn ask(&self, pod: &Pod, address: &str) -> Result<Leader, String> {
+    async fn ask(&self, pod: &Pod, address: &str) -> Result<Leader, LeaderError> {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
         let url = format!("http://{host}:{}", self.port);
-        let response = self.http.get(format!("{url}/status")).send().await.map_err(|error| brief(&error))?;
-        if !response.status().is_success() {
-            return Err(format!("/status answered {}", response.status()));
-        }
-        let status =
-            response.json().await.map_err(|error| format!("/status is not that of a leader: {}", brief(&error)))?;
+        let status = read(self.http.get(format!("{url}/status")), "leader's status").await?;
         Ok(Leader { pod: pod.name_any(), url, ready: pods::is_ready(pod), status })
     }
 
@@ -168,35 +213,29 @@ impl LeaderClient {
         let generation = wanted.generation.max(newest.generation + 1);
         let patch = ConfigPatch::from(LiveConfig { generation, ..*wanted });
         let url = format!("{}/config?wait_ms={IN_FORCE_WAIT_MS}", leader.url);
-        let response = match self.http.patch(url).bearer_auth(token).json(&patch).send().await {
-            Ok(response) => response,
-            Err(error) => return Configured::Failed(brief(&error)),
-        };
-        let status = response.status();
-        if status.is_success() {
-            return match response.json().await {
-                Ok(view) => Configured::Accepted(view),
-                Err(error) => {
-                    Configured::Failed(format!("the leader's answer is not a configuration: {}", brief(&error)))
-                }
-            };
+        match read(self.http.patch(url).bearer_auth(token).json(&patch), "configuration").await {
+            Ok(view) => Configured::Accepted(view),
+            Err(error) => Configured::Failed(error),
         }
-        let body: ErrorBody = response.json().await.unwrap_or_default();
-        let sentence = body.sentence().unwrap_or("no message");
-        Configured::Failed(format!("the leader answered {}: {sentence}", status.as_u16()))
     }
 }
 
-// An open leader before one that is not, then the higher epoch.
+/// Sends a request and reads the document that answers it.
+async fn read<T: DeserializeOwned>(request: RequestBuilder, expected: &'static str) -> Result<T, LeaderError> {
+    let response = request.send().await?;
+    let status = response.status();
+    if status.is_success() {
+        return response.json().await.map_err(|source| match source.is_timeout() {
+            true => LeaderError::Timeout(source),
+            false => LeaderError::Malformed { expected, source },
+        });
+    }
+    let body: ErrorBody = response.json().await.unwrap_or_default();
+    let message = body.sentence().unwrap_or("no message").to_owned();
+    Err(LeaderError::Refused { status: status.as_u16(), message })
+}
+
+/// An open leader counts more than one that is not, then the higher epoch.
 fn rank(leader: &Leader) -> (LeaderState, Option<&Epoch>) {
     (leader.status.state, leader.status.epoch.as_ref())
-}
-
-// The innermost cause says what happened; the outer ones name a URL that the reader knows.
-fn brief(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    if error.is_timeout() { format!("no answer within {} ms", TIMEOUT.as_millis()) } else { cause.to_string() }
 }

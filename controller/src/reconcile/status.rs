@@ -1,7 +1,7 @@
-//! What is reported of a cluster. Pure: from what was seen to conditions and numbers.
+//! The status of a cluster. Pure: from what the operator observed to conditions and numbers.
 //!
-//! Nothing in here depends on the clock but the time of a transition, so that a cluster in which nothing happens has the
-//! same status each time, and nothing is written.
+//! Only the time of a transition depends on the clock. A cluster in which nothing changes has the same status each time,
+//! so nothing is written.
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ use crate::pods;
 use crate::reconcile::leader_client::{Configured, Leader, LeaderSeen};
 use crate::reconcile::validate::Validated;
 
-/// What was seen of a cluster in one reconciliation.
+/// What the operator observed of a cluster in one reconciliation.
 pub struct Seen<'a> {
-    /// The leader, asked after it was configured.
+    /// The leader, with the configuration that it answered last.
     pub leader: &'a LeaderSeen,
-    /// What came of handing it its configuration.
+    /// The result of sending it its configuration.
     pub configured: &'a Configured,
     /// The leader's Deployment.
     pub deployment: Option<&'a Deployment>,
@@ -31,12 +31,12 @@ pub struct Seen<'a> {
     pub stateful_set: Option<&'a StatefulSet>,
     /// The follower pods.
     pub follower_pods: &'a [Arc<Pod>],
-    /// An object that could not be applied: its reason in one word, and the sentence.
+    /// Why an object could not be applied: the reason in one word, and a sentence.
     pub problem: Option<(&'a str, String)>,
 }
 
-/// Three values, as Kubernetes has them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The status of a condition, as Kubernetes defines it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     True,
     False,
@@ -54,7 +54,7 @@ fn finding(type_: &'static str, verdict: Verdict, reason: &'static str, message:
     Finding { type_, verdict, reason, message: message.into() }
 }
 
-/// The status of a cluster whose spec holds no contradiction.
+/// The status of a cluster with a valid spec.
 #[must_use]
 pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus, now: Timestamp) -> KvClusterStatus {
     let opened = previous.opened || seen.leader.open().is_some();
@@ -98,7 +98,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
     status
 }
 
-/// The status of a cluster whose spec contradicts itself: what runs goes on, and nothing is changed.
+/// The status of a cluster with an invalid spec. The cluster runs on unchanged.
 #[must_use]
 pub fn invalid(generation: Option<i64>, message: &str, previous: &KvClusterStatus, now: Timestamp) -> KvClusterStatus {
     let findings = [
@@ -121,22 +121,22 @@ fn ready_condition(seen: &Seen<'_>) -> Finding {
     let not = |reason, message: String| finding("Ready", Verdict::False, reason, message);
     match seen.leader {
         LeaderSeen::NotRunning(why) => not("LeaderNotRunning", why.clone()),
-        LeaderSeen::Unreachable(pod, why) => {
-            not("LeaderUnreachable", format!("{pod} does not answer the operator: {why}"))
+        LeaderSeen::Unreachable { pod, error } => {
+            not("LeaderUnreachable", format!("{pod} does not answer the operator: {error}"))
         }
         LeaderSeen::Answered(leader) => match leader.status.state {
             LeaderState::Open if confirming(leader) < leader.status.config.in_force.write_quorum => {
                 not("QuorumLost", quorum_lost(leader))
             }
             LeaderState::Open if leader.status.restore.is_some() => {
-                not("Restoring", said(leader, "has half of a backup"))
+                not("Restoring", leader_message(leader, "an unfinished restore keeps the leader from serving clients"))
             }
             LeaderState::Open if !leader.ready => {
-                not("LeaderNotReady", format!("{} is open and not yet behind the Service", leader.pod))
+                not("LeaderNotReady", format!("{} is open, and the Service does not send it clients yet", leader.pod))
             }
             LeaderState::Open => finding("Ready", Verdict::True, "Open", format!("{} takes writes", leader.pod)),
-            LeaderState::Recovering => not("Recovering", said(leader, "collects what the followers have")),
-            LeaderState::Draining => not("LeaderEnding", format!("{} ends", leader.pod)),
+            LeaderState::Recovering => not("Recovering", leader_message(leader, "collects the followers' data")),
+            LeaderState::Draining => not("LeaderEnding", format!("{} is shutting down", leader.pod)),
             LeaderState::Fenced => not("LeaderFenced", format!("{} was replaced by a newer leader", leader.pod)),
         },
     }
@@ -146,11 +146,11 @@ fn quorum_available(seen: &Seen<'_>) -> Finding {
     let with = |verdict, reason, message: String| finding("QuorumAvailable", verdict, reason, message);
     match seen.leader {
         LeaderSeen::NotRunning(why) => with(Verdict::False, "LeaderNotRunning", why.clone()),
-        LeaderSeen::Unreachable(pod, why) => {
-            with(Verdict::Unknown, "LeaderUnreachable", format!("{pod} does not answer the operator: {why}"))
+        LeaderSeen::Unreachable { pod, error } => {
+            with(Verdict::Unknown, "LeaderUnreachable", format!("{pod} does not answer the operator: {error}"))
         }
         LeaderSeen::Answered(leader) if leader.status.state != LeaderState::Open => {
-            with(Verdict::False, "LeaderNotOpen", said(leader, "is not open for writes"))
+            with(Verdict::False, "LeaderNotOpen", leader_message(leader, "is not open for writes"))
         }
         LeaderSeen::Answered(leader) if confirming(leader) < leader.status.config.in_force.write_quorum => {
             with(Verdict::False, "QuorumLost", quorum_lost(leader))
@@ -165,11 +165,11 @@ fn quorum_available(seen: &Seen<'_>) -> Finding {
 fn config_applied(cluster: &Validated, seen: &Seen<'_>) -> Finding {
     let with = |verdict, reason, message: String| finding("ConfigApplied", verdict, reason, message);
     let Some(leader) = seen.leader.answered().filter(|leader| leader.status.state >= LeaderState::Recovering) else {
-        return with(Verdict::Unknown, "LeaderUnavailable", "no leader says which values are in force".to_owned());
+        return with(Verdict::Unknown, "LeaderUnavailable", "no leader reports which values are in force".to_owned());
     };
     let config = &leader.status.config;
-    if let Configured::Failed(why) = seen.configured {
-        return with(Verdict::False, "Refused", format!("{}: {why}", leader.pod));
+    if let Configured::Failed(error) = seen.configured {
+        return with(Verdict::False, "Refused", format!("{}: {error}", leader.pod));
     }
     if leader.status.state == LeaderState::Open && config.has_in_force(&cluster.live) {
         let LiveConfig { write_quorum, followers, .. } = config.in_force;
@@ -180,17 +180,17 @@ fn config_applied(cluster: &Validated, seen: &Seen<'_>) -> Finding {
     with(
         Verdict::False,
         "Pending",
-        waits.map_or_else(|| format!("{} has not put it in force yet", leader.pod), str::to_owned),
+        waits.map_or_else(|| format!("the values of the spec are not in force at {} yet", leader.pod), str::to_owned),
     )
 }
 
 fn degraded(seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {
     let with = |verdict, reason, message: String| finding("Degraded", verdict, reason, message);
     if !opened {
-        return with(Verdict::False, "Creating", "the cluster was not open yet".to_owned());
+        return with(Verdict::False, "Creating", "the cluster has not taken writes yet".to_owned());
     }
     let ready = ready_condition(seen);
-    // Kubernetes looks every two seconds whether a leader is ready; until then nothing is missing.
+    // Kubernetes checks every two seconds whether a leader is ready. Until then nothing is missing.
     if ready.verdict != Verdict::True && ready.reason != "LeaderNotReady" {
         return with(Verdict::True, ready.reason, ready.message);
     }
@@ -202,7 +202,7 @@ fn degraded(seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {
         members.iter().filter(|follower| !follower.confirms()).map(|follower| describe(follower, seen)).collect();
     let unknown = usize::from(leader.status.config.in_force.followers).saturating_sub(members.len());
     if down.is_empty() && unknown == 0 {
-        return with(Verdict::False, "AllPresent", "every follower holds the data and streams".to_owned());
+        return with(Verdict::False, "AllPresent", "every follower has the data and receives new writes".to_owned());
     }
     let listed = if down.is_empty() { missing.join("; ") } else { down.join("; ") };
     with(
@@ -236,10 +236,10 @@ fn progressing(cluster: &Validated, seen: &Seen<'_>, opened: bool, missing: &[St
     if applied.verdict == Verdict::False && applied.reason == "Pending" {
         return with(Verdict::True, "Configuring", applied.message);
     }
-    with(Verdict::False, "Settled", "everything is as the spec asks for".to_owned())
+    with(Verdict::False, "Settled", "the cluster is as the spec asks for".to_owned())
 }
 
-// A new template on its way to the pods.
+/// Describes the rollout of a new pod template, while there is one.
 fn rolling_out(seen: &Seen<'_>) -> Option<String> {
     if let Some(set) = seen.stateful_set {
         let status = set.status.as_ref()?;
@@ -247,7 +247,7 @@ fn rolling_out(seen: &Seen<'_>) -> Option<String> {
         let behind = status.observed_generation.is_some() && status.observed_generation != set.metadata.generation;
         let updated = status.updated_replicas.unwrap_or_default();
         if behind || (status.update_revision != status.current_revision && updated < pods) {
-            return Some(format!("followers: {updated} of {pods} are new"));
+            return Some(format!("followers: {updated} of {pods} pods are updated"));
         }
     }
     let deployment = seen.deployment?;
@@ -255,10 +255,10 @@ fn rolling_out(seen: &Seen<'_>) -> Option<String> {
     let updated = status.updated_replicas.unwrap_or_default();
     let behind = status.observed_generation != deployment.metadata.generation;
     let old_remain = status.replicas.unwrap_or_default() > updated;
-    (behind || old_remain || updated < 1).then(|| "leader: the new one takes over".to_owned())
+    (behind || old_remain || updated < 1).then(|| "leader: a new pod takes over".to_owned())
 }
 
-// The followers that the spec asks for and that do not hold the data and stream, each with what is known of it.
+/// The followers that the spec asks for and that do not receive new writes, each with the reason.
 fn missing_followers(cluster: &Validated, seen: &Seen<'_>) -> Vec<String> {
     let set = names::followers(&cluster.name);
     let views = seen.leader.answered().map(|leader| leader.status.followers.as_slice()).unwrap_or_default();
@@ -267,7 +267,9 @@ fn missing_followers(cluster: &Validated, seen: &Seen<'_>) -> Vec<String> {
         .filter_map(|name| match views.iter().find(|view| view.name == name) {
             Some(view) if view.confirms() => None,
             Some(view) => Some(describe(view, seen)),
-            None => Some(pod_problem(&name, seen).unwrap_or_else(|| format!("{name}: not found yet"))),
+            None => {
+                Some(pod_problem(&name, seen).unwrap_or_else(|| format!("{name}: the leader has not found it yet")))
+            }
         })
         .collect()
 }
@@ -275,11 +277,11 @@ fn missing_followers(cluster: &Validated, seen: &Seen<'_>) -> Vec<String> {
 fn describe(follower: &FollowerView, seen: &Seen<'_>) -> String {
     pod_problem(&follower.name, seen).unwrap_or_else(|| {
         let state = match follower.state {
-            FollowerState::Installing => "receives the data",
+            FollowerState::Installing => "receives the data that it lacks",
             FollowerState::Connecting => "connecting",
             FollowerState::Unreachable => "unreachable from the leader",
             FollowerState::Streaming | FollowerState::Lagging => "streams",
-            FollowerState::Unknown => "in a state unknown to this operator",
+            FollowerState::Unknown => "in a state that this operator does not know",
         };
         format!("{}: {state}", follower.name)
     })
@@ -288,7 +290,7 @@ fn describe(follower: &FollowerView, seen: &Seen<'_>) -> String {
 fn pod_problem(name: &str, seen: &Seen<'_>) -> Option<String> {
     match seen.follower_pods.iter().find(|pod| pod.name_any() == name) {
         Some(pod) => pods::problem(pod),
-        None => Some(format!("{name}: no such pod yet")),
+        None => Some(format!("{name}: the pod does not exist yet")),
     }
 }
 
@@ -302,12 +304,13 @@ fn quorum_lost(leader: &Leader) -> String {
     format!("{} of {followers} followers confirm writes, and the write quorum is {write_quorum}", confirming(leader))
 }
 
-fn said(leader: &Leader, otherwise: &str) -> String {
+/// The leader's own message, or `otherwise` where it has none.
+fn leader_message(leader: &Leader, otherwise: &str) -> String {
     let message = leader.status.message.as_str();
     format!("{}: {}", leader.pod, if message.is_empty() { otherwise } else { message })
 }
 
-// The condition that explains the phase best: what is wrong before what is on its way.
+/// The message that explains the phase best: of a failure before that of a change under way.
 fn headline(findings: &[Finding]) -> String {
     let bad = |finding: &&Finding| match finding.type_ {
         "Degraded" => finding.verdict == Verdict::True,
@@ -351,7 +354,7 @@ fn conditions<const N: usize>(
         .collect()
 }
 
-// Kubernetes keeps whole seconds; a fraction would read as a change after each round trip.
+/// Whole seconds, as Kubernetes stores them. A fraction would count as a change after each round trip.
 fn seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }

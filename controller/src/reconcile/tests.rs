@@ -11,17 +11,18 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use kube::client::Body;
 use kube::runtime::{reflector, watcher};
+use kvcluster_api::resource::KvClusterStatus;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tower_test::mock;
 
 use super::*;
-use crate::build::labels;
+use crate::build::{Component, labels};
 use crate::context::{Memory, Stores};
-use crate::fixtures::{cluster, defaults, validated};
+use crate::fixtures::{cluster, defaults};
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::reconcile::apply::Applier;
+use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::leader_client::LeaderClient;
 
@@ -165,7 +166,7 @@ async fn everybody_who_waits_for_the_watches_is_woken() {
     let (_api, client) = ApiServer::start(|_| None);
     let mut context = context(client, 1, vec![]);
     let (pods, mut writer) = reflector::store();
-    Arc::get_mut(&mut context).expect("nobody else has it yet").stores.pods = pods;
+    Arc::get_mut(&mut context).expect("the only reference").stores.pods = pods;
     let waiters: Vec<_> = (0..20)
         .map(|_| {
             let context = context.clone();
@@ -264,9 +265,9 @@ async fn a_refused_object_is_reported_with_the_words_of_the_api_server() {
     let progressing = progressing.expect("the condition is there");
     assert_eq!((&progressing["status"], &progressing["reason"]), (&json!("False"), &json!("ApplyFailed")));
     assert!(progressing["message"].to_string().contains("exceeded quota: small"), "{progressing}");
-    let told: Vec<Asked> = api.writes().into_iter().filter(|asked| asked.path.ends_with("/events")).collect();
-    assert_eq!(told.len(), 1);
-    assert_eq!((&told[0].body["reason"], &told[0].body["type"]), (&json!("ApplyFailed"), &json!("Warning")));
+    let events: Vec<Asked> = api.writes().into_iter().filter(|asked| asked.path.ends_with("/events")).collect();
+    assert_eq!(events.len(), 1);
+    assert_eq!((&events[0].body["reason"], &events[0].body["type"]), (&json!("ApplyFailed"), &json!("Warning")));
 }
 
 #[tokio::test]
@@ -311,7 +312,7 @@ async fn a_malformed_or_deleted_resource_asks_for_nothing() {
 }
 
 #[tokio::test]
-async fn a_status_that_cannot_be_written_tells_no_event() {
+async fn a_status_that_cannot_be_written_makes_no_event() {
     let (api, client) = ApiServer::start(|asked| {
         asked.path.ends_with("/status").then(|| failure(500, "InternalError", "etcd is away"))
     });
@@ -391,17 +392,6 @@ async fn a_scale_down_shrinks_the_stateful_set_only_once_the_leader_has_let_go_o
         let applied = api.applied("statefulsets/demo-follower")["spec"]["replicas"].clone();
         assert_eq!(applied, json!(pods), "{before} with {listed} followers listed");
     }
-}
-
-#[test]
-fn a_leader_that_cannot_be_asked_keeps_every_follower_and_a_new_cluster_has_none_to_keep() {
-    let three = validated("{replicas: 3, writeQuorum: 2}");
-    let nobody = LeaderSeen::NotRunning("no leader pod runs".to_owned());
-    let before = KvClusterStatus { opened: true, applied_replicas: Some(3), ..KvClusterStatus::default() };
-    assert_eq!(follower_pods(&three, &nobody, &before, Some(7)), 7, "the status may be ahead of what followers store");
-    let seven = KvClusterStatus { applied_replicas: Some(7), ..before };
-    assert_eq!(follower_pods(&three, &nobody, &seven, None), 7, "the StatefulSet was deleted");
-    assert_eq!(follower_pods(&three, &nobody, &KvClusterStatus::default(), Some(7)), 3);
 }
 
 #[test]

@@ -1,7 +1,4 @@
-//! From a resource to a type that builders may trust. No client.
-//!
-//! The API server refuses contradictions by the CRD's rules already. A resource may still break them: it was stored
-//! before a rule existed, or the CRD in the cluster is an older one.
+//! Step 1 (no client): from a resource to a type that the later steps may trust.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -13,7 +10,7 @@ use kvcluster_api::resource::{
 use thiserror::Error;
 
 /// A resource that cannot become a cluster, in one sentence for the user.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Error)]
 pub enum Invalid {
     /// Its values contradict each other or are out of bounds.
     #[error(transparent)]
@@ -26,10 +23,10 @@ pub enum Invalid {
     Incomplete(&'static str),
 }
 
-/// What the operator adds to a spec: its own defaults.
+/// The operator's own defaults for a spec.
 #[derive(Clone, Debug)]
 pub struct Defaults {
-    /// The nodes' image, unless the spec names one.
+    /// The image of leader and followers, unless the spec names one.
     pub image: String,
     /// When it is pulled.
     pub image_pull_policy: ImagePullPolicy,
@@ -39,18 +36,18 @@ pub struct Defaults {
     pub operator_namespace: String,
 }
 
-/// A KvCluster without contradictions.
+/// A valid KvCluster.
 #[derive(Clone, Debug)]
 pub struct Validated {
-    /// Its name, the stem of all names.
+    /// Its name, with which the names of its objects begin.
     pub name: String,
     /// Its namespace.
     pub namespace: String,
     /// Its generation: of the spec, not of the status.
     pub generation: i64,
-    /// The reference by which everything is owned by it.
+    /// The owner reference of its objects.
     pub owner: OwnerReference,
-    /// What the leader is to use.
+    /// The values that the leader uses. A change of them restarts no pod.
     pub live: LiveConfig,
     /// Where followers keep the data.
     pub durability: Durability,
@@ -70,7 +67,7 @@ pub struct Validated {
     pub followers: PodSettings,
     /// How followers are spread.
     pub spread: Spread,
-    /// Who may reach the pods.
+    /// Which pods may connect.
     pub network: NetworkAccess,
     /// The cluster's DNS domain, where known.
     pub domain: Option<String>,
@@ -93,7 +90,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         return Err(Invalid::Name(name));
     }
     let live = cluster.live_config()?;
-    // Without `..`: a new field of the spec does not compile until it is thought of here.
+    // Without `..`, so that a new field of the spec does not compile until it is handled here.
     let KvClusterSpec {
         replicas: _,
         write_quorum: _,

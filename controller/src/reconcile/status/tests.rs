@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::fixtures::validated;
+use crate::reconcile::leader_client::LeaderError;
 
 const W3: &str = "{replicas: 5, writeQuorum: 3}";
 
@@ -119,9 +120,12 @@ fn a_lost_quorum_is_not_ready_and_says_the_numbers() {
 }
 
 #[test]
-fn a_leader_that_cannot_be_asked_is_a_reason_of_its_own_and_what_was_in_force_stays() {
+fn a_leader_that_does_not_answer_has_its_own_reason_and_the_values_in_force_stay() {
     let first = computed(&all_well(), &KvClusterStatus::default(), 100);
-    let silent = LeaderSeen::Unreachable("demo-leader-x".to_owned(), "no answer within 1500 ms".to_owned());
+    let silent = LeaderSeen::Unreachable {
+        pod: "demo-leader-x".to_owned(),
+        error: LeaderError::Refused { status: 500, message: "broken".to_owned() },
+    };
     let status = computed(&silent, &first, 200);
     assert_eq!(condition(&status, "QuorumAvailable"), ("Unknown", "LeaderUnreachable"));
     assert_eq!(condition(&status, "Degraded"), ("True", "LeaderUnreachable"));
@@ -141,7 +145,7 @@ fn a_quorum_that_is_not_in_force_yet_says_what_it_waits_for() {
 }
 
 #[test]
-fn a_recovering_leader_tells_what_it_waits_for_in_its_own_words() {
+fn a_recovering_leader_is_reported_in_its_own_words() {
     let opened = computed(&all_well(), &KvClusterStatus::default(), 100);
     let recovering =
         leader("recovering", &["streaming", "connecting"], json!({"message": "waits for 2 more followers"}));

@@ -1,0 +1,15 @@
+//! Step 6 (client): the leader gets the values of the spec, without a restart.
+
+use super::leader_client::{Configured, LeaderSeen};
+use super::validate::Validated;
+use crate::context::Context;
+
+/// Sends the leader the values that it does not have yet. Afterwards `leader` has the configuration that it answered.
+pub async fn configure(leader: &mut LeaderSeen, cluster: &Validated, token: &str, context: &Context) -> Configured {
+    let LeaderSeen::Answered(leader) = leader else { return Configured::Unchanged };
+    let configured = context.leaders.configure(leader, &cluster.live, token).await;
+    if let Configured::Accepted(config) = &configured {
+        leader.status.config = config.clone();
+    }
+    configured
+}

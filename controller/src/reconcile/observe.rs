@@ -1,0 +1,56 @@
+//! Step 2 (client): what runs now.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::Api;
+use kvcluster_api::resource::KvCluster;
+
+use super::Error;
+use super::leader_client::LeaderSeen;
+use super::validate::Validated;
+use crate::build::{self, Component, TOKEN_KEY, names};
+use crate::context::{Context, cached};
+
+/// What runs now, as far as the desired objects depend on it.
+pub struct Observation {
+    /// The Secret with the token, where it exists.
+    pub secret: Option<Arc<Secret>>,
+    /// The token in use.
+    pub token: String,
+    /// The leader.
+    pub leader: LeaderSeen,
+    /// The replicas that the StatefulSet asks for, where it exists.
+    pub follower_pods: Option<i32>,
+}
+
+/// Reads the token and asks the leader for its status.
+///
+/// # Errors
+/// [`Error::Api`] when the Secret cannot be read. A leader that does not answer is no error.
+pub async fn observe(resource: &KvCluster, cluster: &Validated, context: &Context) -> Result<Observation, Error> {
+    let (secret, token) = token(resource, cluster, context).await?;
+    let leader_pods = context.stores.pods_of(&cluster.namespace, &cluster.name, Component::Leader);
+    let leader = context.leaders.observe(&leader_pods).await;
+    let stateful_set = cached(&context.stores.stateful_sets, &cluster.namespace, &names::followers(&cluster.name));
+    let follower_pods = stateful_set.and_then(|set| set.spec.as_ref()?.replicas);
+    Ok(Observation { secret, token, leader, follower_pods })
+}
+
+/// The token of the Secret; without one the token that the pods were started with; without one a new token.
+async fn token(
+    resource: &KvCluster,
+    cluster: &Validated,
+    context: &Context,
+) -> Result<(Option<Arc<Secret>>, String), Error> {
+    let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.namespace);
+    let secret = api.get_opt(&names::secret(&cluster.name)).await.map_err(Error::api("read the token"))?;
+    let stored = secret
+        .as_ref()
+        .and_then(|secret| secret.data.as_ref()?.get(TOKEN_KEY))
+        .and_then(|token| String::from_utf8(token.0.clone()).ok())
+        .filter(|token| !token.is_empty());
+    let token = stored.or_else(|| context.memory.token(resource)).unwrap_or_else(build::new_token);
+    context.memory.token_seen(resource, &token);
+    Ok((secret.map(Arc::new), token))
+}

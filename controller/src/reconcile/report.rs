@@ -1,0 +1,85 @@
+//! Step 7 (client): the status and the events, written only where they differ.
+
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Resource, ResourceExt};
+use kvcluster_api::resource::{KvCluster, KvClusterStatus};
+use serde_json::json;
+
+use super::Error;
+use super::applier::ApplyError;
+use super::events::{self, Happened};
+use super::leader_client::{Configured, LeaderSeen};
+use super::status::{self, Seen};
+use super::validate::Validated;
+use crate::build::{Component, MANAGER, names};
+use crate::context::{Context, cached};
+
+/// What the steps before led to.
+pub struct Outcome<'a> {
+    /// The leader, with the configuration that it answered last.
+    pub leader: &'a LeaderSeen,
+    /// The result of sending the leader its configuration.
+    pub configured: &'a Configured,
+    /// Why an object could not be applied.
+    pub failure: Option<&'a ApplyError>,
+}
+
+/// The status that follows from the outcome and from the objects as the watches see them.
+#[must_use]
+pub fn status(
+    cluster: &Validated,
+    outcome: &Outcome<'_>,
+    previous: &KvClusterStatus,
+    context: &Context,
+) -> KvClusterStatus {
+    let (namespace, name) = (&cluster.namespace, &cluster.name);
+    let deployment = cached(&context.stores.deployments, namespace, &names::leader(name));
+    let stateful_set = cached(&context.stores.stateful_sets, namespace, &names::followers(name));
+    let follower_pods = context.stores.pods_of(namespace, name, Component::Follower);
+    let seen = Seen {
+        leader: outcome.leader,
+        configured: outcome.configured,
+        deployment: deployment.as_deref(),
+        stateful_set: stateful_set.as_deref(),
+        follower_pods: &follower_pods,
+        problem: outcome.failure.map(|error| (error.reason(), error.to_string())),
+    };
+    status::compute(cluster, &seen, previous, Timestamp::now())
+}
+
+/// Writes the status where it differs from the previous one, and then an event for each transition.
+///
+/// In this order: when the status cannot be written, no event is written either, and the next attempt writes both once.
+///
+/// # Errors
+/// [`Error::Api`] when the API server does not take the status.
+pub async fn write(
+    resource: &KvCluster,
+    previous: &KvClusterStatus,
+    status: &KvClusterStatus,
+    context: &Context,
+) -> Result<(), Error> {
+    if previous == status {
+        return Ok(());
+    }
+    let api: Api<KvCluster> = Api::namespaced(context.client.clone(), &resource.namespace().unwrap_or_default());
+    let body = json!({
+        "apiVersion": KvCluster::api_version(&()),
+        "kind": KvCluster::kind(&()),
+        "metadata": {"name": resource.name_any()},
+        "status": status,
+    });
+    let parameters = PatchParams::apply(MANAGER).force();
+    let written = api
+        .patch_status(&resource.name_any(), &parameters, &Patch::Apply(&body))
+        .await
+        .map_err(Error::api("write the status"))?;
+    context.memory.status_written(&written);
+    for event in events::between(previous, status) {
+        let Happened { reason, note, .. } = &event;
+        tracing::info!(name = resource.name_any(), namespace = resource.namespace(), reason, note, "transition");
+        context.recorder.publish(resource, &event, Timestamp::now()).await;
+    }
+    Ok(())
+}
