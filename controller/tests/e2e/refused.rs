@@ -10,24 +10,28 @@ use crate::harness::Demo;
 async fn contradictions_are_refused_in_words() {
     let demo = Demo::empty().await;
     let cases = [
-        (json!({"writeQuorum": 0}), "writeQuorum is 0: at least 1 follower has to confirm a write"),
+        (json!({"writeQuorum": 0}), "writeQuorum is 0: it must be at least 1"),
         (
             json!({"replicas": 3, "writeQuorum": 4}),
             "writeQuorum 4 is greater than replicas 3: no write could ever be acknowledged",
         ),
-        (json!({"replicas": 0, "writeQuorum": 1}), "replicas is 0: a cluster has 1 to 64 followers"),
-        (json!({"replicas": 65}), "replicas is 65: a cluster has 1 to 64 followers"),
+        (json!({"replicas": 0, "writeQuorum": 1}), "replicas is 0: it must be 1 to 64"),
+        (json!({"replicas": 65}), "replicas is 65: it must be 1 to 64"),
         (json!({"delay": {"minMs": 30, "maxMs": 20}}), "delay.minMs 30 is greater than delay.maxMs 20"),
         (json!({"delay": {"minMs": 201}}), "delay.minMs 201 is greater than delay.maxMs 200"),
         (json!({"delay": {"minMs": -5}}), "delay.minMs is -5: a delay cannot be negative"),
         (json!({"delay": {"minMs": -9, "maxMs": -1}}), "delay.maxMs is -1: a delay cannot be negative"),
         (json!({"delay": {"maxMs": 600_001}}), "delay.maxMs is 600001: at most 600000 milliseconds"),
-        (json!({"replicationTimeoutMs": 0}), "replicationTimeoutMs is 0: it has to be 1 to 600000 milliseconds"),
+        (json!({"replicationTimeoutMs": 0}), "replicationTimeoutMs is 0: it must be 1 to 600000 milliseconds"),
+        (
+            json!({"delay": {"minMs": 100}, "replicationTimeoutMs": 100}),
+            "delay.minMs 100 is not below replicationTimeoutMs 100",
+        ),
         (json!({"storage": {"size": "much"}}), "storage.size much is not a size such as 1Gi"),
         (json!({"storage": {"size": "0"}}), "storage.size 0 is not a size such as 1Gi"),
         (json!({"storage": {"size": "-1Gi"}}), "storage.size -1Gi is not a size such as 1Gi"),
-        (json!({"storage": {"size": "63Mi"}}), "storage.size 63Mi is too small for the log of any follower"),
-        (json!({"storage": {"size": "67108863"}}), "storage.size 67108863 is too small for the log of any follower"),
+        (json!({"storage": {"size": "63Mi"}}), "storage.size 63Mi is too small for the log of a follower"),
+        (json!({"storage": {"size": "67108863"}}), "storage.size 67108863 is too small for the log of a follower"),
         (json!({"durability": "Tape"}), "supported values: \"Disk\", \"Memory\""),
         (json!({"leader": {"resources": {"requests": {"cpu": "lots"}}}}), "spec.leader.resources.requests.cpu"),
     ];
