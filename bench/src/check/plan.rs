@@ -42,7 +42,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A cluster to which everything may be done that it can stand.
+    /// A cluster, with all kinds of faults that are possible there.
     pub fn new(place: Place, followers: u16, write_quorum: u16, durable: bool) -> Self {
         let mut shape = Self { place, followers, write_quorum, kinds: Vec::new(), durable };
         shape.kinds = place.kinds().iter().copied().filter(|kind| shape.objection(*kind).is_none()).collect();
@@ -101,35 +101,25 @@ impl Shape {
         planned
     }
 
-    /// The leader and one follower are killed. Rivals start together with the leader that is started again, or when it has
-    /// gone on without the killed follower, which returns at that moment with an older state than the others. Short pauses
-    /// of the followers decide which answer reaches which leader first.
+    /// The leader and one follower are killed. Rivals start together with the leader that is started again, or interrupt a
+    /// recovery later on.
     fn leader_race(&self, rng: &mut SmallRng) -> Vec<Planned> {
-        let planned = |at_ms: u64, lasts_ms: u64, fault| Planned {
-            at: Duration::from_millis(at_ms),
-            lasts: Duration::from_millis(lasts_ms),
-            fault,
-        };
-        let killed = rng.random_range(0..usize::from(self.followers));
-        let returns_ms = rng.random_range(600..1_200);
-        let (rivals_at_ms, rivals) = if rng.random_bool(0.25) {
-            (50, rng.random_range(1..=RIVALS_MAX))
-        } else {
-            (returns_ms - rng.random_range(0..200), RIVALS_MAX)
-        };
-        let mut race = vec![
-            planned(0, returns_ms, Fault::Kill(Node::Follower(killed))),
-            planned(0, 50, Fault::Kill(Node::Leader)),
-        ];
-        for _ in 0..rivals {
-            race.push(planned(rivals_at_ms + rng.random_range(0..60), 0, Fault::Rival));
+        let killed = rng.random_range(0..self.followers);
+        let others: Vec<u16> = (0..self.followers).filter(|follower| *follower != killed).collect();
+        if others.len() > 1 && rng.random_bool(0.75) {
+            return interrupted_recovery(killed, others[0], others[others.len() - 1], rng);
         }
-        let mut at_ms = rivals_at_ms;
+        let returns_ms = rng.random_range(600..1_200);
+        let mut race = race_begins(killed, returns_ms);
+        for _ in 0..rng.random_range(1..=RIVALS_MAX) {
+            race.push(planned(50 + rng.random_range(0..60), 0, Fault::Rival));
+        }
+        let mut at_ms = 50;
         while at_ms < returns_ms + RACE_MS {
             let lasts_ms = rng.random_range(20..150);
-            let paused = rng.random_range(0..usize::from(self.followers));
+            let paused = rng.random_range(0..self.followers);
             if paused != killed {
-                race.push(planned(at_ms, lasts_ms, Fault::Pause(Node::Follower(paused))));
+                race.push(pause(paused, at_ms, lasts_ms));
             }
             at_ms += lasts_ms + rng.random_range(10..100);
         }
@@ -196,6 +186,40 @@ impl Fault {
         let kills = matches!(self, Self::Kill(_) | Self::Delete(_) | Self::ForceDelete(_));
         kills && matches!(self.node(), Some(Node::Follower(_)))
     }
+}
+
+/// The leader starts again and takes writes without the killed follower, which returns with an older state than the others.
+/// At that moment one rival fetches the state of `fast`, then what differs of `slow`, which short pauses draw out. The second
+/// rival interrupts that. Then `fast` pauses, so that the first rival, which asks again, recovers from the two others.
+fn interrupted_recovery(killed: u16, fast: u16, slow: u16, rng: &mut SmallRng) -> Vec<Planned> {
+    let rival_ms = rng.random_range(1_500..2_500);
+    let interrupts_ms = rival_ms + rng.random_range(60..350);
+    let mut race = race_begins(killed, rival_ms - rng.random_range(0..200));
+    race.push(planned(rival_ms, 0, Fault::Rival));
+    race.push(planned(interrupts_ms, 0, Fault::Rival));
+    race.push(pause(fast, interrupts_ms + rng.random_range(0..60), rng.random_range(300..700)));
+    let mut at_ms = rival_ms;
+    while at_ms < interrupts_ms + 100 {
+        let lasts_ms = rng.random_range(20..60);
+        race.push(pause(slow, at_ms, lasts_ms));
+        at_ms += lasts_ms + rng.random_range(3..8);
+    }
+    race
+}
+
+fn race_begins(killed: u16, returns_ms: u64) -> Vec<Planned> {
+    vec![
+        planned(0, returns_ms, Fault::Kill(Node::Follower(usize::from(killed)))),
+        planned(0, 50, Fault::Kill(Node::Leader)),
+    ]
+}
+
+fn pause(follower: u16, at_ms: u64, lasts_ms: u64) -> Planned {
+    planned(at_ms, lasts_ms, Fault::Pause(Node::Follower(usize::from(follower))))
+}
+
+fn planned(at_ms: u64, lasts_ms: u64, fault: Fault) -> Planned {
+    Planned { at: Duration::from_millis(at_ms), lasts: Duration::from_millis(lasts_ms), fault }
 }
 
 #[cfg(test)]
