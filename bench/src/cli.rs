@@ -48,8 +48,8 @@ enum Command {
     ///
     /// Starts a leader and five followers as processes on this machine. While clients write and read, kills and pauses
     /// nodes, empties disks within what the write quorum allows, cuts the leader off, lets two leaders compete and changes the
-    /// quorum; or, with --kube, deletes the pods of a KvCluster and changes its quorum and its number of followers. Then judges everything
-    /// that the clients were told, and shows the history around a violation.
+    /// quorum; or, with --kube, deletes the pods of a KvCluster and changes its quorum and its number of followers. Then judges
+    /// every answer that the clients received, and shows the history around a violation.
     #[command(after_help = check::AFTER_HELP)]
     Check(Box<CheckArguments>),
     /// Measure throughput, latency and processor time under a closed or an open loop of puts and gets

@@ -78,7 +78,7 @@ pub struct Explanation {
     pub quorum_delay_ms: Option<f64>,
 }
 
-/// Everything a node holds, by key.
+/// All data of a node, by key.
 pub type Dump = BTreeMap<String, Entry>;
 
 /// What a request of a restore is for.
@@ -256,7 +256,7 @@ impl NodeClient {
         self.request(Method::GET, "/healthz").timeout(ADMIN_TIMEOUT).send().await.is_ok()
     }
 
-    /// Everything the node holds.
+    /// All data of the node.
     pub async fn dump(&self) -> Result<Dump> {
         #[derive(Deserialize)]
         struct Body {

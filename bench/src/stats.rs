@@ -79,8 +79,8 @@ pub fn quantile(sorted: &[f64], p: f64) -> f64 {
 /// The 97.5 % point of Student's t, by which a standard error becomes half a 95 % interval.
 ///
 /// The Cornish-Fisher expansion around the normal quantile: right to 0.001 from 10 degrees of freedom up.
-/// Below that the few exact values stand in a table. 0 degrees of freedom (a single value) have no interval; 0 says
-/// so together with a spread of 0.
+/// Below that a table has the exact values. A single value (0 degrees of freedom) has no interval: the result is 0, and
+/// its spread is 0 as well.
 fn student_t_975(degrees_of_freedom: usize) -> f64 {
     const EXACT: [f64; 10] = [0.0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262];
     if let Some(exact) = EXACT.get(degrees_of_freedom) {

@@ -37,7 +37,7 @@ async fn a_backup_comes_back_as_it_was_and_goes_on() {
     let (status, retried) = post(&second, "/put", Some("retry-7"), once).await;
     assert_eq!((status, &retried["seq"]), (200, &json!(1)), "a retry is still known");
 
-    // What came since stays only where nobody asks for it to go; the numbers never go back.
+    // `--overwrite` replaces later values, too; sequence numbers never go back.
     let output = restore(&second, &file, &["--overwrite"]).await;
     assert!(output.status.success(), "{}", stderr(&output));
     let after = dump(&second).await;
@@ -94,7 +94,8 @@ async fn what_is_not_whole_or_would_undo_something_is_refused() {
     assert!(dump(&second).await.is_empty(), "nothing of them was taken");
 }
 
-/// Two keys that stand far apart, written in turn, each after the other's answer: at no moment is the second one ahead.
+/// Two keys far apart in the order of keys are written in turn, each after the other's answer, so that the second one is never
+/// ahead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_under_load_is_one_moment() {
     let directory = tempfile::tempdir().expect("temporary directory");

@@ -1,5 +1,5 @@
 //! Goal: the load as its users run it: what it counts is what happened, and a stall is not left out. Method: the real program,
-//! against a real local cluster and against servers that answer as they are told. Durations are asserted only where a server
+//! against a real local cluster and against servers with prepared answers. Durations are asserted only where a server
 //! is known to take at least as long.
 
 mod support;

@@ -47,7 +47,7 @@ async fn set_quorum(leader: &str, quorum: u16) {
     assert_eq!(response.status().as_u16(), 200, "quorum {quorum} is in force");
 }
 
-/// Waits until a condition on the leader's status holds. Bounded only by the patience of whoever runs the tests.
+/// Waits until a condition on the leader's status holds. Fails after a minute.
 async fn until(leader: &str, condition: impl Fn(&Value) -> bool) -> Value {
     let limit = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {

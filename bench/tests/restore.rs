@@ -214,7 +214,7 @@ async fn a_restore_that_cannot_go_on_says_how_far_it_came_and_can_be_given_up() 
     assert_eq!(get_last(&leader).await.0, StatusCode::NOT_FOUND);
     put(&cluster, "mine", "here").await;
 
-    // What is there now is nobody's half: only an overwriting restore goes over it.
+    // After that the state is no unfinished restore any more: only `--overwrite` replaces it.
     let output = restore(&cluster, &file, &[]).await;
     assert!(!output.status.success() && stderr(&output).contains("keys already"), "{}", stderr(&output));
     let output = restore(&cluster, &file, &["--overwrite"]).await;

@@ -205,7 +205,7 @@ async fn killed_it_leaves_no_node_behind() {
     }
 }
 
-/// As under `kv-bench sweep | head -1`: whoever reads the table ends before it is printed.
+/// As under `kv-bench sweep | head -1`: the reader ends before the table is printed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_ends_early_is_no_failure() {
     let out = tempfile::tempdir().expect("temporary directory");

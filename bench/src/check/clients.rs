@@ -1,4 +1,4 @@
-//! Clients: each has one operation under way, and writes down what it was told and when.
+//! Clients: each has one operation under way, and records each answer and its time.
 
 use std::{
     collections::VecDeque,

@@ -59,9 +59,9 @@ pub struct Operation {
     pub ended_us: u64,
     /// How it ended.
     pub outcome: OperationOutcome,
-    /// The sequence number that the last answer told; 0 for a key without a value.
+    /// The sequence number in the last answer; 0 for a key without a value.
     pub seq: Option<u64>,
-    /// The epoch that the last answer told.
+    /// The epoch in the last answer.
     #[serde(serialize_with = "as_text")]
     pub epoch: Option<Epoch>,
     /// How old what a follower shows may be, as it says, in ms.

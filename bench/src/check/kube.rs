@@ -26,7 +26,7 @@ use crate::{
 };
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// How long a change of the spec is waited for while other faults may stand in its way.
+/// How long to wait for a change of the spec while other faults may delay it.
 const IN_FORCE_WAIT: Duration = Duration::from_secs(15);
 /// How long a leader that is just being replaced may take to accept a deletion, and to have a pod at all.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -168,8 +168,8 @@ impl KubeTarget {
     fn lives_begin(&mut self, pods: &[PodState]) -> Result<()> {
         let followers = pods.iter().filter(|pod| !pod.leads);
         let lives: Vec<(String, i32)> = followers.map(|pod| (pod.uid.clone(), pod.restarts)).collect();
-        // A pod that is deleted by force in memory may answer on, beside the next one of its name. On disk only one of them
-        // can hold the directory.
+        // Without a volume, a pod that is deleted by force may go on answering beside the next one of its name. With a volume
+        // only one of them can lock the directory.
         if !self.asked.durable {
             return Ok(());
         }

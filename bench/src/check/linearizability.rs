@@ -3,11 +3,11 @@
 //! It knows nothing of versions, so that it checks them too. It ends in bounded time because
 //!
 //! - a write of unknown outcome whose value no client read may as well never have happened, and is left out; one whose value
-//!   was read took effect before the first such read ended, and ends there: no operation is open for ever;
+//!   was read took effect before the first such read ended, and ends there, so that every operation ends;
 //! - the history is cut wherever no operation is under way, and only the values that the register may have there are
 //!   carried on;
-//! - a read of what the register holds is taken at once: it changes nothing, so that postponing it gains nothing. Only
-//!   writes that overlap branch, and every state (what took effect, what the register holds) is looked at once.
+//! - a read of the register's value is taken at once: it changes nothing, so that postponing it gains nothing. Only writes
+//!   that overlap branch, and the search visits every state (what took effect, and the register's value) once.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 

@@ -38,7 +38,7 @@ pub(super) struct Nemesis<'a> {
 
 impl Nemesis<'_> {
     /// Breaks and heals until the limit or an interruption; returns how many rounds that were. What was done goes to
-    /// `faults`, whatever the result. `on_round` is told of each round and what is planned.
+    /// `faults`, whatever the result. Calls `on_round` before each round with what is planned.
     ///
     /// # Errors
     /// When something could not be done, or the cluster did not heal.

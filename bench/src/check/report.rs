@@ -17,7 +17,7 @@ use crate::check::{
     violation::Violation,
 };
 
-/// Violations that are told in words; all of them are in `check.json`.
+/// Violations that the text describes; `check.json` has all of them.
 const VIOLATIONS_SHOWN: usize = 10;
 
 /// The whole report for a terminal, ending in a line break.

@@ -64,7 +64,7 @@ pub trait Breakable: Send {
     /// When it takes too long or a node ended by itself.
     fn heal(&mut self) -> impl Future<Output = Result<()>> + Send;
 
-    /// What every node holds, the leader's first.
+    /// The data of every node, the leader's first.
     ///
     /// # Errors
     /// When one does not answer.

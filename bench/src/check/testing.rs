@@ -57,7 +57,7 @@ pub(crate) fn in_epoch(term: u64, operation: Operation) -> Operation {
     Operation { epoch: epoch(term), ..operation }
 }
 
-/// What a node holds.
+/// The data of a node.
 pub(crate) fn dump(node: &str, entries: &[(&str, &str, u64)]) -> FinalDump {
     let entry = |value: &str, seq| Entry { value: value.to_owned(), seq };
     let entries: Dump = entries.iter().map(|(key, value, seq)| ((*key).to_owned(), entry(value, *seq))).collect();

@@ -1,4 +1,4 @@
-//! What the versions say that every answer carries, key by key, in time that grows with the history as sorting it does.
+//! Rules for the versions in the answers, key by key. The time is that of sorting the history.
 //!
 //! The sequence numbers of a key order what was committed. Where the rules here hold for writes and linearizable reads,
 //! that very order (by number, each write before its reads) is a linearization: it puts no operation before one that had
@@ -106,7 +106,7 @@ impl<'a> Key<'a> {
     }
 
     /// A value is committed under one sequence number, however often its write was sent; and where it was sent once, under
-    /// the one that its client was told.
+    /// the one that its client received.
     fn applied_once(&self, violations: &mut Vec<Violation>) {
         let mut known: HashMap<&str, (u64, usize)> = HashMap::new();
         for (value, number) in &self.writes {

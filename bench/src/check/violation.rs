@@ -24,7 +24,7 @@ pub enum Rule {
     LocalNeverBack,
     /// What a follower shows is no older than it says.
     StalenessBound,
-    /// Once everything has drained, all nodes hold the same.
+    /// Once everything has drained, all nodes have the same data.
     ReplicasAgree,
 }
 

@@ -65,7 +65,7 @@ pub struct CheckArguments {
         help_heading = "Faults")]
     rounds: Option<u32>,
 
-    /// What may be done, comma-separated [default: everything that this cluster can stand]
+    /// Kinds of faults, comma-separated [default: all that are possible with this cluster]
     #[arg(long, value_name = "KIND,…", value_enum, value_delimiter = ',', help_heading = "Faults")]
     faults: Vec<FaultKind>,
 

@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub(super) const AFTER_HELP: &str = "\
-Needs redis-server and etcd in PATH (Debian: redis-server, etcd-server); what is missing is told and left out.
+Needs redis-server and etcd in PATH (Debian: redis-server, etcd-server); what is missing is named and left out.
 Exit codes: 0 compared; 1 failed, or a write failed or was not found again; 2 wrong usage; 130 interrupted (partial results are still written).";
 
 /// The settings of a comparison.
@@ -46,7 +46,7 @@ pub struct CompareArguments {
     #[arg(long, value_name = "SECONDS", value_parser = sweep::not_negative, default_value_t = 0.5)]
     warmup_seconds: f64,
 
-    /// How often each point is measured; the median is told
+    /// How often each point is measured; the report has the median
     #[arg(long, value_name = "N", value_parser = sweep::positive, default_value_t = 3)]
     rounds: usize,
 

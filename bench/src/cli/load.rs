@@ -36,7 +36,7 @@ const DEFAULTS: LocalDefaults = LocalDefaults {
     start_timeout: Duration::from_secs(30),
 };
 const DEFAULT_CONNECTIONS: usize = 64;
-/// An open loop's clients are as many as may be needed: a system that stalls meets all that arrive meanwhile.
+/// Connections of an open loop: enough for all requests that become due while a system stalls.
 const DEFAULT_CONNECTIONS_OPEN: usize = 1_024;
 /// A request without an answer is given up so much later than a node would answer that it has timed out.
 const GRACE: Duration = Duration::from_secs(10);

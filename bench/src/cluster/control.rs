@@ -29,7 +29,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 pub enum Control {
     /// The leader.
     Leader,
-    /// The KvCluster. Its operator hands the leader what the spec says, and undoes what the leader was told directly.
+    /// The KvCluster. Its operator sends the spec to the leader, and reverts what others set at the leader directly.
     #[cfg(feature = "kubernetes")]
     Resource(KvClusterResource),
 }

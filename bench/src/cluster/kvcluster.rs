@@ -30,12 +30,12 @@ pub async fn kube(access: &Access, resource: KvClusterResource) -> Result<Runnin
     Ok(running.keeping(tunnels).controlled_by(Control::Resource(resource)))
 }
 
-/// How the nodes of a KvCluster are reached, whichever pods they are just then.
+/// URLs of the nodes of a KvCluster. They stay the same when pods are replaced.
 #[derive(Debug)]
 pub(crate) struct Way {
     /// Of what and from where, for the reports.
     pub description: String,
-    /// URL of the leader, whichever pod that is.
+    /// URL of the leader.
     pub leader: String,
     /// URL of each follower, by number.
     pub followers: Vec<String>,
@@ -44,7 +44,7 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    /// Opens it, once the leader answers. `failed` is told of forwarded connections that reached no pod.
+    /// Opens it, once the leader answers. Calls `failed` for each forwarded connection that reached no pod.
     pub(crate) async fn open(
         access: &Access,
         resource: &KvClusterResource,

@@ -22,8 +22,8 @@ pub(super) enum Destination {
     Pod(String),
 }
 
-/// Listens on this machine for as long as `tunnels` lives, and returns the URL. `failed` is told why a connection ended
-/// that reached no pod; its client sees it closed, and tries another.
+/// Listens on this machine for as long as `tunnels` lives, and returns the URL. Calls `failed` with the
+/// reason where a connection reached no pod; its client sees it closed, and opens another one.
 pub(super) async fn listen(
     tunnels: &mut JoinSet<()>,
     pods: &Api<Pod>,

@@ -28,7 +28,8 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 const EVENTS_MAX: usize = 1024;
 /// How often requests without an answer are looked for, and the stop flag with nothing else to do.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
-/// A client whose request failed waits so long before its next one, or as long as it was told to, up to the second value.
+/// After a failed request a client waits this long before its next one, or as long as `Retry-After` says, up to
+/// [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Arrivals closer than this are waited for without sleeping.
@@ -125,7 +126,7 @@ struct Running<'a> {
     under_way: usize,
     out: Vec<u8>,
     input: Vec<u8>,
-    /// Done and failed since they were last told to others.
+    /// Requests done and failed since the observer was last informed.
     counted: (u64, u64),
     is_ending: bool,
 }
@@ -218,7 +219,7 @@ impl Running<'_> {
             }
         }
         while let Some(intended_ns) = self.waiting.front().copied() {
-            // What a system cannot take is not sent for ever after: its time is up as that of a request would be.
+            // A request that waited for a connection as long as a request may take is given up.
             if self.is_ending && now_ns > self.until_ns + self.request_timeout_ns {
                 self.recorder.unsent += self.waiting.len() as u64;
                 self.waiting.clear();

@@ -21,7 +21,8 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Of these processes, and these directories of followers. What cannot be told (an ended process, no `/proc`) is left out.
+    /// Measures these processes and these directories of followers. What cannot be measured (an ended process, no `/proc`)
+    /// is left out.
     pub fn now(leader: Option<u32>, followers: &[u32], directories: &[PathBuf]) -> Self {
         Self {
             leader_bytes: leader.and_then(|leader| resident_bytes(leader).ok()),

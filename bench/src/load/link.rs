@@ -141,7 +141,7 @@ fn write_all_that_fits(stream: &mut TcpStream, mut bytes: &[u8], rest: &mut Vec<
         match stream.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => bytes = &bytes[count..],
-            // A connection that does not stand yet takes nothing either.
+            // A connection that is not established yet takes nothing either.
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
                 rest.extend_from_slice(bytes);
                 return Ok(());

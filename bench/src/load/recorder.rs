@@ -5,7 +5,7 @@ use hdrhistogram::{Counter, Histogram};
 
 use super::protocol::{Answer, RequestOutcome};
 
-/// Latencies are told apart to a tenth of a per cent; those of single seconds, of which there may be many, to one.
+/// Latencies are counted with a precision of 0.1 %. A run has a histogram per second, so those have 1 %.
 const DIGITS: u8 = 3;
 const DIGITS_OF_SECONDS: u8 = 2;
 

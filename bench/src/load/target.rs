@@ -36,7 +36,7 @@ pub enum Dialect {
     Etcd,
 }
 
-/// Processes on this machine whose processor time is told.
+/// Processes on this machine whose processor time is measured.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Processes {
     /// The one that takes the writes.

@@ -25,27 +25,27 @@ pub struct ConsistencyReport {
 pub struct FollowerCheck {
     /// Where the follower is.
     pub url: String,
-    /// Keys that it holds.
+    /// Number of the follower's keys.
     pub keys: usize,
-    /// Keys that the leader holds.
+    /// Number of the leader's keys.
     pub leader_keys: usize,
-    /// Keys of the leader that it lacks.
+    /// Number of the leader's keys that the follower does not have.
     pub missing: usize,
-    /// Keys that both hold with different sequence numbers or values, or that it alone holds.
+    /// Number of keys that both have with different sequence numbers or values, or that only the follower has.
     pub mismatches: usize,
     /// Why the data could not be compared.
     pub error: Option<String>,
 }
 
 impl ConsistencyReport {
-    /// Whether every follower holds exactly what the leader holds.
+    /// Whether every follower has the same data as the leader.
     pub fn is_consistent(&self) -> bool {
         self.followers.iter().all(FollowerCheck::is_consistent)
     }
 }
 
 impl FollowerCheck {
-    /// Whether it holds exactly what the leader holds.
+    /// Whether it has the same data as the leader.
     pub fn is_consistent(&self) -> bool {
         self.error.is_none() && self.missing == 0 && self.mismatches == 0
     }

@@ -103,7 +103,7 @@ pub async fn sweep(
     Ok(report)
 }
 
-/// What the sweep will do, now that the cluster has told what it is.
+/// What the sweep does, from the options and the cluster's configuration.
 fn settle(options: &SweepOptions, config: &ConfigView) -> Result<SweepSettings> {
     let LiveConfig { followers, replication_timeout_ms, .. } = config.in_force;
     let min_delay_ms = options.min_delay_ms.unwrap_or(config.in_force.min_delay_ms);

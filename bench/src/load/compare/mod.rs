@@ -1,8 +1,8 @@
 //! kvcluster beside what users would pick instead: the same load for all of them, on one machine, in one run.
 //!
 //! All systems run side by side, and only one of them is under load at a time. Rounds go over every system at every number of
-//! connections, so that what else happens on the machine meets all alike; a ratio is computed within its round, and the
-//! median of the rounds is told.
+//! connections, so that other work on the machine affects all systems alike. A ratio is computed within its round, and the
+//! report has the median of the rounds.
 
 mod etcd;
 mod process;
@@ -40,7 +40,7 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// All, in the order in which they are told.
+    /// All, in the order of the report.
     pub const ALL: [Self; 3] = [Self::RedisMemory, Self::RedisAlways, Self::Etcd];
 
     /// What has to be installed for it.
@@ -56,7 +56,7 @@ impl Peer {
         !matches!(self, Self::RedisMemory)
     }
 
-    /// Whether it stores every write whatever it is told: there is none of it that keeps to memory.
+    /// Whether it stores every write: it has no mode that keeps data in memory alone.
     pub fn always_stores(self) -> bool {
         self == Self::Etcd
     }
@@ -102,7 +102,7 @@ pub struct CompareOptions {
     pub value_size_bytes: usize,
 }
 
-/// Puts all contenders under load in turn. What was measured before an interruption is told.
+/// Puts all contenders under load in turn. An interruption ends it with what was measured until then.
 ///
 /// # Errors
 /// When a system cannot be put under load at all; it is named.

@@ -1,8 +1,8 @@
 //! etcd: `Put` and `Range` of its gRPC interface, over as much of HTTP/2 as one request at a time needs.
 //!
-//! Requests are the same few bytes around key and value, so that they are written out by hand: headers as literals that no table
-//! is needed for, and protobuf messages of two fields. Answers are told by their frames: a call that succeeds carries a message
-//! before its trailers, one that fails has none. No header has to be decoded for that.
+//! A request has the same few bytes around key and value, so this module writes them itself: headers as literals, which need
+//! no table, and protobuf messages of two fields. The frames of an answer show whether the call succeeded: then a message
+//! precedes the trailers. So no header has to be decoded.
 
 use super::{Answer, Operation, Parsed, Protocol, RequestOutcome};
 

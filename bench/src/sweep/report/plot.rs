@@ -136,7 +136,7 @@ fn measured_quantiles(report: &QuorumReport) -> Option<[f64; 3]> {
     report.latency.map(|latency| [latency.p50_ms, latency.p90_ms, latency.p99_ms])
 }
 
-/// Moves label heights (falling: later labels stand higher) at least `gap` apart, as little as needed.
+/// Moves labels at least `gap` apart, as little as needed. `heights` fall: later labels are higher in the picture.
 fn apart(mut heights: [f64; 3], gap: f64) -> [f64; 3] {
     // In a crowd the highest rises a little; the lower ones give way downwards.
     if heights[0] - heights[2] < 2.0 * gap {
