@@ -1,9 +1,12 @@
-//! What a leader decides. It is soft state: everything here can be rebuilt from the followers.
+//! The decisions of a leader. Its state is soft: a new leader can rebuild all of it from the
+//! followers.
 //!
-//! Pure: no clock, no socket, no disk; time and randomness are passed in. A caller feeds events in ([`Leader::hello`],
-//! [`Leader::receive`], [`Leader::put`], [`Leader::due`], …) and carries out what [`Leader::take_outputs`] returns, in order.
+//! This module uses no clock, socket or disk; the caller passes in time and randomness. The caller
+//! feeds events in ([`Leader::hello`], [`Leader::receive`], [`Leader::put`], [`Leader::due`], …)
+//! and carries out what [`Leader::take_outputs`] returns, in order.
 //!
-//! `W` and `R` are the caller's handles for a waiting write and a waiting read; they come back in the outputs.
+//! `W` and `R` are the caller's handles for a waiting write and a waiting read. The outputs return
+//! them.
 
 mod audit;
 mod install;
@@ -46,45 +49,51 @@ pub use self::restore::{Part, Saved, Unfinished};
 pub use self::view::{CutOff, FollowerView};
 pub use self::writes::{Accepted, NewWrite, Refusal};
 
-/// The random wait before each send of a write, in microseconds, uniform over both ends.
+/// Range of the random delay before each send of a write, in microseconds. Uniform, both ends
+/// included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DelayRange {
-    /// Shortest wait.
+    /// Shortest delay.
     pub min_us: u32,
-    /// Longest wait.
+    /// Longest delay.
     pub max_us: u32,
 }
 
-/// What is bounded, so that memory is.
+/// Limits that bound the memory and the work of a leader.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Writes without their quorum; more are refused.
+    /// Writes without their quorum; the leader refuses more.
     pub writes_in_flight: usize,
-    /// The same in bytes of keys and values. One write is always taken.
+    /// The same in bytes of keys and values. The leader always accepts a single write, however
+    /// long.
     pub bytes_in_flight: usize,
-    /// Reads that wait until the followers confirm that this leader still leads; more are refused.
+    /// Reads that wait until the followers confirm that this leader still leads; the leader refuses
+    /// more.
     pub reads_waiting: usize,
-    /// Writes kept for followers that have not confirmed them; a follower further behind is installed anew.
+    /// Writes kept for followers that have not confirmed them. A follower that is further behind
+    /// gets a state transfer.
     pub backlog_writes: usize,
     /// The same in bytes of keys and values.
     pub backlog_bytes: usize,
     /// About how many bytes of keys and values one message of a state carries. At least one record.
     pub message_bytes: usize,
-    /// How many keys one call of [`Leader::install_part`] looks at, so that no call takes long. At least 1.
+    /// How many keys one call of [`Leader::install_part`] examines, which bounds its duration. At
+    /// least 1.
     pub scan_keys: usize,
-    /// Into how many buckets the keys fall when two states are compared.
+    /// Into how many buckets a comparison of two states divides the keys.
     pub buckets: BucketLimits,
-    /// From so many keys on, recovery keeps the digest of what it merges up to date with each record. The digest of fewer
-    /// keys takes milliseconds.
+    /// From this many keys on, recovery updates the digest of the merged state with each record.
+    /// Below it, recovery computes the digest in one go, which takes milliseconds.
     pub digested_keys: usize,
-    /// With too few followers connected for longer than this, in microseconds, the leader refuses clients at once.
+    /// The leader refuses clients at once after too few followers have been connected for longer
+    /// than this, in microseconds.
     pub connect_grace_us: u64,
-    /// The same where enough are connected, and too few answer heartbeats.
+    /// The same where enough followers are connected, but too few of them answer heartbeats.
     pub answer_grace_us: u64,
-    /// How many keys the comparison in the background looks at with each heartbeat, and at most as many bytes as one
-    /// message carries. 0 switches it off.
+    /// How many keys the comparison in the background examines with each heartbeat. It stops
+    /// earlier after the bytes of one message. 0 disables the comparison.
     pub audit_keys: usize,
-    /// The pause between two comparisons of all followers, in microseconds.
+    /// Time between two comparisons of all followers, in microseconds.
     pub audit_pause_us: u64,
 }
 
@@ -108,41 +117,41 @@ impl Default for Limits {
     }
 }
 
-/// What the leader is asked to keep to.
+/// Settings of a leader.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// W.
+    /// W, the write quorum.
     pub quorum: u16,
-    /// N, declared.
+    /// N, the declared number of followers.
     pub size: u16,
-    /// The random wait.
+    /// Range of the random delay.
     pub delay: DelayRange,
-    /// The bounds.
+    /// The limits.
     pub limits: Limits,
-    /// Seed of the random waits.
+    /// Seed of the random delays.
     pub seed: u64,
 }
 
 #[derive(Clone, Debug)]
 enum Phase {
-    /// Waits before it asks for promises again.
+    /// Waits for the caller to call [`Leader::elect`], which asks for promises again.
     Waiting,
-    /// Collects promises and merges.
+    /// Collects promises and merges records.
     Recovering(Recovery),
-    /// Installs the merged state; opens once enough followers have it.
+    /// Installs the merged state and opens once enough followers have it.
     Opening,
     Open,
     Fenced(Epoch),
 }
 
-/// The newest state of one key, as accepted, and as far as it is committed.
+/// The newest accepted record of one key, and its newest committed record.
 #[derive(Clone, Debug)]
 struct Entry {
     latest: Record,
-    /// Index of the write that made it; 0 for what recovery found.
+    /// Index of the write that brought it; 0 for a record that recovery found.
     index: u64,
     latest_committed: bool,
-    /// The newest committed record while a newer one is under way.
+    /// The newest committed record while `latest` is not committed.
     committed: Option<Box<Record>>,
 }
 
@@ -152,7 +161,7 @@ impl Entry {
         Self { latest, index: 0, latest_committed: true, committed: None }
     }
 
-    /// Index of the newest write, unless that is committed.
+    /// Index of the newest write, if it is not committed.
     fn pending(&self) -> Option<u64> {
         (!self.latest_committed).then_some(self.index)
     }
@@ -163,7 +172,8 @@ impl Entry {
     }
 }
 
-/// The leader of one epoch. A clone decides as the original would; its debug form shows everything that it decides by.
+/// The leader of one epoch. A clone makes the same decisions as the original. The debug output
+/// contains every input of those decisions.
 #[derive(Clone, Debug)]
 pub struct Leader<W, R> {
     epoch: Epoch,
@@ -173,7 +183,7 @@ pub struct Leader<W, R> {
     slots: Vec<Option<Slot>>,
     rules: Rules,
     entries: KeyMap<Entry>,
-    /// Of what recovery found: of every entry that no write has touched since.
+    /// Digest of the state that recovery found. It is still exact for every entry with index 0.
     recovered: Digest,
     /// How many keys have a committed record.
     committed_keys: usize,
@@ -183,13 +193,14 @@ pub struct Leader<W, R> {
     reads: Reads<R>,
     accepted: u64,
     committed: u64,
-    /// The highest epoch and generation that the promises named with which this leader opens.
+    /// The highest epoch and generation among the promises with which this leader opens.
     basis: (Epoch, u64),
-    /// Generation of the last rule that was told to stand alone.
-    told_alone: u64,
-    /// Whether there is half of a backup.
+    /// Generation of the last rule for which the leader reported that only this rule binds.
+    reported_sole_rule: u64,
+    /// Whether a restore is unfinished.
     restoring: bool,
-    /// Somebody remembers that this cluster was open: then blank followers alone do not prove a new one.
+    /// The caller knows that this cluster was open before. Blank followers alone then do not prove
+    /// a new cluster.
     opened_before: bool,
     /// Since when too few followers have been connected, on the caller's clock, in microseconds.
     short_since_us: Option<u64>,
@@ -199,7 +210,7 @@ pub struct Leader<W, R> {
 }
 
 impl<W, R> Leader<W, R> {
-    /// A leader that knows nothing yet. `id` is random and new at every start.
+    /// A leader without any state. `id` is random and new at every start.
     pub fn new(id: u64, settings: Settings) -> Self {
         let epoch = Epoch { term: 1, leader: id };
         Self {
@@ -219,7 +230,7 @@ impl<W, R> Leader<W, R> {
             accepted: 0,
             committed: 0,
             basis: (Epoch::default(), 0),
-            told_alone: 0,
+            reported_sole_rule: 0,
             restoring: false,
             opened_before: false,
             short_since_us: None,
@@ -228,18 +239,18 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Says that this cluster was open before, as whoever runs it remembers: if every follower is blank now, then
-    /// everything was lost, and this leader waits instead of opening empty.
+    /// Declares that this cluster was open before. If every follower is blank, all data was lost;
+    /// this leader then waits instead of opening empty.
     pub fn expect_state(&mut self) {
         self.opened_before = true;
     }
 
-    /// What has to be done since the last call, in this order.
+    /// Returns what the caller has to do since the last call, in this order.
     pub fn take_outputs(&mut self) -> Vec<Output<W, R>> {
         std::mem::take(&mut self.out)
     }
 
-    /// The same, into an empty vector in exchange for its memory.
+    /// Like [`Leader::take_outputs`], but swaps with an empty vector, so that its memory is reused.
     pub fn swap_outputs(&mut self, empty: &mut Vec<Output<W, R>>) {
         debug_assert!(empty.is_empty(), "what is swapped in would be done twice");
         std::mem::swap(&mut self.out, empty);
@@ -258,8 +269,9 @@ impl<W, R> Leader<W, R> {
         self.add(Slot::new(name.into()))
     }
 
-    /// Takes in a follower that is not declared any more, for as long as it is needed: what it holds may have to be
-    /// recovered, and a rule that names it binds until one without it is in force. From then on, `None`.
+    /// Adds a follower that is no longer declared, for as long as the leader needs it: recovery may
+    /// need its records, and a rule that names it binds until a rule without it is in force.
+    /// Returns `None` if the leader does not need it.
     pub fn declare_leaving(&mut self, hello: &Hello) -> Option<SlotId> {
         if let Some((id, _)) = self.each_slot().find(|(_, slot)| slot.name == hello.name) {
             return Some(id);
@@ -284,7 +296,8 @@ impl<W, R> Leader<W, R> {
         Some(SlotId(free as u8))
     }
 
-    /// Takes back a declaration. The follower counts until a rule without it is in force, then [`Output::Released`].
+    /// Withdraws a declaration. The follower counts until a rule without it is in force; then the
+    /// leader emits [`Output::Released`].
     pub fn retire(&mut self, slot: SlotId) {
         if let Some(slot) = self.slot_mut(slot) {
             slot.wanted = false;
@@ -292,8 +305,8 @@ impl<W, R> Leader<W, R> {
         self.plan();
     }
 
-    /// Sets what is wanted. The delay holds for the next write; quorum and size once enough followers stored them,
-    /// which [`Output::InForce`] and [`Leader::settled`] tell.
+    /// Changes the settings. The delay applies from the next write on. Quorum and size apply once
+    /// enough followers stored them; [`Output::InForce`] and [`Leader::settled`] report that.
     pub fn set(&mut self, quorum: u16, size: u16, delay: DelayRange) {
         self.settings.quorum = quorum;
         self.settings.size = size;
@@ -304,7 +317,8 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// A follower connected and said who it is. `session` tells this connection from earlier ones of the slot.
+    /// A follower connected and sent its greeting. `session` distinguishes this connection from
+    /// earlier ones of the slot.
     pub fn hello(&mut self, id: SlotId, session: u64, hello: Hello) {
         let epoch = self.epoch;
         if !hello.promised.may_follow(epoch) {
@@ -318,7 +332,8 @@ impl<W, R> Leader<W, R> {
             return self.out.push(Output::Reset(id, ResetReason::NotDeclared));
         };
         let same_disk = slot.hello.as_ref().is_some_and(|known| known.id == hello.id);
-        // One that comes back with a higher promise gave it while this leader was asking: to somebody else who asks.
+        // A follower that reconnects with a higher promise gave it after this leader first met it:
+        // another leader is asking for promises now.
         let contended = slot.hello.is_some();
         let promised = hello.promised;
         slot.session = session;
@@ -328,10 +343,11 @@ impl<W, R> Leader<W, R> {
             slot.gathered = Gathered::Nothing;
         }
         slot.hello = Some(hello);
-        // Of two leaders in one term the ids decide, but a leader that is only starting takes a term of its own.
+        // Ids decide between two leaders of one term, but a leader that is still recovering moves
+        // to a term of its own.
         let same_term = promised.term == epoch.term && promised.leader != epoch.leader;
         if promised > epoch || (same_term && matches!(self.phase, Phase::Recovering(_))) {
-            self.meet(promised, contended);
+            self.on_other_epoch(promised, contended);
         } else if promised == epoch {
             self.on_promised(id);
         } else if !matches!(self.phase, Phase::Waiting | Phase::Fenced(_)) {
@@ -339,11 +355,11 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// One disk under two names would be counted twice. The name under which it answers now keeps it, and an earlier name
-    /// that is not connected loses it.
+    /// Makes this slot the only one with this disk; the leader would otherwise count the disk
+    /// twice. The slot of another name loses the disk if it is not connected.
     ///
     /// # Errors
-    /// The other name, where that one is connected.
+    /// The other name, if its follower is connected.
     fn be_only_name_of(&mut self, id: SlotId, disk: FollowerId) -> Result<(), Arc<str>> {
         let known = |slot: &Slot| slot.hello.as_ref().is_some_and(|hello| hello.id == disk) || slot.bound == Some(disk);
         let Some((other, slot)) = self.each_slot().find(|(other, slot)| *other != id && known(slot)) else {
@@ -359,7 +375,7 @@ impl<W, R> Leader<W, R> {
         Ok(())
     }
 
-    /// The connection of this session is gone.
+    /// The connection of this session closed.
     pub fn closed(&mut self, id: SlotId, session: u64) {
         let Some(slot) = self.slot_mut(id).filter(|slot| slot.session == session) else {
             return;
@@ -376,7 +392,7 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Takes one message of a follower. Messages of an earlier connection are ignored.
+    /// Handles one message of a follower. Messages of an earlier connection are ignored.
     pub fn receive(&mut self, id: SlotId, session: u64, message: ToLeader) {
         let ours = self.epoch;
         let Some(slot) = self.slot_mut(id).filter(|slot| slot.session == session) else {
@@ -384,7 +400,7 @@ impl<W, R> Leader<W, R> {
         };
         match message {
             ToLeader::Hello(hello) => self.hello(id, session, hello),
-            // Asked twice, it says so twice; it has been given more to do since.
+            // The leader asked twice and has already acted on the first promise.
             ToLeader::Promised { .. }
                 if matches!(slot.link, Link::Comparing { .. } | Link::Installing { .. } | Link::Streaming) => {}
             ToLeader::Promised { epoch, synced } if epoch == ours => {
@@ -412,14 +428,15 @@ impl<W, R> Leader<W, R> {
             ToLeader::Refused { promised } if !promised.may_follow(ours) => {
                 self.out.push(Output::Reset(id, ResetReason::ImpossibleEpoch(promised)));
             }
-            ToLeader::Refused { promised } if promised > ours => self.meet(promised, true),
+            ToLeader::Refused { promised } if promised > ours => self.on_other_epoch(promised, true),
             ToLeader::Refused { .. } => self.out.push(Output::Reset(id, ResetReason::Refused)),
             // An answer to an earlier epoch of this process says nothing about this one.
             _ => {}
         }
     }
 
-    /// Asks for promises under a higher term than any seen. Called after [`Output::Backoff`].
+    /// Asks every connected follower for a promise under the present term, which is higher than any
+    /// seen. Called after [`Output::Backoff`].
     pub fn elect(&mut self) {
         if !matches!(self.phase, Phase::Waiting) {
             return;
@@ -437,15 +454,17 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// A follower promised another, higher epoch. Before opening that only means to ask again with a higher term; an
-    /// open leader is over, since the other one may already acknowledge writes.
-    fn meet(&mut self, promised: Epoch, contended: bool) {
+    /// A follower promised another, higher epoch. A leader that is not open asks again with a
+    /// higher term. An open leader is fenced, since the other leader may already acknowledge
+    /// writes.
+    fn on_other_epoch(&mut self, promised: Epoch, contended: bool) {
         match self.phase {
             Phase::Fenced(_) => {}
             Phase::Open => self.fence(promised),
             _ => {
                 self.epoch.term = self.epoch.term.max(promised.term + 1);
-                // Whoever waits goes on waiting: leaders that start together must not interrupt each other for ever.
+                // A leader that waits keeps waiting: leaders that start together must not keep
+                // interrupting each other.
                 if matches!(self.phase, Phase::Waiting) {
                     return;
                 }

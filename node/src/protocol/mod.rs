@@ -1,18 +1,19 @@
 //! The replication protocol as pure state machines: messages in, decisions out.
 //!
-//! No clock, no socket and no disk is touched here, and randomness is passed in as a seed. The same code serves real
-//! traffic and tests that drop, delay, duplicate and reorder every message.
+//! These modules use no clock, no socket and no disk; the caller passes randomness in as a seed.
+//! The same code serves real traffic and the tests, which drop, delay, duplicate and reorder every
+//! message.
 //!
-//! The rules, and where they stand:
+//! The rules, and the modules that implement them:
 //!
 //! | rule | where |
 //! | --- | --- |
-//! | a follower takes nothing but under the epoch it promised | [`follower`] |
-//! | a leader starts from N − W + 1 promises and merges what they hold | [`leader`], `recovery` |
-//! | W confirmations acknowledge a write; nobody waits for more | [`leader`], `window` |
-//! | a new quorum or member counts only when every recovery will know of it | [`leader`], `membership` |
-//! | a follower is sent what differs from what it has, and nothing else | [`leader`], `install`; [`digest`] |
-//! | a read is answered once W followers confirmed that they promised nobody else | [`leader`], `reads` |
+//! | a follower accepts only messages of the epoch that it promised | [`follower`] |
+//! | a leader starts from N − W + 1 promises and merges the records of those followers | [`leader`], `recovery` |
+//! | a leader acknowledges a write after W confirmations and waits for no more | [`leader`], `window` |
+//! | a new quorum or member counts only once every recovery finds it | [`leader`], `membership` |
+//! | a leader sends a follower only the records that differ | [`leader`], `install`; [`digest`] |
+//! | a leader answers a read once W followers confirmed that they promised no higher epoch | [`leader`], `reads` |
 
 pub mod digest;
 pub mod follower;

@@ -1,24 +1,28 @@
-//! The comparison in the background: whether every follower has what the leader believes that it has.
+//! The comparison in the background: checks that each follower has the records that the leader
+//! expects.
 //!
-//! One follower at a time, a few keys at each heartbeat. The follower reports the digest of its state part by part; then the
-//! leader takes the digest of its own, part by part too. Writes go on meanwhile, so only some buckets can be compared: those
-//! in which the leader accepted nothing since the comparison began, and before that nothing that the follower had not
-//! confirmed. A bucket that is written to all the time is never compared, and its records are new all the time.
+//! The leader compares one follower at a time, a few keys at each heartbeat. The follower reports
+//! the digest of its state in parts; then the leader computes the digest of its own state, in parts
+//! too. Writes continue meanwhile. The leader therefore skips every bucket with a write that the
+//! follower had not confirmed when the comparison began, or that came later. It never compares a
+//! bucket that is written to constantly; the records of such a bucket are always recent.
 //!
-//! Where a bucket differs, the leader sends all of it again, and the follower keeps the higher version of each record and
-//! drops what is of an older epoch and was not sent. If the same follower differs again at the next comparison, that did not
-//! help: the versions are equal and the values are not, or the follower's version is the higher one. Then memory or the
-//! program is at fault, and a person has to look.
+//! If a bucket differs, the leader sends all of it again. The follower keeps the higher version of
+//! each record and drops the records of an older epoch that the leader did not send. If the
+//! follower differs again in the next comparison, sending did not help: its value differs under an
+//! equal version, or its version is higher. Memory or the program is then at fault, and an operator
+//! has to investigate.
 
 use super::{InstallJob, Leader, Link, Output, Phase, SlotId};
 use crate::protocol::digest::{Buckets, Digest, seed_of};
 use crate::protocol::follower::approximate_bytes;
 use crate::protocol::types::ToFollower;
 
-/// Marks the tokens of these questions. Those of state transfers are indices of writes, far below.
+/// Bit in the token of every question of a comparison. Tokens of state transfers are indices of
+/// writes, which are far smaller.
 const TOKEN: u64 = 1 << 63;
 
-/// What the comparisons found so far.
+/// Results of the comparisons so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AuditCounts {
     /// Comparisons of one follower that were completed.
@@ -29,18 +33,18 @@ pub struct AuditCounts {
     pub unmended: u64,
 }
 
-/// The comparison under way, and what the earlier ones found.
+/// The comparison under way, and the results of earlier ones.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Audit {
     counts: AuditCounts,
     run: Option<Run>,
-    /// Numbers the comparisons.
+    /// Number of the next comparison.
     number: u64,
-    /// The follower to look for next.
+    /// Slot index from which the leader looks for the next follower.
     next: usize,
-    /// When the next round over all followers begins, on the caller's clock, in microseconds.
+    /// Start of the next round over all followers, on the caller's clock, in microseconds.
     next_round_us: u64,
-    /// What was sent again to each follower after its last comparison.
+    /// By slot: the buckets that the leader sent again after the last comparison.
     sent_again: Vec<Option<Buckets>>,
 }
 
@@ -58,16 +62,16 @@ struct Run {
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// The follower is to be asked for the part from this position on.
+    /// The leader asks next for the part from this position on.
     Ask(u64),
     /// The answer is on its way.
     Asked,
-    /// The leader takes its own digest, from this position on.
+    /// The leader computes its own digest, from this position on.
     Scan { cursor: usize, ours: Digest, unstable: Buckets },
 }
 
 impl<W, R> Leader<W, R> {
-    /// What the comparisons in the background found.
+    /// The results of the comparisons in the background.
     pub fn audit_counts(&self) -> AuditCounts {
         self.audit.counts
     }
@@ -114,12 +118,13 @@ impl<W, R> Leader<W, R> {
         self.audit.run = Some(run);
     }
 
-    /// The follower still takes single writes, on the same connection.
+    /// Whether the follower still receives single writes on the same connection.
     fn is_comparable(&self, run: &Run) -> bool {
         self.slot(run.slot).is_some_and(|slot| slot.link == Link::Streaming && slot.session == run.session)
     }
 
-    /// Picks the next follower that can be compared. After each round over all of them there is a pause.
+    /// Picks the next follower that can be compared. Waits `audit_pause_us` after each round over
+    /// all of them.
     fn begin_audit(&mut self, now_us: u64) {
         if now_us < self.audit.next_round_us {
             return;
@@ -139,7 +144,7 @@ impl<W, R> Leader<W, R> {
         self.audit.run = Some(Run { slot, session, token, since, theirs, step: Step::Ask(0) });
     }
 
-    /// A part of the digest of the follower that is being compared.
+    /// Handles a part of the digest of the follower that is being compared.
     pub(super) fn gather_audit(&mut self, id: SlotId, token: u64, part: &Digest, next: Option<u64>) {
         let Some(run) = self.audit.run.as_mut().filter(|run| run.slot == id && run.token == token) else {
             return;
@@ -176,7 +181,7 @@ impl<W, R> Leader<W, R> {
     }
 }
 
-/// For a message, in which numbers have 32 bits.
+/// Limits a number to the 32 bits that messages have for it.
 fn clamped(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

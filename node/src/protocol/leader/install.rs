@@ -1,10 +1,12 @@
-//! From a follower that promised to one that has everything: by resending, or by what differs.
+//! Brings a follower that promised up to date: by resending writes, or by sending what differs.
 //!
-//! A follower that took over the state of this leader before is sent what was accepted since, or single writes. Any other one
-//! says what it has in a digest ([`digest`](crate::protocol::digest)), a number for each bucket of keys. The buckets that differ are sent
-//! whole, stamped with this leader's epoch, and what is older in them goes at the end; in the others it keeps what it has,
-//! under the stamp that it has. That is the same value under the same sequence number, and lower than anything that
-//! this leader ever accepts for the key, so that to every comparison it is as if it had been sent.
+//! A follower that already has the state of this leader gets the writes accepted since then. Any
+//! other follower reports a digest ([`digest`](crate::protocol::digest)), a number for each bucket
+//! of keys. The leader sends every bucket that differs in full, with its own epoch in the versions;
+//! at the end the follower drops the older records of these buckets. In the other buckets the
+//! follower keeps its records with their older epoch. These have the same values and sequence
+//! numbers as the leader's records, and lower versions than any write that this leader accepts.
+//! Every comparison of versions therefore gives the same result as if the leader had sent them.
 
 use super::recovery::RECOVERY;
 use super::slot::Progress;
@@ -13,19 +15,20 @@ use crate::protocol::digest::{Buckets, Digest, seed_of};
 use crate::protocol::follower::approximate_bytes;
 use crate::protocol::types::{Covered, Epoch, Synced, ToFollower};
 
-/// A state transfer under way; hand it to [`Leader::install_part`].
+/// A state transfer under way; the caller passes it to [`Leader::install_part`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InstallJob {
     epoch: Epoch,
     token: u64,
     step: Step,
-    /// The next key to look at, by its position.
+    /// Position of the next key to examine.
     cursor: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Step {
-    /// Looks for what was accepted since this leader opened. Of all else it has had the digest since then.
+    /// Collects the buckets of the keys written since this leader opened. For all other keys the
+    /// leader has a digest.
     Compare {
         theirs: Digest,
         accepted: Buckets,
@@ -34,7 +37,7 @@ enum Step {
     Send {
         differing: Buckets,
     },
-    /// Sends what was accepted from this write on, to a follower that had everything before.
+    /// Sends the records accepted from this write on, to a follower that has everything before it.
     SendNewer {
         from: u64,
     },
@@ -42,17 +45,18 @@ enum Step {
 }
 
 impl InstallJob {
-    /// Sends these buckets whole to a follower that goes on taking single writes meanwhile.
+    /// Sends these buckets in full to a follower that keeps receiving single writes meanwhile.
     pub(super) fn again(epoch: Epoch, differing: Buckets) -> Self {
         Self { epoch, token: AGAIN, step: Step::Send { differing }, cursor: 0 }
     }
 }
 
-/// Token of a transfer that no follower waits for. Those of others are indices of writes, from 1.
+/// Token of a transfer whose end changes nothing at the leader. Other transfers use the index of a
+/// write, from 1.
 const AGAIN: u64 = 0;
 
 impl<W, R> Leader<W, R> {
-    /// Brings a follower that promised up to date: by resending, or by what differs.
+    /// Brings a follower that promised up to date: by resending writes, or by sending what differs.
     pub(super) fn admit(&mut self, id: SlotId) {
         let epoch = self.epoch;
         let Some(slot) = self.slot_mut(id) else {
@@ -62,7 +66,7 @@ impl<W, R> Leader<W, R> {
             return;
         };
         if slot.bound != Some(hello.id) {
-            // Another disk answers here: what the earlier one confirmed is not on it.
+            // Another disk answers here. It has none of the writes that the earlier disk confirmed.
             slot.bound = Some(hello.id);
             slot.progress = Progress::default();
             self.window.iter_mut().for_each(|pending| pending.confirmed.remove(id));
@@ -76,7 +80,7 @@ impl<W, R> Leader<W, R> {
         if !has_state {
             self.install(id, true);
         } else if slot.progress.tracked_from.is_none_or(|from| from > slot.progress.watermark) {
-            // It fell behind the window, or the difference that it was being given did not arrive in full.
+            // It fell behind the window, or an earlier transfer did not arrive in full.
             self.install(id, false);
         } else {
             slot.progress.generation = hello.synced.map_or(0, |synced| synced.config.generation);
@@ -84,8 +88,9 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Starts a state transfer; what is accepted from now on follows as single writes. A follower that had everything
-    /// once is sent what is newer; any other is asked what it has.
+    /// Starts a state transfer. Writes accepted from now on follow as single writes. If `full`, the
+    /// leader first asks the follower for its digest; otherwise it sends only newer records, to a
+    /// follower that had the full state before.
     pub(super) fn install(&mut self, id: SlotId, full: bool) {
         let (epoch, token) = (self.epoch, self.window.next_index());
         let (buckets, theirs) = (self.recovered.buckets(), self.recovered.emptied());
@@ -104,7 +109,8 @@ impl<W, R> Leader<W, R> {
         self.out.push(output);
     }
 
-    /// A part of the digest of what a follower has. Once it is all there, what differs can be asked for, or sent.
+    /// Handles a part of a follower's digest. Once the digest is complete, the leader fetches or
+    /// sends the buckets that differ.
     pub(super) fn on_digested(&mut self, id: SlotId, token: u64, part: &Digest, next: Option<u64>) {
         if token == RECOVERY {
             return self.gather_digest(id, part, next);
@@ -130,7 +136,7 @@ impl<W, R> Leader<W, R> {
         self.out.push(Output::Install(id, InstallJob { epoch, token, step, cursor: 0 }));
     }
 
-    /// The next message of a state transfer; nothing once it is complete or void.
+    /// The next message of a state transfer; `None` once it is complete or the epoch has changed.
     pub fn install_part(&self, job: &mut InstallJob) -> Option<ToFollower> {
         if job.epoch != self.epoch || !matches!(self.phase, Phase::Opening | Phase::Open) {
             return None;
@@ -142,8 +148,9 @@ impl<W, R> Leader<W, R> {
             match (&mut job.step, entry) {
                 (Step::Ended, _) => return None,
                 (Step::Compare { accepted, .. }, Some((key, entry))) => {
-                    // The same value under the same number may still be another write: of a leader that is gone, and this
-                    // one accepted it again. Only what was recovered is the same as what was there before.
+                    // An equal value and sequence number do not prove the same write: an earlier
+                    // leader may have accepted one and this leader the other. Only a recovered
+                    // record is certainly the one that existed before.
                     if entry.index > 0 {
                         accepted.insert_key(key);
                     }
@@ -154,7 +161,7 @@ impl<W, R> Leader<W, R> {
                     bytes += approximate_bytes(key, &entry.latest);
                     records.push((key.clone(), entry.latest.clone()));
                 }
-                // To be continued: an empty part shows the follower that somebody is at work.
+                // More follows. Even an empty part shows the follower that the leader is at work.
                 (_, None) if job.cursor < self.entries.len() || !records.is_empty() => {
                     return Some(ToFollower::Install { epoch: job.epoch, records });
                 }
@@ -189,14 +196,15 @@ impl<W, R> Leader<W, R> {
         }
         self.confirm_below(id, token);
         if behind {
-            // More was written meanwhile than the window holds: the rest again by difference.
+            // More was written meanwhile than the window keeps, so a further transfer sends the
+            // rest.
             self.install(id, false);
         } else {
             self.stream(id);
         }
     }
 
-    /// From here on the follower takes single writes, beginning with those whose wait ended before.
+    /// Switches the follower to single writes, starting with those whose delay is already over.
     fn stream(&mut self, id: SlotId) {
         let Some(slot) = self.slot_mut(id) else {
             return;

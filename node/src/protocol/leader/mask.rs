@@ -1,8 +1,8 @@
-//! A set of followers as bits, so that counting a quorum is one instruction.
+//! A set of followers as bits, which makes counting a quorum one instruction.
 
 use std::ops::{BitAnd, BitOr};
 
-/// Where a follower stands in the leader's table, and which bit it has in a [`Mask`].
+/// Index of a follower in the leader's table, and its bit in a [`Mask`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotId(pub(crate) u8);
 
@@ -13,7 +13,7 @@ impl SlotId {
     }
 }
 
-/// How many followers a leader can have: the bits of a [`Mask`].
+/// Maximum number of followers of a leader: the bits of a [`Mask`].
 pub const FOLLOWERS_MAX: usize = 64;
 
 /// A set of slots.

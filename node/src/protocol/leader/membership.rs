@@ -1,14 +1,18 @@
-//! Who counts, and how many of them: the rules in force and on their way, and how one replaces another.
+//! The rules that say which followers count and how many make a quorum, and how one rule replaces
+//! another.
 //!
-//! The safe order. From the moment a new rule is proposed, a write is acknowledged only if the old and the new rule are
-//! both satisfied. Once enough of the new rule's members have everything accepted before that moment, the new rule is
-//! stored on them, together with the old one; once every recovery under the old rule must meet a follower that stores it,
-//! it replaces the old one and is stored alone. Epochs need not change for this: all followers of one epoch were installed
-//! by the same leader, so that merging any of them is right, and a recovery takes the newest rules it finds.
+//! From the proposal of a new rule on, the leader acknowledges a write only if it satisfies the old
+//! and the new rule. Once enough members of the new rule have every write accepted before the
+//! proposal, the leader stores the new rule on them, together with the old one. Once every recovery
+//! under the old rule must find a follower that stores the new rule, the new rule replaces the old
+//! one and the leader stores it alone. The epoch does not change: one leader installed all
+//! followers of an epoch, so a recovery may merge any of them, and it uses the newest rules that it
+//! finds.
 //!
-//! Why together: as long as the new rule may be on one follower only, another leader may have recovered, opened and
-//! acknowledged by the old rule without meeting that follower. A recovery that starts there must not do with the new
-//! rule's number of promises, which may be smaller.
+//! The rules are stored together because the new rule may be on one follower only. Another leader
+//! may then have recovered, opened and acknowledged writes under the old rule without that
+//! follower. A later recovery must not rely on the new rule's number of promises alone, which may
+//! be smaller.
 
 use std::collections::VecDeque;
 
@@ -18,25 +22,27 @@ use crate::protocol::types::{Config, FollowerId, Member, ToFollower};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Nobody stores it yet: it waits until enough of its members confirmed everything below this index.
+    /// No follower stores it yet. It waits until enough of its members confirmed every write below
+    /// this index.
     Draining {
         until: u64,
     },
-    /// It is being stored.
+    /// Followers are storing it.
     Installing,
     InForce,
 }
 
-/// One rule, with what the leader knows about its members.
+/// A rule, with what the leader knows about its members.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
     pub(super) config: Config,
     stage: Stage,
     /// Slots whose disk is a member.
     members: Mask,
-    /// How many members must store a successor so that no recovery under this rule can miss it: W. Where so many lost
-    /// their disks (other ones fill their places) that fewer are left, all that are left, and at least one: a leader
-    /// that was replaced long ago and finds nothing but new disks must not take them for its own.
+    /// How many members must store a successor so that every recovery under this rule finds it: W.
+    /// If fewer than W members still have their disks, it is all of those, and at least one. At
+    /// least one, because a leader that was replaced long ago and finds only new disks must not
+    /// take these for its members.
     cover: usize,
 }
 
@@ -46,7 +52,7 @@ impl Rule {
     }
 }
 
-/// The rule in force first, then those on their way. All of them bind.
+/// The rule in force, then the rules that are to replace it. All of them bind.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rules(VecDeque<Rule>);
 
@@ -59,7 +65,7 @@ impl Rules {
         self.0.push_back(Rule { config, stage, members: Mask::default(), cover: 0 });
     }
 
-    /// Whether these followers are a quorum, under every rule.
+    /// Whether these followers are a quorum under every rule.
     pub(super) fn satisfied(&self, by: Mask) -> bool {
         self.0.iter().all(|rule| (by & rule.members).count() >= rule.quorum()) && !self.0.is_empty()
     }
@@ -69,7 +75,7 @@ impl Rules {
         self.0.iter().map(|rule| rule.config.quorum).max().unwrap_or(0)
     }
 
-    /// The newest rule that followers may store already.
+    /// The newest rule that followers may store.
     pub(super) fn stored_config(&self) -> Option<&Config> {
         self.0.iter().rev().find(|rule| !matches!(rule.stage, Stage::Draining { .. })).map(|rule| &rule.config)
     }
@@ -86,7 +92,7 @@ impl Rules {
         self.0.iter().any(|rule| rule.stage != Stage::InForce)
     }
 
-    /// Writes into the newest rule which others bind beside it.
+    /// Records in the newest rule which earlier rules bind beside it.
     pub(super) fn name_earlier(&mut self) {
         let Some((newest, before)) = self.0.make_contiguous().split_last_mut() else { return };
         let mut earlier: Vec<Config> = Vec::new();
@@ -98,7 +104,7 @@ impl Rules {
         newest.config.earlier = earlier;
     }
 
-    /// Whether any of them names this follower.
+    /// Whether any rule names this follower.
     pub(super) fn name(&self, name: &str) -> bool {
         self.0.iter().any(|rule| rule.config.members.iter().any(|member| &*member.name == name))
     }
@@ -109,7 +115,7 @@ impl Rules {
 }
 
 impl<W, R> Leader<W, R> {
-    /// Recomputes who the members are after a slot got another disk, or a rule was added.
+    /// Recomputes the members of each rule after a slot got another disk or a rule was added.
     pub(super) fn refresh_rules(&mut self) {
         let mut rules = std::mem::take(&mut self.rules);
         for rule in &mut rules.0 {
@@ -124,7 +130,7 @@ impl<W, R> Leader<W, R> {
         self.rules = rules;
     }
 
-    /// Proposes what is wanted, as far as it can be had now.
+    /// Proposes the rule that the settings ask for, if enough of its members are up to date.
     pub(super) fn plan(&mut self) {
         if !matches!(self.phase, Phase::Opening | Phase::Open) {
             return;
@@ -141,7 +147,7 @@ impl<W, R> Leader<W, R> {
             members: self.present_members(&last, self.settings.size, true),
             earlier: Vec::new(),
         };
-        // Where the wanted quorum is out of reach for now, at least the disks that replaced others begin to count.
+        // If that quorum is out of reach for now, this rule at least makes replacement disks count.
         let same_quorum = Config {
             generation,
             quorum: last.quorum,
@@ -162,7 +168,8 @@ impl<W, R> Leader<W, R> {
         self.release();
     }
 
-    /// The members of a next rule: by the disk that has the state now, else by the one that the last rule names.
+    /// The members of the next rule. Each has the disk that streams now, or else the disk that the
+    /// last rule names.
     fn present_members(&self, last: &Config, size: u16, only_wanted: bool) -> Vec<Member> {
         let known = |name: &str| last.members.iter().find(|member| &*member.name == name);
         let mut members: Vec<Member> = self
@@ -174,7 +181,7 @@ impl<W, R> Leader<W, R> {
                 Some(Member { name: slot.name.clone(), id })
             })
             .collect();
-        // Known members first, so that a newcomer takes nobody's place.
+        // Known members come first, so that a new follower never displaces one.
         members
             .sort_by(|a, b| known(&b.name).is_some().cmp(&known(&a.name).is_some()).then_with(|| a.name.cmp(&b.name)));
         self.add_absent(&mut members, Some(last), size);
@@ -183,8 +190,9 @@ impl<W, R> Leader<W, R> {
         members
     }
 
-    /// Adds, as far as there is room, the members of an earlier rule that have no slot: under DNS discovery this leader
-    /// has not met them yet. They are members all the same, or each leader would do with those that it met first.
+    /// Adds the members of an earlier rule that have no slot, up to `size`. With DNS discovery this
+    /// leader may not have found them yet. If they did not count, two leaders could each form a
+    /// quorum of the followers that they found first.
     pub(super) fn add_absent(&self, members: &mut Vec<Member>, earlier: Option<&Config>, size: u16) {
         let room = usize::from(size).saturating_sub(members.len());
         let absent = earlier.into_iter().flat_map(|earlier| &earlier.members);
@@ -198,20 +206,21 @@ impl<W, R> Leader<W, R> {
     }
 
     fn propose(&mut self, config: Config) {
-        // A proposal that nobody stores yet binds nobody: the newer one takes its place.
+        // No follower stores a draining proposal yet, so the newer one replaces it.
         if let Some(Stage::Draining { .. }) = self.rules.0.back().map(|rule| rule.stage) {
             self.rules.0.pop_back();
         }
         let fewer = self.rules.newest().is_some_and(|last| {
             config.quorum <= last.quorum && config.size == last.size && config.members == last.members
         });
-        // Under a lower quorum of the same members, everything acknowledged is on enough of them already.
+        // With the same members and no higher quorum, enough of them already have every
+        // acknowledged write.
         let until = if fewer { 0 } else { self.window.next_index() };
         self.rules.push(config, Stage::Draining { until });
         self.refresh_rules();
     }
 
-    /// Moves the newest rule on as far as it goes.
+    /// Moves the newest rule to the next stages whose conditions are met.
     pub(super) fn advance(&mut self) {
         self.admit_waiting();
         let Some(newest) = self.rules.0.back() else {
@@ -229,14 +238,14 @@ impl<W, R> Leader<W, R> {
             self.configure_all();
         }
         self.complete_rule();
-        self.tell_alone();
+        self.report_sole_rule();
     }
 
-    /// Tells once of each rule that it stands alone.
-    fn tell_alone(&mut self) {
+    /// Reports once for each rule that only this rule binds.
+    fn report_sole_rule(&mut self) {
         let generation = self.rules.in_force().map_or(0, |config| config.generation);
-        if self.told_alone < generation && self.stands_alone() {
-            self.told_alone = generation;
+        if self.reported_sole_rule < generation && self.only_rule_binds() {
+            self.reported_sole_rule = generation;
             self.out.push(Output::InForce);
         }
     }
@@ -256,7 +265,8 @@ impl<W, R> Leader<W, R> {
         if let Some(rule) = self.rules.0.back_mut() {
             rule.stage = Stage::InForce;
             if !rule.config.earlier.is_empty() {
-                // From here on it stands alone: a step of its own for those who store it.
+                // From here on only this rule binds. Followers store that as a generation of its
+                // own.
                 rule.config.earlier.clear();
                 rule.config.generation += 1;
             }
@@ -274,9 +284,9 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// While opening: whether this disk may take over the state yet. The members of the rules that the promises went by
-    /// come first. Had new disks the state of an opening that failed, it would pass for the newest one, though those
-    /// members may have gone on under another leader.
+    /// While opening: whether this disk may receive the state yet. The members of the old rules
+    /// come first. If the opening failed after new disks had the state, a recovery would take that
+    /// state for the newest, although the old members may have continued under another leader.
     pub(super) fn may_enter(&self, disk: FollowerId) -> bool {
         let stored = self.mask_of(|slot| slot.progress.complete);
         let mut old = self.rules.0.iter().filter(|rule| rule.stage == Stage::InForce);
@@ -285,7 +295,7 @@ impl<W, R> Leader<W, R> {
             || old.all(|rule| (stored & rule.members).count() >= rule.cover)
     }
 
-    /// While opening: takes in those that had to wait.
+    /// While opening: admits the followers that had to wait.
     fn admit_waiting(&mut self) {
         for index in 0..self.slots.len() {
             let id = SlotId(index as u8);
@@ -297,7 +307,7 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// From here on only the newest rule binds.
+    /// Drops all rules but the newest, which alone binds from here on.
     pub(super) fn drop_earlier_rules(&mut self) {
         let Some(mut newest) = self.rules.0.pop_back() else { return };
         newest.config.generation += 1;
@@ -313,7 +323,7 @@ impl<W, R> Leader<W, R> {
         (0..self.slots.len()).for_each(|index| self.configure(SlotId(index as u8)));
     }
 
-    /// Gives the newest rule that may be stored to a follower that has the state and an older rule.
+    /// Sends the newest rule that may be stored to a follower that has the state and an older rule.
     pub(super) fn configure(&mut self, id: SlotId) {
         let epoch = self.epoch;
         let Some(config) = self.rules.stored_config().cloned() else {
@@ -327,16 +337,17 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Whether one rule is in force and stands alone on so many followers that no recovery goes by an earlier one.
-    pub(super) fn stands_alone(&self) -> bool {
+    /// Whether one rule alone is in force, stored on so many followers that no recovery uses an
+    /// earlier one.
+    pub(super) fn only_rule_binds(&self) -> bool {
         let Some(rule) = self.rules.0.front().filter(|rule| rule.stage == Stage::InForce) else { return false };
         let stored = self.mask_of(|slot| slot.progress.complete && slot.progress.generation >= rule.config.generation);
         self.rules.0.len() == 1 && (stored & rule.members).count() >= rule.quorum()
     }
 
-    /// Lets go of followers that are not wanted and that no rule needs any more.
+    /// Releases the followers that are not declared and that no rule needs.
     pub(super) fn release(&mut self) {
-        if !self.stands_alone() {
+        if !self.only_rule_binds() {
             return;
         }
         for index in 0..self.slots.len() {

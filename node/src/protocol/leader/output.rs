@@ -1,4 +1,4 @@
-//! What a leader asks its caller to do.
+//! The actions that a leader asks its caller for.
 
 use std::sync::Arc;
 
@@ -6,86 +6,89 @@ use super::install::InstallJob;
 use super::mask::SlotId;
 use crate::protocol::types::{Epoch, ToFollower, Write};
 
-/// What the caller has to do next.
+/// An action for the caller.
 #[derive(Clone, Debug)]
 pub enum Output<W, R> {
     /// Send this message on the follower's present connection.
     Send(SlotId, ToFollower),
-    /// Call [`Leader::due`] with the same slot and index after this wait.
+    /// Call [`Leader::due`] with the same slot and index after this delay.
     Schedule {
-        /// Whose wait it is.
+        /// The follower.
         slot: SlotId,
-        /// Which write.
+        /// Index of the write.
         index: u64,
-        /// How long, in microseconds.
+        /// The delay, in microseconds.
         delay_us: u32,
     },
     /// Send this write now, on the follower's present connection.
     Transmit(SlotId, Arc<Write>),
     /// Stream the parts of [`Leader::install_part`] on the follower's present connection until it returns nothing.
     Install(SlotId, InstallJob),
-    /// W followers confirmed.
+    /// W followers confirmed the write.
     Committed {
-        /// Whom to tell.
+        /// The client to answer.
         waiter: W,
-        /// What to tell.
+        /// The answer.
         receipt: Receipt,
     },
-    /// The write can no longer be confirmed by this leader; another one may have taken it over.
+    /// This leader can no longer commit the write. Another leader may have recovered it.
     Indeterminate {
-        /// Whom to tell.
+        /// The client to answer.
         waiter: W,
-        /// The sequence number that it had.
+        /// The sequence number of the write.
         seq: u64,
     },
-    /// This leader led when the read arrived: [`Leader::committed`] may be shown.
+    /// This leader led when the read arrived: the caller may answer with [`Leader::committed`].
     ReadConfirmed(R),
-    /// This leader leads no longer.
+    /// This leader no longer leads.
     ReadRefused(R),
     /// Close the connection to this follower and connect again.
     Reset(SlotId, ResetReason),
     /// The follower was released and its slot is free.
     Released(SlotId),
-    /// Another leader is starting as well: call [`Leader::elect`] after a short random wait.
+    /// Another leader is starting too: call [`Leader::elect`] after a short random wait.
     Backoff,
-    /// The state is complete; writes and reads are served.
+    /// The state is complete; the leader serves writes and reads.
     Opened,
-    /// This leader is over: a follower promised the other epoch.
+    /// A follower promised this higher epoch. This leader serves nothing any more.
     Fenced(Epoch),
     /// A rule came into force.
     InForce,
-    /// A comparison in the background found that a follower has other records than the leader. They are sent again.
+    /// A comparison in the background found that a follower has other records than the leader,
+    /// which sends them again.
     Differs {
         /// The follower.
         slot: SlotId,
-        /// In how many buckets of keys.
+        /// How many buckets of keys differ.
         buckets: usize,
-        /// It did so in the comparison before too, and sending them again did not help.
+        /// The follower also differed in the comparison before, and sending the records did not
+        /// help.
         again: bool,
     },
 }
 
-/// Why a connection begins anew.
+/// Why the caller has to reconnect.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ResetReason {
-    /// The same disk is connected under this other name, and can count once only.
+    /// The same disk is connected under this other name, and counts only once.
     #[error("it has the same disk as the follower {0}: one follower is listed under two names")]
     SameDisk(Arc<str>),
-    /// The follower has lost its place in this leader's table.
+    /// The leader released the follower's slot.
     #[error("it is no longer among the followers")]
     NotDeclared,
-    /// The follower names a promise that no leader can have asked for.
+    /// The follower reports a promise that no leader can have asked for.
     #[error("it promised the epoch {0}, which no leader can have asked for")]
     ImpossibleEpoch(Epoch),
-    /// The follower refuses this leader's epoch though it promised nothing higher: it begins anew.
-    #[error("it refuses this leader, and promised no other one")]
+    /// The follower refuses this leader's epoch although it promised no higher one.
+    #[error("it refuses this leader, but promised no higher epoch")]
     Refused,
-    /// The leader starts over with another epoch's records, and does not take the rest of an earlier answer.
+    /// Recovery restarted with the records of another epoch and drops the rest of an earlier
+    /// answer.
     #[error("the leader reads the records of another epoch")]
     OtherSource,
 }
 
-/// What is known of a committed write.
+/// Facts about a committed write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// Its sequence number.
@@ -94,6 +97,6 @@ pub struct Receipt {
     pub epoch: Epoch,
     /// The write quorum that it satisfied.
     pub quorum: u16,
-    /// The delays drawn for it, in microseconds, if that was asked for.
+    /// The delays drawn for it, in microseconds, if the client asked for them.
     pub delays_us: Option<Vec<u32>>,
 }

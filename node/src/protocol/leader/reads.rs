@@ -1,5 +1,6 @@
-//! Linearizable reads: a leader shows nothing before W followers confirmed, after the read arrived, that they promised
-//! nobody else. Reads share rounds of that question; at most one round is under way.
+//! Linearizable reads. A leader answers a read only after W followers confirmed, after the read
+//! arrived, that they promised no higher epoch. Reads share rounds of this question; at most one
+//! round is under way.
 
 use super::mask::Mask;
 use super::view::CutOff;
@@ -9,15 +10,18 @@ use crate::protocol::types::{Record, ToFollower};
 
 #[derive(Clone, Debug)]
 pub(super) struct Reads<R> {
-    /// Number of the last question sent.
+    /// Number of the last round sent.
     round: u64,
-    /// The reads under way, and the first question that was sent after all of them arrived.
+    /// The reads of the round under way, and its number. The leader sent it after all of them
+    /// arrived.
     asking: Option<(u64, Vec<R>)>,
-    /// They arrived while a question was under way: the next one is theirs.
+    /// Reads that arrived while a round was under way. The next round serves them.
     waiting: Vec<R>,
-    /// A heartbeat that W followers have not all answered yet, and when it was sent, in microseconds.
+    /// The oldest heartbeat that fewer than W followers answered: its round, and when it was sent,
+    /// in microseconds.
     beat: Option<(u64, u64)>,
-    /// When the last heartbeat was sent that W followers answered: at that time nobody else led.
+    /// When the last heartbeat that W followers answered was sent. No other leader had opened by
+    /// then.
     led_us: u64,
 }
 
@@ -28,7 +32,7 @@ impl<R> Default for Reads<R> {
 }
 
 impl<R> Reads<R> {
-    /// How many reads are under way.
+    /// How many reads wait.
     fn len(&self) -> usize {
         self.waiting.len() + self.asking.as_ref().map_or(0, |(_, readers)| readers.len())
     }
@@ -40,17 +44,19 @@ impl<R> Reads<R> {
         }
     }
 
-    /// When the oldest heartbeat was sent that W followers have not all answered, in microseconds.
+    /// When the oldest heartbeat that fewer than W followers answered was sent, in microseconds.
     fn unanswered_since_us(&self) -> Option<u64> {
         self.beat.map(|(_, sent_us)| sent_us)
     }
 }
 
 impl<W, R> Leader<W, R> {
-    /// Asks whether this leader still leads; [`Output::ReadConfirmed`] or [`Output::ReadRefused`] answers.
+    /// Asks the followers whether this leader still leads. The answer is [`Output::ReadConfirmed`]
+    /// or [`Output::ReadRefused`].
     ///
     /// # Errors
-    /// [`Refusal`] when this leader is not open, or has half of a backup.
+    /// [`Refusal`] if this leader is not open, is cut off, has an unfinished restore, or too many
+    /// reads wait.
     pub fn read(&mut self, waiter: R) -> Result<(), Refusal> {
         self.client_refusal()?;
         let (reads, limit) = (self.reads.len(), self.settings.limits.reads_waiting);
@@ -69,7 +75,8 @@ impl<W, R> Leader<W, R> {
         self.entries.get(key)?.committed()
     }
 
-    /// Heartbeat: tells every connected follower how far behind it is, and asks again whatever was lost.
+    /// Heartbeat: reports its lag to every connected follower, and repeats questions that may be
+    /// lost.
     pub fn tick(&mut self, now_us: u64) {
         if matches!(self.phase, Phase::Recovering(_) | Phase::Opening) {
             self.ask_again();
@@ -90,7 +97,7 @@ impl<W, R> Leader<W, R> {
         self.audit(now_us);
     }
 
-    /// Notices whether any write could be acknowledged at all.
+    /// Updates whether the leader can acknowledge writes at all.
     fn watch_quorum(&mut self, now_us: u64) {
         if !matches!(self.phase, Phase::Open) {
             return;
@@ -119,7 +126,8 @@ impl<W, R> Leader<W, R> {
         let (epoch, round) = (self.epoch, self.reads.round);
         let streaming: Vec<(SlotId, u64)> = self.streaming().collect();
         for (id, heard) in streaming {
-            // No clock here: the lag that heartbeats carry is good enough until the next of them.
+            // This call has no clock. Followers use the lag of the last heartbeat until the next
+            // one.
             self.out.push(Output::Send(id, ToFollower::Probe { epoch, round, lag_us: u64::MAX, heard }));
         }
     }
@@ -127,7 +135,7 @@ impl<W, R> Leader<W, R> {
     fn probe(&mut self, now_us: u64) {
         let (epoch, round) = (self.epoch, self.reads.round);
         let streaming: Vec<(SlotId, u64)> = self.streaming().collect();
-        // What another leader accepted since this one is known to have led may be anywhere.
+        // Another leader may have accepted writes since the last time this one certainly led.
         let unsure_us = now_us.saturating_sub(self.reads.led_us);
         for (id, heard) in streaming {
             let lag_us = self.lag_us(id, now_us).max(unsure_us);
@@ -135,7 +143,7 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Those that can be asked, and the highest round that each has answered.
+    /// The streaming followers, and the highest round that each answered.
     fn streaming(&self) -> impl Iterator<Item = (SlotId, u64)> {
         self.each_slot().filter(|(_, slot)| slot.link == Link::Streaming).map(|(id, slot)| (id, slot.probed))
     }

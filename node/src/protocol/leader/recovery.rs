@@ -1,4 +1,5 @@
-//! From a leader that knows nothing to one that is open: promises, merge, install.
+//! Recovery: how a leader without state opens. It collects promises, merges records and installs
+//! the result.
 
 use super::mask::Mask;
 use super::membership::Stage;
@@ -8,18 +9,20 @@ use crate::protocol::digest::{BucketLimits, Digest, seed_of};
 use crate::protocol::keymap::KeyMap;
 use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced, ToFollower};
 
-/// Token of recovery's questions for digests. A state transfer uses the index of a write, from 1.
+/// Token of the digest questions of recovery. A state transfer uses the index of a write, from 1.
 pub(super) const RECOVERY: u64 = 0;
 
-/// What recovery has gathered so far.
+/// The progress of recovery.
 #[derive(Clone, Debug)]
 pub(super) struct Recovery {
     /// The epoch whose records are being merged.
     source: Option<Epoch>,
     merged: KeyMap<Entry>,
-    /// Of what is merged, once that is much: taken as it comes, it holds nobody up.
+    /// Digest of `merged`. Of a large state it is updated with each record, so that no single step
+    /// computes all of it.
     digest: Option<Digest>,
-    /// The first follower has given everything; from here on the others are asked what they have in these many buckets.
+    /// Set once the first follower sent everything: the number of buckets in which the other
+    /// followers report their digests.
     compared: Option<u32>,
     loss_accepted: bool,
     /// Seed of the digests.
@@ -28,20 +31,20 @@ pub(super) struct Recovery {
     digested_keys: usize,
 }
 
-/// What a closed leader has and what it waits for.
+/// The promises that a closed leader has, and how many it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveryView {
-    /// How many members must promise; unknown until one that is not blank answered.
+    /// How many members must promise; unknown until a follower that is not blank answers.
     pub needed: Option<usize>,
     /// How many followers promised.
     pub answered: usize,
-    /// How many of those count: members, by the disk that they have.
+    /// How many of those count: followers whose disk is a member.
     pub counting: usize,
-    /// How many promised but are blank.
+    /// How many of those are blank.
     pub blank: usize,
-    /// N, declared.
+    /// N, the declared number of followers.
     pub size: usize,
-    /// Whether the cluster is known to have been open, so that blank followers alone prove nothing.
+    /// Whether the cluster was open before. If so, blank followers do not prove a new cluster.
     pub opened_before: bool,
 }
 
@@ -59,7 +62,7 @@ impl Recovery {
         }
     }
 
-    /// Keeps the higher version.
+    /// Keeps the record with the higher version.
     fn merge(&mut self, key: Key, record: Record) {
         let known = self.merged.get_mut(&key);
         if known.as_ref().is_some_and(|known| known.latest.version >= record.version) {
@@ -78,7 +81,7 @@ impl Recovery {
         }
     }
 
-    /// Of what is merged by now.
+    /// Digest of the records merged so far.
     fn digested(&self, buckets: u32) -> Digest {
         match &self.digest {
             Some(digest) => digest.folded(buckets),
@@ -90,7 +93,8 @@ impl Recovery {
         }
     }
 
-    /// The first follower has given everything: what it takes to compare that with the others.
+    /// The first follower sent everything: prepares the digest that is compared with the other
+    /// followers.
     fn begin_comparing(&mut self) {
         let buckets = self.buckets.buckets_for(self.merged.len());
         self.digest = Some(self.digested(buckets));
@@ -99,15 +103,17 @@ impl Recovery {
 }
 
 impl<W, R> Leader<W, R> {
-    /// Opens with whatever the followers that answered hold, though acknowledged writes may be missing. An act of a
-    /// person who knows that the others will not come back. Returns false when there is nothing to recover.
+    /// Opens with the records of the followers that answered, even if acknowledged writes are
+    /// missing. Only for an operator who knows that the other followers will not return. Returns
+    /// false if this leader is neither recovering nor opening.
     pub fn accept_loss(&mut self) -> bool {
         match &mut self.phase {
             Phase::Recovering(recovery) => {
                 recovery.loss_accepted = true;
                 self.recover();
             }
-            // The state is whole, but members of an earlier rule that would have to store it are gone.
+            // The state is complete, but members of an earlier rule that have to store it are
+            // missing.
             Phase::Opening => {
                 self.basis = (self.epoch, u64::MAX);
                 self.drop_earlier_rules();
@@ -117,12 +123,12 @@ impl<W, R> Leader<W, R> {
         true
     }
 
-    /// How far recovery is; nothing once it is over.
+    /// Progress of recovery; `None` once the leader opens.
     pub fn recovery(&self) -> Option<RecoveryView> {
         matches!(self.phase, Phase::Recovering(_) | Phase::Waiting).then(|| {
             let config = self.highest_synced().map(|synced| synced.config);
             let promised = self.mask_of(|slot| slot.promised);
-            // Of several rules that bind, the one that lacks most.
+            // If several rules bind, the one that misses most promises.
             let rule = config.iter().flat_map(Config::binding);
             let rule = rule.map(|rule| (rule.recovery_size(), self.counting(rule).count()));
             let rule = rule.max_by_key(|(needed, counting)| needed.saturating_sub(*counting));
@@ -138,7 +144,8 @@ impl<W, R> Leader<W, R> {
         })
     }
 
-    /// The highest epoch, and its newest rule, that any follower which promised has in full.
+    /// The highest epoch of which a follower that promised has the full state, and the newest rule
+    /// there.
     fn highest_synced(&self) -> Option<Synced> {
         self.each_slot()
             .filter(|(_, slot)| slot.promised)
@@ -147,25 +154,27 @@ impl<W, R> Leader<W, R> {
             .cloned()
     }
 
-    /// The promises that count: of the members' own disks. One that has been blank ever since it got its id never
-    /// confirmed anything, and truly says so; one that was emptied has another id, which is no member's.
+    /// The promises that count: those from disks that are members. A disk that was emptied has a
+    /// new id, which is no member's.
     fn counting(&self, config: &Config) -> Mask {
         self.mask_of(|slot| slot.promised && slot.hello.as_ref().is_some_and(|hello| config.contains(hello.id)))
     }
 
-    /// Whether nothing that was acknowledged can be missing from what these followers say, by every rule that binds.
+    /// Whether the answers of these followers include every acknowledged write, under every rule
+    /// that binds.
     fn suffices(&self, config: &Config, said: Mask) -> bool {
         config.binding().all(|rule| (self.counting(rule) & said).count() >= rule.recovery_size())
     }
 
-    /// Goes on as far as the promises so far allow.
+    /// Takes the next steps that the promises so far allow.
     pub(super) fn recover(&mut self) {
         let Phase::Recovering(recovery) = &self.phase else {
             return;
         };
         let loss_accepted = recovery.loss_accepted;
         let Some(Synced { epoch: source, config }) = self.highest_synced() else {
-            // Nobody has anything. That proves a new cluster only if everybody said so, those on their way out too.
+            // All followers that answered are blank. That proves a new cluster only if every known
+            // follower answered, those that leave included.
             let answered = self.mask_of(|slot| slot.promised && slot.wanted).count();
             let all = self.each_slot().all(|(_, slot)| slot.promised);
             let proven_new = all && answered >= usize::from(self.settings.size) && !self.opened_before;
@@ -178,9 +187,11 @@ impl<W, R> Leader<W, R> {
             return;
         }
         self.fetch_from(source);
-        // A follower of an older epoch has nothing that was acknowledged in the newest one: its promise is all it gives.
+        // A follower of an older epoch confirmed no write of the newest epoch. Its promise is
+        // enough.
         let done = self.mask_of(|slot| slot.gathered.is_everything() || slot.synced_epoch() != Some(source));
-        // But what was acknowledged before the newest epoch stands in the records of that epoch, of whomever they are.
+        // Any follower with the full state of the newest epoch also has every write acknowledged
+        // before it, so one such follower must send its records.
         let fetched = self.mask_of(|slot| slot.promised && slot.gathered.is_everything());
         let enough = if loss_accepted { !self.fetching() } else { self.suffices(&config, done) };
         if enough && fetched.count() > 0 {
@@ -188,7 +199,8 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// What was promised may have been overtaken by another leader since; one that waits would not learn of it.
+    /// Repeats the question for promises. Another leader may have overtaken a promise since, which
+    /// this leader would not notice while it waits.
     pub(super) fn ask_again(&mut self) {
         let epoch = self.epoch;
         let asked = self.mask_of(|slot| matches!(slot.link, Link::Greeted | Link::Promised));
@@ -205,7 +217,8 @@ impl<W, R> Leader<W, R> {
             return;
         };
         if recovery.source != Some(source) {
-            // What was merged belongs to another epoch: a newer one turned up, or the only disk that had it is gone.
+            // The merged records belong to another epoch: a newer epoch appeared, or the only disk
+            // with that epoch is gone.
             recovery.source = Some(source);
             recovery.merged = KeyMap::default();
             (recovery.digest, recovery.compared) = (None, None);
@@ -213,7 +226,8 @@ impl<W, R> Leader<W, R> {
                 let id = SlotId(index as u8);
                 let Some(slot) = self.slot_mut(id) else { continue };
                 if std::mem::take(&mut slot.gathered).is_under_way() {
-                    // The rest of the answer may still arrive. A new connection keeps it from the next one.
+                    // The rest of the answer may still arrive. A new connection keeps it apart from
+                    // the next answer.
                     slot.link = Link::Down;
                     self.out.push(Output::Reset(id, ResetReason::OtherSource));
                 }
@@ -222,7 +236,8 @@ impl<W, R> Leader<W, R> {
         self.fetch_more(source);
     }
 
-    /// One follower gives everything; the others, what differs from what is merged by then.
+    /// Asks one follower for everything, and the others for the records that differ from those
+    /// merged so far.
     fn fetch_more(&mut self, source: Epoch) {
         let epoch = self.epoch;
         let Phase::Recovering(recovery) = &mut self.phase else {
@@ -232,7 +247,7 @@ impl<W, R> Leader<W, R> {
         let mut busy = self.slots.iter().flatten().any(|slot| slot.gathered.is_under_way());
         let fetched = self.slots.iter().flatten().any(|slot| slot.gathered.is_everything());
         if recovery.compared.is_none() && !busy && (anything || fetched) {
-            // What a follower gave before its connection broke counts as well.
+            // The records that a follower sent before its connection broke count too.
             recovery.begin_comparing();
         }
         let (buckets, seed) = (recovery.compared, recovery.seed);
@@ -255,8 +270,8 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// A part of the digest of a follower's records. Once it is complete, the follower is asked for the buckets that
-    /// differ from what is merged.
+    /// Handles a part of the digest of a follower's records. Once the digest is complete, the
+    /// leader fetches the buckets that differ from the merged records.
     pub(super) fn gather_digest(&mut self, id: SlotId, part: &Digest, next: Option<u64>) {
         let epoch = self.epoch;
         let Some(slot) = self.slots.get_mut(id.index()).and_then(Option::as_mut) else {
@@ -310,7 +325,8 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// The merged state is the state: stamps it with this epoch and gives it to everybody.
+    /// Makes the merged records the state: sets their epoch to this one and installs them on all
+    /// followers.
     fn begin_opening(&mut self, old: Option<Config>) {
         let Phase::Recovering(recovery) = std::mem::replace(&mut self.phase, Phase::Opening) else {
             return;
@@ -330,8 +346,9 @@ impl<W, R> Leader<W, R> {
         let generation = self.each_slot().filter_map(|(_, slot)| slot.hello.as_ref()?.synced.as_ref());
         let generation = generation.map(|synced| synced.config.generation).max().unwrap_or(0) + 1;
         let Settings { quorum, size, .. } = self.settings;
-        // A quorum that cannot be had now must not be stored anywhere yet: the smaller recovery that it allows would be
-        // wrong until enough followers have everything. It follows as a change once it can be had.
+        // No follower may store a quorum that is out of reach now. That quorum allows a recovery
+        // with fewer promises, which could miss writes until enough followers have everything. The
+        // leader changes to it later, once enough followers are present.
         let present = self.mask_of(|slot| slot.promised && slot.wanted).count();
         let quorum = match &old {
             Some(old) if present < usize::from(quorum) => old.quorum.min(size),
@@ -342,7 +359,8 @@ impl<W, R> Leader<W, R> {
             self.rules.push(Config { earlier: Vec::new(), ..config.clone() }, Stage::InForce);
         }
         if old.is_none() && !recovery.loss_accepted {
-            // That all were blank proves a new cluster only if none took over another leader's state since.
+            // Blank followers prove a new cluster only if none of them received another leader's
+            // state since.
             let quorum = members.len() as u16;
             let all = Config { generation: 0, quorum, size, members: members.clone(), earlier: Vec::new() };
             self.rules.push(all, Stage::InForce);
@@ -358,7 +376,8 @@ impl<W, R> Leader<W, R> {
         promised.into_iter().for_each(|id| self.admit(id));
     }
 
-    /// Those that answered by the disk that answered, the others by the disk that they had.
+    /// The members of the first rule. Each follower that promised has the disk that answered; the
+    /// others have the disk that the old rule names.
     fn opening_members(&self, old: Option<&Config>) -> Vec<Member> {
         let known = |name: &str| old.and_then(|old| old.members.iter().find(|member| &*member.name == name));
         let mut members: Vec<Member> = self
@@ -378,8 +397,9 @@ impl<W, R> Leader<W, R> {
         members
     }
 
-    /// Whether this follower knows more than what this leader is about to open with: another leader went on after the
-    /// promises, which that one need not have heard of when the disks that gave them were lost.
+    /// Whether this follower has a newer state than the one with which this leader opens. Another
+    /// leader may have continued after the promises; if the disks that promised were lost, that
+    /// leader never learned of them.
     pub(super) fn is_outdated_by(&self, id: SlotId) -> bool {
         let synced = self.slot(id).and_then(|slot| slot.hello.as_ref()?.synced.as_ref());
         synced.is_some_and(|synced| synced.epoch != self.epoch && (synced.epoch, synced.config.generation) > self.basis)
@@ -391,8 +411,8 @@ mod tests {
     use super::*;
     use crate::protocol::types::Version;
 
-    // Goal: a digest that goes along with what is merged is that of all of it in the end. Method: before and after the
-    // number of keys from which on it does, with records that replace earlier ones.
+    // Goal: the digest that is updated with each merged record equals the digest of all records.
+    // Method: below and above `digested_keys`, with records that replace earlier ones.
     #[test]
     fn the_digest_of_much_goes_along_with_it() {
         let mut recovery = Recovery::new(Epoch::default(), &Limits::default());

@@ -1,8 +1,9 @@
-//! The state of a backup, in again.
+//! Restores a backup.
 //!
-//! A restore takes many requests, and whoever sends them may end in the middle. A cluster with half of a backup looks just like
-//! one with all of it, so a restore first leaves a mark: a record like any other, committed before the first key of the
-//! backup and removed after the last one. It outlives every leader. While it is there nothing is read, written or saved.
+//! A restore takes many requests, and its client may stop in the middle. Half of a backup looks
+//! like a whole one, so a restore first writes a mark. The mark is a record like any other: the
+//! leader commits it before the first key of the backup and deletes it after the last key, and
+//! later leaders recover it. While the mark exists, the leader refuses reads, writes and backups.
 
 use std::sync::Arc;
 
@@ -12,27 +13,27 @@ use super::Leader;
 use super::writes::{Accepted, Refusal};
 use crate::protocol::types::{Key, RESTORE_MARK, Record, RetryMark, SEQ_MAX, Version};
 
-/// A key as a backup has it: without the epoch, which says nothing in another cluster.
+/// A key in a backup. It has no epoch, since an epoch is meaningless in another cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Saved {
     /// The key.
     pub key: Key,
-    /// Its sequence number, which goes on from here.
+    /// Its sequence number. Later writes of the key continue from it.
     pub seq: u64,
-    /// The value; none where the key was deleted.
+    /// The value; `None` if the key is deleted.
     pub value: Option<Arc<str>>,
     /// The last marked writes of the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub marks: Option<Arc<[RetryMark]>>,
 }
 
-/// A restore that began and has not ended.
+/// A restore that has begun and has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unfinished {
-    /// Of which backup: its digest.
+    /// The digest of the backup.
     pub backup: Arc<str>,
-    /// Whether the keys of the backup replace those that are there.
+    /// Whether the keys of the backup replace existing ones.
     pub overwrite: bool,
 }
 
@@ -46,27 +47,27 @@ impl std::fmt::Display for Unfinished {
     }
 }
 
-/// Which restore some keys belong to.
+/// The restore to which keys belong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part<'a> {
-    /// To none: they are whole by themselves.
+    /// None: the keys of one request are the whole restore.
     Alone {
-        /// Whether they replace what is there.
+        /// Whether they replace existing keys.
         overwrite: bool,
     },
-    /// To that of the backup with this digest, which has begun.
+    /// The restore of the backup with this digest, which has begun.
     Of(&'a str),
 }
 
 impl<W, R> Leader<W, R> {
-    /// The restore that began and has not ended, if there is one.
+    /// The unfinished restore, if there is one.
     pub fn unfinished_restore(&self) -> Option<Unfinished> {
         let value = self.entries.get(RESTORE_MARK)?.latest.value.as_deref()?;
         serde_json::from_str(value).ok()
     }
 
-    /// Begins a restore, or goes on with the same one after it was interrupted. Where there are keys, or half of another
-    /// backup, it has to be one that overwrites.
+    /// Begins a restore, or continues the same one after an interruption. If there are keys or
+    /// another unfinished restore, it must be a restore that overwrites.
     ///
     /// # Errors
     /// [`Refusal`] when nothing was accepted.
@@ -81,7 +82,8 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Ends a restore, of which every key is committed; without a digest, gives up whichever there is.
+    /// Ends a restore whose keys are all committed. Without a digest, gives up any unfinished
+    /// restore.
     ///
     /// # Errors
     /// [`Refusal`] when nothing was accepted.
@@ -94,11 +96,11 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Puts the mark there, or takes it away.
+    /// Writes the mark, or deletes it.
     fn mark(&mut self, value: Option<String>, now_us: u64, waiter: W) -> Result<Accepted, Refusal> {
         let known = self.entries.find(RESTORE_MARK).map(|(position, entry)| (position, entry.latest.version.seq));
         let seq = known.map_or(0, |(_, seq)| seq) + 1;
-        // Clients are served again once the removal of the mark is committed, not before.
+        // The leader serves clients again only once the deletion of the mark is committed.
         self.restoring |= value.is_some();
         let version = Version { epoch: self.epoch, seq };
         let record = Record { version, value: value.map(Into::into), marks: None };
@@ -106,30 +108,31 @@ impl<W, R> Leader<W, R> {
         Ok(Accepted::Pending { seq })
     }
 
-    /// The mark is as it should be already, or about to be.
+    /// The mark already has the requested state, committed or pending.
     fn again(&mut self, waiter: W) -> Result<Accepted, Refusal> {
         let mark = self.entries.get(RESTORE_MARK);
         let (seq, pending) = mark.map_or((0, None), |entry| (entry.latest.version.seq, entry.pending()));
         Ok(self.retry(pending, seq, waiter))
     }
 
-    /// Whether clients may yet see half of a backup: its mark is there, or its removal is not committed.
+    /// Whether clients could see half of a backup: its mark exists, or the deletion of the mark is
+    /// not committed.
     pub(super) fn half_restored(&self) -> bool {
         self.entries.get(RESTORE_MARK).is_some_and(|mark| mark.latest.value.is_some() || !mark.latest_committed)
     }
 
-    /// Whether this leader may show what it has without asking its followers: not while it is closed, nor with half of a
-    /// backup.
+    /// Whether this leader may answer from its own state without asking its followers: not while it
+    /// is closed, nor during a restore.
     ///
     /// # Errors
-    /// [`Refusal`] for the client.
+    /// [`Refusal`], the reason for the client.
     pub fn local_refusal(&self) -> Result<(), Refusal> {
         self.refusal()?;
         if self.restoring { self.refuse_clients() } else { Ok(()) }
     }
 
-    /// Whether clients' requests are taken: not while this leader is closed, has half of a backup, or is cut off from its
-    /// followers.
+    /// Whether the leader accepts requests of clients: not while it is closed, during a restore, or
+    /// while it is cut off from its followers.
     #[inline]
     pub(super) fn client_refusal(&self) -> Result<(), Refusal> {
         self.refusal()?;
@@ -144,8 +147,9 @@ impl<W, R> Leader<W, R> {
         self.cut_off.clone().map_or(Ok(()), |cut_off| Err(Refusal::CutOff(cut_off)))
     }
 
-    /// Accepts a write that brings its sequence number with it. A key that is there just like that stays; another value
-    /// of it gives way only where that is asked for, and then the number goes on from the higher of the two.
+    /// Accepts a write that brings its own sequence number. An identical key is left unchanged.
+    /// Another value of the key is replaced only if the restore overwrites; its sequence number is
+    /// then above both.
     ///
     /// # Errors
     /// [`Refusal`] when nothing was accepted.
@@ -173,7 +177,8 @@ impl<W, R> Leader<W, R> {
         let pending = known.and_then(|(_, entry)| entry.pending());
         let known = known.map(|(position, entry)| (position, &entry.latest));
         if let Some((_, latest)) = known {
-            // A request that is sent again finds its keys as it left them: where they had moved on, under a higher number.
+            // A repeated request finds its keys as the first one stored them. That may be under a
+            // higher number, if the restore overwrites.
             let there = latest.version.seq;
             let in_place = there == seq || (overwrite && there > seq);
             if in_place && latest.value == value && latest.marks == marks {

@@ -1,7 +1,7 @@
-//! The state as a backup has it, of one moment, while writes go on.
+//! Backups: the committed state of one moment, read while writes continue.
 //!
-//! It is given out part by part, in the order of positions. Where something else is about to be committed at a position that
-//! is still to come, what was there before is kept until then.
+//! The leader returns the state in parts, in the order of positions. If it commits a write at a
+//! position that it has not returned yet, it first keeps the record that was committed before.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,20 @@ use super::{Entry, Leader};
 use crate::protocol::follower::approximate_bytes;
 use crate::protocol::types::{RESTORE_MARK, Record};
 
-/// A backup that is being given out.
+/// A backup that is being read.
 #[derive(Clone, Debug)]
 pub(super) struct Saving {
-    /// The next position to look at.
+    /// The next position to read.
     cursor: usize,
-    /// Keys from here on came after that moment.
+    /// Keys from this position on were added after that moment.
     end: usize,
-    /// What was committed at that moment, by position, where something else is by now.
+    /// By position, the record that was committed at that moment, where a newer one is committed by
+    /// now.
     before: BTreeMap<usize, Option<Record>>,
 }
 
 impl Saving {
-    /// Something else is about to be committed at a position.
+    /// Called before a write is committed at a position.
     pub(super) fn keep(&mut self, position: usize, committed: Option<&Record>) {
         if (self.cursor..self.end).contains(&position) {
             self.before.entry(position).or_insert_with(|| committed.cloned());
@@ -31,16 +32,16 @@ impl Saving {
 }
 
 impl<W, R> Leader<W, R> {
-    /// Takes every key as it is committed now: one moment for all of them, which [`Leader::saved_part`] gives out. Returns how
-    /// many there are. Ends what was begun before.
+    /// Begins a backup of every key as it is committed now, which [`Leader::saved_part`] returns in
+    /// parts. Returns the number of keys. Ends a backup begun before.
     pub fn begin_saving(&mut self) -> usize {
         self.saving = Some(Saving { cursor: 0, end: self.entries.len(), before: BTreeMap::new() });
         let mark = self.entries.get(RESTORE_MARK).and_then(Entry::committed);
         self.committed_keys - usize::from(mark.is_some())
     }
 
-    /// The next part: at most so many keys, up to the one that exceeds so many bytes of keys and values. Nothing once there
-    /// are no more. The part shares keys and values with the state.
+    /// The next part: at most `keys` keys, and none after the one that reaches `bytes` bytes of
+    /// keys and values. `None` after the last part. The part shares keys and values with the state.
     pub fn saved_part(&mut self, keys: usize, bytes: usize) -> Option<Vec<Saved>> {
         let saving = self.saving.as_mut()?;
         if saving.cursor >= saving.end {
@@ -66,7 +67,7 @@ impl<W, R> Leader<W, R> {
         Some(part)
     }
 
-    /// Nobody wants the rest.
+    /// Ends the backup before its last part.
     pub fn end_saving(&mut self) {
         self.saving = None;
     }

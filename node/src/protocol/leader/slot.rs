@@ -1,4 +1,4 @@
-//! What a leader knows of one follower.
+//! The leader's knowledge of one follower.
 
 use std::sync::Arc;
 
@@ -12,31 +12,33 @@ pub(super) enum Link {
     Greeted,
     /// Promised, but not yet sent any state.
     Promised,
-    /// Reports the digest of its state, which decides what it is sent up to the write with this index.
+    /// Reports the digest of its state, from which the leader decides which records to send. Later
+    /// writes, from index `upto` on, follow singly.
     Comparing {
         upto: u64,
-        /// What it has reported so far.
+        /// The digest reported so far.
         theirs: Digest,
     },
-    /// Is being sent the state up to (not including) the write with this index.
+    /// Receives the state up to (not including) the write with index `upto`.
     Installing {
         upto: u64,
     },
-    /// Has the whole state and takes single writes.
+    /// Has the whole state and receives single writes.
     Streaming,
 }
 
-/// How far recovery is with the records of one follower, as one value: what belongs to one question ends with it.
+/// The progress of recovery with one follower. One value, so that the data of a question disappears
+/// with the question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Gathered {
-    /// Nothing, or a part whose rest does not come.
+    /// Nothing, or a part whose rest will not arrive.
     #[default]
     Nothing,
-    /// The follower reports its digest; this much has arrived.
+    /// The follower reports its digest; this part has arrived.
     Comparing(Digest),
     /// The follower sends its records in these buckets, or all of them.
     Fetching(Option<Buckets>),
-    /// Every record that may differ from those merged before has arrived.
+    /// Every record that may differ from the merged ones has arrived.
     Everything,
 }
 
@@ -51,12 +53,14 @@ impl Gathered {
     }
 }
 
-/// What the disk behind a slot has of this leader's state.
+/// The part of this leader's state that is on the disk of a slot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
-    /// It took over the whole state from this leader at least once: from then on a difference is enough.
+    /// It received the whole state from this leader at least once. From then on newer records are
+    /// enough.
     pub(super) complete: bool,
-    /// From which write on the window waits for it; nothing when it fell behind the window or never was in it.
+    /// The window keeps writes for it from this index on; `None` if it fell behind the window or
+    /// was never in it.
     pub(super) tracked_from: Option<u64>,
     /// It confirmed every write with a lower index.
     pub(super) watermark: u64,
@@ -68,9 +72,10 @@ pub(super) struct Progress {
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
     pub(super) name: Arc<str>,
-    /// It is a declared follower. One that is not leaves as soon as those that stay have everything.
+    /// It is a declared follower. The leader releases any other once the declared ones have
+    /// everything.
     pub(super) wanted: bool,
-    /// Tells this connection from earlier ones.
+    /// Distinguishes this connection from earlier ones.
     pub(super) session: u64,
     pub(super) link: Link,
     pub(super) hello: Option<Hello>,
@@ -99,8 +104,8 @@ impl Slot {
         }
     }
 
-    /// The same follower for a leader that starts again under another epoch: only its identity and its connection stay.
-    /// Every other field, also one that is added later, begins anew.
+    /// The same follower for a leader that restarts recovery under another epoch. Only its identity
+    /// and its connection remain; every other field gets its initial value.
     pub(super) fn in_new_epoch(self) -> Self {
         let Self { name, wanted, session, link, hello, bound, .. } = self;
         let link = if link == Link::Down { Link::Down } else { Link::Greeted };

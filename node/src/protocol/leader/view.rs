@@ -1,4 +1,4 @@
-//! What people and machines may see of a leader.
+//! Read-only views of a leader, for status and metrics.
 
 use kvcluster_api::status::FollowerState;
 
@@ -12,13 +12,13 @@ pub struct FollowerView {
     pub slot: SlotId,
     /// The name it was declared by.
     pub name: String,
-    /// Its disk, once it said so.
+    /// Its disk, once it reported it.
     pub id: Option<FollowerId>,
-    /// How far it is.
+    /// The state of its connection.
     pub state: FollowerState,
     /// Whether its confirmations count under the rule in force.
     pub member: bool,
-    /// Whether it was taken back.
+    /// Whether it is no longer declared.
     pub retired: bool,
     /// Writes that it has not confirmed.
     pub lag_writes: u64,
@@ -34,7 +34,7 @@ pub enum CutOff {
     /// Too few followers are connected.
     #[error("{connected} followers are connected, and a write needs {quorum}")]
     TooFewConnected {
-        /// How many are.
+        /// How many are connected.
         connected: usize,
         /// The write quorum.
         quorum: u16,
@@ -44,56 +44,57 @@ pub enum CutOff {
     TooFewAnswer {
         /// The write quorum.
         quorum: u16,
-        /// For how long, at least, in milliseconds.
+        /// For at least how long, in milliseconds.
         for_ms: u64,
     },
 }
 
 impl<W, R> Leader<W, R> {
-    /// Why no write can be acknowledged now, though this leader is open.
+    /// Why this open leader cannot acknowledge a write now; `None` if it can.
     pub fn cut_off(&self) -> Option<&CutOff> {
         self.cut_off.as_ref().filter(|_| matches!(self.phase, Phase::Open))
     }
 
-    /// The epoch that this leader leads, or asks to.
+    /// The epoch that this leader leads, or for which it asks promises.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Whether requests are taken.
+    /// Whether the leader is open.
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
     }
 
-    /// Whether clients are served: not while there is half of a backup.
+    /// Whether the leader serves clients: it is open, not cut off, and no restore is unfinished.
     pub fn is_serving(&self) -> bool {
         self.client_refusal().is_ok()
     }
 
-    /// By whom this leader was replaced, if it was.
+    /// The epoch of the leader that replaced this one, if any.
     pub fn fenced_by(&self) -> Option<Epoch> {
         if let Phase::Fenced(by) = self.phase { Some(by) } else { None }
     }
 
-    /// Whether the merged state is being installed.
+    /// Whether the leader is installing the merged state.
     pub fn is_opening(&self) -> bool {
         matches!(self.phase, Phase::Opening)
     }
 
-    /// The rule in force; nothing before the leader is open.
+    /// The rule in force; `None` if there is none yet.
     pub fn config(&self) -> Option<&Config> {
         self.rules.in_force()
     }
 
-    /// Whether the rule in force is the wanted one, and nothing is on its way.
+    /// Whether the rule in force is the one that the settings ask for, and no change is under way.
     pub fn settled(&self) -> bool {
         let settings = &self.settings;
-        self.stands_alone()
+        self.only_rule_binds()
             && self.config().is_some_and(|config| config.quorum == settings.quorum && config.size == settings.size)
             && self.each_slot().all(|(_, slot)| slot.wanted)
     }
 
-    /// How many followers store the newest rule, and how many have to: (stored, needed). Nothing when none is on its way.
+    /// How many followers store the newest rule and how many have to: (stored, needed). `None` if
+    /// no change is under way.
     pub fn change_progress(&self) -> Option<(usize, usize)> {
         let newest = self.rules.newest().filter(|_| self.rules.changing())?;
         let stored = self.mask_of(|slot| slot.progress.complete && slot.progress.generation >= newest.generation);
@@ -115,7 +116,8 @@ impl<W, R> Leader<W, R> {
         self.window.uncommitted()
     }
 
-    /// Writes that some follower which is waited for has not confirmed, or that have no quorum.
+    /// Writes in the window: without a quorum, or not confirmed by a follower that the leader waits
+    /// for.
     pub fn backlog(&self) -> usize {
         self.window.len()
     }

@@ -12,14 +12,14 @@ pub(super) struct Pending<W> {
     pub(super) write: Arc<Write>,
     /// Position of the key in the leader's map, so that a commit needs no second look-up.
     pub(super) entry: usize,
-    /// Who confirmed it.
+    /// Followers that confirmed it.
     pub(super) confirmed: Mask,
-    /// For whom the random wait is over.
+    /// Followers whose random delay is over.
     pub(super) due: Mask,
     pub(super) committed: bool,
-    /// On the caller's clock, in microseconds.
+    /// When it was accepted, on the caller's clock, in microseconds.
     pub(super) accepted_us: u64,
-    /// The clients to answer at the commit: nearly always one, more when a client retried.
+    /// The client to answer at the commit.
     pub(super) waiter: Option<W>,
     pub(super) more_waiters: Vec<W>,
     /// The drawn delays in microseconds, kept only for a client that asked.
@@ -78,12 +78,12 @@ impl<W> Window<W> {
         self.uncommitted
     }
 
-    /// Of keys and values.
+    /// Bytes of keys and values of the uncommitted writes.
     pub(super) fn uncommitted_bytes(&self) -> usize {
         self.uncommitted_bytes
     }
 
-    /// Takes a write that is not committed yet.
+    /// Appends a write that is not committed yet.
     pub(super) fn push(&mut self, pending: Pending<W>) {
         debug_assert_eq!(pending.write.index, self.next_index(), "writes enter in the order of their indices");
         self.bytes += pending.bytes();
@@ -136,7 +136,7 @@ impl<W> Window<W> {
         self.queue.iter_mut()
     }
 
-    /// From an index on, oldest first.
+    /// The writes from an index on, oldest first.
     pub(super) fn iter_from(&self, index: u64) -> impl Iterator<Item = &Pending<W>> {
         let offset = usize::try_from(index.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.queue.len());
         self.queue.range(offset..)

@@ -1,4 +1,4 @@
-//! From an accepted write to an acknowledged one.
+//! How a leader accepts, sends and commits writes.
 
 use std::sync::Arc;
 
@@ -13,25 +13,25 @@ use crate::protocol::types::{
     Epoch, Key, RESTORE_MARK, RETRY_MARKS_PER_KEY, Record, RetryMark, SEQ_MAX, Version, Write, fingerprint,
 };
 
-/// How many retries of one write wait for it at once, beside the request that brought it.
+/// How many retries of one write may wait for it, in addition to the first request.
 const WAITERS_MAX: usize = 64;
 
-/// What a client wants to be stored.
+/// A write of a client.
 #[derive(Clone, Debug)]
 pub struct NewWrite {
     /// The key.
     pub key: Key,
-    /// The value; nothing deletes the key.
+    /// The value; `None` deletes the key.
     pub value: Option<Arc<str>>,
     /// The client's `Idempotency-Key`.
     pub retry_token: Option<Arc<str>>,
-    /// Whether the receipt should carry the drawn delays.
+    /// Whether the receipt should contain the drawn delays.
     pub explain: bool,
-    /// When it arrived, on any clock that only goes forward, in microseconds.
+    /// When it arrived, on any monotonic clock, in microseconds.
     pub now_us: u64,
 }
 
-/// What became of a write that was taken.
+/// The state of an accepted write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accepted {
     /// [`Output::Committed`] or [`Output::Indeterminate`] will answer.
@@ -39,14 +39,14 @@ pub enum Accepted {
         /// Its sequence number.
         seq: u64,
     },
-    /// It is the retry of a write that is committed.
+    /// The write is a retry, and the original is committed.
     AlreadyCommitted {
         /// The sequence number of that write.
         seq: u64,
     },
 }
 
-/// Why a request was not taken. Nothing was changed.
+/// Why the leader refused a request. The leader changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The leader is still recovering.
@@ -58,25 +58,25 @@ pub enum Refusal {
     /// Too many writes wait for their quorum.
     #[error("{writes} writes wait for their quorum already (limit {limit})")]
     Overloaded {
-        /// How many wait.
+        /// How many writes wait.
         writes: usize,
-        /// How many may.
+        /// How many may wait.
         limit: usize,
     },
-    /// The writes that wait for their quorum are too long together.
+    /// The writes that wait for their quorum have too many bytes.
     #[error("{bytes} bytes of writes wait for their quorum already (limit {limit})")]
     OverloadedBytes {
-        /// How many bytes wait.
+        /// Bytes of keys and values that wait.
         bytes: usize,
-        /// How many may.
+        /// How many may wait.
         limit: usize,
     },
-    /// Too many reads wait for the followers' word that this leader still leads.
+    /// Too many reads wait for the followers to confirm that this leader still leads.
     #[error("{reads} reads wait for the followers already (limit {limit})")]
     OverloadedReads {
-        /// How many wait.
+        /// How many reads wait.
         reads: usize,
-        /// How many may.
+        /// How many may wait.
         limit: usize,
     },
     /// No write can be acknowledged now: too few followers are connected, or too few answer.
@@ -85,7 +85,7 @@ pub enum Refusal {
     /// The idempotency key was used before, with another value.
     #[error("the idempotency key was used for another value of this key (seq {seq})")]
     TokenReused {
-        /// The write that used it.
+        /// The sequence number of the write that used it.
         seq: u64,
     },
     /// A backup has a sequence number that no key can have reached.
@@ -96,27 +96,27 @@ pub enum Refusal {
         /// Its sequence number.
         seq: u64,
     },
-    /// A backup has another value of a key that is there.
-    #[error("the key {key:?} is there already, with another value (seq {seq})")]
+    /// The backup has another value of an existing key.
+    #[error("the key {key:?} already exists with another value (seq {seq})")]
     Exists {
         /// The key.
         key: Key,
         /// Of what is there.
         seq: u64,
     },
-    /// A backup is there in part only, so nothing is shown, and nothing else taken.
+    /// A restore is unfinished, so the leader serves no client.
     #[error("{0}")]
     Restoring(Unfinished),
-    /// Every key of a backup is there, and its end is not committed yet.
+    /// Every key of a restore is stored, but its end is not committed yet.
     #[error("the end of a restore is not committed yet")]
     RestoreEnds,
-    /// A restore that may not overwrite, and there are keys.
-    #[error("the cluster has {keys} keys already: restore into an empty one, or say that they may be overwritten")]
+    /// The restore may not overwrite, and the cluster has keys.
+    #[error("the cluster has {keys} keys already: restore into an empty cluster, or allow overwriting")]
     NotEmpty {
-        /// How many.
+        /// How many keys there are.
         keys: usize,
     },
-    /// Keys of a restore that has not begun, or has ended.
+    /// The keys belong to a restore that has not begun or has ended.
     #[error("no restore of the backup with digest {backup} is under way")]
     NotRestoring {
         /// The digest of the backup.
@@ -125,7 +125,7 @@ pub enum Refusal {
 }
 
 impl<W, R> Leader<W, R> {
-    /// Whether anything is taken at all.
+    /// Refuses everything unless this leader is open.
     pub(super) fn refusal(&self) -> Result<(), Refusal> {
         match self.phase {
             Phase::Open => Ok(()),
@@ -134,7 +134,8 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Accepts a write: gives it the next sequence number of its key and hands it to every follower's random wait.
+    /// Accepts a write: assigns the next sequence number of its key and draws a random delay for
+    /// each follower.
     ///
     /// # Errors
     /// [`Refusal`] when nothing was accepted.
@@ -167,7 +168,8 @@ impl<W, R> Leader<W, R> {
         Ok(Accepted::Pending { seq })
     }
 
-    /// Whether another write of so many bytes is too much. One write is always taken, however long it is.
+    /// Refuses another write of `bytes_more` bytes if too many writes or bytes wait. Always accepts
+    /// a single write, however long.
     pub(super) fn refuse_overload(&self, bytes_more: usize) -> Result<(), Refusal> {
         let Limits { writes_in_flight, bytes_in_flight, .. } = self.settings.limits;
         let (writes, bytes) = (self.window.uncommitted(), self.window.uncommitted_bytes());
@@ -180,7 +182,7 @@ impl<W, R> Leader<W, R> {
         Ok(())
     }
 
-    /// Makes an accepted record the latest of its key, and hands it to every follower's random wait.
+    /// Makes an accepted record the latest of its key and draws a random delay for each follower.
     pub(super) fn enter(
         &mut self,
         position: Option<usize>,
@@ -210,15 +212,15 @@ impl<W, R> Leader<W, R> {
         self.bound_backlog();
     }
 
-    /// A write that was accepted before: waits for the same commit, or is committed already. `pending` is its index where
-    /// it is not committed.
+    /// Handles the retry of an accepted write: it waits for the same commit, or the write is
+    /// committed already. `pending` is the index of the write, if it is not committed.
     pub(super) fn retry(&mut self, pending: Option<u64>, seq: u64, waiter: W) -> Accepted {
         let pending = pending.and_then(|index| self.window.get_mut(index)).filter(|pending| !pending.committed);
         let Some(pending) = pending else {
             return Accepted::AlreadyCommitted { seq };
         };
         if pending.more_waiters.len() >= WAITERS_MAX {
-            // The oldest has waited longest, and its client has most likely given up.
+            // The client of the oldest waiter has most likely given up.
             let waiter = pending.more_waiters.remove(0);
             self.out.push(Output::Indeterminate { waiter, seq });
         }
@@ -226,8 +228,8 @@ impl<W, R> Leader<W, R> {
         Accepted::Pending { seq }
     }
 
-    /// Drops the waiters whose clients are gone. Their writes stay. Without this, clients that give up and retry while
-    /// there is no quorum would fill the memory.
+    /// Drops the waiters whose clients disconnected; their writes stay. Otherwise clients that give
+    /// up and retry while there is no quorum would fill the memory.
     pub fn forget_gone(&mut self, write_is_gone: impl Fn(&W) -> bool, read_is_gone: impl Fn(&R) -> bool) {
         if self.window.uncommitted() > 0 {
             for pending in self.window.iter_mut().filter(|pending| !pending.committed) {
@@ -253,7 +255,8 @@ impl<W, R> Leader<W, R> {
         position
     }
 
-    /// Draws the wait of every follower, each for itself. Returns those who wait for nothing.
+    /// Draws an independent delay for each follower. Returns the followers without a delay, and the
+    /// delays if `explain`.
     fn draw(&mut self, write: &Arc<Write>, explain: bool) -> (Mask, Option<Vec<u32>>) {
         let range = self.settings.delay;
         let mut due = Mask::default();
@@ -280,7 +283,7 @@ impl<W, R> Leader<W, R> {
         (due, drawn)
     }
 
-    /// The wait of a follower for a write is over.
+    /// The random delay of a write for a follower is over.
     pub fn due(&mut self, id: SlotId, index: u64) {
         let Some(slot) = self.slots.get(id.index()).and_then(Option::as_ref) else {
             return;
@@ -307,7 +310,7 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// A state transfer brought everything below this index.
+    /// A state transfer brought every write below this index.
     pub(super) fn confirm_below(&mut self, id: SlotId, end: u64) {
         (self.window.base()..end.min(self.window.next_index())).for_each(|index| self.confirm(id, index));
         self.raise_watermark(id);
@@ -353,12 +356,13 @@ impl<W, R> Leader<W, R> {
         self.out.extend(others.into_iter().map(|waiter| Output::Committed { waiter, receipt: receipt.clone() }));
         self.committed += 1;
         if self.restoring && restore_mark {
-            // A leader to come would refuse clients again if this one served them before the removal is committed.
+            // The deletion of the mark must be committed before this leader serves clients.
+            // Otherwise a later leader could find the mark again and refuse them.
             self.restoring = self.half_restored();
         }
     }
 
-    /// After the rules changed: what was short of a quorum may have one now.
+    /// After a change of the rules: commits the writes that have a quorum now.
     pub(super) fn commit_satisfied(&mut self) {
         let satisfied: Vec<u64> = self
             .window
@@ -373,7 +377,8 @@ impl<W, R> Leader<W, R> {
         let Some(slot) = self.slots.get_mut(id.index()).and_then(Option::as_mut) else {
             return;
         };
-        // A follower that fell behind the window keeps its mark until a difference, taken from there, is complete.
+        // A follower that fell behind the window keeps its watermark until a transfer of the newer
+        // records is complete.
         if slot.progress.tracked_from.is_some_and(|from| from <= slot.progress.watermark) {
             while self.window.get(slot.progress.watermark).is_some_and(|pending| pending.confirmed.contains(id)) {
                 slot.progress.watermark += 1;
@@ -381,7 +386,7 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Forgets the oldest writes once they are committed and everybody who is waited for confirmed them.
+    /// Drops the oldest writes once they are committed and every tracked follower confirmed them.
     pub(super) fn trim(&mut self) {
         while let Some(pending) = self.window.front() {
             let index = pending.write.index;
@@ -393,7 +398,7 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Stops waiting for the follower that is furthest behind when too much is kept for it.
+    /// Stops tracking the follower that is furthest behind if the window exceeds its limits.
     fn bound_backlog(&mut self) {
         let limits = self.settings.limits;
         while self.window.len() > limits.backlog_writes || self.window.bytes() > limits.backlog_bytes {
@@ -415,7 +420,7 @@ impl<W, R> Leader<W, R> {
             return;
         };
         slot.progress.tracked_from = None;
-        // One that is connected is given the difference at once; one that is not, when it is back.
+        // A connected follower gets the newer records at once; any other one when it reconnects.
         if slot.link == Link::Streaming {
             self.install(id, false);
         }
