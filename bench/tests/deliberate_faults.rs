@@ -20,7 +20,7 @@ async fn rules_broken(fault: &str, arguments: &[&str]) -> Vec<String> {
         let output = kv_bench(out.path(), &line).await;
         let text = stdout(&output);
         let log = fs::read_to_string(out.path().join("logs/leader.log")).expect("a log");
-        assert!(log.contains("breaks its contract on purpose"), "{fault} is on");
+        assert!(log.contains("violates its contract on purpose"), "{fault} is on");
         match output.status.code() {
             // Whether the cluster could heal afterwards is another matter.
             Some(0 | 1) => continue,

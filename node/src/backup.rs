@@ -1,4 +1,4 @@
-//! What a backup looks like: lines of JSON, the first and the last about the file itself.
+//! The format of a backup: lines of JSON. The first and the last line describe the file.
 //!
 //! ```text
 //! {"kvcluster_backup":1,"epoch":"4.5330a361fbe5e544","keys":2}
@@ -7,16 +7,17 @@
 //! {"end":{"keys":2,"digest":"1ba62d6a2cbe21ec"}}
 //! ```
 //!
-//! Deleted keys are in it, without a value, so that their sequence numbers go on after a restore; and so are the marks of
-//! retried writes. The digest (64-bit XXH3) covers every byte before the last line: a file that was cut off, or changed on
-//! its way, is noticed before anything of it is restored.
+//! A backup contains deleted keys, without a value, so that their sequence numbers continue after a
+//! restore. It also contains the marks of retried writes. The digest (64-bit XXH3) covers every
+//! byte before the last line. A reader thus detects a truncated or changed file before it restores
+//! any key.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::protocol::leader::Saved;
 
-/// What this release writes and reads.
+/// The format that this release writes and reads.
 pub const FORMAT: u32 = 1;
 
 /// The first line.
@@ -24,7 +25,7 @@ pub const FORMAT: u32 = 1;
 pub struct Header {
     /// Number of the format.
     pub kvcluster_backup: u32,
-    /// The epoch of the leader that gave it.
+    /// The epoch of the leader that wrote it.
     pub epoch: String,
     /// How many keys follow, deleted ones included.
     pub keys: u64,
@@ -41,43 +42,43 @@ struct End {
     digest: String,
 }
 
-/// What is wrong with a backup.
+/// Why a backup is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// It begins with something else.
+    /// The first line is not a header.
     #[error("this is no backup of kvcluster: {0}")]
     NoBackup(String),
     /// A later release wrote it.
     #[error("the backup has format {found}, and this release reads format {FORMAT}: use a newer release")]
     NewerFormat {
-        /// As the header says.
+        /// The format in the header.
         found: u32,
     },
     /// A line in the middle is not a key.
     #[error("line {line} of the backup is not a key: {why}")]
     Line {
-        /// From 1.
+        /// Line number, from 1.
         line: u64,
-        /// Why not.
+        /// The reason.
         why: String,
     },
     /// The last line is missing.
     #[error("the backup is cut off after line {lines}: its last line is missing")]
     CutOff {
-        /// How many lines are there.
+        /// How many complete lines the file has.
         lines: u64,
     },
-    /// The last line says something else than what stands before it.
-    #[error("the backup was changed after it was made: its digest is {found}, and its last line says {told}")]
+    /// The last line does not match the lines before it.
+    #[error("the backup was changed after it was made: its digest is {found}, and its last line says {stated}")]
     Changed {
-        /// Over what is there.
+        /// The digest of the lines.
         found: String,
         /// As the last line says.
-        told: String,
+        stated: String,
     },
 }
 
-/// Makes the lines of a backup.
+/// Writes the lines of a backup.
 #[derive(Clone, Default)]
 pub struct Writer {
     digest: Xxh3,
@@ -112,14 +113,14 @@ impl Writer {
     }
 }
 
-/// A backup of which every line was read.
+/// A backup whose lines were all read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whole {
-    /// Its first line.
+    /// The first line.
     pub header: Header,
     /// How many keys it has, deleted ones included.
     pub keys: u64,
-    /// As its last line says.
+    /// The digest in the last line.
     pub digest: String,
 }
 
@@ -134,16 +135,17 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Takes the next line, with its line break; returns the key that stands there.
+    /// Reads the next line, with its line break. Returns its key; `None` for the first and the last
+    /// line.
     ///
     /// # Errors
-    /// [`BackupError`].
+    /// [`BackupError`] if the line is invalid or follows the last line.
     pub fn line(&mut self, line: &str) -> Result<Option<Saved>, BackupError> {
         self.lines += 1;
         let whole = line.ends_with('\n');
         let not_a_key = |why: String| BackupError::Line { line: self.lines, why };
         if self.ended {
-            return Err(not_a_key("it stands after the last line".to_owned()));
+            return Err(not_a_key("it follows the last line".to_owned()));
         }
         let Some(header) = &self.header else {
             let header: Header =
@@ -161,7 +163,7 @@ impl Reader {
         if let Ok(Trailer { end }) = serde_json::from_str(line) {
             let found = format!("{:016x}", self.digest.digest());
             if found != end.digest || self.keys != end.keys || self.keys != header.keys {
-                return Err(BackupError::Changed { found, told: end.digest });
+                return Err(BackupError::Changed { found, stated: end.digest });
             }
             self.ended = true;
             return Ok(None);
@@ -172,10 +174,10 @@ impl Reader {
         Ok(Some(saved))
     }
 
-    /// Says that there are no more lines; returns what the backup is.
+    /// Ends the backup after its last line.
     ///
     /// # Errors
-    /// [`BackupError::CutOff`].
+    /// [`BackupError`] if the backup is empty or truncated.
     pub fn end(self) -> Result<Whole, BackupError> {
         match self.header {
             Some(header) if self.ended => {
@@ -218,7 +220,7 @@ mod tests {
         assert_eq!(keys, [saved(1, Some("one\n\"line\"")), saved(2, None), saved(3, Some(""))]);
     }
 
-    // Wherever a file ends too early, and whichever byte of it is another one.
+    // Truncates the file at every position, and changes every byte.
     #[test]
     fn every_cut_and_every_change_is_noticed() {
         let text = written();

@@ -1,22 +1,23 @@
-//! Rules of the protocol that a test may switch off, to see that whoever checks the node from outside notices.
+//! Rules of the protocol that a test can switch off, to show that a check from the outside detects
+//! the violation.
 //!
-//! Only with the cargo feature `deliberate-faults`, which no build for use has: without it there is no setting, and
-//! [`is_on`] is the constant `false`.
+//! This needs the cargo feature `deliberate-faults`, which no released build has. Without the
+//! feature there is no setting, and [`is_on`] is the constant `false`.
 
 #[cfg(feature = "deliberate-faults")]
 use std::sync::OnceLock;
 
 use crate::protocol::types::{Config, Epoch, Synced, ToFollower, ToLeader};
 
-/// A rule that is not kept.
+/// A rule that the node violates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "deliberate-faults", derive(clap::ValueEnum))]
 pub enum DeliberateFault {
     /// A follower confirms at once and stores later
     ConfirmsBeforeStored,
-    /// A starting leader does with one promise fewer than N − W + 1
+    /// A starting leader opens with one promise fewer than N − W + 1
     RecoversWithOneFewer,
-    /// A follower tells a replaced leader that its writes are stored, and that it still leads
+    /// A follower confirms to a replaced leader that its writes are stored and that it still leads
     ObeysReplacedLeader,
     /// A leader answers reads without asking whether it still leads
     ReadsWithoutAsking,
@@ -28,7 +29,7 @@ static FAULT: OnceLock<DeliberateFault> = OnceLock::new();
 /// Switches a rule off until the process ends.
 #[cfg(feature = "deliberate-faults")]
 pub fn switch_on(fault: DeliberateFault) {
-    tracing::error!(?fault, "this node breaks its contract on purpose: for tests of those who check it");
+    tracing::error!(?fault, "this node violates its contract on purpose, to test the checks");
     let _ = FAULT.set(fault);
 }
 
@@ -38,13 +39,13 @@ pub(crate) fn is_on(fault: DeliberateFault) -> bool {
     FAULT.get() == Some(&fault)
 }
 
-/// Whether the rule is off: never.
+/// Whether the rule is off: always `false`.
 #[cfg(not(feature = "deliberate-faults"))]
 pub(crate) const fn is_on(_: DeliberateFault) -> bool {
     false
 }
 
-/// What a leader without the rule on promises would read from a follower's answer: N − W + 1 is one smaller.
+/// Raises W in a follower's answer, so that the leader requires one promise fewer than N − W + 1.
 pub(crate) fn one_promise_fewer(synced: Option<&mut Synced>) {
     let Some(Synced { config, .. }) = synced.filter(|_| is_on(DeliberateFault::RecoversWithOneFewer)) else { return };
     let fewer = |rule: &mut Config| rule.quorum = (rule.quorum + 1).min(rule.size);
@@ -52,7 +53,8 @@ pub(crate) fn one_promise_fewer(synced: Option<&mut Synced>) {
     config.earlier.iter_mut().for_each(fewer);
 }
 
-/// What a follower without the fence answers to a leader that was replaced: nothing of what that one sends is stored.
+/// The answer of a follower without the fence to a replaced leader. The follower stores none of
+/// that leader's writes.
 pub(crate) fn told_to_a_replaced_leader(message: &ToFollower, promised: Epoch) -> Option<ToLeader> {
     match message {
         _ if !is_on(DeliberateFault::ObeysReplacedLeader) => None,

@@ -1,18 +1,21 @@
-//! The node of kvcluster: a leader that takes writes, or a follower that keeps them.
+//! The node of kvcluster: a leader that accepts writes, or a follower that stores them.
 //!
 //! The journey of a write, in the order of the modules:
 //!
 //! 1. [`http`] reads `POST /put` and hands the write to the leader.
-//! 2. [`protocol::leader`] gives it the next sequence number of its key, draws a random wait for each follower, and
-//!    remembers it as pending. It decides; it touches neither clock nor socket.
-//! 3. [`replication::timer`] waits. [`replication::coordinator`] is the lock around the decisions, and carries them out.
-//! 4. The connection to each follower sends everything that is due in one go, as [`replication::wire`] frames it.
-//! 5. [`replication::replica`] takes it to [`protocol::follower`], which keeps what is newer, [`store`] makes it as durable
-//!    as it is meant to be, and the confirmation goes back.
-//! 6. The W-th confirmation commits the write, and the client is answered.
+//! 2. [`protocol::leader`] assigns the next sequence number of the key, draws a random delay for
+//!   each follower, and keeps the write as pending. It only decides; it uses neither clock nor
+//!   socket.
+//! 3. [`replication::timer`] waits for the delays. [`replication::coordinator`] locks the leader
+//!   and carries out its decisions.
+//! 4. The connection to each follower sends all writes that are due in one frame of
+//!   [`replication::wire`].
+//! 5. [`replication::replica`] passes them to [`protocol::follower`], which keeps the newer
+//!   records. [`store`] stores them, in memory or on a disk. Then the follower confirms them.
+//! 6. The W-th confirmation commits the write, and the leader answers the client.
 //!
-//! [`config`] says what can be set, [`kvcluster_api`] what is shown, [`backup`] what a state looks like in a file, [`cli`]
-//! is the program.
+//! [`config`] has the settings, [`kvcluster_api`] the types of the HTTP API, [`backup`] the format
+//! of a backup, and [`cli`] the program.
 
 pub mod backup;
 pub mod cli;

@@ -1,24 +1,25 @@
-//! What tells two states apart without sending them: keys fall into buckets, and each bucket has one number.
+//! Compares two states without sending them: keys are divided into buckets, and each bucket has one
+//! number.
 //!
-//! The number is the sum of a hash of every record in the bucket, so that it depends on no order, and parts of a state
-//! can be summed one after the other. Two buckets with the same number count as the same: with 64 bits, another one in
-//! about 2⁶⁴ of those that differ would pass for it.
+//! The number is the sum of a hash of every record in the bucket. The sum does not depend on the
+//! order of the records, and sums of parts can be added. Buckets with equal numbers count as equal;
+//! with 64 bits, two different buckets have the same number with a probability of about 2⁻⁶⁴.
 //!
-//! A record's epoch is not in its hash. A leader stamps what it recovers with its own epoch, and those that hold the very
-//! same value under an earlier stamp need not be sent it again.
+//! The hash does not include the epoch. A leader gives recovered records its own epoch, and need
+//! not send them again to followers that have the same values under an earlier epoch.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::types::{Epoch, Record};
 
-/// Bounds the message that carries a digest: 512 KiB.
+/// Maximum number of buckets. Bounds the message that carries a digest to 512 KiB.
 pub const BUCKETS_MAX: usize = 65_536;
 
 /// How fine a comparison is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BucketLimits {
-    /// At most about this many keys share a bucket: a bucket that differs costs as many to be sent.
+    /// About how many keys share a bucket at most. A bucket that differs is sent in full.
     pub keys_per_bucket: usize,
     /// The fewest buckets.
     pub least: usize,
@@ -41,14 +42,14 @@ impl BucketLimits {
     }
 }
 
-/// A number for each bucket of a state.
+/// The number of each bucket of a state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest {
     seed: u64,
     sums: Vec<u64>,
 }
 
-/// Some of the buckets.
+/// A set of buckets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Buckets {
     seed: u64,
@@ -56,19 +57,19 @@ pub struct Buckets {
     bits: Vec<u64>,
 }
 
-/// The seed of every hash that a leader of this epoch compares. The id of a leader is random, so that no client can
-/// prepare keys or values that collide under a leader to come.
+/// The seed of every hash that a leader of this epoch compares. Since the id of a leader is random,
+/// no client can prepare keys or values that collide under a later leader.
 pub fn seed_of(epoch: Epoch) -> u64 {
     xxh3_64_with_seed(&epoch.term.to_le_bytes(), epoch.leader)
 }
 
 fn bucket_of(key_hash: u64, count: usize) -> usize {
-    // The upper half of the product: as even as the remainder, without a division.
+    // The upper half of the product is distributed as evenly as a remainder, without a division.
     ((u128::from(key_hash) * count as u128) >> 64) as usize
 }
 
 impl Digest {
-    /// The digest of an empty state. A number of buckets that no leader asks for is brought within bounds.
+    /// The digest of an empty state. The number of buckets is clamped to 1..=[`BUCKETS_MAX`].
     pub fn new(buckets: u32, seed: u64) -> Self {
         Self { seed, sums: vec![0; (buckets as usize).clamp(1, BUCKETS_MAX)] }
     }
@@ -89,22 +90,22 @@ impl Digest {
         self.sums.len() as u32
     }
 
-    /// Takes in a record.
+    /// Adds a record.
     pub fn add(&mut self, key: &str, record: &Record) {
         let key = xxh3_64_with_seed(key.as_bytes(), self.seed);
         let bucket = bucket_of(key, self.sums.len());
         self.sums[bucket] = self.sums[bucket].wrapping_add(hash(key, record));
     }
 
-    /// Takes out a record that was taken in.
+    /// Removes a record that was added.
     pub fn remove(&mut self, key: &str, record: &Record) {
         let key = xxh3_64_with_seed(key.as_bytes(), self.seed);
         let bucket = bucket_of(key, self.sums.len());
         self.sums[bucket] = self.sums[bucket].wrapping_sub(hash(key, record));
     }
 
-    /// Takes in the digest of another part of the same state. A part with another number of buckets, or another seed, says
-    /// nothing about the state: then every bucket of this digest differs from any other.
+    /// Adds the digest of another part of the same state. A part with another number of buckets or
+    /// another seed is useless: every bucket of this digest then differs from any other digest.
     pub fn join(&mut self, part: &Self) {
         if part.sums.len() != self.sums.len() || part.seed != self.seed {
             self.sums.clear();
@@ -112,14 +113,16 @@ impl Digest {
         self.sums.iter_mut().zip(&part.sums).for_each(|(sum, more)| *sum = sum.wrapping_add(*more));
     }
 
-    /// The digest of the same state with fewer buckets, both numbers powers of two: then each is whole ones of these.
+    /// The digest of the same state with fewer buckets. Both numbers are powers of two, so each new
+    /// bucket consists of whole old ones.
     pub fn folded(&self, buckets: u32) -> Self {
         let each = (self.sums.len() / (buckets as usize).max(1)).max(1);
         let sum = |sums: &[u64]| sums.iter().fold(0_u64, |sum, more| sum.wrapping_add(*more));
         Self { seed: self.seed, sums: self.sums.chunks(each).map(sum).collect() }
     }
 
-    /// The buckets of this one that are others there; all of them where the other one has another number of buckets.
+    /// The buckets that differ from those of the other digest; all of them if the numbers of
+    /// buckets or the seeds differ.
     pub fn differing(&self, other: &Self) -> Buckets {
         let mut buckets = Buckets::none(self.buckets(), self.seed);
         let comparable = self.sums.len() == other.sums.len() && self.seed == other.seed;
@@ -136,7 +139,7 @@ fn hash(key: u64, record: &Record) -> u64 {
     let Record { version, value, marks } = record;
     let mut hash = xxh3_64_with_seed(&version.seq.to_le_bytes(), key);
     if let Some(value) = value {
-        // Another seed, so that an empty value is not an absent one.
+        // Another seed, so that an empty value differs from an absent one.
         hash = xxh3_64_with_seed(value.as_bytes(), hash.wrapping_add(1));
     }
     for mark in marks.iter().flat_map(|marks| marks.iter()) {
@@ -148,23 +151,23 @@ fn hash(key: u64, record: &Record) -> u64 {
 }
 
 impl Buckets {
-    /// None of so many.
+    /// The empty set, of `count` buckets.
     pub fn none(count: u32, seed: u64) -> Self {
         Self { seed, count, bits: vec![0; (count as usize).div_ceil(64)] }
     }
 
-    /// Every key is in it.
+    /// The set that contains every key.
     pub fn all() -> Self {
         Self { seed: 0, count: 1, bits: vec![1] }
     }
 
-    /// Whether this key falls into one of them.
+    /// Whether the bucket of this key is in the set.
     pub fn contains(&self, key: &str) -> bool {
         let bucket = bucket_of(xxh3_64_with_seed(key.as_bytes(), self.seed), self.count as usize);
         self.bits.get(bucket / 64).is_some_and(|bits| bits & 1 << (bucket % 64) != 0)
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.bits.iter().all(|bits| *bits == 0)
     }
@@ -174,24 +177,25 @@ impl Buckets {
         self.bits.iter().map(|bits| bits.count_ones() as usize).sum()
     }
 
-    /// Takes in the bucket of a key.
+    /// Adds the bucket of a key.
     pub fn insert_key(&mut self, key: &str) {
         self.insert(bucket_of(xxh3_64_with_seed(key.as_bytes(), self.seed), self.count as usize));
     }
 
-    /// Takes in those of another set of the same number.
+    /// Adds the buckets of another set with the same `count`.
     pub fn join(&mut self, others: &Self) {
         self.bits.iter_mut().zip(&others.bits).for_each(|(bits, more)| *bits |= more);
     }
 
-    /// These buckets but for those of another set of the same number.
+    /// The buckets that are not in another set with the same `count`.
     #[must_use]
     pub fn without(mut self, others: &Self) -> Self {
         self.bits.iter_mut().zip(&others.bits).for_each(|(bits, less)| *bits &= !less);
         self
     }
 
-    /// Whether a bucket is in both sets. Sets of different numbers of buckets are taken to meet.
+    /// Whether a bucket is in both sets. Returns true if the sets have different numbers of
+    /// buckets.
     pub fn meets(&self, others: &Self) -> bool {
         self.count != others.count || self.bits.iter().zip(&others.bits).any(|(a, b)| a & b != 0)
     }
@@ -234,7 +238,8 @@ mod tests {
         assert_eq!(parts, one);
     }
 
-    // Goal: whatever else differs, the bucket of its key differs, and no other. Method: each part of a record changed.
+    // Goal: if any part of a record differs, the bucket of its key differs, and no other. Method:
+    // change each part.
     #[test]
     fn everything_else_does() {
         let marked = |token: &str, seq, fingerprint| Record {
@@ -295,8 +300,9 @@ mod tests {
         assert_eq!(Digest::new(u32::MAX, SEED).buckets() as usize, BUCKETS_MAX);
     }
 
-    // Goal: nobody can prepare keys or values that collide under a leader to come. Method: two leaders see other buckets
-    // and other sums for the same records, and take a digest under another seed for another state.
+    // Goal: no client can prepare keys or values that collide under a later leader. Method: two
+    // leaders compute different buckets and sums for the same records, and treat a digest with
+    // another seed as different.
     #[test]
     fn another_leader_has_other_sums() {
         let [one, other] = [1, 2].map(|leader| {

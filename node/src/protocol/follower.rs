@@ -1,7 +1,7 @@
-//! What a follower decides. It holds the truth; a leader only proposes.
+//! The decisions of a follower. Followers store the durable state; a leader only proposes changes.
 //!
-//! Pure: no clock, no socket, no disk. [`Follower::step`] changes the state and says what has to be stored, in order,
-//! before the replies may leave.
+//! This module uses no clock, socket or disk. [`Follower::step`] changes the state and returns the
+//! changes that the caller must store, in order, before it sends the replies.
 
 use std::sync::Arc;
 
@@ -11,15 +11,16 @@ use super::types::{
     Config, Covered, Epoch, FollowerId, Hello, Key, RESTORE_MARK, Record, Synced, ToFollower, ToLeader, Write,
 };
 
-/// How much of the state one answer covers, so that no answer takes long. Tests draw both from 1 to 3: then every state is
-/// longer than one message.
+/// How much of the state one answer covers, which bounds its duration. Tests draw small numbers, so
+/// that every state is longer than one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// About how many bytes of keys and values one [`ToLeader::Records`] carries. At least one record.
     pub message_bytes: usize,
-    /// How many keys the follower looks at for one answer. At least 1.
+    /// How many keys the follower examines for one answer. At least 1.
     pub scan_keys: usize,
-    /// About how many bytes of keys and values the follower looks at for one digest. At least one record.
+    /// About how many bytes of keys and values the follower examines for one digest. At least one
+    /// record.
     pub scan_bytes: usize,
 }
 
@@ -32,7 +33,7 @@ impl Default for Limits {
 /// About how many bytes of keys and values one message of a state carries.
 pub(crate) const MESSAGE_BYTES: usize = 256 * 1024;
 
-/// One durable change. Stored in the order in which they are given, they rebuild the follower.
+/// One durable change. All changes, applied in order, rebuild the follower.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A promise.
@@ -43,17 +44,18 @@ pub enum Change {
     Synced {
         /// The epoch and its rule.
         synced: Synced,
-        /// Where records of older epochs are gone: the leader sent all that it has there.
+        /// The buckets in which the follower drops records of older epochs: the leader sent all its
+        /// records there.
         drop_older: Option<Buckets>,
     },
 }
 
-/// What follows from a message: first store, then reply.
+/// The effects of a message. The caller stores the changes first, then sends the replies.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// To be stored before any reply leaves, in this order.
+    /// Changes to store before any reply is sent, in this order.
     pub changes: Vec<Change>,
-    /// To be sent to where the message came from, in this order.
+    /// Replies to the sender of the message, in this order.
     pub replies: Vec<ToLeader>,
 }
 
@@ -65,28 +67,29 @@ pub struct Follower {
     promised: Epoch,
     synced: Option<Synced>,
     limits: Limits,
-    // Records never leave their position except when a full install drops what is older, so that a position is a cursor.
+    // Records keep their position, which serves as a cursor, until the end of an install drops
+    // older records.
     records: KeyMap<Record>,
 }
 
-/// What a follower stores, all of it.
+/// The stored state of a follower.
 #[derive(Clone, Debug, Default)]
 pub struct Kept {
     /// The highest promised epoch.
     pub promised: Epoch,
-    /// The last epoch whose whole state is there.
+    /// The last epoch whose whole state is stored.
     pub synced: Option<Synced>,
     /// The newest record of each key.
     pub records: KeyMap<Record>,
 }
 
 impl Follower {
-    /// A follower whose disk is new: it promised nothing and has nothing.
+    /// A follower with a new disk: no promise, no records.
     pub fn blank(id: FollowerId, name: Arc<str>) -> Self {
         Self::with(id, name, Kept::default())
     }
 
-    /// A follower with what it stored before a restart.
+    /// A follower with the state that it stored before a restart.
     pub fn with(id: FollowerId, name: Arc<str>, kept: Kept) -> Self {
         let Kept { promised, synced, records } = kept;
         Self { id, name, promised, synced, limits: Limits::default(), records }
@@ -98,7 +101,7 @@ impl Follower {
         Self { limits, ..self }
     }
 
-    /// Brings back a change that was stored.
+    /// Applies a stored change.
     pub fn restore(&mut self, change: Change) {
         match change {
             Change::Promised(epoch) => self.promised = epoch,
@@ -109,7 +112,7 @@ impl Follower {
         }
     }
 
-    /// What this follower says first on a connection.
+    /// This follower's first message on a connection.
     pub fn hello(&self) -> Hello {
         Hello { id: self.id, name: self.name.clone(), promised: self.promised, synced: self.synced.clone() }
     }
@@ -124,7 +127,7 @@ impl Follower {
         self.promised
     }
 
-    /// The last epoch whose whole state is here; nothing makes it blank.
+    /// The last epoch whose whole state it has; `None` for a blank follower.
     pub fn synced(&self) -> Option<&Synced> {
         self.synced.as_ref()
     }
@@ -144,7 +147,7 @@ impl Follower {
         &self.records
     }
 
-    /// Takes one message of a leader.
+    /// Handles one message of a leader.
     pub fn step(&mut self, message: ToFollower, effects: &mut Effects) {
         match message {
             ToFollower::Prepare { epoch } => self.prepare(epoch, effects),
@@ -176,7 +179,8 @@ impl Follower {
                     Covered::Newer => None,
                     Covered::Buckets(buckets) => Some(buckets),
                 };
-                // What is newer is complete only on top of the state that it was taken against.
+                // Newer records alone complete the state only of a follower that already has the
+                // state of this epoch.
                 if self.keeps(epoch, effects) && (drop_older.is_some() || self.serves(epoch, effects)) {
                     let generation = self.install_end(epoch, config, drop_older, effects);
                     effects.replies.push(ToLeader::Installed { epoch, token, generation });
@@ -208,7 +212,7 @@ impl Follower {
         effects.replies.push(ToLeader::Promised { epoch, synced: self.synced.clone() });
     }
 
-    /// The fence: nothing is taken, and nothing confirmed, but under the promised epoch.
+    /// The fence: the follower accepts and confirms only messages of the promised epoch.
     fn keeps(&self, epoch: Epoch, effects: &mut Effects) -> bool {
         let keeps = epoch == self.promised;
         if !keeps {
@@ -238,8 +242,9 @@ impl Follower {
         effects.replies.push(ToLeader::Confirmed { epoch, ranges });
     }
 
-    /// Keeps the higher version. That one comparison is also the install's rule: a record of the new epoch wins over any
-    /// older one, even where its sequence number is lower, and an install that comes late loses to newer writes.
+    /// Keeps the record with the higher version. Installs use the same comparison: a record of the
+    /// new epoch replaces any older one, even one with a higher sequence number, and a late install
+    /// does not overwrite newer writes.
     fn take(&mut self, key: Key, record: Record, effects: &mut Effects) {
         let known = self.records.get_mut(&key);
         if known.as_ref().is_some_and(|known| known.version >= record.version) {
@@ -252,7 +257,8 @@ impl Follower {
         }
     }
 
-    /// Stores the rule; returns the generation of the one that holds now. A rule that comes late loses.
+    /// Stores the rule, unless a newer one of the epoch is stored. Returns the generation of the
+    /// stored rule.
     fn install_end(&mut self, epoch: Epoch, config: Config, drop_older: Option<Buckets>, effects: &mut Effects) -> u64 {
         let newest = match &self.synced {
             Some(known) if known.epoch == epoch && known.config.generation >= config.generation => known.config.clone(),
@@ -305,7 +311,7 @@ impl Follower {
         ToLeader::Records { epoch, records, next: self.next(at) }
     }
 
-    /// From where to where to look for one message.
+    /// The range of positions to examine for one message.
     fn part(&self, cursor: u64) -> (usize, usize) {
         let start = usize::try_from(cursor).unwrap_or(usize::MAX).min(self.records.len());
         (start, self.records.len().min(start.saturating_add(self.limits.scan_keys)))
@@ -316,7 +322,8 @@ impl Follower {
     }
 }
 
-/// About how long a record is on the wire, in bytes: enough to cut a state into messages.
+/// Approximate length of a record on the wire, in bytes. Exact enough to divide a state into
+/// messages.
 pub(crate) fn approximate_bytes(key: &str, record: &Record) -> usize {
     let marks = record.marks.as_ref().map_or(0, |marks| marks.iter().map(|mark| mark.token.len() + 16).sum());
     key.len() + record.value.as_ref().map_or(0, |value| value.len()) + marks + 32

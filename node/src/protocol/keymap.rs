@@ -1,14 +1,18 @@
-//! The map of all keys, which grows by a little at a time.
+//! The map of all keys, which grows in small steps.
 //!
-//! A hash table that is full is made anew at twice its size, and a vector is copied to where there is more room. With
-//! millions of keys that is hundreds of megabytes of fresh memory in one go, and nothing else happens meanwhile
-//! (docs/performance.md has figures). Here nothing larger than a block or a shard is ever made or moved:
+//! A full hash table is rebuilt at twice its size, and a full vector is copied. With millions of
+//! keys that allocates hundreds of megabytes at once and blocks everything else meanwhile
+//! (docs/performance.md has figures). This map never allocates or moves more than a few blocks or
+//! shards at once:
 //!
-//! - **Entries** stand in blocks, in the order in which their keys came, and stay where they are: a position is a cursor.
-//! - **Shards**, small hash tables, say at which position a key stands. There is one more for every [`KEYS_PER_SHARD`] keys:
-//!   the next in turn is split in two. This is linear hashing (W. Litwin, 1980), with tables for its buckets.
+//! - **Entries** are in blocks, in the order in which their keys were added, and do not move: a
+//!   position is a cursor.
+//! - **Shards** are small hash tables from a key to its position. For every [`KEYS_PER_SHARD`] keys
+//!   the next shard in turn is split in two. This is linear hashing (W. Litwin, 1980), with tables
+//!   as its buckets.
 //!
-//! Hashes differ from process to process, and decide nothing that can be seen: whatever is listed is in the order of positions.
+//! Hashes differ from process to process, but the order of iteration does not: it is the order of
+//! positions.
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -19,14 +23,16 @@ use hashbrown::HashTable;
 
 use super::types::Key;
 
-/// Of memory, at most, for the entries of a block: so little that one more is no matter, and not quite a power of two, as
-/// allocators that have a few bytes of their own to put with it would take the next larger size.
+/// Maximum memory of the entries of a block. Small enough that allocating one never stalls a write.
+/// Slightly below a power of two, since some allocators add a few bytes and would otherwise use the
+/// next larger size.
 const BLOCK_BYTES: usize = 16_000;
 
-/// On average. A shard that is next to be split has about twice as many, one that was split last about half.
+/// Keys in a shard on average. A shard about to be split has about twice as many as one that was
+/// just split.
 const KEYS_PER_SHARD: usize = 2048;
 
-/// A map from keys that remembers the order in which they came.
+/// A map that keeps its keys in the order in which they were added.
 #[derive(Clone)]
 pub struct KeyMap<T> {
     blocks: Vec<Vec<(Key, T)>>,
@@ -35,7 +41,8 @@ pub struct KeyMap<T> {
     hasher: RandomState,
 }
 
-/// Where the entry of a key stands. Its hash is beside it, so that a shard is split without a look at the keys.
+/// The position of a key's entry, with the hash of the key, so that splitting a shard does not read
+/// the keys.
 #[derive(Clone, Copy)]
 struct Place {
     hash: u32,
@@ -48,21 +55,21 @@ impl<T> Default for KeyMap<T> {
     }
 }
 
-/// The shard of a hash, of so many: by its low bits, as many as there are numbers for.
+/// The shard of a hash among `shards`, chosen by the low bits of the hash.
 fn shard_of(hash: u32, shards: usize) -> usize {
     let mask = shards.next_power_of_two() - 1;
     let shard = hash as usize & mask;
     if shard < shards { shard } else { shard & (mask >> 1) }
 }
 
-/// For the tables, which look at the lowest and the highest bits. The low bits of a hash are the same for all in a shard: here
-/// they come after the others.
+/// The hash for the tables, which use the lowest and the highest bits. All hashes in a shard have
+/// the same low bits, so this mixes the bits.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
 }
 
 impl<T> KeyMap<T> {
-    /// Entries of a block.
+    /// Number of entries in a block.
     const BLOCK: usize = if size_of::<(Key, T)>() < BLOCK_BYTES { BLOCK_BYTES / size_of::<(Key, T)>() } else { 1 };
 
     /// How many keys there are.
@@ -70,45 +77,45 @@ impl<T> KeyMap<T> {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether a key is there.
+    /// Whether the map contains a key.
     pub fn contains(&self, key: &str) -> bool {
         self.position(self.hash(key), key).is_some()
     }
 
-    /// What belongs to a key.
+    /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&T> {
         self.find(key).map(|(_, value)| value)
     }
 
-    /// The same, to be changed.
+    /// The value of a key, mutable.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut T> {
         let position = self.position(self.hash(key), key)?;
         Some(&mut self.entry_mut(position).1)
     }
 
-    /// What belongs to a key, and the position of it, which stays until keys are removed.
+    /// The position and the value of a key. The position is valid until keys are removed.
     pub fn find(&self, key: &str) -> Option<(usize, &T)> {
         let position = self.position(self.hash(key), key)?;
         Some((position, &self.entry(position).1))
     }
 
-    /// The key at a position, and what belongs to it.
+    /// The key and the value at a position.
     pub fn at(&self, position: usize) -> Option<(&Key, &T)> {
         let (key, value) = self.blocks.get(position / Self::BLOCK)?.get(position % Self::BLOCK)?;
         Some((key, value))
     }
 
-    /// What belongs to the key at a position, to be changed.
+    /// The value at a position, mutable.
     pub fn at_mut(&mut self, position: usize) -> Option<&mut T> {
         self.blocks.get_mut(position / Self::BLOCK)?.get_mut(position % Self::BLOCK).map(|(_, value)| value)
     }
 
-    /// Puts a value under a key. Returns the position of the key, and what was there before.
+    /// Sets the value of a key. Returns the position of the key and its previous value.
     pub fn insert(&mut self, key: Key, value: T) -> (usize, Option<T>) {
         let hash = self.hash(&key);
         if let Some(position) = self.position(hash, &key) {
@@ -118,24 +125,25 @@ impl<T> KeyMap<T> {
         (self.append(hash, key, value), None)
     }
 
-    /// All, in their order.
+    /// All entries, in the order of positions.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &T)> {
         self.range(0..self.len)
     }
 
-    /// All, to be changed.
+    /// All values, mutable.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.blocks.iter_mut().flatten().map(|(_, value)| value)
     }
 
-    /// Those at these positions, as far as there are so many.
+    /// The entries at these positions, as far as they exist.
     pub fn range(&self, positions: Range<usize>) -> impl Iterator<Item = (&Key, &T)> {
         let blocks = self.blocks.get(positions.start / Self::BLOCK..).unwrap_or_default();
         let entries = blocks.iter().flatten().skip(positions.start % Self::BLOCK).take(positions.len());
         entries.map(|(key, value)| (key, value))
     }
 
-    /// Removes those that do not stay. Each is replaced by the last one, so that nothing else moves.
+    /// Removes the entries for which `stays` returns false. The last entry takes the place of each,
+    /// so that no other entry moves.
     pub fn retain(&mut self, mut stays: impl FnMut(&Key, &T) -> bool) {
         for position in (0..self.len).rev() {
             let (key, value) = self.entry(position);
@@ -155,7 +163,7 @@ impl<T> KeyMap<T> {
         shard.find(spread(hash), is_it).map(|place| place.position as usize)
     }
 
-    /// Positions in shards are always those of an entry.
+    /// The entry at a position from a shard, which always exists.
     fn entry(&self, position: usize) -> &(Key, T) {
         &self.blocks[position / Self::BLOCK][position % Self::BLOCK]
     }
@@ -164,7 +172,7 @@ impl<T> KeyMap<T> {
         &mut self.blocks[position / Self::BLOCK][position % Self::BLOCK]
     }
 
-    /// Takes in a key that is not there.
+    /// Adds a key that the map does not contain.
     fn append(&mut self, hash: u32, key: Key, value: T) -> usize {
         if self.len >= self.shards.len() * KEYS_PER_SHARD {
             self.add_shard();
@@ -175,7 +183,7 @@ impl<T> KeyMap<T> {
         self.shards[shard].insert_unique(spread(hash), place, |place| spread(place.hash));
         match self.blocks.last_mut() {
             Some(block) if block.len() < Self::BLOCK => block.push((key, value)),
-            // The first one grows as it is needed: most maps of tests have a handful of keys.
+            // The first block grows on demand: most maps in tests have few keys.
             Some(_) => {
                 let mut block = Vec::with_capacity(Self::BLOCK);
                 block.push((key, value));
@@ -187,7 +195,7 @@ impl<T> KeyMap<T> {
         position
     }
 
-    /// One more shard takes its part of the one that has had its keys so far.
+    /// Adds a shard and moves its keys there from the shard that had them so far.
     fn add_shard(&mut self) {
         let number = self.shards.len();
         self.shards.push(HashTable::new());
@@ -223,7 +231,7 @@ impl<T> KeyMap<T> {
         self.len = last;
     }
 
-    /// Finds the place that says where the entry at this position is.
+    /// Passes the [`Place`] of the entry at this position to `change`.
     fn with_place(&mut self, position: usize, change: impl FnOnce(hashbrown::hash_table::OccupiedEntry<'_, Place>)) {
         let hash = self.hash(&self.entry(position).0);
         let shard = shard_of(hash, self.shards.len());
@@ -233,7 +241,7 @@ impl<T> KeyMap<T> {
     }
 }
 
-/// The same keys with the same values, in whatever order.
+/// Equal if both have the same keys with the same values, in any order.
 impl<T: PartialEq> PartialEq for KeyMap<T> {
     fn eq(&self, other: &Self) -> bool {
         self.len == other.len && self.iter().all(|(key, value)| other.get(key) == Some(value))
@@ -259,7 +267,8 @@ mod tests {
         format!("key{number}").into()
     }
 
-    // Goal: it is a map, whose positions stay. Method: random steps, beside a map of the standard library.
+    // Goal: it behaves as a map, with stable positions. Method: random steps, compared with the map
+    // of the standard library.
     #[test]
     fn it_holds_what_was_put_in_and_not_removed() {
         for seed in 0..20 {
@@ -310,14 +319,14 @@ mod tests {
         }
         map.values_mut().for_each(|value| *value += 1);
         assert!(map.iter().all(|(name, value)| *name == key(*value - 1)));
-        // The last of those that stay takes the place of the first that goes.
+        // The last entry takes the place of the removed one.
         map.retain(|_, value| !matches!(value, 3 | 4_999 | 5_000));
         assert_eq!((map.at(2), map.len()), (Some((&key(4_997), &4_998)), 4_997));
         assert_eq!(format!("{:?}", map.range(0..2).collect::<Vec<_>>()), r#"[("key0", 1), ("key1", 2)]"#);
     }
 
-    // Goal: nothing large is ever made anew. Method: which tables have another size after a key came, and whether
-    // entries are still where they were.
+    // Goal: adding a key never rebuilds anything large. Method: compare the sizes of all tables
+    // before and after each key, and check that entries did not move.
     #[test]
     fn one_key_more_never_moves_more_than_a_shard_or_two() {
         let (mut map, mut before, mut most) = (KeyMap::default(), Vec::new(), 0);
@@ -328,7 +337,7 @@ mod tests {
             let moved = (0..sizes.len()).filter(|shard| before.get(*shard) != Some(&sizes[*shard]));
             most = most.max(moved.map(|shard| map.shards[shard].len()).sum());
             before = sizes;
-            // The first block alone grows, up to its size.
+            // Only the first block grows, up to its full size.
             if map.len() == KeyMap::<u32>::BLOCK {
                 first = map.at(0).map(|(key, _)| std::ptr::from_ref(key));
             }

@@ -1,4 +1,4 @@
-//! The words of the protocol: what is compared, what is stored, what is sent.
+//! The data types of the protocol: epochs, versions, records, configurations and messages.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -8,37 +8,38 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::{Buckets, Digest};
 
-/// A key. Shared, never copied, between the map, the window and the wire.
+/// A key. The map, the window and the wire share it without copying.
 pub type Key = Arc<str>;
 
-/// The key of the mark that a restore leaves while it is under way: the only one that no client can name.
+/// The key of the mark that exists while a restore is under way. Clients cannot use the empty key.
 pub const RESTORE_MARK: &str = "";
 
 /// The right to lead, totally ordered: a term, and among equal terms the random id of the leader process.
 ///
-/// The id is not decoration. With a write quorum above N/2 two starting leaders can collect enough promises from disjoint
-/// followers for the same term; only the id then tells their writes apart.
+/// The id is needed: with a write quorum above N/2, two starting leaders can collect enough
+/// promises from disjoint followers for the same term. Only the id then distinguishes their writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Epoch {
-    /// Counts leaders: one more than the highest that the leader had seen when it asked for promises.
+    /// One more than the highest term that the leader had seen when it asked for promises.
     pub term: u64,
     /// Random id of the leader process, new at every start.
     pub leader: u64,
 }
 
-/// A term may be higher than one that is known by at most this much. Leaders count terms one by one, so a larger step is
-/// no leader's: it would use up the terms, after which no leader could open any more.
+/// Maximum by which a term may exceed a known one. Leaders raise the term in small steps, so a
+/// larger step cannot come from a leader. Accepting it could exhaust the terms, and no leader could
+/// open any more.
 pub const TERM_STEP_MAX: u64 = 1 << 32;
 
 impl Epoch {
-    /// Whether a leader may ask for this epoch where `known` is the highest epoch that is known.
+    /// Whether a leader may ask for this epoch when `known` is the highest known epoch.
     pub fn may_follow(self, known: Self) -> bool {
         self.term.saturating_sub(known.term) <= TERM_STEP_MAX
     }
 }
 
-/// The highest sequence number that a backup may bring: the numbers of its key then go on for longer than any cluster
-/// runs.
+/// The highest sequence number that a restore accepts. The numbers above it last longer than any
+/// cluster runs.
 pub const SEQ_MAX: u64 = u64::MAX >> 1;
 
 impl fmt::Display for Epoch {
@@ -47,18 +48,19 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Which of two values of one key is newer: epoch first, then the sequence number.
+/// Orders the values of one key: by epoch first, then by sequence number.
 ///
 /// Sequence numbers alone would let the unacknowledged write of a dead leader beat an acknowledged one of its successor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Version {
     /// The epoch in which a leader accepted or recovered the value.
     pub epoch: Epoch,
-    /// Counts the accepted writes of the key, from 1, without gaps.
+    /// Number of the accepted write of the key, from 1, without gaps.
     pub seq: u64,
 }
 
-/// The random id that a follower makes together with its data directory. An emptied disk therefore has another id.
+/// The random id that a follower draws when it creates its data directory. An emptied disk
+/// therefore gets another id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FollowerId(pub u64);
 
@@ -68,80 +70,84 @@ impl fmt::Display for FollowerId {
     }
 }
 
-/// One write that a client marked with an `Idempotency-Key`, remembered beside the value of its key.
+/// A write that a client marked with an `Idempotency-Key`, stored with the value of its key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RetryMark {
     /// The client's `Idempotency-Key`.
     pub token: Arc<str>,
     /// The sequence number that the write got.
     pub seq: u64,
-    /// Fingerprint of the value, so that the same token with another value is refused instead of swallowed.
+    /// Fingerprint of the value. The leader refuses the same token with another value.
     pub fingerprint: u64,
 }
 
-/// How many marked writes a key remembers: a retry is recognised until this many later marked writes of its key.
+/// How many marked writes are stored with a key. A retry is recognised until its key gets this many
+/// later marked writes.
 pub const RETRY_MARKS_PER_KEY: usize = 16;
 
-/// The newest state of one key: a register.
+/// The newest state of one key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
-    /// Decides against every other record of this key.
+    /// Of two records of a key, the one with the higher version wins.
     pub version: Version,
-    /// The value; absent once the key is deleted. The record stays, so that its sequence numbers go on.
+    /// The value; `None` once the key is deleted. The record remains, so that its sequence numbers
+    /// continue.
     pub value: Option<Arc<str>>,
     /// The last marked writes of the key, oldest first.
     pub marks: Option<Arc<[RetryMark]>>,
 }
 
-/// A follower that counts: the place it fills, and the disk that fills it.
+/// A follower that counts: its name and its disk.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
-    /// The place: its URL, or under DNS discovery the name that it reports. Never an address.
+    /// The follower's URL, or with DNS discovery the name that it reports. Never an IP address.
     pub name: Arc<str>,
-    /// The disk.
+    /// The id of its disk.
     pub id: FollowerId,
 }
 
-/// Who counts, and how many of them make a quorum. Every follower stores it with the epoch it was installed for.
+/// The followers that count, and how many of them make a quorum. Each follower stores it with the
+/// epoch of its state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Config {
-    /// Orders the configurations of one cluster; goes on over leaders.
+    /// Orders the configurations of a cluster, across leaders.
     pub generation: u64,
     /// W: how many followers confirm a write before it is acknowledged.
     pub quorum: u16,
-    /// N: how many followers are declared. Not how many answer.
+    /// N: how many followers are declared, whether they answer or not.
     pub size: u16,
     /// The followers known so far, at most `size`.
     pub members: Vec<Member>,
-    /// The rules before this one that still bind: until it is in force, another recovery may have gone by one of them
-    /// alone. Each without its own `earlier`.
+    /// Earlier rules that still bind: until this one is in force, another recovery may have used
+    /// one of them alone. Their own `earlier` is empty.
     pub earlier: Vec<Config>,
 }
 
 impl Config {
-    /// How many members must promise before a leader can know every acknowledged write: N − W + 1. Of the N declared
-    /// those count that are members by now: nobody else can have confirmed anything, nor could answer.
+    /// How many members must promise before a leader knows every acknowledged write: N − W + 1. N
+    /// is the number of members here: no other follower can have confirmed a write.
     pub fn recovery_size(&self) -> usize {
         (self.members.len() + 1).saturating_sub(usize::from(self.quorum)).max(1)
     }
 
-    /// Every rule that a recovery from this configuration has to satisfy, the newest last.
+    /// Every rule that a recovery from this configuration must satisfy, the newest last.
     pub fn binding(&self) -> impl Iterator<Item = &Config> {
         self.earlier.iter().chain([self])
     }
 
-    /// Whether the disk with this id counts.
+    /// Whether the disk with this id is a member.
     pub fn contains(&self, id: FollowerId) -> bool {
         self.members.iter().any(|member| member.id == id)
     }
 
-    /// The same rule for the same disks, whatever its generation.
+    /// Whether both have the same quorum, size and members, regardless of the generation.
     pub(crate) fn same_rule(&self, other: &Self) -> bool {
         self.quorum == other.quorum && self.size == other.size && self.members == other.members
     }
 }
 
-/// The last epoch whose whole state a follower took over, with the configuration in force there.
+/// The last epoch whose whole state a follower received, with the newest configuration that it
+/// stored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Synced {
     /// The epoch of the leader that installed the state.
@@ -153,31 +159,31 @@ pub struct Synced {
 /// A write on its way to a follower.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Write {
-    /// Position in the order in which this leader accepted writes; confirmations name it.
+    /// Position in the order in which this leader accepted writes. Confirmations refer to it.
     pub index: u64,
     /// The key.
     pub key: Key,
     /// The value with its version.
     pub record: Record,
-    /// How it is sent.
+    /// The encoded write.
     #[serde(skip)]
     pub encoded: Encoded,
 }
 
 impl Write {
-    /// A write that nobody has sent yet.
+    /// A write that is not encoded yet.
     pub fn new(index: u64, key: Key, record: Record) -> Self {
         Self { index, key, record, encoded: Encoded::default() }
     }
 }
 
-/// The bytes of something that is sent to many, made by the first who sends it. No part of what it stands beside: it is
-/// always equal, and a copy starts without.
+/// The encoded bytes of a value that is sent to several followers; the first connection that sends
+/// it encodes it. A cache: all caches compare as equal, and a clone is empty.
 #[derive(Debug, Default)]
 pub struct Encoded(OnceLock<Box<[u8]>>);
 
 impl Encoded {
-    /// The bytes, made by `encode` if they are not there yet.
+    /// The bytes, which `encode` makes if they do not exist yet.
     pub fn get_or_make(&self, encode: impl FnOnce() -> Vec<u8>) -> &[u8] {
         self.0.get_or_init(|| encode().into_boxed_slice())
     }
@@ -201,23 +207,23 @@ impl Hash for Encoded {
     fn hash<H: Hasher>(&self, _: &mut H) {}
 }
 
-/// What a follower says first on every connection.
+/// A follower's first message on every connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Hello {
     /// The follower's disk.
     pub id: FollowerId,
-    /// The name it was given (a StatefulSet pod's name, say).
+    /// The name in its settings, for example that of a StatefulSet's pod.
     pub name: Arc<str>,
     /// The highest epoch it promised.
     pub promised: Epoch,
-    /// What it has in full; nothing makes it blank.
+    /// The last epoch whose whole state it has; `None` for a blank follower.
     pub synced: Option<Synced>,
 }
 
 /// Leader to follower.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ToFollower {
-    /// Asks for the promise to take nothing of a lower epoch from now on.
+    /// Asks for the promise to accept no message of a lower epoch from now on.
     Prepare {
         /// The epoch to promise.
         epoch: Epoch,
@@ -226,13 +232,13 @@ pub enum ToFollower {
     Compare {
         /// The leader's epoch.
         epoch: Epoch,
-        /// Into how many buckets the keys fall.
+        /// The number of buckets of the digest.
         buckets: u32,
         /// Position to continue at; 0 at first.
         cursor: u64,
-        /// The follower looks at no more keys than this for one answer.
+        /// Maximum number of keys in one answer.
         keys: u32,
-        /// The follower looks at about so many bytes of keys and values, and at least at one record.
+        /// About how many bytes of keys and values one answer covers; at least one record.
         bytes: u32,
         /// Comes back in the answer.
         token: u64,
@@ -243,7 +249,7 @@ pub enum ToFollower {
         epoch: Epoch,
         /// Position to continue at; 0 at first.
         cursor: u64,
-        /// Only those with keys in these buckets.
+        /// Only records whose keys are in these buckets; `None` for all.
         of: Option<Buckets>,
     },
     /// Writes whose delay is over.
@@ -264,48 +270,49 @@ pub enum ToFollower {
     InstallEnd {
         /// The leader's epoch.
         epoch: Epoch,
-        /// What is in force.
+        /// The newest rule that followers may store.
         config: Config,
-        /// What was sent.
+        /// The records that the transfer sent.
         covered: Covered,
         /// Comes back in the answer.
         token: u64,
     },
-    /// A new rule for a follower that has everything.
+    /// A new rule for a follower that has the whole state.
     Configure {
         /// The leader's epoch.
         epoch: Epoch,
         /// The new rule.
         config: Config,
     },
-    /// Heartbeat, and the question whether this leader still leads.
+    /// Heartbeat. Also asks whether this leader still leads.
     Probe {
         /// The leader's epoch.
         epoch: Epoch,
         /// Comes back in the answer.
         round: u64,
-        /// Everything that any leader accepted up to this long before the question was sent, in microseconds, is at this
-        /// follower. The largest number where nothing is said about it.
+        /// The follower has every write that any leader accepted up to this long before the
+        /// question was sent, in microseconds. `u64::MAX` if the leader does not know.
         lag_us: u64,
-        /// The highest round that this follower had answered when the question was sent. It cannot have been sent before
-        /// that answer, however long it was on its way.
+        /// The highest round that this follower had answered when the question was sent. It shows
+        /// the follower that the question was sent after that answer, however long it was delayed.
         heard: u64,
     },
 }
 
 impl ToFollower {
-    /// Asks for the digest of as much of the state as the follower gives in one answer.
+    /// Asks for the digest of as much of the state as the follower covers in one answer.
     pub(crate) fn compare(epoch: Epoch, buckets: u32, cursor: u64, token: u64) -> Self {
         Self::Compare { epoch, buckets, cursor, keys: u32::MAX, bytes: u32::MAX, token }
     }
 }
 
-/// What a state transfer brought.
+/// The records that a state transfer sent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Covered {
-    /// What was accepted since the follower was up to date in this epoch.
+    /// The records accepted since the follower was last up to date in this epoch.
     Newer,
-    /// Everything in these buckets: what is of an older epoch there goes. In all others the follower had the same.
+    /// All records in these buckets; the follower drops the ones of an older epoch there. In all
+    /// other buckets it has the same records as the leader.
     Buckets(Buckets),
 }
 
@@ -327,9 +334,9 @@ pub enum ToLeader {
         epoch: Epoch,
         /// As in the question.
         token: u64,
-        /// Of this part; those of all parts are to be joined.
+        /// The digest of this part. The leader joins those of all parts.
         digest: Digest,
-        /// Position to continue at; nothing once it was everything.
+        /// Position to continue at; `None` after the last part.
         next: Option<u64>,
     },
     /// A part of the follower's records.
@@ -338,12 +345,12 @@ pub enum ToLeader {
         epoch: Epoch,
         /// Keys with their newest records.
         records: Vec<(Key, Record)>,
-        /// Position to continue at; nothing once all were sent.
+        /// Position to continue at; `None` after the last part.
         next: Option<u64>,
     },
-    /// These writes are stored, or something newer of their keys is.
+    /// These writes, or newer ones of their keys, are stored.
     Confirmed {
-        /// The epoch in which they came.
+        /// The epoch of the writes.
         epoch: Epoch,
         /// Ranges of write indices, first and last inclusive.
         ranges: Vec<(u64, u64)>,
@@ -354,7 +361,7 @@ pub enum ToLeader {
         epoch: Epoch,
         /// As in the question.
         token: u64,
-        /// Of the configuration that was stored with it.
+        /// Generation of the configuration that was stored with it.
         generation: u64,
     },
     /// The new rule is stored.
@@ -364,14 +371,14 @@ pub enum ToLeader {
         /// Its generation.
         generation: u64,
     },
-    /// Nothing higher was promised so far.
+    /// The follower has promised no higher epoch so far.
     Probed {
         /// The epoch of the question.
         epoch: Epoch,
         /// As in the question.
         round: u64,
     },
-    /// The message was not taken: another epoch was promised.
+    /// The follower rejected the message, since it promised another epoch.
     Refused {
         /// The highest promised epoch.
         promised: Epoch,
