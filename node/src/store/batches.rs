@@ -1,4 +1,4 @@
-//! Reads the batches of a segment, one after the other, and checks each.
+//! Reads the batches of a segment in order and checks each.
 
 use std::io::{BufReader, Read};
 use std::ops::Range;
@@ -9,7 +9,7 @@ use crate::protocol::types::FollowerId;
 
 const READ_BYTES: usize = 64 << 10;
 
-/// A batch, by its number, is not on the disk as it was stored, or cannot be read.
+/// The batch with this number differs from what was stored, or cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Damaged(pub(super) u64);
 
@@ -23,7 +23,7 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    /// Reads the segment whose first batch has this number, as far as it was written: `end`, in bytes.
+    /// Opens the segment whose first batch is `first`. `end` is its written length in bytes.
     pub(super) fn open(file: Box<dyn OpenFile>, id: FollowerId, first: u64, end: u64) -> Result<Self, Damaged> {
         let mut reader = BufReader::with_capacity(READ_BYTES, Reader::new(file, end));
         let mut header = [0; HEADER_BYTES];
@@ -37,7 +37,7 @@ impl Batches {
         self.next
     }
 
-    /// Reads the next batch. Returns where in [`Self::bytes`] its entries are.
+    /// Reads the next batch. Returns the range of its entries in [`Self::bytes`].
     pub(super) fn read(&mut self, id: FollowerId) -> Result<Range<usize>, Damaged> {
         let damaged = Damaged(self.next);
         let mut prefix = [0; PREFIX_BYTES];
@@ -53,12 +53,12 @@ impl Batches {
         Ok(end - entries.bytes()..end)
     }
 
-    /// The batch that was read last, all of it.
+    /// All bytes of the batch that was read last.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.batch
     }
 
-    /// More was written since.
+    /// Sets a new written length, in bytes.
     pub(super) fn extend(&mut self, end: u64) {
         self.reader.get_mut().limit(end);
     }

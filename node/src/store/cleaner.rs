@@ -1,4 +1,5 @@
-//! Reads the oldest segment of a log, a part at a time, for the records that are still the newest of their keys.
+//! Reads the oldest segment of a log in parts and copies the records that are still the newest of
+//! their keys.
 
 use std::ops::Range;
 
@@ -12,7 +13,7 @@ use crate::protocol::types::FollowerId;
 #[derive(Debug)]
 pub(super) struct Cleaner {
     batches: Batches,
-    /// Where in the batch the entries are that were not looked at yet.
+    /// The range of the batch with the entries that were not examined yet.
     left: Range<usize>,
 }
 
@@ -25,8 +26,8 @@ impl Cleaner {
         self.batches.into_file()
     }
 
-    /// Reads about `budget` bytes, not beyond the batch before `after`, and appends the entries that are still the newest.
-    /// Returns whether all was read.
+    /// Reads about `budget` bytes, up to batch `after` (excluded), and appends the entries that are
+    /// still the newest to `buffer`. Returns whether it read the whole segment.
     pub(super) fn advance(
         &mut self,
         id: FollowerId,

@@ -1,4 +1,5 @@
-//! The one thread that stores: it takes everything that is queued, stores it with one sync, and confirms all of it.
+//! The one thread that stores: it takes all queued changes, stores them with one sync, and reports
+//! them as stored.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,34 +14,34 @@ use super::{Health, StoreError};
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::Change;
 
-/// How long a commit may take before the disk counts as failed. A disk that no longer
-/// answers would be waited for, for ever.
+/// How long a commit may take before the disk counts as failed. Without this limit the follower
+/// would wait forever for a disk that does not answer.
 const COMMIT_MAX: Duration = Duration::from_secs(60);
 
-/// After how long without work the committer tidies up.
+/// After this long without work the committer calls [`Sink::idle`].
 const IDLE: Duration = Duration::from_millis(100);
 
-/// How late a store is that confirms before it has stored.
+/// Delay of a store that deliberately confirms before it stores.
 const DELIBERATE_WAIT: Duration = Duration::from_millis(300);
 
-/// What the thread writes to.
+/// The target of the thread's writes.
 pub(super) trait Sink: std::fmt::Debug + Send + 'static {
-    /// Stores a batch. When it returns, the batch cannot be lost.
+    /// Stores a batch. The batch is durable when this returns.
     fn commit(&mut self, changes: Vec<Change>) -> Result<(), StoreError>;
-    /// Called after each batch, once it is confirmed.
+    /// Called after each batch has been reported as stored.
     fn after(&mut self) -> Result<(), StoreError>;
-    /// Called after a moment without work. Returns after which other one it wants to be called again.
+    /// Called after a time without work. Returns after how long it wants to be called again.
     fn idle(&mut self) -> Result<Option<Duration>, StoreError>;
-    /// How the disk is doing.
+    /// The condition of the disk.
     fn health(&self) -> Health;
 }
 
-/// How far the thread is.
+/// The progress of the thread.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
     /// How many appends are stored.
     pub(super) stored: u64,
-    /// Why nothing more will be.
+    /// Why the store failed, if it did. It then stores nothing more.
     pub(super) failed: Option<Arc<str>>,
     pub(super) health: Health,
 }
@@ -57,13 +58,13 @@ struct Queue {
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
-    /// Wakes up who steps the store, where no thread does.
+    /// Wakes the caller of [`Stepped::step`], if the store has no thread.
     stepped: Option<Notify>,
     progress: watch::Sender<Progress>,
 }
 
-/// A store without a thread, for simulations: it stores when the caller says so. To drop it is to end the process: the
-/// data directory is free again, and what was queued is lost.
+/// A store without a thread, for simulations: it stores when the caller calls [`Self::step`].
+/// Dropping it simulates the end of the process: it unlocks the data directory and loses the queue.
 #[derive(Debug)]
 pub struct Stepped {
     shared: Arc<Shared>,
@@ -71,7 +72,7 @@ pub struct Stepped {
 }
 
 impl Stepped {
-    /// Waits until something is queued or the [`Store`](super::Store) is gone. Cancel safe.
+    /// Waits until changes are queued or the [`Store`](super::Store) is dropped. Cancel safe.
     pub async fn ready(&self) {
         let Some(stepped) = &self.shared.stepped else { return };
         loop {
@@ -83,7 +84,8 @@ impl Stepped {
         }
     }
 
-    /// Stores everything that is queued as one batch. Returns whether there was anything, and the store can go on.
+    /// Stores all queued changes as one batch. Returns whether there were any and the store can
+    /// continue.
     pub fn step(&mut self) -> bool {
         let (changes, position) = {
             let mut queue = self.shared.queue.lock();
@@ -100,7 +102,7 @@ impl Stepped {
         self.note(after.map(|()| None))
     }
 
-    /// What the thread does after a moment without work. Returns whether the store can go on.
+    /// Does the work of the idle thread. Returns whether the store can continue.
     pub fn idle(&mut self) -> bool {
         let failed = self.shared.progress.borrow().failed.is_some();
         let idle = if failed { return false } else { self.sink.idle() };
@@ -122,8 +124,8 @@ impl Stepped {
     }
 }
 
-/// A queue and the thread behind it. Memory is bounded by those who append: each waits for its changes before it reads
-/// more, so that a slow disk is felt as a slow connection.
+/// A queue and the thread that stores it. The callers bound the memory: each waits for its changes
+/// before it reads more, so that a slow disk slows down the connections.
 #[derive(Debug)]
 pub struct Committer {
     shared: Arc<Shared>,
@@ -151,13 +153,13 @@ impl Committer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Without a thread.
+    /// A store without a thread.
     pub(super) fn stepped(sink: impl Sink) -> (Self, Stepped) {
         let shared = Arc::new(Shared::new(Some(Notify::new())));
         (Self { shared: shared.clone(), thread: None }, Stepped { shared, sink: Box::new(sink) })
     }
 
-    /// Queues changes; they are stored once the progress reaches the number that comes back.
+    /// Queues changes. They are stored once the progress reaches the returned number.
     pub(super) fn append(&self, changes: Vec<Change>) -> (u64, watch::Receiver<Progress>) {
         let mut queue = self.shared.queue.lock();
         if !changes.is_empty() {
@@ -174,14 +176,14 @@ impl Committer {
 }
 
 impl Drop for Committer {
-    /// Stores what is queued, unless that has failed.
+    /// Stores the queued changes, unless the store has failed.
     fn drop(&mut self) {
         self.shared.queue.lock().closed = true;
         self.shared.wake();
         if self.shared.progress.borrow().failed.is_none()
             && let Some(thread) = self.thread.take()
         {
-            // Its panics are caught where they happen.
+            // `run` catches panics of the thread.
             let _ = thread.join();
         }
     }
@@ -255,7 +257,8 @@ impl Shared {
             }
             pause = Some(IDLE);
             if deliberate::is_on(DeliberateFault::ConfirmsBeforeStored) {
-                // What was confirmed already has yet to get here: a moment in which a kill loses it.
+                // The follower has confirmed these changes already. A kill during this delay loses
+                // them.
                 std::thread::sleep(DELIBERATE_WAIT);
             }
             sink.commit(changes)?;
@@ -285,7 +288,8 @@ mod tests {
     use crate::protocol::types::Epoch;
     use crate::store::{Store, Stored};
 
-    /// Answers every commit with what the test says, and tells how many changes each one had.
+    /// Answers every commit with the result that the test sends, and reports how many changes it
+    /// had.
     #[derive(Debug)]
     struct Scripted {
         answers: mpsc::Receiver<Result<(), StoreError>>,
@@ -325,8 +329,8 @@ mod tests {
         futures::poll!(std::pin::pin!(stored.wait())).is_pending()
     }
 
-    /// What comes while a sync is under way waits for the next one, all of it together; and a reply without changes of
-    /// its own waits for what was given before it.
+    /// All changes that arrive during a sync are stored together by the next one. A reply without
+    /// changes waits for the changes appended before it.
     #[tokio::test]
     async fn everything_queued_is_one_batch() {
         let (store, answer, size) = scripted();
@@ -347,7 +351,7 @@ mod tests {
         store.append(Vec::new()).wait().await.expect("nothing to wait for");
     }
 
-    /// After a sync that failed nothing is confirmed and nothing tried again, and whoever watches is told why.
+    /// After a failed sync the store confirms nothing and retries nothing, and reports the reason.
     #[tokio::test]
     async fn a_failed_sync_ends_the_store() {
         let (store, answer, size) = scripted();

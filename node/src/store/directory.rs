@@ -19,13 +19,13 @@ use super::StoreError;
 use super::files::{Files, Listed, OpenFile, read_all, sync_dir};
 use crate::protocol::types::FollowerId;
 
-/// What this release writes and reads.
+/// The format that this release writes and reads.
 pub(super) const FORMAT: u32 = 2;
 
-/// Slots are so far apart that a torn write costs one of them.
+/// Distance of slots. Large enough that a torn write damages only one of them.
 const SLOT_BYTES: u64 = 512;
 
-/// A data directory that is ours until this is dropped.
+/// A data directory, locked until this is dropped.
 #[derive(Debug)]
 pub(super) struct Directory {
     files: Arc<dyn Files>,
@@ -33,7 +33,7 @@ pub(super) struct Directory {
     _lock: Box<dyn OpenFile>,
 }
 
-/// What `format` says.
+/// The content of the file `format`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Format {
     pub(super) number: u32,
@@ -42,7 +42,7 @@ pub(super) struct Format {
 }
 
 impl Directory {
-    /// Takes the directory; makes it where it is missing.
+    /// Locks the directory; creates it if it does not exist.
     pub(super) fn take(files: Arc<dyn Files>, path: &Path) -> Result<Self, StoreError> {
         let failed = |action| move |source| StoreError::Io { action, path: path.to_owned(), source };
         create_all(&*files, path).map_err(failed("create the data directory"))?;
@@ -63,7 +63,8 @@ impl Directory {
         self.path.join("state")
     }
 
-    /// Whether there is a state. Its name may be one that a process gave and could not make durable any more.
+    /// Whether there is a state. Syncs the directory, since an earlier process may have ended
+    /// between renaming the state and syncing the name.
     pub(super) fn has_state(&self) -> io::Result<bool> {
         let exists = self.files.list(&self.path)?.iter().any(|entry| entry.name == "state");
         if exists {
@@ -72,7 +73,8 @@ impl Directory {
         Ok(exists)
     }
 
-    /// Makes a state with the given function, out of sight until it is complete.
+    /// Creates a state with the given function. The state appears under its name only once it is
+    /// complete.
     pub(super) fn create(&self, make: impl FnOnce(&Path) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let new = self.path.join("state.new");
         let io = |action, result: io::Result<()>| {
@@ -87,7 +89,8 @@ impl Directory {
         io("sync", sync_dir(&*self.files, &self.path))
     }
 
-    /// Moves a damaged state to where people find it, and removes the one before it: two would fill the disk.
+    /// Renames a damaged state for inspection, and removes earlier damaged ones, which would fill
+    /// the disk.
     pub(super) fn put_aside(&self) -> Result<PathBuf, StoreError> {
         let io = |action, path: &Path, result: io::Result<()>| {
             result.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
@@ -107,7 +110,7 @@ impl Directory {
     }
 }
 
-/// Makes a directory and what is missing above it.
+/// Creates a directory and its missing parents.
 fn create_all(files: &dyn Files, path: &Path) -> io::Result<()> {
     match files.create_dir(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -120,8 +123,9 @@ fn create_all(files: &dyn Files, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the name of a directory durable, and those of all above it: any of them may have been made just now, by this
-/// process or by one that was killed. Those that cannot be synced belong to others, who made them durable.
+/// Syncs all parents of a directory. This process, or one that was killed, may have created any of
+/// them. The follower did not create those that it has no permission to sync, so they are durable
+/// already.
 fn sync_ancestors(files: &dyn Files, path: &Path) -> io::Result<()> {
     use ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
     for above in path.ancestors().skip(1) {
@@ -135,7 +139,7 @@ fn sync_ancestors(files: &dyn Files, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a directory with all that is in it, or a file; neither has to be there.
+/// Removes a directory with its content, or a file. Neither has to exist.
 fn remove_all(files: &dyn Files, path: &Path) -> io::Result<()> {
     let entries = match files.list(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -150,7 +154,8 @@ fn remove_all(files: &dyn Files, path: &Path) -> io::Result<()> {
 }
 
 impl Format {
-    /// First and last line stay as they are in every format to come, so that an older release can name a newer one.
+    /// Later formats keep the first and the last line, so that an older release can name a newer
+    /// format in its error.
     fn to_text(&self) -> String {
         let Self { number, id, cluster } = self;
         let cluster = cluster.as_ref().map(|cluster| format!("cluster {cluster}\n")).unwrap_or_default();
@@ -177,7 +182,7 @@ impl Format {
         file.sync_all()
     }
 
-    /// None where the file is missing or damaged.
+    /// `None` if the file is missing or damaged.
     pub(super) fn read(files: &dyn Files, state: &Path) -> io::Result<Option<Self>> {
         match files.open(&state.join("format")).and_then(|file| read_all(&*file)) {
             Ok(bytes) => Ok(String::from_utf8(bytes).ok().and_then(|text| Self::from_text(&text))),
@@ -187,18 +192,19 @@ impl Format {
     }
 }
 
-/// The number of the last batch that was confirmed.
+/// The number of the last confirmed batch.
 ///
-/// With it, a batch that was never finished, which is cut off, is told from one that was confirmed and is gone. It is
-/// written after every sync and before the confirmation: a killed process leaves it up to date. It is synced only now and
-/// then, so that a power failure sets it back by as much as was confirmed in the last moment.
+/// It distinguishes an unfinished batch, which is cut off, from a confirmed batch that is lost. The
+/// store writes it after every sync of the log and before the confirmation, so it is exact after a
+/// kill. The store syncs it only when idle, so a power failure may set it back to an earlier
+/// number.
 ///
-/// Batches write slots 0 and 1 in turn. Both may be torn by a power failure, since neither is synced. Each sync writes one
-/// of slots 2 and 3 before, so that the other one of these is always whole.
+/// Batches write slots 0 and 1 in turn. A power failure may tear both, since neither is synced.
+/// Each sync first writes slot 2 or 3 in turn, so that the other of these two is always intact.
 #[derive(Debug)]
 pub(super) struct Confirmed {
     file: Box<dyn OpenFile>,
-    /// Which slot the next sync writes.
+    /// The slot that the next sync writes.
     next: u64,
 }
 
@@ -211,7 +217,7 @@ impl Confirmed {
         confirmed.sync(id, batch)
     }
 
-    /// The number; none where no slot can be read.
+    /// Opens the file and reads the number; `None` if no slot can be read.
     pub(super) fn open(files: &dyn Files, state: &Path, id: FollowerId) -> io::Result<Option<(Self, u64)>> {
         let file = match files.open(&state.join("confirmed")) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -220,7 +226,7 @@ impl Confirmed {
         let mut slots = [None; 4];
         for (slot, number) in slots.iter_mut().zip(0..) {
             let mut bytes = [0; 16];
-            // A slot that is cut short is none.
+            // A truncated slot does not match.
             file.read_at(&mut bytes, number * SLOT_BYTES)?;
             let batch = u64::from_le_bytes(*bytes.first_chunk().expect("half of sixteen bytes"));
             *slot = (bytes == Self::slot(id, batch)).then_some(batch);

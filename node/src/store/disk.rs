@@ -1,11 +1,11 @@
-//! A follower's data directory: opened, checked, and reported on.
+//! Opens and checks a follower's data directory, and reports its condition.
 //!
-//! Three things are checked, each against another one: the head of the state against its own checksum; the records
-//! against the count and the digest in the head; the head against the number of the last confirmed batch, which is outside
-//! the log. Where they agree, the state is what was stored, up to the last confirmed batch at least. Where they do not, the
-//! state is put aside and the follower starts blank, under a new id: a leader then knows that this disk forgot what it
-//! confirmed. The records that can still be read go along as a hint: a leader compares them with its own and sends only
-//! what differs.
+//! Three checks: the head of the state against its own checksum; the records against the count and
+//! the digest in the head; the head against the number of the last confirmed batch, which is
+//! outside the log. If all agree, the state includes at least the last confirmed batch. If not, the
+//! follower moves the state aside and starts blank with a new id. A leader then knows that this
+//! disk may miss confirmed writes. The follower keeps the records that it can still read as a hint:
+//! a leader compares them with its own and sends only the differences.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -29,22 +29,22 @@ use crate::protocol::types::FollowerId;
 
 pub use super::log::Limits;
 
-/// How a data directory is used. The default suits a follower on a real disk.
+/// Options for a data directory. The default suits a follower on a real disk.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The file system.
     pub files: Arc<dyn Files>,
     /// Sizes of the log.
     pub limits: Limits,
-    /// The id of the follower, should it be blank.
+    /// The id of the follower, if it starts blank.
     pub new_id: FollowerId,
-    /// How much of the log is read again, at most, to find damage; 0 for nothing.
+    /// Maximum bytes per second that the follower reads again to find damage; 0 disables it.
     pub scrub_bytes_per_s: u64,
-    /// The time.
+    /// The source of the time.
     pub clock: fn() -> Instant,
 }
 
-/// How much of the log is read again by default, in bytes per second.
+/// How much of the log the follower reads again by default, in bytes per second.
 pub const SCRUB_BYTES_PER_S: u64 = 1 << 20;
 
 impl Default for Options {
@@ -59,36 +59,36 @@ impl Default for Options {
     }
 }
 
-/// A store on a disk, and what it holds.
+/// An opened store on a disk, and its state.
 #[derive(Debug)]
 pub struct Opened {
-    /// Where changes go from now on.
+    /// The store for further changes.
     pub store: Store,
-    /// The id of the follower, made with its state.
+    /// The id of the follower, created with its state.
     pub id: FollowerId,
-    /// What was stored before.
+    /// The stored state.
     pub kept: Kept,
-    /// What was found at start.
+    /// The condition of the directory at the start.
     pub found: Found,
 }
 
-/// What a data directory held when it was opened.
+/// The condition of a data directory when it was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing: the follower is new.
+    /// It was empty: the follower is new.
     Nothing,
-    /// A whole state.
+    /// It had a complete state.
     State {
-        /// How many bytes of a batch that was never finished, and so never confirmed, were cut off.
+        /// How many bytes of an unfinished, and so never confirmed, batch were cut off.
         torn_bytes: u64,
     },
-    /// A damaged state: the follower is blank, and has another id.
+    /// It had a damaged state: the follower starts blank with a new id.
     Damage {
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
-        /// Where it is now.
+        /// The path of the damaged state now.
         aside: PathBuf,
-        /// How many of its records could be read, and are there as a hint.
+        /// How many of its records could be read and are kept as a hint.
         hints: usize,
     },
 }
@@ -116,7 +116,7 @@ impl fmt::Display for Found {
                 let aside = aside.display();
                 write!(f, "the state was damaged ({reason}) and is now in {aside}: blank, under a new id")?;
                 if *hints > 0 {
-                    write!(f, "; {hints} records of it may still be right, and a leader sends what differs")?;
+                    write!(f, "; {hints} of its records are readable, and a leader sends the differences")?;
                 }
                 Ok(())
             }
@@ -124,33 +124,33 @@ impl fmt::Display for Found {
     }
 }
 
-/// A data directory that was opened and checked, and is not written to yet.
+/// A data directory that is opened and checked. The store has not started.
 #[derive(Debug)]
 pub struct Ready {
-    /// The id of the follower, made with its state.
+    /// The id of the follower, created with its state.
     pub id: FollowerId,
-    /// What was stored before.
+    /// The stored state.
     pub kept: Kept,
-    /// What was found at start.
+    /// The condition of the directory at the start.
     pub found: Found,
     path: PathBuf,
     disk: Disk,
 }
 
-/// Opens a data directory and starts to store. It stays locked until the store is dropped. Reads all of it: call it
-/// where that may block.
+/// Opens a data directory and starts its store. The directory is locked until the store is dropped.
+/// Blocks while it reads the whole directory.
 ///
 /// # Errors
-/// As [`open_with`]; and where no thread can be started.
+/// Those of [`open_with`] and [`Ready::start`].
 pub fn open(path: &Path, cluster: Option<&str>) -> Result<Opened, StoreError> {
     open_with(path, cluster, Options::default())?.start()
 }
 
-/// Opens a data directory. Reads all of it.
+/// Opens a data directory. Blocks while it reads the whole directory.
 ///
 /// # Errors
-/// Why it cannot be used: it is in use, of another format, of another cluster, not a follower's, or cannot be read or
-/// written. Damage is none of these.
+/// [`StoreError`] if the directory is in use, of another format or cluster, not a follower's, or
+/// cannot be read or written. Damage is not an error.
 pub fn open_with(path: &Path, cluster: Option<&str>, options: Options) -> Result<Ready, StoreError> {
     let directory = Directory::take(options.files.clone(), path)?;
     let exists = directory.has_state().map_err(|source| failed("list", path, source))?;
@@ -160,8 +160,8 @@ pub fn open_with(path: &Path, cluster: Option<&str>, options: Options) -> Result
                 let torn_bytes = loaded.torn_bytes;
                 return Ok(ready(directory, loaded, Found::State { torn_bytes }, &options));
             }
-            Err(Trouble::Refused(error)) => return Err(error),
-            Err(Trouble::Damaged(reason)) => {
+            Err(LoadError::Refused(error)) => return Err(error),
+            Err(LoadError::Damaged(reason)) => {
                 let hint = salvage(&directory.state(), &options);
                 let aside = directory.put_aside()?;
                 let hints = hint.records.len();
@@ -183,7 +183,7 @@ impl Ready {
         Ok(Opened { store: Store::Disk(committer), id, kept, found })
     }
 
-    /// The same without a thread: the caller steps the store, for simulations.
+    /// Starts the store without a thread, for simulations: the caller steps it.
     pub fn stepped(self) -> (Opened, Stepped) {
         let Self { id, kept, found, disk, .. } = self;
         let (committer, stepped) = Committer::stepped(disk);
@@ -191,10 +191,10 @@ impl Ready {
     }
 }
 
-/// Why a state cannot be taken up.
+/// Why a state cannot be loaded.
 #[derive(Debug)]
-pub(super) enum Trouble {
-    /// What is there is not what was stored; the reason.
+pub(super) enum LoadError {
+    /// The state differs from what was stored; the reason.
     Damaged(String),
     /// It may be intact, but cannot be used now.
     Refused(StoreError),
@@ -209,26 +209,26 @@ struct State {
     torn_bytes: u64,
 }
 
-fn load(state: &Path, cluster: Option<&str>, options: &Options) -> Result<State, Trouble> {
+fn load(state: &Path, cluster: Option<&str>, options: &Options) -> Result<State, LoadError> {
     let Options { files, limits, .. } = options;
-    let refused = |action| move |source| Trouble::Refused(failed(action, state, source));
-    let damaged = |reason: &str| Trouble::Damaged(reason.to_owned());
+    let refused = |action| move |source| LoadError::Refused(failed(action, state, source));
+    let damaged = |reason: &str| LoadError::Damaged(reason.to_owned());
     let format = Format::read(&**files, state).map_err(refused("read the format of"))?;
     let Format { number, id, cluster: found } =
         format.ok_or_else(|| damaged("the file `format` is missing or cannot be read"))?;
     if number > FORMAT {
         let error = StoreError::NewerFormat { path: state.to_owned(), found: number, known: FORMAT };
-        return Err(Trouble::Refused(error));
+        return Err(LoadError::Refused(error));
     }
     if number < FORMAT {
         let error = StoreError::OlderFormat { path: state.to_owned(), found: number, known: FORMAT };
-        return Err(Trouble::Refused(error));
+        return Err(LoadError::Refused(error));
     }
     if let (Some(found), Some(wanted)) = (found, cluster)
         && found != wanted
     {
         let error = StoreError::OtherCluster { path: state.to_owned(), found, wanted: wanted.to_owned() };
-        return Err(Trouble::Refused(error));
+        return Err(LoadError::Refused(error));
     }
     let confirmed = Confirmed::open(&**files, state, id).map_err(refused("read the confirmed batch of"))?;
     let (mut confirmed, last) =
@@ -239,7 +239,7 @@ fn load(state: &Path, cluster: Option<&str>, options: &Options) -> Result<State,
         return Err(damaged("the log is of another follower"));
     }
     if head.batch < last {
-        return Err(Trouble::Damaged(format!("batch {last} was confirmed, and the state ends with {}", head.batch)));
+        return Err(LoadError::Damaged(format!("batch {last} was confirmed, and the state ends with {}", head.batch)));
     }
     let log = tail.resume(files.clone(), &state.join("log"), id, *limits).map_err(refused("write the log of"))?;
     let written = confirmed.write(id, head.batch).and_then(|()| confirmed.sync(id, head.batch));
@@ -247,7 +247,7 @@ fn load(state: &Path, cluster: Option<&str>, options: &Options) -> Result<State,
     Ok(State { id, log, ledger, confirmed, kept, torn_bytes })
 }
 
-/// What can still be read of a damaged state. Nothing of it has to be right.
+/// Reads what is still readable of a damaged state. Any of it may be wrong.
 fn salvage(state: &Path, options: &Options) -> Hint {
     let format = Format::read(&*options.files, state).ok().flatten();
     format.map(|format| replay::salvage(&*options.files, &state.join("log"), format.id)).unwrap_or_default()
@@ -271,7 +271,7 @@ fn blank(
         if hint.promised > ledger.head().promised || !hint.records.is_empty() {
             let log =
                 replay::load(&**files, &path, id).map(|loaded| loaded.tail.resume(files.clone(), &path, id, *limits));
-            let log = log.map_err(|_| StoreError::Failed("a log made just now cannot be read".to_owned()))?;
+            let log = log.map_err(|_| StoreError::Failed("a new log cannot be read".to_owned()))?;
             let mut log = log.map_err(|source| failed("write the log of", state, source))?;
             for changes in hint.into_changes() {
                 let operations = ledger.apply(changes);
@@ -284,8 +284,8 @@ fn blank(
     })?;
     match load(&directory.state(), cluster, options) {
         Ok(loaded) => Ok(ready(directory, loaded, found, options)),
-        Err(Trouble::Refused(error)) => Err(error),
-        Err(Trouble::Damaged(reason)) => Err(StoreError::Failed(format!("a state made just now is damaged: {reason}"))),
+        Err(LoadError::Refused(error)) => Err(error),
+        Err(LoadError::Damaged(reason)) => Err(StoreError::Failed(format!("a new state is damaged: {reason}"))),
     }
 }
 
@@ -312,13 +312,13 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> StoreErr
     StoreError::Io { action, path: path.to_owned(), source }
 }
 
-/// What the committer writes to. The lock goes last.
+/// The committer's target. `_directory` is the last field, so that the lock is released last.
 #[derive(Debug)]
 struct Disk {
     log: Log,
     ledger: Ledger,
     confirmed: Confirmed,
-    /// The number of the confirmed batch was synced with this one.
+    /// The last synced number of the confirmed batch.
     synced: u64,
     id: FollowerId,
     scrub: Scrub,
@@ -328,11 +328,11 @@ struct Disk {
     _directory: Directory,
 }
 
-/// After how long a shortage may be over.
+/// Time until the store tries again after a shortage.
 const SHORTAGE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Disk {
-    /// What need not be done before anything is confirmed.
+    /// Does the work for which no confirmation has to wait.
     fn tend(&mut self) -> Result<(), StoreError> {
         self.log.prepare()?;
         let damaged = match self.log.damaged() {
@@ -404,12 +404,12 @@ mod tests {
             (
                 1,
                 format!(
-                    "the data directory {path} has format 1, and this release reads format 2: give it an empty directory, one follower after the other"
+                    "the data directory {path} has format 1, but this release reads format 2: give it an empty directory, one follower after the other"
                 ),
             ),
             (
                 3,
-                format!("the data directory {path} has format 3, and this release reads format 2: run a newer release"),
+                format!("the data directory {path} has format 3, but this release reads format 2: run a newer release"),
             ),
         ] {
             std::fs::remove_file(state.join("format")).expect("removed");

@@ -1,8 +1,8 @@
 //! The file operations that the store uses, so that a test can run the store on a simulated disk.
 //!
-//! [`RealFiles`] is the file system. Every operation of the store goes through [`Files`] and [`OpenFile`]; each call of
-//! the store is one call here, so that a test can fail or interrupt each of them. The calls are virtual: beside a system
-//! call that costs nothing.
+//! [`RealFiles`] is the file system. The store uses files only through [`Files`] and [`OpenFile`],
+//! so that a test can fail or interrupt each operation. Compared with a system call, the cost of a
+//! virtual call is negligible.
 
 use std::ffi::OsString;
 use std::fmt::Debug;
@@ -13,23 +13,25 @@ use std::path::Path;
 
 /// A file system.
 pub trait Files: Debug + Send + Sync {
-    /// Makes a directory; its parent has to exist.
+    /// Creates a directory; its parent has to exist.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
-    /// Makes an empty file and opens it to be read and written. Fails where the name exists.
+    /// Creates an empty file and opens it for reading and writing. Fails if the name exists.
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn OpenFile>>;
-    /// Opens a file to be read and written.
+    /// Opens a file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Box<dyn OpenFile>>;
-    /// Opens a directory, of which only [`OpenFile::sync_all`] is of use: it makes the names in the directory durable.
+    /// Opens a directory. Only [`OpenFile::sync_all`] is useful: it makes the names in the
+    /// directory durable.
     fn open_dir(&self, path: &Path) -> io::Result<Box<dyn OpenFile>>;
-    /// What a directory contains, in no order.
+    /// The entries of a directory, in no particular order.
     fn list(&self, path: &Path) -> io::Result<Vec<Listed>>;
-    /// Gives a file or directory another name in the same directory. Replaces a file of that name.
+    /// Renames a file or directory within its directory. Replaces a file of the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Removes a file. One that is open can be used on.
+    /// Removes a file. An open handle remains usable.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes an empty directory.
     fn remove_dir(&self, path: &Path) -> io::Result<()>;
-    /// Opens a file, makes it where it is missing, and locks it until the handle is dropped. None: another one has it.
+    /// Opens or creates a file and locks it until the handle is dropped. `None` if another process
+    /// has the lock.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn OpenFile>>>;
 }
 
@@ -37,17 +39,19 @@ pub trait Files: Debug + Send + Sync {
 pub trait OpenFile: Debug + Send + Sync {
     /// The length.
     fn bytes(&self) -> io::Result<u64>;
-    /// Reads as much as is there, up to the length of the buffer. 0 at the end of the file.
+    /// Reads up to the length of the buffer. Returns the number of bytes, 0 at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Writes all of it. After an error, any part of it may have been written.
+    /// Writes all bytes. After an error, any part of them may have been written.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Cuts the file off, or makes it longer by zeros.
+    /// Truncates the file, or extends it with zeros.
     fn set_len(&self, bytes: u64) -> io::Result<()>;
-    /// Makes the content durable. After an error, what was written may be lost though a later call succeeds.
+    /// Makes the content durable. After an error, written data may be lost even if a later call
+    /// succeeds.
     fn sync_data(&self) -> io::Result<()>;
-    /// The same with everything that is stored about the file; for a directory, the names in it.
+    /// The same including the metadata; for a directory, the names in it.
     fn sync_all(&self) -> io::Result<()>;
-    /// Lets the system forget what it has in memory of a synced part, so that the next read is one of the disk. A hint.
+    /// Asks the system to drop the cached pages of a synced part, so that the next read reads the
+    /// disk. Only a hint.
     fn forget(&self, offset: u64, bytes: u64);
 }
 
@@ -144,12 +148,13 @@ impl OpenFile for File {
     }
 
     fn forget(&self, offset: u64, bytes: u64) {
-        // Where it is not possible, a read may come from memory: then damage on the disk shows later.
+        // If this fails, a read may come from the page cache, and damage on the disk is found
+        // later.
         let _ = rustix::fs::fadvise(self, offset, std::num::NonZeroU64::new(bytes), rustix::fs::Advice::DontNeed);
     }
 }
 
-/// Reads a file as far as it goes.
+/// Reads a file to its end.
 pub(super) fn read_all(file: &dyn OpenFile) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(file.bytes()?).map_err(|_| io::ErrorKind::FileTooLarge)?];
     let mut end = 0;
@@ -165,7 +170,8 @@ pub(super) fn read_all(file: &dyn OpenFile) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether the process has too many files open, or the disk no room: what can be done later may wait.
+/// Whether the process is out of file descriptors or the disk is full. Work that can be delayed is
+/// then retried later.
 pub(super) fn is_shortage(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
@@ -177,7 +183,7 @@ pub(super) fn sync_dir(files: &dyn Files, path: &Path) -> io::Result<()> {
     files.open_dir(path)?.sync_all()
 }
 
-/// Reads an open file from its beginning on.
+/// Reads an open file from its beginning.
 #[derive(Debug)]
 pub(super) struct Reader {
     file: Box<dyn OpenFile>,
@@ -190,7 +196,7 @@ impl Reader {
         Self { file, at: 0, limit }
     }
 
-    /// Ends there, in bytes, until another limit is set.
+    /// Sets the position, in bytes, where reading ends.
     pub(super) fn limit(&mut self, limit: u64) {
         self.limit = limit;
     }

@@ -1,8 +1,9 @@
-//! What proves a state complete: how many records there are, and a digest over all of them.
+//! The count and the digest of all records, which prove a state complete.
 //!
-//! The digest is the sum of a hash of every record. It changes with every write by the old and the new hash alone, and it
-//! does not depend on any order. A log that loses a batch in the middle, serves an older value of a key or brings a
-//! deleted one back, for whatever reason, cannot hit it: at load, the sum over what is there has to be the stored one.
+//! The digest is the sum of a hash of every record. A write updates it with the old and the new
+//! hash alone, and it does not depend on the order of records. At load, the digest of the records
+//! must equal the stored one. This detects a log that lost a batch in the middle, has an older
+//! value of a key or a removed record.
 
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
@@ -14,16 +15,17 @@ use crate::protocol::follower::{Change, Kept};
 use crate::protocol::keymap::KeyMap;
 use crate::protocol::types::{Epoch, FollowerId, Key, Record, Synced};
 
-/// Everything a follower stores beside its records. Written with every batch, in one atomic step with the batch.
+/// Everything that a follower stores except its records. The store writes it atomically with every
+/// batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Head {
-    /// The follower's id, made with the directory.
+    /// The follower's id, created with the directory.
     pub(super) id: FollowerId,
-    /// Counts batches.
+    /// The number of the batch.
     pub(super) batch: u64,
-    /// The highest promise.
+    /// The highest promised epoch.
     pub(super) promised: Epoch,
-    /// The last epoch taken over in full.
+    /// The last epoch whose whole state is stored.
     pub(super) synced: Option<Synced>,
     /// How many records there are.
     pub(super) records: u64,
@@ -31,24 +33,26 @@ pub(super) struct Head {
     pub(super) digest: u64,
 }
 
-/// A key and its new encoded record, or nothing where it goes. Their order depends on the follower's id alone, so that a
-/// simulation can be replayed.
+/// By key, the new encoded record, or `None` if the record is removed. The order depends only on
+/// the follower's id and the keys, so that a simulation can be replayed.
 pub(super) type Operations = std::collections::HashMap<Key, Option<Vec<u8>>, FixedState>;
 
-/// A bit of the length of an entry, which is far shorter. It changes with each renewal.
+/// A bit in the length of an entry, which never needs it. Its value changes with each renewal.
 const TURN: u32 = 1 << 31;
 
-/// The head, and what it takes to carry it on: the hash of every record as it is stored.
+/// The head, and the hash of every stored record, with which the head is updated.
 #[derive(Debug)]
 pub(super) struct Ledger {
     head: Head,
-    /// Hash, epoch, and the bytes that the log takes for it, with [`TURN`] as of its last change.
+    /// Hash, index in `epochs`, and length in the log in bytes, with the [`TURN`] of its last
+    /// change.
     entries: KeyMap<(u64, u32, u32)>,
     live_bytes: u64,
-    /// [`TURN`] of the entries that were stored since the last renewal began; and how many those are.
+    /// [`TURN`] of the entries that were stored since the last renewal began, and how many these
+    /// are.
     turn: u32,
     renewed: u64,
-    /// The epochs that entries point to: one for each leader this process saw.
+    /// The epochs that entries refer to: one for each leader since the process started.
     epochs: Vec<Epoch>,
 }
 
@@ -58,7 +62,7 @@ impl Ledger {
         Self { head, entries: KeyMap::default(), live_bytes: 0, turn: 0, renewed: 0, epochs: Vec::new() }
     }
 
-    /// Checks the records that were found against the head that was found with them.
+    /// Checks the records of a log against its head.
     pub(super) fn restore(head: Head, found: impl Iterator<Item = (Key, Vec<u8>)>) -> Result<(Self, Kept), String> {
         let mut ledger =
             Self { head, entries: KeyMap::default(), live_bytes: 0, turn: 0, renewed: 0, epochs: Vec::new() };
@@ -78,10 +82,10 @@ impl Ledger {
         ledger.renewed = records;
         let Head { records: expected, digest: expected_digest, batch, .. } = &ledger.head;
         if records != *expected {
-            return Err(format!("{records} records are there, and batch {batch} says {expected}"));
+            return Err(format!("the log has {records} records, but batch {batch} names {expected}"));
         }
         if digest != *expected_digest {
-            return Err(format!("the {records} records are not those of batch {batch}"));
+            return Err(format!("the digest of the {records} records is not that of batch {batch}"));
         }
         Ok((ledger, kept))
     }
@@ -90,7 +94,8 @@ impl Ledger {
         &self.head
     }
 
-    /// Takes a batch: the head moves on, and what comes back has to be written together with it.
+    /// Applies a batch to the head. The caller has to write the returned operations together with
+    /// the head.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Operations {
         let mut operations = Operations::with_capacity_and_hasher(changes.len(), FixedState::with_seed(self.head.id.0));
         for change in changes {
@@ -114,22 +119,22 @@ impl Ledger {
         operations
     }
 
-    /// How many bytes the log needs for what is there, without the heads of batches.
+    /// How many bytes the log needs for the newest records, without the heads of batches.
     pub(super) fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
 
-    /// From now on counts which records are stored once more.
+    /// Starts to count the records that are stored again.
     pub(super) fn begin_renewal(&mut self) {
         (self.turn, self.renewed) = (self.turn ^ TURN, 0);
     }
 
-    /// Whether every record was stored since the renewal began.
+    /// Whether every record was stored again since the renewal began.
     pub(super) fn is_renewed(&self) -> bool {
         self.renewed == self.head.records
     }
 
-    /// Whether this is the newest record of its key.
+    /// Whether these bytes are the newest record of the key.
     pub(super) fn holds(&self, key: &str, bytes: &[u8]) -> bool {
         self.entries.get(key).is_some_and(|(hash, _, _)| *hash == fingerprint(key, bytes))
     }
@@ -154,8 +159,9 @@ impl Ledger {
         self.live_bytes += u64::from(length);
     }
 
-    /// In the same batch as the end of the install: a crash leaves either all older records with the old `synced`, or none
-    /// with the new one. They are few, since an install replaces what it finds.
+    /// Removes older records in the same batch as the end of the install: after a crash, either all
+    /// of them remain with the old `synced`, or none with the new one. They are few, since an
+    /// install replaces most records.
     fn drop_older(&mut self, floor: Epoch, buckets: &Buckets, operations: &mut Operations) {
         let Self { head, entries, live_bytes, turn, renewed, epochs } = self;
         entries.retain(|key, (hash, epoch, length)| {
@@ -185,12 +191,12 @@ fn entry_length(key: &str, bytes: &[u8]) -> u32 {
     u32::try_from(segment::entry_bytes(key, bytes)).expect("shorter than a message")
 }
 
-/// Depends on both, and on where the one ends and the other begins.
+/// Depends on the key, the record and the boundary between them.
 fn fingerprint(key: &str, bytes: &[u8]) -> u64 {
     xxh3_64_with_seed(bytes, xxh3_64(key.as_bytes()))
 }
 
-/// Into memory that is large enough from the start, in nearly every case.
+/// Encodes a record. The first allocation is nearly always large enough.
 fn encode_record(record: &Record) -> Vec<u8> {
     let capacity = record.value.as_ref().map_or(0, |value| value.len()) + 48;
     postcard::to_extend(record, Vec::with_capacity(capacity)).expect("plain data always encodes")
@@ -200,13 +206,13 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_allocvec(value).expect("plain data always encodes")
 }
 
-/// A record as it is stored; none where the bytes are not one.
+/// Decodes a stored record; `None` if the bytes are not a record.
 pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
     postcard::take_from_bytes(bytes).ok().filter(|(_, rest)| rest.is_empty()).map(|(record, _)| record)
 }
 
 impl Head {
-    /// With its own checksum: nothing else vouches for it.
+    /// Encodes the head with a checksum of its own, since no other check covers it.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = encode(self);
         bytes.extend_from_slice(&xxh3_64(&bytes).to_le_bytes());

@@ -1,16 +1,20 @@
-//! The log: batches are appended, one sync each; what was overwritten is removed from its beginning.
+//! The log. Each batch is appended with one sync; obsolete segments are removed from its beginning.
 //!
-//! **Appending.** The newest segment is written ahead with zeros: a batch then overwrites what is there, and its sync
-//! has neither a new length nor new blocks to write, which is a good part of what a sync costs.
+//! **Appending.** The newest segment is extended ahead with zeros. A batch then overwrites existing
+//! blocks, and its sync writes neither a new length nor new blocks, which is a large part of the
+//! cost of a sync.
 //!
-//! **The next segment** is made while nothing waits for it: a file of zeros by another name, synced, and left open. When
-//! the newest one is full, the next one gets its name; that needs no descriptor. While the process has no descriptor left,
-//! or the disk no room, the newest segment grows instead.
+//! **The next segment** is created while no confirmation waits for it: a synced file of zeros under
+//! another name, which stays open. When the newest segment is full, the log renames this file,
+//! which needs no new descriptor. While the process has no free descriptor or the disk is full, the
+//! newest segment grows instead.
 //!
-//! **Cleaning.** Once the log is longer than it may be, every commit also reads a part of the oldest segment, in
-//! proportion to what it writes itself, and copies the records that are still the newest of their keys into its own
-//! batch: the [`Ledger`] knows them. When all of a segment was read and that batch is synced, the segment is removed.
-//! Oldest first: a removal is kept until everything that it removed is gone. No thread and no pause.
+//! **Cleaning.** Once the log exceeds its limit, every commit also reads a part of the oldest
+//! segment, in proportion to what it writes. It copies the records that are still the newest of
+//! their keys, according to the [`Ledger`], into its own batch. Once a segment is read to its end
+//! and that batch is synced, the log removes the segment. It removes the oldest segment first,
+//! since the entry that removes a key must outlast the records that it removes. Cleaning needs no
+//! thread and never blocks for long.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -28,11 +32,11 @@ use crate::protocol::types::FollowerId;
 /// Sizes of the log, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// A segment of this length or more is followed by the next one.
+    /// A batch starts the next segment once the newest one has this length.
     pub segment: u64,
-    /// How far the newest segment is written ahead with zeros.
+    /// How far the newest segment is extended ahead with zeros.
     pub ahead: u64,
-    /// The log may be twice as long as the newest records, and this much longer.
+    /// The log may be twice as long as the newest records, plus this.
     pub slack: u64,
 }
 
@@ -42,10 +46,10 @@ impl Default for Limits {
     }
 }
 
-/// How much is read for cleaning, by what is written. With 3 the log grows by at most a third of what is in it until
-/// everything old was read, and what is read is gone for good or was written again.
+/// How many bytes cleaning reads for each byte that a commit writes. With 3, the log grows by at
+/// most a third until all old segments are read, and thus removed or copied.
 const CLEAN_FACTOR: usize = 3;
-/// What is kept of the memory that a large batch took.
+/// Capacity that the buffer keeps after a large batch.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
 
 /// A log that can be written.
@@ -58,22 +62,23 @@ pub(super) struct Log {
     /// Oldest first, never empty.
     segments: VecDeque<Segment>,
     newest: Box<dyn OpenFile>,
-    /// Its directory.
+    /// The log's directory, for syncing names.
     directory: Box<dyn OpenFile>,
     /// The next segment, ready to be used.
     next: Option<Box<dyn OpenFile>>,
-    /// The next segment is made once the newest one is as long: after a shortage it is not tried at every batch.
+    /// Length of the newest segment from which [`Log::prepare`] tries again, so that it does not
+    /// try at every batch after a shortage.
     prepare_from: u64,
-    /// A descriptor to give back when the cleaner gets none for the next segment.
+    /// A descriptor to close if the cleaner cannot open a segment for lack of one.
     spare: Option<Box<dyn OpenFile>>,
-    /// Where the next batch goes.
+    /// Position of the next batch, in bytes.
     end: u64,
     buffer: Vec<u8>,
     /// Reads the oldest segment.
     cleaner: Option<Cleaner>,
-    /// The cleaner found this one. Nothing is cleaned until it is mended.
+    /// The damaged batch that the cleaner found. Cleaning pauses until it is repaired.
     damaged: Option<Damaged>,
-    /// The next batch begins a segment, if one is ready.
+    /// Whether the next batch begins a segment, if one is ready.
     rotates: bool,
 }
 
@@ -86,19 +91,19 @@ pub(super) struct Segment {
     pub(super) bytes: u64,
 }
 
-/// A segment, as far as it was written.
+/// The written part of a segment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
     /// The number of its first batch.
     pub(super) first: u64,
     /// All its batches have lower numbers.
     pub(super) after: u64,
-    /// In bytes.
+    /// Its end, in bytes.
     pub(super) end: u64,
 }
 
 impl Log {
-    /// Makes a log whose first batch holds the head alone.
+    /// Creates a log whose first batch contains only the head.
     pub(super) fn create(files: &dyn Files, path: &Path, id: FollowerId, ledger: &Ledger) -> std::io::Result<()> {
         files.create_dir(path)?;
         let mut bytes = Vec::new();
@@ -110,11 +115,11 @@ impl Log {
         sync_dir(files, path)
     }
 
-    /// Goes on with a log that was read. `written` is the newest segment up to the end of its last batch; what is behind
-    /// it is overwritten.
+    /// Continues a log that was read. `written` is the newest segment up to the end of its last
+    /// batch; the rest of the file is overwritten.
     ///
-    /// That segment is written again. What was read may have come from memory that never reached the disk, and after a
-    /// failed sync the system may keep such memory marked clean: only what is written again can be relied on.
+    /// That segment is written again. After a failed sync the page cache may keep pages marked
+    /// clean that never reached the disk, so only rewritten data is certainly durable.
     pub(super) fn resume(
         files: Arc<dyn Files>,
         path: &Path,
@@ -155,7 +160,7 @@ impl Log {
         })
     }
 
-    /// Stores a batch: all of it or nothing, and synced when this returns.
+    /// Stores a batch atomically. The batch is synced when this returns.
     pub(super) fn commit(&mut self, ledger: &Ledger, operations: Operations) -> Result<(), StoreError> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
@@ -181,8 +186,8 @@ impl Log {
         written.and_then(|()| if cleaned { self.remove_oldest() } else { Ok(()) }).map_err(failed)
     }
 
-    /// Makes the next segment ready, unless it is. Called while nothing waits for a confirmation. A shortage of
-    /// descriptors or of room is none of the log yet: the newest segment can grow.
+    /// Prepares the next segment, unless it is ready. Called while no confirmation waits. A lack of
+    /// descriptors or of disk space is not an error here, since the newest segment can grow.
     pub(super) fn prepare(&mut self) -> Result<(), StoreError> {
         if self.next.is_some() || self.end < self.prepare_from {
             return Ok(());
@@ -202,7 +207,7 @@ impl Log {
         Ok(())
     }
 
-    /// How long the log is, without the next segment.
+    /// Length of the log in bytes, without the prepared segment.
     pub(super) fn bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
@@ -220,7 +225,8 @@ impl Log {
         Ok(())
     }
 
-    /// The batch begins the next segment. It may be confirmed only once the directory names the file.
+    /// Writes a batch as the first of the next segment. It may be confirmed only once the name of
+    /// the file is synced.
     fn rotate(&mut self, next: Box<dyn OpenFile>, first: u64, buffer: &mut Vec<u8>) -> std::io::Result<()> {
         self.files.rename(&self.path.join(NEXT), &self.path.join(name(first)))?;
         self.newest = next;
@@ -258,13 +264,14 @@ impl Log {
         self.files.open(&self.path.join(name(first)))
     }
 
-    /// Lets the next batch begin a segment. Returns whether one is ready.
+    /// Makes the next batch begin a segment. Returns whether one is ready.
     pub(super) fn rotate_next(&mut self) -> bool {
         self.rotates = self.next.is_some();
         self.rotates
     }
 
-    /// Removes the oldest segment if all of it is before this batch; else goes on cleaning.
+    /// Removes the oldest segment if all of it is before this batch; otherwise lets cleaning
+    /// continue. Returns whether it removed one.
     pub(super) fn remove_before(&mut self, batch: u64) -> Result<bool, StoreError> {
         let removes = self.segments.get(1).is_some_and(|second| second.first <= batch);
         if removes {
@@ -275,7 +282,8 @@ impl Log {
         Ok(removes)
     }
 
-    /// Reads on in the oldest segment, and appends what is still the newest. Returns whether all was read.
+    /// Continues to read the oldest segment, and appends the records that are still the newest.
+    /// Returns whether it read the whole segment.
     fn clean(&mut self, ledger: &Ledger, budget: usize, buffer: &mut Vec<u8>) -> bool {
         if self.damaged.is_some() {
             return false;
@@ -302,7 +310,7 @@ impl Log {
                     other => other,
                 };
                 match file {
-                    // The log grows until there is a descriptor again.
+                    // The log grows until a descriptor is free.
                     Err(error) if is_shortage(&error) => return Ok(false),
                     Err(_) => return Err(Damaged(oldest.first)),
                     Ok(file) => none.insert(Cleaner::open(file, self.id, oldest.first)?),
@@ -317,22 +325,23 @@ impl Log {
         if let Some(segment) = self.segments.pop_front() {
             self.files.remove_file(&self.path.join(name(segment.first)))?;
         }
-        // One after the other, whatever order the file system would choose.
+        // Syncs each removal, so that the file system cannot reorder them.
         self.directory.sync_all()?;
-        // The file is gone for good, and its room is free again.
+        // The removal is durable. Truncating the open file frees its blocks, and its descriptor
+        // becomes the spare one.
         cleaned.map_or(Ok(()), |file| file.set_len(0).map(|()| self.spare = Some(file)))
     }
 }
 
-/// The name of a segment that is not used yet.
+/// The name of the prepared segment.
 const NEXT: &str = "next.log";
 
-/// The files of a log by the number of their first batch: in the order of names.
+/// The name of a segment: the number of its first batch, padded so that names sort by number.
 pub(super) fn name(first: u64) -> String {
     format!("{first:020}.log")
 }
 
-/// The number of its first batch, if this is what a segment is called.
+/// The number of the first batch, if this is the name of a segment.
 pub(super) fn first_of(file_name: &str) -> Option<u64> {
     file_name.strip_suffix(".log")?.parse().ok().filter(|first| name(*first) == file_name)
 }

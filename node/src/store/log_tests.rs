@@ -1,12 +1,12 @@
-//! Goal: whatever happens to whichever byte of a log, what comes back is a state that was stored, with everything that was
-//! confirmed in it, or the word damage. Method: segments of a few hundred bytes, so that a small log has many of them, is
-//! cleaned all the time, and every byte of it can be tried.
+//! Goal: after a change of any byte of a log, loading returns a stored state with everything that
+//! was confirmed, or reports damage. Method: segments of a few hundred bytes, so that a small log
+//! has many of them, is cleaned often, and every byte can be tried.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::Trouble;
+use super::disk::LoadError;
 use super::files::RealFiles;
 use super::ledger::Ledger;
 use super::log::{Limits, Log};
@@ -25,7 +25,8 @@ struct Subject {
     log: Log,
 }
 
-/// What was stored, in a form that can be compared: by the number of the batch, the count and the digest.
+/// The stored state in a form that can be compared: the number of the batch, the count and the
+/// digest.
 type Fact = (u64, u64, u64);
 
 impl Subject {
@@ -37,8 +38,8 @@ impl Subject {
     fn open(path: &Path) -> Result<(Self, u64), String> {
         let Loaded { ledger, torn_bytes, tail, .. } =
             replay::load(&RealFiles, path, ID).map_err(|trouble| match trouble {
-                Trouble::Damaged(reason) => reason,
-                Trouble::Refused(error) => panic!("refused: {error}"),
+                LoadError::Damaged(reason) => reason,
+                LoadError::Refused(error) => panic!("refused: {error}"),
             })?;
         let log = tail.resume(Arc::new(RealFiles), path, ID, SMALL).expect("a log can be gone on with");
         Ok((Self { ledger, log }, torn_bytes))
@@ -62,7 +63,7 @@ fn put(key: u64, seq: u64, term: u64) -> Change {
     Change::Put(key, Record { version: Version { epoch: Epoch { term, ..EPOCH }, seq }, value, marks: None })
 }
 
-/// Half of the keys are written once and never again, the other half all the time.
+/// Half of the keys are written once, the other half again and again.
 fn written(path: &Path, batches: u64) -> Subject {
     let mut subject = Subject::create(path);
     for key in 0..10 {
@@ -104,7 +105,8 @@ fn old_segments_go_and_nothing_that_counts_goes_with_them() {
         let oldest = files(&path).remove(0);
         subject.commit(vec![put(seq % 7, seq, 1), put(seq % 3, 1000 + seq, 1)]);
         removed += usize::from(!oldest.exists());
-        // Twice what counts, a third of it while old parts are read, and the constant parts.
+        // Twice the newest records, plus a third while old segments are read, plus the constant
+        // parts.
         let most =
             2 * subject.ledger.live_bytes() + subject.ledger.live_bytes() / 3 + SMALL.slack + 3 * (SMALL.segment + 300);
         assert!(subject.log.bytes() <= most, "{} bytes for {}", subject.log.bytes(), subject.ledger.live_bytes());
@@ -117,7 +119,8 @@ fn old_segments_go_and_nothing_that_counts_goes_with_them() {
     assert_eq!(Subject::open(&path).expect("whole").0.fact(), fact);
 }
 
-/// A process that is killed at any moment leaves the batches up to there; and each image goes on being written.
+/// A process killed at any moment leaves the batches up to then, and a restarted one can continue
+/// to write.
 #[test]
 fn every_image_of_a_log_that_is_cleaned_opens() {
     let directory = scratch();
@@ -125,7 +128,7 @@ fn every_image_of_a_log_that_is_cleaned_opens() {
     let mut subject = written(&path, 0);
     for seq in 0..400 {
         let changes = match seq % 50 {
-            // All that is older goes: what is removed must stay so, whatever is cleaned later.
+            // All older records are removed. Later cleaning must not bring them back.
             49 => {
                 let config = Config { generation: 1, quorum: 1, size: 1, members: vec![], earlier: vec![] };
                 let term = 1 + seq / 50;
@@ -150,8 +153,9 @@ fn every_image_of_a_log_that_is_cleaned_opens() {
     }
 }
 
-/// The last batch, within a segment or the first of one, at every byte: the rest missing, zeros, or only the rest there,
-/// since a disk may write a later part first. Then another batch is written over it.
+/// Tears the last batch at every byte, both inside a segment and as the first one: the rest is
+/// missing, is zeros, or only the rest is present, since a disk may write a later part first. Then
+/// another batch is written over it.
 #[test]
 fn a_batch_that_was_never_finished_is_cut_off() {
     let directory = scratch();
@@ -204,9 +208,9 @@ fn a_batch_that_was_never_finished_is_cut_off() {
     assert!((1..12).contains(&rotations), "both kinds were tried: {rotations}");
 }
 
-/// One bit of every byte of every segment, and every segment missing: the state as it was, or the word damage. Where the
-/// last batch is hit, nobody can tell it from one that was never finished but by its number, which stands elsewhere (or by
-/// an old segment that went because of it).
+/// Flips a bit in every byte of every segment, and removes every segment: loading returns the same
+/// state or reports damage. A damaged last batch looks like an unfinished one. Only its number,
+/// which is stored elsewhere, shows the difference (or an old segment that was removed after it).
 #[test]
 fn every_byte_matters() {
     let directory = scratch();
@@ -236,12 +240,13 @@ fn every_byte_matters() {
                         assert_eq!((head.batch, head.records, head.digest), now, "{what}");
                         same += 1;
                     }
-                    Err(Trouble::Damaged(_)) => damaged += 1,
-                    Err(Trouble::Refused(error)) => panic!("{what}: {error}"),
+                    Err(LoadError::Damaged(_)) => damaged += 1,
+                    Err(LoadError::Refused(error)) => panic!("{what}: {error}"),
                 }
             }
             fs::remove_file(file).expect("removed");
-            // The newest may be missing, as far as this can tell, and the oldest where nothing in it counts any more.
+            // Loading alone cannot detect that the newest segment is missing, nor the oldest if it
+            // has no newest records.
             if let Ok(Loaded { ledger, .. }) = replay::load(&RealFiles, &path, ID) {
                 let head = ledger.head();
                 let is_now = (head.batch, head.records, head.digest) == now;
@@ -253,7 +258,7 @@ fn every_byte_matters() {
         assert_eq!(Subject::open(&path).expect("whole").0.fact(), now);
     }
     println!("{same} times the same, {shorter} times without the last batch, {damaged} times damaged");
-    // The zeros behind the last batch count for nothing; everything else does.
+    // Only the zeros behind the last batch may change without effect.
     assert!(damaged > 8000 && shorter > 300 && same < 1200, "{same} the same, {shorter} shorter, {damaged} damaged");
 }
 
@@ -278,5 +283,5 @@ fn cleaning_stops_at_damage() {
     assert!(damaged.0 > 0 && damaged.0 < 40, "{damaged:?}");
     drop(subject);
     assert!(oldest.exists());
-    assert!(matches!(replay::load(&RealFiles, &path, ID), Err(Trouble::Damaged(_))));
+    assert!(matches!(replay::load(&RealFiles, &path, ID), Err(LoadError::Damaged(_))));
 }

@@ -1,8 +1,9 @@
-//! A damaged batch is mended from the follower's memory: all records are stored once more, behind the damage, and then
-//! every segment up to there is removed.
+//! Repairs a damaged batch from the follower's memory: the store writes all records again behind
+//! the damage, and then removes every segment before them.
 //!
-//! The store counts which records came ([`Ledger::begin_renewal`]); the follower hands them over, as ordinary changes, until
-//! none is missing. A process that ends meanwhile starts as one with a damaged log.
+//! The follower appends its records as ordinary changes, and the store counts them
+//! ([`Ledger::begin_renewal`]) until none is missing. If the process ends meanwhile, it restarts
+//! with a damaged log.
 
 use tracing::{error, info};
 
@@ -11,36 +12,36 @@ use super::batches::Damaged;
 use super::ledger::Ledger;
 use super::log::Log;
 
-/// How far the mending is.
+/// The progress of the repair.
 #[derive(Debug, Default)]
 pub(super) enum Mend {
     #[default]
     Nothing,
-    /// Waits for a segment that nothing damaged is in.
+    /// Waits for a new segment.
     Begins,
-    /// Records are stored again, from this batch on.
+    /// Stores records again, from this batch on.
     Renews(u64),
-    /// What is before this batch is removed.
+    /// Removes the segments before this batch.
     Removes(u64),
 }
 
 impl Mend {
-    /// Begins, unless it is under way.
+    /// Begins the repair, unless one is under way.
     pub(super) fn begin(&mut self, Damaged(batch): Damaged) -> bool {
         let begins = matches!(self, Self::Nothing);
         if begins {
-            error!(batch, "a batch is damaged on the disk: every record is stored again from memory");
+            error!(batch, "a batch is damaged on the disk: storing every record again from memory");
             *self = Self::Begins;
         }
         begins
     }
 
-    /// Whether the follower has to hand its records over.
+    /// Whether the follower has to store its records again.
     pub(super) fn renews(&self) -> bool {
         matches!(self, Self::Renews(_))
     }
 
-    /// Does the next step, if it is time. Returns whether the mending is complete just now.
+    /// Takes the next step if its condition is met. Returns whether this completed the repair.
     pub(super) fn step(&mut self, log: &mut Log, ledger: &mut Ledger) -> Result<bool, StoreError> {
         match *self {
             Self::Begins if log.rotate_next() => {
@@ -49,7 +50,7 @@ impl Mend {
             }
             Self::Renews(from) if ledger.head().batch >= from && ledger.is_renewed() => *self = Self::Removes(from),
             Self::Removes(from) if !log.remove_before(from)? => {
-                info!(from, "the damaged batch is gone from the disk, and every record is there");
+                info!(from, "the damaged batch is repaired: every record is stored again");
                 *self = Self::Nothing;
                 return Ok(true);
             }

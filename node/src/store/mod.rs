@@ -1,13 +1,16 @@
-//! What a follower remembers, and where.
+//! Stores a follower's changes, in memory or in a data directory.
 //!
-//! The seam between the pure [`Follower`](crate::protocol::follower::Follower) and a disk: changes go in, in the order in
-//! which they were decided, and come back as [`Stored`] once they cannot be lost. No reply may leave before.
+//! The store connects the pure [`Follower`](crate::protocol::follower::Follower) with a disk. The
+//! caller appends changes in the order of the decisions and gets a [`Stored`], which resolves once
+//! the changes are durable. The caller may send no reply before.
 //!
-//! From the outside in: [`disk`] opens a data directory and reports what it found; `committer` is the one thread that
-//! stores, everything queued with one sync; `ledger` keeps the count and the digest that prove a state complete; `log` is
-//! what is written, `segment` its bytes, `batches` reads them, `replay` at start, `cleaner` for what still counts in the
-//! oldest part, `scrub` to find damage, which `mend` mends; `directory` has the files around it. Everything goes through
-//! [`files`], so that a test can take the place of the disk. `docs/storage.md` says why it is so.
+//! The modules: [`disk`] opens a data directory and reports its condition. `committer` is the one
+//! thread that stores; it writes everything that is queued with one sync. `ledger` keeps the count
+//! and the digest that prove a state complete. `log` writes the log, `segment` defines its bytes,
+//! and `batches` reads them: `replay` at start, `cleaner` to copy the newest records out of the
+//! oldest segment, `scrub` to find damage, which `mend` repairs. `directory` has the other files.
+//! All of them use [`files`], so that a test can replace the disk. `docs/storage.md` explains the
+//! design.
 
 mod batches;
 mod cleaner;
@@ -32,108 +35,111 @@ pub use self::committer::Stepped;
 use self::committer::{Committer, Progress};
 use crate::protocol::follower::Change;
 
-/// The store cannot be opened, or cannot go on. One line, for people.
+/// Why the store cannot be opened or cannot continue. One line, for operators.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another process has it.
+    /// Another process uses the directory.
     #[error("the data directory {0} is in use by another process")]
     InUse(PathBuf),
     /// A later release wrote it.
-    #[error("the data directory {path} has format {found}, and this release reads format {known}: run a newer release")]
+    #[error("the data directory {path} has format {found}, but this release reads format {known}: run a newer release")]
     NewerFormat {
-        /// Where.
+        /// The directory.
         path: PathBuf,
-        /// As the directory says.
+        /// The format of the directory.
         found: u32,
-        /// What can be read.
+        /// The format of this release.
         known: u32,
     },
     /// An earlier release wrote it.
     #[error(
-        "the data directory {path} has format {found}, and this release reads format {known}: give it an empty directory, \
+        "the data directory {path} has format {found}, but this release reads format {known}: give it an empty directory, \
          one follower after the other"
     )]
     OlderFormat {
-        /// Where.
+        /// The directory.
         path: PathBuf,
-        /// As the directory says.
+        /// The format of the directory.
         found: u32,
-        /// What can be read.
+        /// The format of this release.
         known: u32,
     },
-    /// It holds something else.
-    #[error("the data directory {path} holds {entry:?}, which is not of a follower: give it an empty directory")]
+    /// The directory contains files that are not a follower's.
+    #[error(
+        "the data directory {path} contains {entry:?}, which is not a file of a follower: give it an empty directory"
+    )]
     Foreign {
-        /// Where.
+        /// The directory.
         path: PathBuf,
         /// A name found there.
         entry: String,
     },
-    /// It belongs to followers of another cluster.
-    #[error("the data directory {path} belongs to the cluster {found:?}, and this follower is of {wanted:?}")]
+    /// The directory belongs to another cluster.
+    #[error("the data directory {path} belongs to the cluster {found:?}, but this follower belongs to {wanted:?}")]
     OtherCluster {
-        /// Where.
+        /// The directory.
         path: PathBuf,
-        /// As the directory says.
+        /// The cluster of the directory.
         found: String,
-        /// As the settings say.
+        /// The cluster in the settings.
         wanted: String,
     },
-    /// The operating system refused.
+    /// An operation of the file system failed.
     #[error("failed to {action} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The error.
         source: std::io::Error,
     },
-    /// Changes could not be stored. Nothing is stored after it: what a sync that is tried again says cannot be trusted.
+    /// Changes could not be stored. The store stores nothing after it, since the result of a
+    /// repeated sync cannot be trusted.
     #[error("failed to store: {0}")]
     Failed(String),
 }
 
-/// How the disk is doing.
+/// The condition of the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// How many bytes of the log were read again since the start, and were as they were stored.
+    /// How many bytes of the log were read again since the start and found intact.
     pub checked_bytes: u64,
-    /// How many times a damaged batch was found.
+    /// How many damaged batches were found.
     pub damaged: u64,
-    /// How many of these times it is mended.
+    /// How many of these are repaired.
     pub mended: u64,
-    /// The number of the batch that was found last.
+    /// The number of the damaged batch found last.
     pub damaged_batch: Option<u64>,
-    /// The follower has to hand its records over ([`Renewal`]).
+    /// Whether the follower has to store all its records again ([`Renewal`]).
     pub renews: bool,
 }
 
-/// Says when a store needs all records once more: what it has of them on its disk is damaged.
+/// Reports when a store needs all records again because its log is damaged.
 #[derive(Debug)]
 pub struct Renewal(Option<watch::Receiver<Progress>>);
 
-/// Where changes go.
+/// The place where changes are stored.
 #[derive(Debug)]
 pub enum Store {
-    /// Nowhere: the follower's memory is all there is, and a restart makes it blank.
+    /// No disk: the state is only in the follower's memory, and a restart makes the follower blank.
     Memory,
     /// A data directory.
     Disk(Committer),
 }
 
-/// Resolves once the changes of one [`Store::append`], and all before them, are as durable as the store makes them.
+/// Resolves once the changes of one [`Store::append`], and all earlier ones, are stored.
 #[derive(Debug)]
 #[must_use = "a reply must not leave before its changes are stored"]
 pub struct Stored(Option<(u64, watch::Receiver<Progress>)>);
 
-/// Resolves when the store can no longer keep anything.
+/// Resolves when the store has failed.
 #[derive(Debug)]
 pub struct StoreFailure(Option<watch::Receiver<Progress>>);
 
 impl Store {
-    /// Takes changes in their order. Cheap: whoever needs them to be durable waits for the result. Without changes, the
-    /// result waits for what others gave before: a reply may rest on that.
+    /// Appends changes in order. Does not block; the caller waits for the result. Without changes,
+    /// the result waits for the earlier ones, on which a reply may depend.
     pub fn append(&self, changes: Vec<Change>) -> Stored {
         match self {
             Self::Memory => Stored(None),
@@ -141,7 +147,7 @@ impl Store {
         }
     }
 
-    /// How the disk is doing, where there is one.
+    /// The condition of the disk; `None` for a store in memory.
     pub fn health(&self) -> Option<Health> {
         match self {
             Self::Memory => None,
@@ -149,7 +155,7 @@ impl Store {
         }
     }
 
-    /// What to watch to hand records over when the store needs them again.
+    /// Reports when the follower has to store all its records again.
     pub fn renewal(&self) -> Renewal {
         match self {
             Self::Memory => Renewal(None),
@@ -157,7 +163,7 @@ impl Store {
         }
     }
 
-    /// What to watch beside everything else: a follower whose store failed has to end.
+    /// Reports a failure of the store, after which the follower has to exit.
     pub fn failure(&self) -> StoreFailure {
         match self {
             Self::Memory => StoreFailure(None),
@@ -167,10 +173,10 @@ impl Store {
 }
 
 impl Stored {
-    /// Waits.
+    /// Waits until the changes are stored.
     ///
     /// # Errors
-    /// [`StoreError::Failed`]: the changes may be lost, and no reply may leave any more.
+    /// [`StoreError::Failed`]: the changes may be lost, and the caller may send no more replies.
     pub async fn wait(&mut self) -> Result<(), StoreError> {
         let Some((position, progress)) = &mut self.0 else {
             return Ok(());
@@ -185,7 +191,7 @@ impl Stored {
 }
 
 impl Renewal {
-    /// Waits until the store needs all records. Never, where nothing is damaged.
+    /// Waits until the store needs all records. Never resolves if nothing is damaged.
     pub async fn wanted(&mut self) {
         if let Some(progress) = &mut self.0
             && progress.wait_for(|progress| progress.health.renews).await.is_ok()
@@ -195,14 +201,14 @@ impl Renewal {
         std::future::pending().await
     }
 
-    /// Whether the store still needs some.
+    /// Whether the store still needs records.
     pub fn is_wanted(&self) -> bool {
         self.0.as_ref().is_some_and(|progress| progress.borrow().health.renews)
     }
 }
 
 impl StoreFailure {
-    /// Waits, for ever where nothing fails.
+    /// Waits for the failure. Never resolves if nothing fails.
     pub async fn wait(mut self) -> StoreError {
         if let Some(progress) = &mut self.0
             && let Ok(progress) = progress.wait_for(|progress| progress.failed.is_some()).await

@@ -1,9 +1,10 @@
-//! Reads a log at start: every batch in its order, and at the end the question what the rest is.
+//! Reads a log at start: every batch in order. Then decides whether the rest is an unfinished batch
+//! or damage.
 //!
-//! A batch is written when the one before it is synced. So only the very last one can be unfinished. Where another batch
-//! of this follower begins anywhere behind what can be read, one in the middle was stored once and is damaged. Otherwise
-//! the rest is a batch that was never finished, unless its number was confirmed: the caller compares that. A segment that
-//! has a successor has to be whole.
+//! The log writes a batch only after the one before it is synced, so only the last batch can be
+//! unfinished. If another batch of this follower begins anywhere behind the readable part, a batch
+//! in between was stored and is damaged. Otherwise the rest is an unfinished batch, unless its
+//! number was confirmed, which the caller checks. A segment with a successor has to be complete.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use super::StoreError;
-use super::disk::Trouble;
+use super::disk::LoadError;
 use super::files::{Files, Listed, read_all, sync_dir};
 use super::ledger::{Head, Ledger, decode};
 use super::log::{self, Limits, Log, Segment};
@@ -21,39 +22,39 @@ use super::segment::{self, HEADER_BYTES};
 use crate::protocol::follower::{Change, Kept, approximate_bytes};
 use crate::protocol::types::{Epoch, FollowerId, Key, Record};
 
-/// What a log holds.
+/// The content of a log.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) ledger: Ledger,
     pub(super) kept: Kept,
-    /// How many bytes of a batch that was never finished were cut off.
+    /// How many bytes of an unfinished batch were cut off.
     pub(super) torn_bytes: u64,
     pub(super) tail: Tail,
 }
 
-/// Where the log goes on.
+/// The end of the log, where writing continues.
 #[derive(Debug)]
 pub(super) struct Tail {
     segments: VecDeque<Segment>,
     /// The newest segment, up to the end of its last batch.
     newest: Vec<u8>,
-    /// A segment behind it that was never finished.
+    /// A later segment without a complete batch.
     unfinished: Option<Segment>,
 }
 
-/// What was read so far.
+/// The records and the head read so far.
 struct Replay {
     id: FollowerId,
     records: HashMap<Key, Vec<u8>, FixedState>,
     head: Option<Head>,
 }
 
-/// Reads the log in a directory. Changes nothing.
-pub(super) fn load(files: &dyn Files, path: &Path, id: FollowerId) -> Result<Loaded, Trouble> {
+/// Reads the log in a directory without changing it.
+pub(super) fn load(files: &dyn Files, path: &Path, id: FollowerId) -> Result<Loaded, LoadError> {
     let refused =
-        |source| Trouble::Refused(StoreError::Io { action: "read the log in", path: path.to_owned(), source });
+        |source| LoadError::Refused(StoreError::Io { action: "read the log in", path: path.to_owned(), source });
     let mut segments = VecDeque::from(list(files, path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Trouble::Damaged("the log is missing".to_owned()),
+        ErrorKind::NotFound => LoadError::Damaged("the log is missing".to_owned()),
         _ => refused(error),
     })?);
     let mut replay = Replay { id, records: HashMap::with_hasher(FixedState::with_seed(id.0)), head: None };
@@ -61,16 +62,17 @@ pub(super) fn load(files: &dyn Files, path: &Path, id: FollowerId) -> Result<Loa
     for position in 0..segments.len() {
         let Segment { first, .. } = segments[position];
         let mut bytes = files.open(&path.join(log::name(first))).and_then(|file| read_all(&*file)).map_err(refused)?;
-        let whole = replay.segment(first, &bytes).map_err(Trouble::Damaged)?;
+        let whole = replay.segment(first, &bytes).map_err(LoadError::Damaged)?;
         let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         if whole < written || whole == 0 {
             let expected = replay.head.as_ref().map_or(first, |head| head.batch + 1);
             let later = segment::any_batch(&bytes[whole..], id, expected + 1);
-            // What is behind the last batch of an older segment is of no use, where the next one goes on.
+            // Bytes behind the last batch of an older segment are ignored if the next segment
+            // continues with the next number.
             let ends = segments.get(position + 1).is_none_or(|next| whole > 0 && next.first == expected);
             if !ends || later.is_some() {
                 let after = later.map_or_else(|| "others".to_owned(), |later| format!("batch {later}"));
-                return Err(Trouble::Damaged(format!("batch {expected} cannot be read, and {after} came after it")));
+                return Err(LoadError::Damaged(format!("batch {expected} cannot be read, and {after} came after it")));
             }
             if position + 1 == segments.len() {
                 torn_bytes = written.saturating_sub(whole) as u64;
@@ -84,13 +86,13 @@ pub(super) fn load(files: &dyn Files, path: &Path, id: FollowerId) -> Result<Loa
         newest = bytes;
     }
     let Replay { records, head, .. } = replay;
-    let head = head.ok_or_else(|| Trouble::Damaged("the log has no batch that can be read".to_owned()))?;
-    let (ledger, kept) = Ledger::restore(head, records.into_iter()).map_err(Trouble::Damaged)?;
+    let head = head.ok_or_else(|| LoadError::Damaged("the log has no batch that can be read".to_owned()))?;
+    let (ledger, kept) = Ledger::restore(head, records.into_iter()).map_err(LoadError::Damaged)?;
     Ok(Loaded { ledger, kept, torn_bytes, tail: Tail { segments, newest, unfinished } })
 }
 
 impl Replay {
-    /// Takes the batches of a segment; returns how far they go.
+    /// Reads the batches of a segment; returns the position of their end.
     fn segment(&mut self, first: u64, bytes: &[u8]) -> Result<usize, String> {
         let expected = self.head.as_ref().map_or(first, |head| head.batch + 1);
         if expected != first {
@@ -119,18 +121,18 @@ impl Replay {
     }
 }
 
-/// What can still be read of a damaged log. None of it has to be right.
+/// The readable content of a damaged log. Any of it may be wrong.
 #[derive(Debug, Default)]
 pub(super) struct Hint {
-    /// At least as high as the epoch of any record or head that can be read.
+    /// At least as high as every epoch in a readable record or head.
     pub(super) promised: Epoch,
     pub(super) records: HashMap<Key, Record>,
 }
 
-/// About as many bytes of records are stored with one sync.
+/// About how many bytes of records are stored with one sync.
 const HINT_BYTES: usize = 1 << 20;
 
-/// Takes every batch that can be read, wherever it is.
+/// Reads every readable batch, at any position.
 pub(super) fn salvage(files: &dyn Files, path: &Path, id: FollowerId) -> Hint {
     let mut hint = Hint::default();
     for Segment { first, .. } in list(files, path).unwrap_or_default() {
@@ -163,7 +165,7 @@ impl Hint {
         }
     }
 
-    /// What stores it, in parts.
+    /// The changes that store the hint, in batches.
     pub(super) fn into_changes(self) -> Vec<Vec<Change>> {
         let mut parts = vec![vec![Change::Promised(self.promised)]];
         let mut records: Vec<_> = self.records.into_iter().collect();
@@ -182,7 +184,7 @@ impl Hint {
 }
 
 impl Tail {
-    /// Takes what was never finished away, and goes on behind the last batch.
+    /// Removes an unfinished segment and continues the log behind the last batch.
     pub(super) fn resume(
         self,
         files: Arc<dyn Files>,

@@ -1,7 +1,8 @@
-//! Reads the log again at leisure, and compares checksums: damage is found while the follower's memory can mend it.
+//! Reads the log again slowly and compares checksums, to find damage while the follower's memory
+//! can still repair it.
 //!
-//! A round goes over all segments, oldest first, at so many bytes a second at most. What the system has in memory of a
-//! segment is forgotten first, so that the disk is read.
+//! A round reads all segments, oldest first, at a limited number of bytes per second. It first
+//! drops a segment from the page cache, so that it reads the disk.
 
 use std::time::{Duration, Instant};
 
@@ -10,21 +11,22 @@ use super::files::is_shortage;
 use super::log::Log;
 use super::segment::HEADER_BYTES;
 
-/// A round begins no sooner than this after the one before began.
+/// Time between the end of a round and the start of the next one.
 const ROUND_EVERY: Duration = Duration::from_secs(600);
-/// About as much is read at once: a few hundred microseconds, which a write may have to wait.
+/// About how many bytes one step reads. It takes a few hundred microseconds, for which a write may
+/// have to wait.
 const STEP_BYTES: i64 = 64 << 10;
 
-/// Where a round is.
+/// The progress of a round.
 #[derive(Debug)]
 pub(super) struct Scrub {
     bytes_per_s: u64,
-    /// How many bytes may be read by now; negative after a batch that was longer.
+    /// How many bytes may be read now; negative after a long batch.
     allowance: i64,
     counted: Instant,
-    /// No round begins before.
+    /// The earliest start of the next round.
     next_round: Instant,
-    /// The segment with this batch is next.
+    /// Batch from which the next segment is looked up.
     position: u64,
     reading: Option<(u64, Batches)>,
     /// How many bytes were compared since the start.
@@ -36,7 +38,8 @@ impl Scrub {
         Self { bytes_per_s, allowance: 0, counted: now, next_round: now, position: 0, reading: None, bytes: 0 }
     }
 
-    /// Reads on, as far as the time allows. `written` is the number of the last batch.
+    /// Reads as many bytes as the time since the last call allows. `written` is the number of the
+    /// last batch.
     pub(super) fn step(&mut self, now: Instant, log: &Log, written: u64) -> Result<(), Damaged> {
         if self.bytes_per_s == 0 || now < self.next_round {
             self.counted = now;
@@ -57,7 +60,7 @@ impl Scrub {
                     return Ok(());
                 }
                 Err(damaged) => {
-                    // After the mending there is another log.
+                    // The repair replaces the log, so the next round starts from the beginning.
                     (self.position, self.reading) = (0, None);
                     return Err(damaged);
                 }
@@ -68,18 +71,18 @@ impl Scrub {
         Ok(())
     }
 
-    /// After how long there is something to do; never where it is off.
+    /// After how long the next step is due; `None` if scrubbing is disabled.
     pub(super) fn due(&self, now: Instant) -> Option<Duration> {
         let step = Duration::from_micros(STEP_BYTES.unsigned_abs() * 1_000_000 / self.bytes_per_s.max(1));
         (self.bytes_per_s > 0).then(|| step.max(self.next_round.saturating_duration_since(now)))
     }
 
-    /// Reads one batch; returns its length, or nothing at the end of the log.
+    /// Reads one batch. Returns its length, or `None` at the end of the log.
     fn read(&mut self, log: &Log, written: u64) -> Result<Option<u64>, Damaged> {
         if let Some((first, batches)) = &mut self.reading {
             let part = log.part_from(*first).filter(|part| part.first == *first);
             if let Some(part) = part.filter(|part| batches.next() < part.after.min(written + 1)) {
-                // The newest segment grows: what is behind its last batch now is no part of it yet.
+                // The newest segment grows, so the limit moves to its present end.
                 batches.extend(part.end);
                 batches.read(log.id())?;
                 return Ok(Some(batches.bytes().len() as u64));
@@ -91,7 +94,7 @@ impl Scrub {
             return Ok(None);
         };
         let file = match log.open(part.first) {
-            // In the next round.
+            // The next round tries again.
             Err(error) if is_shortage(&error) => return Ok(None),
             other => other.map_err(|_| Damaged(part.first))?,
         };

@@ -1,4 +1,4 @@
-//! The bytes of the log: segments, the batches in them, the entries in those. All numbers are little endian.
+//! The binary format of the log: segments of batches of entries. All numbers are little endian.
 //!
 //! ```text
 //! segment   magic (8), number of its first batch (8), checksum (8); batches, each one more than the one before; zeros
@@ -7,33 +7,34 @@
 //! entry     length of the key (4), length of the record (4; all ones: the key is gone), key, record
 //! ```
 //!
-//! Every checksum (XXH3) starts from the follower's id: what another follower wrote is no batch of this one.
+//! Every checksum (XXH3) is seeded with the follower's id, so that a batch of another follower is
+//! never valid.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::ledger::Head;
 use crate::protocol::types::FollowerId;
 
-/// How long the head of a segment is.
+/// Length of the head of a segment.
 pub(super) const HEADER_BYTES: usize = 24;
-/// What stands before the body of a batch.
+/// Length of the part before the body of a batch.
 pub(super) const PREFIX_BYTES: usize = 20;
 
 const MAGIC: [u8; 8] = *b"kvlog/2\n";
 const SUM_BYTES: usize = 8;
 const GONE: u32 = u32::MAX;
 const END: u8 = b'\n';
-/// What stands behind the entries of a batch.
+/// Length of the part after the entries of a batch.
 pub(super) const END_BYTES: usize = 1;
 
-/// A batch as it stands in a segment, its checksum compared.
+/// A batch in a segment whose checksum is correct.
 #[derive(Debug)]
 pub(super) struct Batch<'a> {
     pub(super) number: u64,
     pub(super) body: &'a [u8],
 }
 
-/// An entry of a batch: a key with its encoded record, or without where it goes.
+/// An entry of a batch: a key with its encoded record; `None` removes the key.
 pub(super) type Entry<'a> = (&'a str, Option<&'a [u8]>);
 
 /// Appends the head of a segment.
@@ -53,7 +54,8 @@ pub(super) fn header(bytes: &[u8], id: FollowerId) -> Option<u64> {
     intact.then(|| Some(u64::from_le_bytes(first.try_into().ok()?))).flatten()
 }
 
-/// Appends a batch; `entries` appends what is in it. Nothing where it would be longer than its length can say.
+/// Appends a batch, whose entries the function `entries` appends. `None` if the batch is longer
+/// than its length field allows.
 pub(super) fn put_batch(
     buffer: &mut Vec<u8>,
     id: FollowerId,
@@ -84,18 +86,18 @@ pub(super) fn put_entry(buffer: &mut Vec<u8>, (key, record): Entry<'_>) {
     buffer.extend_from_slice(record.unwrap_or_default());
 }
 
-/// How many bytes an entry takes.
+/// Length of an entry in bytes.
 pub(super) fn entry_bytes(key: &str, record: &[u8]) -> usize {
     8 + key.len() + record.len()
 }
 
-/// The length of the body, out of what stands before it.
+/// The length of the body, from the part before it.
 pub(super) fn body_bytes(prefix: &[u8; PREFIX_BYTES]) -> usize {
     let length = prefix[SUM_BYTES..].first_chunk().expect("twenty bytes are more than twelve");
     u32::from_le_bytes(*length) as usize
 }
 
-/// The batch that begins here, if a whole one does.
+/// The batch that begins here, if it is complete and intact.
 pub(super) fn batch(bytes: &[u8], id: FollowerId) -> Option<Batch<'_>> {
     let (prefix, rest) = bytes.split_first_chunk::<PREFIX_BYTES>()?;
     let body = rest.get(..body_bytes(prefix))?;
@@ -114,19 +116,20 @@ pub(super) fn any_batch(bytes: &[u8], id: FollowerId, expected: u64) -> Option<u
 pub(super) fn next_batch(bytes: &[u8], id: FollowerId, expected: u64) -> Option<(usize, Batch<'_>)> {
     (0..bytes.len()).find_map(|start| {
         let number = bytes.get(start + SUM_BYTES + 4..)?.first_chunk()?;
-        // A segment has fewer batches than bytes: the comparison of a few bytes spares most of the checksums.
+        // These bytes contain fewer batches than bytes, which bounds the number. The check avoids
+        // most checksums.
         let likely = u64::from_le_bytes(*number).checked_sub(expected)? <= bytes.len() as u64;
         likely.then(|| batch(&bytes[start..], id)).flatten().map(|batch| (start, batch))
     })
 }
 
 impl<'a> Batch<'a> {
-    /// How many bytes it takes.
+    /// Its length in bytes.
     pub(super) fn bytes(&self) -> usize {
         PREFIX_BYTES + self.body.len()
     }
 
-    /// What is in it. Nothing where the checksum is right and the rest is not.
+    /// Its head and entries. `None` if the content is invalid despite a correct checksum.
     pub(super) fn open(&self) -> Option<(Head, Entries<'a>)> {
         let (length, rest) = self.body.strip_suffix(&[END])?.split_first_chunk()?;
         let (head, entries) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
@@ -135,17 +138,17 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The entries of a batch that are still to be read.
+/// Iterates over the entries of a batch.
 #[derive(Debug)]
 pub(super) struct Entries<'a>(&'a [u8]);
 
 impl<'a> Entries<'a> {
-    /// How many bytes are still to be read.
+    /// How many bytes remain.
     pub(super) fn bytes(&self) -> usize {
         self.0.len()
     }
 
-    /// Takes up reading: the rest of the entries of a batch.
+    /// Continues with the remaining entries of a batch.
     pub(super) fn of(rest: &'a [u8]) -> Self {
         Self(rest)
     }

@@ -121,7 +121,10 @@ fn a_directory_of_another_cluster_is_refused() {
     let directory = scratch();
     drop(disk::open(directory.path(), Some("red")).expect("new"));
     let error = disk::open(directory.path(), Some("blue")).expect_err("of another cluster");
-    assert!(error.to_string().ends_with("belongs to the cluster \"red\", and this follower is of \"blue\""), "{error}");
+    assert!(
+        error.to_string().ends_with("belongs to the cluster \"red\", but this follower belongs to \"blue\""),
+        "{error}"
+    );
     drop(disk::open(directory.path(), Some("red")).expect("of this cluster"));
     disk::open(directory.path(), None).expect("nothing is compared where no name is set");
 }
