@@ -27,16 +27,16 @@ pub struct LiveConfig {
     pub replication_timeout_ms: u32,
 }
 
-/// Values that contradict each other, in one line that names both.
+/// One line that names the values that contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
 impl LiveConfig {
-    /// Refuses values that contradict each other or are out of bounds.
+    /// Rejects values that contradict each other or are out of bounds.
     ///
     /// # Errors
-    /// [`ConfigError`] with the sentence to show, which names both values.
+    /// [`ConfigError`] with a sentence that names the values.
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self { generation: _, write_quorum, followers, min_delay_ms, max_delay_ms, replication_timeout_ms } = self;
         if *followers == 0 || *followers > FOLLOWERS_MAX {
@@ -78,7 +78,7 @@ impl LiveConfig {
         Duration::from_millis(self.replication_timeout_ms.into())
     }
 
-    /// Whether both have the same values, whatever their generations.
+    /// Whether both have the same values, regardless of their generations.
     #[must_use]
     pub fn has_values_of(&self, other: &Self) -> bool {
         Self { generation: other.generation, ..*self } == *other
@@ -140,7 +140,7 @@ pub struct PendingConfig {
     pub message: String,
 }
 
-/// The body of `PATCH /config`: an absent value stays as it is.
+/// The body of `PATCH /config`. Absent values remain unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigPatch {
@@ -165,7 +165,7 @@ pub struct ConfigPatch {
 }
 
 impl ConfigPatch {
-    /// The configuration that this patch makes of `known`.
+    /// `known` with the values of this patch.
     #[must_use]
     pub fn applied_to(&self, known: &LiveConfig) -> LiveConfig {
         LiveConfig {

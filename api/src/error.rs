@@ -1,8 +1,8 @@
-//! The body of an answer that is no success.
+//! The body of an answer that reports an error.
 
 use serde::{Deserialize, Serialize};
 
-/// What became of a write that was not acknowledged.
+/// The outcome of a write that was not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -12,7 +12,7 @@ pub enum Outcome {
     Indeterminate,
 }
 
-/// The fields that the bodies of refusals share. Reads answer with `error`, everything else with `message`.
+/// The common fields of errors. Answers to reads have `error`, all others `message`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// False in answers to writes and administration, absent in answers to reads.
@@ -21,28 +21,28 @@ pub struct ErrorBody {
     /// What happened, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// The same, for those who read.
+    /// The same in answers to reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What became of the write, where it was one.
+    /// The outcome of the write, in answers to writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
 }
 
 impl ErrorBody {
-    /// `{"ok":false,"message":…}`, with `outcome` where there is one.
+    /// `{"ok":false,"message":…}`, with `outcome` if there is one.
     #[must_use]
     pub fn refusal(message: impl Into<String>, outcome: Option<Outcome>) -> Self {
         Self { ok: Some(false), message: Some(message.into()), error: None, outcome }
     }
 
-    /// `{"error":…}`, as reads answer.
+    /// `{"error":…}`, the form of the answers to reads.
     #[must_use]
     pub fn read(error: impl Into<String>) -> Self {
         Self { error: Some(error.into()), ..Self::default() }
     }
 
-    /// What happened, from whichever field has it.
+    /// The text, from `message` or `error`.
     #[must_use]
     pub fn sentence(&self) -> Option<&str> {
         self.message.as_deref().or(self.error.as_deref())

@@ -1,8 +1,9 @@
-//! The types that nodes, operator and bench share: what crosses HTTP, and what a KvCluster says.
+//! The types that nodes, operator and bench share: the bodies of HTTP requests and answers, and the
+//! KvCluster resource.
 //!
 //! - [`config`]: `GET /config` and `PATCH /config`, and the bounds of each value.
 //! - [`status`]: `GET /status` of a leader and of a follower.
-//! - [`error`]: the body of a refusal.
+//! - [`error`]: the body of an answer that reports an error.
 //! - [`tolerance`]: which failures a cluster of N followers with write quorum W survives.
 //! - `resource` (feature `resource`): the KvCluster, its spec and its status.
 //!

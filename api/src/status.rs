@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::config::ConfigView;
 use crate::tolerance::Tolerance;
 
-/// What a node is.
+/// The role of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// It takes writes and replicates them.
+    /// It accepts writes and replicates them.
     Leader,
     /// It stores what the leader sends, and serves reads.
     Follower,
@@ -20,9 +20,10 @@ pub enum Role {
 /// The right to lead. Of two leaders the one with the higher epoch counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Epoch {
-    /// Counts leaders.
+    /// Grows with each leader.
     pub term: u64,
-    /// The random id of the leader's process, 16 hexadecimal digits: it decides between two leaders of one term.
+    /// The random id of the leader's process, 16 hexadecimal digits. Of two leaders in one term,
+    /// the higher id wins.
     pub leader: String,
 }
 
@@ -37,7 +38,7 @@ pub struct LeaderStatus {
     /// The version of the node's program.
     #[serde(default)]
     pub version: String,
-    /// What the leader does.
+    /// The state of the leader.
     pub state: LeaderState,
     /// What the leader waits for, in one sentence, or empty.
     #[serde(default)]
@@ -51,13 +52,13 @@ pub struct LeaderStatus {
     /// A restore that began and has not ended. Until then the leader serves no client.
     #[serde(default)]
     pub restore: Option<UnfinishedRestore>,
-    /// How far replication is.
+    /// Counts of writes.
     #[serde(default)]
     pub writes: WriteCounts,
     /// Which failures the cluster survives with the values in force.
     #[serde(default)]
     pub tolerates: Tolerance,
-    /// How far the recovery is, while the leader waits for followers' state.
+    /// The progress of the recovery, while the leader waits for the followers' state.
     #[serde(default)]
     pub recovery: Option<RecoveryStatus>,
     /// Every follower that the leader knows.
@@ -67,17 +68,17 @@ pub struct LeaderStatus {
     pub config: ConfigView,
 }
 
-/// What a leader does. Of two leaders the greater state is the one that clients need.
+/// The state of a leader. Of two leaders, the one with the greater state serves clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LeaderState {
     /// A newer leader replaced it.
     Fenced,
-    /// It shuts down.
+    /// It is shutting down.
     Draining,
     /// It collects and installs the followers' state.
     Recovering,
-    /// It takes writes.
+    /// It accepts writes.
     Open,
 }
 
@@ -115,7 +116,7 @@ pub struct UnfinishedRestore {
     pub overwrite: bool,
 }
 
-/// How far a recovery is.
+/// The progress of a recovery.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecoveryStatus {
     /// How many followers with state have to answer. Absent until one with state answered.
@@ -133,9 +134,9 @@ pub struct RecoveryStatus {
 /// A follower, as its leader sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FollowerView {
-    /// The name of its place: its URL, or under DNS discovery its node name.
+    /// Its name: its URL, or with DNS discovery its node name.
     pub name: String,
-    /// Where the leader reaches it.
+    /// The address at which the leader reaches it.
     #[serde(default)]
     pub url: Option<String>,
     /// The id of its disk, 16 hexadecimal digits, once it answered.
@@ -164,26 +165,27 @@ pub struct FollowerView {
 }
 
 impl FollowerView {
-    /// Whether it receives new writes and confirms them, at once or later.
+    /// Whether the leader counts on it for new writes: it is streaming or lagging.
     #[must_use]
     pub fn confirms(&self) -> bool {
         matches!(self.state, FollowerState::Streaming | FollowerState::Lagging)
     }
 }
 
-/// How far a follower is, as its leader sees it.
+/// The state of a follower, as its leader sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FollowerState {
     /// There is no connection.
     Unreachable,
-    /// The leader and the follower exchange what they have.
+    /// The follower is connected, and the leader has not started to bring it up to date.
     Connecting,
     /// It receives the data that it lacks.
     Installing,
     /// It has everything and receives new writes.
     Streaming,
-    /// It was cut off a moment ago, and the leader still keeps every write that it lacks.
+    /// It is not connected and fell behind the leader's backlog. It gets the missing records when
+    /// it reconnects.
     Lagging,
     /// A state of a newer node. No node of this version sends it.
     #[serde(other)]
@@ -224,13 +226,13 @@ pub struct FollowerStatus {
     pub write_quorum: Option<u16>,
     /// How many keys it has, deleted ones included.
     pub keys: u64,
-    /// Where it keeps them.
+    /// Where it stores them.
     pub durability: Durability,
     /// What it found in its data directory when it started. Absent in memory.
     pub disk: Option<DiskStatus>,
-    /// The URL of the leader, where it is known.
+    /// The URL of the leader, if it is known.
     pub leader: Option<String>,
-    /// How old its state may be, in milliseconds. Absent where it cannot say.
+    /// How old its state may be, in milliseconds. Absent if it does not know.
     pub staleness_ms: Option<f64>,
 }
 
@@ -238,11 +240,11 @@ pub struct FollowerStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReplicaState {
-    /// Nothing, and it never promised anything.
+    /// Nothing, and it has promised no epoch.
     Blank,
-    /// Not yet all of the leader's that it promised to obey.
+    /// Not the whole state of the epoch that it promised.
     Installing,
-    /// All.
+    /// The whole state.
     Synced,
 }
 
@@ -259,20 +261,20 @@ pub enum Durability {
 /// What a follower found in its data directory when it started, and since.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
-    /// In one word.
+    /// One word.
     pub found: DiskState,
-    /// In one sentence.
+    /// One sentence.
     pub message: String,
-    /// How many bytes of the log were read again since the start, and were as they were stored.
+    /// How many bytes of the log were read again since the start and found intact.
     #[serde(default)]
     pub checked_bytes: u64,
-    /// How many times a damaged batch was found since the start.
+    /// How many damaged batches were found since the start.
     #[serde(default)]
     pub damaged: u64,
-    /// How many of these times it is mended from the follower's memory.
+    /// How many of these were repaired from the follower's memory.
     #[serde(default)]
     pub mended: u64,
-    /// The number of the batch that was found last.
+    /// The number of the damaged batch found last.
     #[serde(default)]
     pub damaged_batch: Option<u64>,
 }
@@ -285,6 +287,6 @@ pub enum DiskState {
     New,
     /// It had the follower's state.
     Restored,
-    /// It was damaged, and the follower began anew.
+    /// It was damaged, and the follower started blank.
     Damaged,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Tolerance {
     /// How many followers may be down before writes stop: N - W.
     pub followers_down: u16,
-    /// How many disks may be lost with no acknowledged write lost: W - 1.
+    /// How many disks may be lost without losing an acknowledged write: W - 1.
     pub disks_lost: u16,
     /// How many followers a restarting leader needs: the greater of N - W + 1, which include one that confirmed any
     /// acknowledged write, and W, which have to store what the leader recovered.
@@ -18,8 +18,8 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// The tolerance of `followers` (N) with `write_quorum` (W). Expects 1 <= W <= N; other values count as the nearest
-    /// that are possible.
+    /// The tolerance of `followers` (N) with `write_quorum` (W). Expects 1 <= W <= N, and clamps
+    /// other values.
     #[must_use]
     pub fn of(followers: u16, write_quorum: u16) -> Self {
         let followers_down = followers.saturating_sub(write_quorum);

@@ -276,7 +276,7 @@ async fn too_many_lost_followers_keep_the_leader_closed() {
     assert_eq!(closed["state"], "recovering");
     assert_eq!(closed["recovery"]["needed"], 3);
     let message = closed["message"].as_str().expect("a message");
-    assert!(message.contains("waits for 3 followers that hold state: 2 of 5 answered (3 more are blank)"), "{message}");
+    assert!(message.contains("waits for 3 followers that have state: 2 of 5 answered (3 more are blank)"), "{message}");
     let (status, answer) = put(&client, &leader, "k", "too early").await;
     assert_eq!((status, &answer["outcome"]), (503, &json!("not_applied")));
     let accepted = client.post(format!("{leader}/recover")).json(&json!({"accept_data_loss": true})).send().await;
@@ -299,7 +299,7 @@ async fn an_opened_cluster_does_not_start_over_empty() {
     let closed = until(&leader, |status| status["recovery"]["blank"] == 5).await;
     let message = closed["message"].as_str().expect("a message");
     assert!(
-        message.contains("this cluster had been open, but 5 of 5 followers answered and all are blank"),
+        message.contains("this cluster was open before, but 5 of 5 followers answered and all are blank"),
         "{message}"
     );
     assert_eq!(put(&Client::new(), &leader, "k", "v").await.0, 503);

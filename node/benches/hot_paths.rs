@@ -1,9 +1,9 @@
-//! What a write costs in the program alone, step by step, without sockets, clocks and disks:
+//! Measures the cost of each step of a write in the program, without sockets, clocks and disks:
 //!
 //!     cargo bench -p kv-node
 //!
-//! For people: how long a step takes depends on the machine, so that no check waits for these figures. What CI can hold a
-//! build to are instructions; see `tests/instructions.sh`.
+//! The times depend on the machine, so CI does not check them. CI checks the number of instructions
+//! instead; see `tests/instructions.sh`.
 
 use std::sync::Arc;
 
@@ -24,10 +24,10 @@ const FOLLOWERS: u16 = 5;
 const WRITE_QUORUM: u16 = 3;
 const KEYS: u64 = 10_000;
 const VALUE_BYTES: usize = 64;
-/// How many writes leave together where many clients write.
+/// How many writes the leader sends together when many clients write.
 const TOGETHER: usize = 64;
 
-/// A leader and its followers, joined by function calls.
+/// A leader and its followers, connected by function calls.
 struct Cluster {
     leader: Leader<u64, ()>,
     followers: Vec<(SlotId, Follower)>,
@@ -60,7 +60,7 @@ impl Cluster {
         cluster
     }
 
-    /// Hands one more write in.
+    /// Passes one more write to the leader.
     fn put(&mut self) {
         self.put += 1;
         let key = format!("key{}", self.put * 7919 % KEYS).into();
@@ -69,7 +69,7 @@ impl Cluster {
         self.leader.put(write, self.put).expect("there is room");
     }
 
-    /// Carries messages until there are none.
+    /// Delivers messages until there are none.
     fn settle(&mut self) {
         loop {
             let mut outputs = std::mem::take(&mut self.outputs);
@@ -107,7 +107,7 @@ impl Cluster {
         }
     }
 
-    /// Writes as the leader hands them to a connection.
+    /// Writes as the leader passes them to a connection.
     fn writes(&mut self, count: usize) -> Vec<Arc<Write>> {
         (0..count).for_each(|_| self.put());
         let mut writes = Vec::new();
@@ -139,7 +139,8 @@ fn put_to_quorum(bencher: Bencher<'_, '_>, together: usize) {
     assert_eq!(cluster.committed, cluster.put, "each was committed");
 }
 
-/// A retry of a write that was committed long ago, while the leader keeps so many writes for a follower that is away.
+/// A retry of a write committed long ago, while the leader keeps `backlog` writes for a
+/// disconnected follower.
 #[divan::bench(args = [0, 100_000])]
 fn retry(bencher: Bencher<'_, '_>, backlog: usize) {
     let mut cluster = Cluster::open();
@@ -158,7 +159,7 @@ fn retry(bencher: Bencher<'_, '_>, backlog: usize) {
     bencher.with_inputs(|| write(&value)).bench_local_values(|write| cluster.leader.put(write, 0));
 }
 
-/// A follower takes writes, and says so.
+/// A follower stores writes and confirms them.
 #[divan::bench(args = [1, TOGETHER])]
 fn follower_step(bencher: Bencher<'_, '_>, together: usize) {
     let mut cluster = Cluster::open();
@@ -168,7 +169,7 @@ fn follower_step(bencher: Bencher<'_, '_>, together: usize) {
     let mut seq = together as u64;
     bencher
         .counter(ItemsCount::new(together))
-        // A write that is newer than what the follower has, each time.
+        // Each write is newer than the follower's record.
         .with_inputs(move || {
             let mut next = writes.clone();
             for write in &mut next {
@@ -184,7 +185,7 @@ fn follower_step(bencher: Bencher<'_, '_>, together: usize) {
         });
 }
 
-/// Writes into frames, as the first of five connections does it.
+/// Encodes writes into frames, as the first of five connections does.
 #[divan::bench(args = [1, TOGETHER])]
 fn encode_writes(bencher: Bencher<'_, '_>, together: usize) {
     let writes = Cluster::open().writes(together);
@@ -200,7 +201,7 @@ fn encode_writes(bencher: Bencher<'_, '_>, together: usize) {
         });
 }
 
-/// A frame of writes into what a follower takes.
+/// Decodes a frame of writes, as a follower does.
 #[divan::bench(args = [1, TOGETHER])]
 fn decode_writes(bencher: Bencher<'_, '_>, together: usize) {
     let writes = Cluster::open().writes(together);

@@ -1,4 +1,4 @@
-//! Settings, from the environment or as flags, and the contradictions that end the start.
+//! Settings from the environment or flags, and the check that rejects contradictions at start.
 
 mod followers;
 mod http;
@@ -17,13 +17,13 @@ use crate::protocol::leader::{DelayRange, FOLLOWERS_MAX, Limits};
 /// Leader or follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
-    /// Takes writes and replicates them.
+    /// Accepts writes and replicates them.
     Leader,
     /// Stores what the leader sends, and serves reads.
     Follower,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -32,7 +32,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where a follower's state lives.
+/// Where a follower stores its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Durability {
     /// In memory: a follower that restarts is blank and receives the whole state again.
@@ -53,46 +53,49 @@ pub struct Settings {
     /// Address to listen on
     #[arg(long, env = "BIND_ADDRESS", default_value = "0.0.0.0")]
     pub bind_address: IpAddr,
-    /// Name of this node; under DNS discovery it is a follower's identity, and its trailing number its place
+    /// Name of this node; with DNS discovery it is the identity of a follower, and its trailing
+    /// number is its ordinal
     #[arg(long, env = "NODE_NAME")]
     pub node_name: Option<String>,
-    /// URL under which others reach this leader, shown by followers [default: http://NODE_NAME:PORT]
+    /// URL of this leader for clients, which followers report [default: http://NODE_NAME:PORT]
     #[arg(long, env = "ADVERTISE_URL")]
     pub advertise_url: Option<String>,
     /// Leader: comma-separated URLs of its followers, or dns://SERVICE:PORT for every address behind a headless service
     #[arg(long, env = "FOLLOWERS", default_value = "")]
     pub followers: String,
-    /// Leader with dns://: how many followers are declared, whatever DNS answers
+    /// Leader with dns://: how many followers are declared, regardless of what DNS answers
     #[arg(long, env = "FOLLOWER_COUNT", default_value_t = 5)]
     pub follower_count: u16,
-    /// Leader: this cluster was open before; if all its followers are blank, wait for a person instead of opening empty
+    /// Leader: this cluster was open before; if all its followers are blank, wait for an operator
+    /// instead of opening empty
     #[arg(long, env = "CLUSTER_OPENED", default_value_t = false, action = clap::ArgAction::Set)]
     pub cluster_opened: bool,
-    /// Leader: how many followers confirm a write before it is acknowledged
+    /// Leader: how many followers must confirm a write before it is acknowledged
     #[arg(long, env = "WRITE_QUORUM", default_value_t = 1)]
     pub write_quorum: u16,
-    /// Leader: shortest random wait before a write is sent to a follower, in milliseconds
+    /// Leader: shortest random delay before a write is sent to a follower, in milliseconds
     #[arg(long, env = "MIN_DELAY_MS", default_value_t = 0)]
     pub min_delay_ms: u32,
-    /// Leader: longest random wait, in milliseconds
+    /// Leader: longest random delay, in milliseconds
     #[arg(long, env = "MAX_DELAY_MS", default_value_t = 200)]
     pub max_delay_ms: u32,
     /// Leader: after how long a write without its quorum is answered as indeterminate, in milliseconds
     #[arg(long, env = "REPLICATION_TIMEOUT_MS", default_value_t = 5000)]
     pub replication_timeout_ms: u32,
-    /// Leader: seed of the random waits [default: random]
+    /// Leader: seed of the random delays [default: random]
     #[arg(long, env = "DELAY_SEED")]
     pub delay_seed: Option<u64>,
-    /// Follower: where its state lives [default: disk where DATA_DIR is set, else memory]
+    /// Follower: where it stores its state [default: disk if DATA_DIR is set, otherwise memory]
     #[arg(long, env = "DURABILITY", value_enum, ignore_case = true)]
     pub durability: Option<Durability>,
-    /// Follower: directory that its state lives in, of its own; made where it is missing
+    /// Follower: directory of its own for its state; created if it does not exist
     #[arg(long, env = "DATA_DIR")]
     pub data_dir: Option<String>,
     /// Follower: name of its cluster; a data directory that was made for another cluster is refused
     #[arg(long, env = "CLUSTER_NAME")]
     pub cluster_name: Option<String>,
-    /// Follower: how much of its log it reads again to find damage, at most, in bytes per second; 0 turns it off
+    /// Follower: maximum rate at which it reads its log again to find damage, in bytes per second;
+    /// 0 disables it
     #[arg(long, env = "SCRUB_BYTES_PER_S", default_value_t = crate::store::disk::SCRUB_BYTES_PER_S)]
     pub scrub_bytes_per_s: u64,
     /// Bearer token that guards replication and administration; without it they are open
@@ -104,7 +107,7 @@ pub struct Settings {
     /// Leader: writes that may wait for their quorum at once; more are answered with 503
     #[arg(long, env = "WRITES_IN_FLIGHT_MAX", default_value_t = Limits::default().writes_in_flight)]
     pub writes_in_flight_max: usize,
-    /// Leader: the same in bytes of keys and values; one write is always taken
+    /// Leader: the same in bytes of keys and values; a single write is always accepted
     #[arg(long, env = "BYTES_IN_FLIGHT_MAX", default_value_t = Limits::default().bytes_in_flight)]
     pub bytes_in_flight_max: usize,
     /// Leader: reads that may wait for the followers to confirm that it still leads; more are answered with 503
@@ -117,10 +120,11 @@ pub struct Settings {
     /// Leader: the same where fewer than WRITE_QUORUM followers answer heartbeats, in milliseconds
     #[arg(long, env = "ANSWER_GRACE_MS", default_value_t = (Limits::default().answer_grace_us / 1_000) as u32)]
     pub answer_grace_ms: u32,
-    /// Leader: keys that the comparison of followers in the background looks at every 100 ms; 0 turns it off
+    /// Leader: keys that the comparison of followers in the background examines every 100 ms; 0
+    /// disables it
     #[arg(long, env = "AUDIT_KEYS", default_value_t = Limits::default().audit_keys)]
     pub audit_keys: usize,
-    /// Leader: pause between two comparisons of all followers, in milliseconds
+    /// Leader: time between two comparisons of all followers, in milliseconds
     #[arg(long, env = "AUDIT_PAUSE_MS", default_value_t = (Limits::default().audit_pause_us / 1_000) as u32)]
     pub audit_pause_ms: u32,
     /// Leader: writes kept for a follower that is behind; one further behind is caught up by difference
@@ -141,7 +145,7 @@ pub struct Settings {
     /// Which log lines: error, warn, info, debug, trace, or a filter such as kv_node=debug
     #[arg(long, env = "LOG_LEVEL", default_value = "info")]
     pub log_level: String,
-    /// Breaks a rule of the protocol, for tests of those who check it
+    /// Violates a rule of the protocol, to test the checks
     #[cfg(feature = "deliberate-faults")]
     #[arg(long, env = "DELIBERATE_FAULT", value_enum)]
     pub deliberate_fault: Option<crate::deliberate::DeliberateFault>,
@@ -157,10 +161,10 @@ impl From<&LiveConfig> for DelayRange {
 }
 
 impl Settings {
-    /// What a leader starts with, checked.
+    /// The checked start settings of a leader.
     ///
     /// # Errors
-    /// [`ConfigError`] with the one line that ends the start.
+    /// [`ConfigError`] with one line for the user.
     pub fn leader(&self) -> Result<(Followers, LiveConfig), ConfigError> {
         let followers = parse_followers(&self.followers)?;
         let count = match &followers {
@@ -180,10 +184,10 @@ impl Settings {
         Ok((followers, live))
     }
 
-    /// The bounds of a leader's memory.
+    /// The limits of a leader.
     ///
     /// # Errors
-    /// [`ConfigError`] where one contradicts another.
+    /// [`ConfigError`] if one contradicts another.
     pub fn limits(&self) -> Result<Limits, ConfigError> {
         let limits = Limits {
             writes_in_flight: self.writes_in_flight_max,
@@ -206,10 +210,10 @@ impl Settings {
         Ok(limits)
     }
 
-    /// The directory of a follower's state; nothing when the state is in memory only.
+    /// The directory of a follower's state; `None` if the state is only in memory.
     ///
     /// # Errors
-    /// [`ConfigError`] for durability disk without a directory.
+    /// [`ConfigError`] if durability is disk and no directory is set.
     pub fn data_dir(&self) -> Result<Option<&Path>, ConfigError> {
         let path = self.data_dir.as_deref().filter(|path| !path.is_empty()).map(Path::new);
         match (self.durability, path) {
@@ -221,7 +225,7 @@ impl Settings {
         }
     }
 
-    /// The name of the cluster. Nothing when it is empty or has a line break.
+    /// The name of the cluster; `None` if it is empty or has a line break.
     pub fn cluster(&self) -> Option<&str> {
         self.cluster_name.as_deref().map(str::trim).filter(|name| !name.is_empty() && !name.contains('\n'))
     }
@@ -234,7 +238,7 @@ impl Settings {
         name.unwrap_or_else(|| "localhost".to_owned()).into()
     }
 
-    /// The token. Nothing when it is empty.
+    /// The token; `None` if it is empty.
     pub fn token(&self) -> Option<&str> {
         self.auth_token.as_deref().filter(|token| !token.is_empty())
     }
@@ -263,7 +267,7 @@ mod tests {
 
     const THREE: &str = "--followers=http://a:1,http://b:2,http://c:3";
 
-    /// Every contradiction is one line that names both values.
+    /// Each error is one line that names both values.
     #[test]
     fn contradictions_are_named() {
         let table: &[(&[&str], &str)] = &[

@@ -1,4 +1,4 @@
-//! From what a spec asks for to the values that a leader takes.
+//! Converts a spec to the values that a leader uses.
 
 use std::ops::RangeInclusive;
 

@@ -7,9 +7,9 @@ use super::{ConfigError, fail};
 /// How a leader finds its followers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Followers {
-    /// By URL. The URL is the identity of the follower's place.
+    /// By URL. The URL identifies the follower.
     Urls(Vec<String>),
-    /// By every address that a name has. The name that a follower reports is the identity of its place.
+    /// By every address of a DNS name. The name that a follower reports identifies it.
     Dns {
         /// The name.
         host: String,
@@ -21,7 +21,7 @@ pub enum Followers {
 /// Parses `FOLLOWERS`.
 ///
 /// # Errors
-/// [`ConfigError`] naming the part that is wrong.
+/// [`ConfigError`] that names the invalid part.
 pub fn parse_followers(text: &str) -> Result<Followers, ConfigError> {
     if let Some(service) = text.trim().strip_prefix("dns://") {
         let Some((host, port)) = service.trim_end_matches('/').rsplit_once(':') else {

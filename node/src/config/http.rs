@@ -9,10 +9,10 @@ use crate::http::{Bodies, Budget, RESTORE_BYTES_MAX, TimeLimits, body_bytes_max}
 use crate::replication::replica::ForeignLimits;
 use crate::replication::wire::RECORD_BYTES_MAX;
 
-/// Memory for bodies unless one body alone needs more.
+/// Default memory for bodies, unless one body alone needs more.
 const BODIES_BYTES: usize = 64 << 20;
 
-/// Memory for long answers unless one answer alone needs more.
+/// Default memory for long answers, unless one answer alone needs more.
 const ANSWERS_BYTES: usize = 256 << 20;
 
 /// Limits of the HTTP interface. Each is an environment variable and a flag of the same name.
@@ -64,7 +64,7 @@ fn milliseconds() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=i64::from(kvcluster_api::config::MILLISECONDS_MAX))
 }
 
-/// Refuses a budget that is too small for one body or answer, or that cannot be counted.
+/// Rejects a budget that is too small for one body or answer, or too large for a semaphore.
 fn check_budget(setting: &str, bytes: Option<usize>, what: &str, longest: usize) -> Result<(), ConfigError> {
     match bytes {
         Some(bytes) if bytes < longest => fail(format!(
@@ -76,10 +76,10 @@ fn check_budget(setting: &str, bytes: Option<usize>, what: &str, longest: usize)
 }
 
 impl HttpSettings {
-    /// Refuses limits that contradict each other, naming the values.
+    /// Rejects limits that contradict each other.
     ///
     /// # Errors
-    /// [`ConfigError`] with the one line that ends the start.
+    /// [`ConfigError`] with one line that names the values.
     pub fn check(&self) -> Result<(), ConfigError> {
         let Self { key_bytes_max, value_bytes_max, .. } = self;
         if key_bytes_max.saturating_add(*value_bytes_max) > RECORD_BYTES_MAX {
@@ -92,12 +92,13 @@ impl HttpSettings {
         check_budget("ANSWERS_BYTES_MAX", self.answers_bytes_max, "answer", self.longest_answer())
     }
 
-    /// The longest body that a route takes, in bytes.
+    /// The longest body that a route accepts, in bytes.
     fn longest_body(&self) -> usize {
         self.longest_answer() + RESTORE_BYTES_MAX
     }
 
-    /// The longest answer of a read, in bytes. It has the key and the value as the longest body of a write has them.
+    /// The longest answer of a read, in bytes. It contains a key and a value, like the longest body
+    /// of a write.
     fn longest_answer(&self) -> usize {
         body_bytes_max(self.key_bytes_max, self.value_bytes_max)
     }

@@ -1,4 +1,4 @@
-//! What a connection does at the moment, so that it can be closed once that takes too long.
+//! The present phase of a connection, so that the node can close it once the phase takes too long.
 //!
 //! The connection's stream and its requests record changes with a few atomic operations; no timer is set per request.
 //! The task of the connection looks at them at intervals, see [`Activity::next`].
@@ -22,10 +22,10 @@ pub(crate) struct TimeLimits {
     pub(crate) linger: Duration,
 }
 
-/// What to do with a connection.
+/// The action for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing. Look again at this moment.
+    /// None now. Check again at this moment.
     Keep(Instant),
     /// Close it unless a request has just arrived: a client may send one at this very moment.
     Finish,
@@ -111,7 +111,7 @@ impl Activity {
         self.unread.load(Relaxed)
     }
 
-    /// What to do now, by these limits.
+    /// The action for the connection now, by these limits.
     pub(super) fn next(&self, limits: &TimeLimits) -> Verdict {
         let now = self.accepted.elapsed();
         let (phase, stalled) = (self.phase.load(Relaxed), self.stalled.load(Relaxed));

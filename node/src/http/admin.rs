@@ -1,4 +1,4 @@
-//! The routes for operators, probes and machines.
+//! The routes for operators, probes and monitoring.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ const CONTACT_MAX: Duration = Duration::from_secs(5);
 /// Longest `wait_ms`.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
-/// The configuration that `patch` makes of the newest known one.
+/// The newest known configuration with the values of `patch`.
 fn patched(patch: &ConfigPatch, known: &LiveConfig, resizable: bool) -> Result<LiveConfig, ApiError> {
     if let Some(followers) = patch.followers
         && followers != known.followers
@@ -103,7 +103,7 @@ pub(super) async fn leader_status(State(state): State<LeaderSite>) -> Json<Leade
     Json(status::of_leader(&state))
 }
 
-/// `GET /readyz` at a leader: open.
+/// `GET /readyz` at a leader: 200 while it is open.
 pub(super) async fn leader_ready(State(state): State<LeaderSite>) -> Response {
     let condition = state.leader.condition();
     let (now, message) = status::describe(&condition, state.site.is_draining());
@@ -111,7 +111,7 @@ pub(super) async fn leader_ready(State(state): State<LeaderSite>) -> Response {
     ready(now == LeaderState::Open && !matches!(condition, Condition::CutOff(_)), &message)
 }
 
-/// `GET /healthz` at a leader: 503 once it was replaced, because it has to be restarted.
+/// `GET /healthz` at a leader: 503 once another leader replaced it, since it has to be restarted.
 pub(super) async fn leader_health(State(state): State<LeaderSite>) -> Response {
     match state.leader.fenced_by() {
         Some(by) => ready(false, &format!("replaced by the leader of epoch {by}")),
@@ -135,9 +135,9 @@ pub(super) async fn follower_ready(State(state): State<FollowerSite>) -> Respons
     let synced = view.hello.synced.as_ref().is_some_and(|synced| synced.epoch == view.hello.promised);
     match view.heard {
         _ if state.site.is_draining() => ready(false, "shutting down"),
-        _ if !synced => ready(false, "waits for a leader to install its state"),
+        _ if !synced => ready(false, "waiting for a leader to install its state"),
         Some(heard) if heard <= CONTACT_MAX => ready(true, "synced"),
-        _ => ready(false, "nothing was heard from the leader for a while"),
+        _ => ready(false, "no message of the leader arrived for a while"),
     }
 }
 

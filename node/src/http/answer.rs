@@ -14,7 +14,7 @@ use super::error::ApiError;
 /// An answer longer than this takes its bytes from the budget of answers until the client has read it.
 const COUNTED_BYTES: usize = 64 << 10;
 
-/// An answer: complete in memory, or a body as the router made it.
+/// An answer: complete in memory, or the router's body.
 pub(crate) type Answer = hyper::Response<Either<Full<Bytes>, Body>>;
 
 /// Returns 200 with `body` as JSON.
@@ -39,7 +39,8 @@ pub(super) fn read(budget: &Budget, body: &impl Serialize) -> Result<Answer, Api
     Ok(ok(Bytes::from_owner(Counted { text, _permit: permit })))
 }
 
-/// The text of an answer. Its share of the budget is free again once the connection has sent all of it, or is closed.
+/// The text of an answer. It releases its share of the budget once the connection has sent all of
+/// it or is closed.
 struct Counted {
     text: Vec<u8>,
     _permit: OwnedSemaphorePermit,

@@ -28,7 +28,8 @@ pub struct Bodies {
 }
 
 impl Bodies {
-    /// At most so many bytes of memory for all bodies together, and so much time for each to arrive.
+    /// At most `bytes` of memory for all bodies together, and at most `within` for each body to
+    /// arrive.
     pub fn new(bytes: usize, within: Duration) -> Self {
         Self { budget: Budget::new(bytes), within }
     }
@@ -77,8 +78,8 @@ where
     B::Error: fmt::Display,
 {
     let first = match next(&mut body).await? {
-        // The usual case: the body arrived with its head, in the buffer that the connection has anyway. It needs no copy
-        // and no share of the memory for bodies.
+        // The usual case: the body arrived with its head, in the connection's own buffer. It needs
+        // no copy and no share of the memory for bodies.
         Some(bytes) if body.is_end_stream() && bytes.len() <= bytes_max => return Ok(Received { bytes, _taken: None }),
         Some(bytes) => bytes,
         None => return Ok(Received { bytes: Bytes::new(), _taken: None }),
@@ -92,7 +93,8 @@ where
             return Err(ApiError::too_long());
         }
         if length > whole.capacity() {
-            // Memory grows with what arrived: an announced length alone takes nothing.
+            // Memory grows with the bytes that arrived: an announced length alone allocates
+            // nothing.
             let capacity = length.max(2 * whole.capacity()).max(CAPACITY_BYTES).min(known.unwrap_or(bytes_max));
             let more = bodies.take(capacity - whole.capacity())?;
             match &mut taken {
@@ -107,7 +109,7 @@ where
     Ok(Received { bytes: whole.freeze(), _taken: taken })
 }
 
-/// The next bytes of a body; nothing at its end.
+/// The next bytes of a body; `None` at its end.
 async fn next<B>(body: &mut B) -> Result<Option<Bytes>, ApiError>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -118,7 +120,7 @@ where
             None => return Ok(None),
             Some(Err(error)) => return Err(ApiError::unreadable(&error)),
             Some(Ok(frame)) => {
-                // Trailers are of no use here.
+                // Trailers are ignored.
                 if let Ok(bytes) = frame.into_data() {
                     return Ok(Some(bytes));
                 }
@@ -130,7 +132,7 @@ where
 /// Parses a JSON object.
 ///
 /// # Errors
-/// 400 that says what is wrong with the body.
+/// 400 with the reason why the body is invalid.
 pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiError> {
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()).is_some_and(|byte| b"[\"tfn-0123456789".contains(byte)) {
         return Err(ApiError::bad("the body must be a JSON object"));

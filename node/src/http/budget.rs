@@ -17,12 +17,12 @@ impl Budget {
         Self { bytes, free: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))) }
     }
 
-    /// How many bytes there are in all.
+    /// The size of the budget, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Takes bytes until the permit is dropped. Nothing when fewer are free.
+    /// Reserves bytes until the permit is dropped. `None` if fewer are free.
     pub(super) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         self.free.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }

@@ -33,7 +33,7 @@ impl ClientStream {
         Self { stream, activity, at_end: false, shut_down: false }
     }
 
-    /// The connection itself, once it no longer speaks HTTP.
+    /// The connection itself, after the upgrade from HTTP.
     pub(super) fn into_inner(self) -> TcpStream {
         self.stream
     }
@@ -103,7 +103,8 @@ impl AsyncWrite for ClientStream {
     }
 }
 
-/// The body of a request as it arrives. Dropped before its end, it leaves a note for the shutdown of the connection.
+/// The body of a request as it arrives. If it is dropped before its end, it records that for the
+/// shutdown of the connection.
 pub(crate) struct Arriving {
     body: Incoming,
     /// Absent once the whole body has arrived.

@@ -1,4 +1,4 @@
-//! Connections: how many there are, how long they last, and which service answers their requests.
+//! Accepts connections, bounds their number and duration, and passes their requests to a service.
 //!
 //! Hyper serves them directly, so that the hot routes do not pass a router and its layers on every call.
 
@@ -27,8 +27,8 @@ use super::answer::Answer;
 use super::client_stream::{Arriving, ClientStream, Leaving};
 use super::error::ApiError;
 
-/// Connections beyond the limit that are still read, to answer 503, or to serve operations: probes, administration and
-/// replication.
+/// Connections beyond the limit that the node still reads, to answer 503 or to serve operations:
+/// probes, administration and replication.
 pub(crate) const SPARE_CONNECTIONS: usize = 48;
 
 /// How long a connection beyond the limit may take for its request. Short, because there are few such places.
@@ -68,7 +68,8 @@ pub(crate) async fn serve(
     let clients = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
     let spare = Arc::new(Semaphore::new(SPARE_CONNECTIONS));
     let mut http = http1::Builder::new();
-    // Time limits are kept by `Activity`. A client that closes its sending half still gets its answer.
+    // `Activity` enforces the time limits. A client that closes its sending half still gets its
+    // answer.
     http.header_read_timeout(None::<Duration>).half_close(true).max_buf_size(READ_AHEAD_BYTES);
     let connections = watch::Sender::new(());
     let mut closed = pin!(closed);
@@ -124,7 +125,7 @@ async fn keep(
     loop {
         tokio::select! {
             biased;
-            // An error here only says how the client ended its connection.
+            // An error only reports how the client ended its connection.
             _ = connection.as_mut() => return,
             () = check.as_mut() => match activity.next(&limits) {
                 Verdict::Keep(until) => check.as_mut().reset(until),
@@ -142,7 +143,8 @@ async fn keep(
     }
 }
 
-/// Records the end of an answer: at once for one that is complete in memory, else when its body ends.
+/// Records the end of an answer: immediately if it is complete in memory, otherwise when its body
+/// ends.
 fn leave(answer: Answer, activity: &Arc<Activity>) -> hyper::Response<Either<Full<Bytes>, Leaving>> {
     answer.map(|body| match body {
         Either::Left(whole) => {
@@ -167,7 +169,7 @@ async fn answer_spare(service: &impl Service, request: Request<Arriving>) -> Ans
     answer
 }
 
-/// Whether a request is for those who run the cluster, or of a leader.
+/// Whether a request is for operation of the cluster: administration, a probe, or replication.
 fn is_operation(method: &Method, path: &str) -> bool {
     match path {
         "/healthz" | "/readyz" | "/status" | "/metrics" | "/replication" => *method == Method::GET,
@@ -198,8 +200,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// The connection under an upgraded one, and the bytes that were already read from it. Nothing for a connection that
-/// [`serve`] did not make.
+/// The connection under an upgraded one, and the bytes already read from it. `None` for a
+/// connection that [`serve`] did not create.
 pub(super) fn bare(upgraded: Upgraded) -> Option<(TcpStream, BytesMut)> {
     let parts = upgraded.downcast::<TokioIo<ClientStream>>().ok()?;
     Some((parts.io.into_inner().into_inner(), BytesMut::from(&parts.read_buf[..])))

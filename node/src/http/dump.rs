@@ -31,10 +31,11 @@ struct Entry {
     uncommitted: bool,
 }
 
-/// Entries, and the position of the next part if there is one.
+/// Entries, and the position of the next part, if there is one.
 type Part = (Vec<Entry>, Option<usize>);
 
-/// `GET /dump` at a leader: the newest accepted value of each key. Answers 503 while the leader is closed or has half of a backup.
+/// `GET /dump` at a leader: the newest accepted value of each key. Answers 503 while the leader is
+/// closed or a restore is unfinished.
 pub(super) async fn of_leader(State(state): State<LeaderSite>) -> Result<Response, ApiError> {
     let permit = place(&state.site)?;
     let leader = state.leader;
@@ -54,7 +55,7 @@ pub(super) async fn of_leader(State(state): State<LeaderSite>) -> Result<Respons
     Ok(dump("leader", permit, part))
 }
 
-/// `GET /dump` at a follower. Answers 503 while its state is half of a backup.
+/// `GET /dump` at a follower. Answers 503 while a restore is unfinished.
 pub(super) async fn of_follower(State(state): State<FollowerSite>) -> Result<Response, ApiError> {
     let permit = place(&state.site)?;
     let replica = state.replica;
@@ -77,10 +78,10 @@ pub(super) async fn of_follower(State(state): State<FollowerSite>) -> Result<Res
     Ok(dump("follower", permit, part))
 }
 
-/// Takes one of the places for dumps.
+/// Reserves one of the places for dumps.
 fn place(site: &Site) -> Result<OwnedSemaphorePermit, ApiError> {
     site.dumps.clone().try_acquire_owned().map_err(|_| {
-        let error = "as many dumps as are allowed at once are under way already";
+        let error = "too many dumps are under way";
         ApiError::plain(StatusCode::TOO_MANY_REQUESTS, error).with("error", error)
     })
 }

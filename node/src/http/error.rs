@@ -1,4 +1,4 @@
-//! Errors as clients see them: a status, a JSON body, and `Retry-After` where a retry helps.
+//! The errors that clients receive: a status, a JSON body, and `Retry-After` if a retry helps.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -22,7 +22,7 @@ impl ApiError {
         Self { status, body: json!(ErrorBody::refusal(message, None)) }
     }
 
-    /// `{"error":…}`, as reads answer.
+    /// `{"error":…}`, the form of the answers to reads.
     pub fn read(status: StatusCode, error: impl Into<String>) -> Self {
         Self { status, body: json!(ErrorBody::read(error)) }
     }
@@ -32,13 +32,13 @@ impl ApiError {
         Self::plain(StatusCode::BAD_REQUEST, message)
     }
 
-    /// The body is longer than any key and value may be.
+    /// 413: the body is longer than the limits of key and value allow.
     pub fn too_long() -> Self {
         Self::plain(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than any key and value may be")
             .with("outcome", json!(Outcome::NotApplied))
     }
 
-    /// The body did not arrive in whole.
+    /// 400: the body did not arrive completely.
     pub fn unreadable(error: &dyn std::fmt::Display) -> Self {
         Self::bad(format!("failed to read the body: {error}")).with("outcome", json!(Outcome::NotApplied))
     }
@@ -49,13 +49,13 @@ impl ApiError {
         Self::plain(StatusCode::REQUEST_TIMEOUT, message).with("outcome", "not_applied")
     }
 
-    /// 404 for a path that is no route.
+    /// 404 for an unknown path.
     pub fn no_route(path: &str) -> Self {
         let error = format!("no such route: {path}");
         Self { status: StatusCode::NOT_FOUND, body: json!({"ok": false, "message": error, "error": error}) }
     }
 
-    /// 405.
+    /// 405 for a method that the path does not support.
     pub fn wrong_method(method: &str) -> Self {
         let error = format!("the method {method} is not allowed here");
         Self { status: StatusCode::METHOD_NOT_ALLOWED, body: json!({"ok": false, "message": error, "error": error}) }
@@ -85,7 +85,7 @@ impl ApiError {
         }
     }
 
-    /// 503: this node has only a part of a backup.
+    /// 503: this node has only a part of a backup, since a restore is unfinished.
     pub fn unfinished_restore() -> Self {
         Self::read(StatusCode::SERVICE_UNAVAILABLE, "a restore is not finished")
     }
@@ -95,7 +95,7 @@ impl ApiError {
         Self::read(StatusCode::SERVICE_UNAVAILABLE, refusal.to_string())
     }
 
-    /// Whether this is the answer to a write whose outcome is unknown.
+    /// Whether this answers a write whose outcome is unknown.
     pub(super) fn is_indeterminate(&self) -> bool {
         self.status == StatusCode::INTERNAL_SERVER_ERROR
     }

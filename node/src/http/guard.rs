@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use super::Site;
 use super::error::ApiError;
 
-/// Answers 401 to a request without the token, where a token is set.
+/// Answers 401 to a request without the token, if a token is set.
 pub(super) async fn authorize(State(site): State<Site>, request: Request, next: Next) -> Response {
     let Some(token) = &site.token else {
         return next.run(request).await;

@@ -44,7 +44,7 @@ pub(super) struct PutQuery {
     explain: bool,
 }
 
-/// Serialises a value as the text that it displays.
+/// Serialises a value as its `Display` text.
 pub(super) struct Shown<T>(pub(super) T);
 
 impl<T: fmt::Display> Serialize for Shown<T> {
@@ -63,7 +63,7 @@ struct PutAnswer {
     explain: Option<Explanation>,
 }
 
-/// Why a write took as long as it did.
+/// The delays of a write.
 #[derive(Serialize)]
 struct Explanation {
     write_quorum: u16,
@@ -169,7 +169,8 @@ async fn replicate(state: &LeaderSite, new: NewWrite) -> Result<PutAnswer, ApiEr
             let explain = explain(&receipt, generation);
             Ok(PutAnswer { ok: true, seq, message, epoch: Shown(receipt.epoch), explain })
         }
-        // The quorum did not answer in time, or another leader took over. The write may still commit.
+        // Too few followers confirmed in time, or another leader took over. The write may still
+        // commit.
         _ => Err(ApiError::indeterminate(seq, &epoch.to_string())),
     }
 }
@@ -226,7 +227,7 @@ pub(super) struct Got<'a> {
     pub(super) epoch: Option<Shown<Epoch>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) committed: Option<bool>,
-    /// Only a follower shows it, as null while it is unknown.
+    /// Only a follower returns it; null while it is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) staleness_ms: Option<Option<f64>>,
 }

@@ -1,10 +1,10 @@
-//! How the world reaches a node: JSON over HTTP, errors included.
+//! The HTTP interface of a node: JSON, errors included.
 //!
-//! - [`connections`] accepts connections and serves requests on them. [`activity`] decides when one has to go, from what
-//!   [`client_stream`] records.
+//! - [`connections`] accepts connections and serves requests on them. [`activity`] decides when to
+//!   close one, from the progress that [`client_stream`] records.
 //! - [`routes`] decides which handler answers a request; [`guard`] checks the token first.
-//! - [`body`] reads and parses request bodies, [`answer`] and [`error`] make answers, [`stream`] makes long ones. Bodies and
-//!   long answers take their memory from a [`budget`].
+//! - [`body`] reads and parses request bodies. [`answer`] and [`error`] make answers, [`stream`]
+//!   long ones. A [`budget`] bounds the memory of bodies and of long answers.
 //! - [`kv`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
 //! - [`status`] makes the answers of `GET /status`.
 
@@ -42,7 +42,7 @@ use crate::metrics::LeaderMetrics;
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
 
-/// What every handler needs beside the node itself.
+/// Settings and resources that all handlers share.
 #[derive(Clone, Debug)]
 pub struct Site {
     /// Name of this node.
@@ -101,7 +101,8 @@ pub struct LeaderSite {
     pub(crate) metrics: Arc<LeaderMetrics>,
     /// Whether the number of followers can change: it cannot where they are listed by URL.
     pub(crate) resizable: bool,
-    /// One backup at a time: for each, the leader may keep a second version of every key.
+    /// Allows one backup at a time: during a backup the leader may keep a second version of every
+    /// key.
     pub(crate) backups: Arc<Semaphore>,
 }
 

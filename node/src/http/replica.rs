@@ -18,7 +18,8 @@ use crate::replication::link::LEADER_HEADER;
 use crate::replication::replica::Found;
 use crate::replication::wire::PROTOCOL;
 
-/// Leaders that may be connected at once: the one that leads, and those that try to or were replaced.
+/// Maximum number of connected leaders: the present one, and others that are starting or were
+/// replaced.
 pub(super) const LEADERS_MAX: usize = 16;
 
 #[derive(Deserialize)]
@@ -31,7 +32,7 @@ struct ReplicateBody<'a> {
     seq: Option<Value>,
 }
 
-/// `POST /replicate`, as the seed's leader sends it.
+/// `POST /replicate`: stores one write without the replication protocol.
 pub(super) async fn replicate(State(state): State<FollowerSite>, request: Request) -> Result<Response, ApiError> {
     let body = body::read(&state.site, request.into_body(), state.site.body_bytes_max()).await?;
     let ReplicateBody { key, value, seq } = parse(&body)?;
@@ -103,7 +104,7 @@ pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
     let Found { shown, staleness, restoring } = state.replica.get(&key);
     let staleness_ms = Some(staleness.map(|staleness| staleness.as_secs_f64() * 1e3));
     let found = match shown {
-        // Neither a value nor its absence means anything until the rest of the backup is there.
+        // Neither a value nor its absence is meaningful until the restore is complete.
         _ if restoring => Err(ApiError::unfinished_restore()),
         Some(found) => Ok(found),
         None => Err(ApiError::read(StatusCode::NOT_FOUND, "Key not found")),

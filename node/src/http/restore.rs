@@ -1,4 +1,4 @@
-//! `POST /restore`: a backup, in again.
+//! `POST /restore`: restores a backup.
 
 use std::sync::Arc;
 
@@ -17,10 +17,11 @@ use super::{LeaderSite, Site};
 use crate::protocol::leader::{Accepted, Part, Refusal, Saved, Unfinished};
 use crate::replication::coordinator::{Coordinator, Taken, WriteOutcome};
 
-/// Bytes that the lines of one request may have, beside one line of the longest key and value.
+/// Maximum bytes of the lines of one request, in addition to one line with the longest key and
+/// value.
 pub(crate) const RESTORE_BYTES_MAX: usize = 8 << 20;
 
-/// Keys that one step hands to the leader. Writes wait meanwhile.
+/// Maximum keys that one step passes to the leader. Other writes wait during a step.
 const STEP_KEYS: usize = 256;
 
 /// `?backup=DIGEST&stage=begin|end|give-up&overwrite=true`.
@@ -41,9 +42,9 @@ enum Stage {
     GiveUp,
 }
 
-/// `POST /restore`: some of the keys of a backup, one per line. The answer comes once all of them are committed; a
-/// repeated request changes nothing. With a stage, the request begins or ends the restore of a whole backup; between the
-/// two, the leader serves no other client.
+/// `POST /restore`: restores keys of a backup, one per line. The node answers once all of them are
+/// committed; repeating the request changes nothing. With a stage, the request begins or ends the
+/// restore of a whole backup. Between the two, the leader serves no other client.
 pub(super) async fn restore(
     State(state): State<LeaderSite>,
     query: Result<Query<RestoreQuery>, QueryRejection>,
@@ -89,7 +90,7 @@ pub(super) async fn restore(
     Ok(Json(json!({"ok": true, "restored": restored, "there_already": there})))
 }
 
-/// Parses a key per line. Other tasks run in between.
+/// Parses one key per line. Yields to other tasks in between.
 async fn parse_lines(site: &Site, body: &[u8]) -> Result<Vec<Saved>, ApiError> {
     let (mut keys, mut step_bytes) = (Vec::new(), 0);
     for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
@@ -108,7 +109,7 @@ async fn parse_lines(site: &Site, body: &[u8]) -> Result<Vec<Saved>, ApiError> {
     Ok(keys)
 }
 
-/// Hands keys to the leader, in steps between which other requests are served.
+/// Passes keys to the leader in steps. The leader serves other requests between the steps.
 async fn take(leader: &Arc<Coordinator>, keys: Vec<Saved>, part: Part<'_>) -> Result<Vec<Taken>, Refusal> {
     let mut taken = Vec::with_capacity(keys.len());
     for step in steps(keys) {
@@ -142,9 +143,9 @@ fn pass(
     let taken = match (stage, backup) {
         (Stage::GiveUp, None) => leader.end_restore(None),
         (Stage::GiveUp, Some(_)) => {
-            return Err(ApiError::bad("whichever restore there is, is given up: name no backup"));
+            return Err(ApiError::bad("stage=give-up takes no query parameter `backup`"));
         }
-        (_, None) => return Err(ApiError::bad("of which backup? its digest is missing")),
+        (_, None) => return Err(ApiError::bad("missing query parameter `backup`")),
         (Stage::Begin, Some(backup)) => leader.begin_restore(&Unfinished { backup: backup.into(), overwrite }),
         (Stage::End, Some(backup)) => leader.end_restore(Some(backup)),
     };
@@ -152,7 +153,7 @@ fn pass(
         match stage {
             Stage::Begin => info!(backup, overwrite, "restore begins"),
             Stage::End => info!(backup, "restore ends"),
-            Stage::GiveUp => warn!("restore given up: what is there of it stays"),
+            Stage::GiveUp => warn!("restore given up: the keys restored so far remain"),
         }
     }
     Ok(taken)

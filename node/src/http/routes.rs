@@ -1,4 +1,4 @@
-//! Which handler answers a request.
+//! Selects the handler of a request.
 
 use std::sync::Arc;
 
@@ -111,7 +111,8 @@ fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
         .method_not_allowed_fallback(wrong_method)
 }
 
-/// Everything without a path of its own in [`Service::answer`] goes to the router.
+/// Passes a request to the router. [`Service::answer`] calls it for every path that it does not
+/// handle itself.
 async fn route(router: &Router, request: Request<Arriving>) -> Answer {
     let response = router.clone().oneshot(request.map(Body::new)).await.unwrap_or_else(|never| match never {});
     response.map(Either::Right)

@@ -1,4 +1,4 @@
-//! From the views of a leader and of a follower to the answers of `GET /status`.
+//! Makes the answers of `GET /status` from the views of a leader and of a follower.
 
 use kvcluster_api::status::{
     DiskStatus, Durability, Epoch, FollowerStatus, FollowerView, LeaderState, LeaderStatus, RecoveryStatus,
@@ -76,7 +76,7 @@ pub(super) fn of_follower(site: &FollowerSite) -> FollowerStatus {
     }
 }
 
-/// The state of a leader, and in one sentence what it waits for.
+/// The state of a leader, and one sentence about what it waits for.
 pub(super) fn describe(condition: &Condition, draining: bool) -> (LeaderState, String) {
     match condition {
         Condition::Fenced(by) => (LeaderState::Fenced, format!("replaced by the leader of epoch {by}")),
@@ -98,7 +98,7 @@ fn recovery_message(view: &RecoveryView) -> String {
     let RecoveryView { needed, answered, counting, blank, size, opened_before } = view;
     match needed {
         None if *opened_before && answered == blank => format!(
-            "this cluster had been open, but {answered} of {size} followers answered and all are blank: its writes are \
+            "this cluster was open before, but {answered} of {size} followers answered and all are blank: its writes are \
              lost, or on followers that are missing. POST /recover {{\"accept_data_loss\":true}} opens it empty"
         ),
         None if answered == blank => format!(
@@ -106,7 +106,7 @@ fn recovery_message(view: &RecoveryView) -> String {
         ),
         None => format!("waits for followers: {answered} of {size} answered"),
         Some(needed) if counting < needed => format!(
-            "waits for {needed} followers that hold state: {counting} of {size} answered ({blank} more are blank); any \
+            "waits for {needed} followers that have state: {counting} of {size} answered ({blank} more are blank); any \
              acknowledged write could be on the missing ones. If they are lost for good, \
              POST /recover {{\"accept_data_loss\":true}} opens without them"
         ),
