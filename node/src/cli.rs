@@ -1,4 +1,4 @@
-//! The program: from arguments to a node that serves until a signal stops it.
+//! The program: parses arguments and runs a node until a signal stops it.
 
 use std::future::Future;
 use std::io::IsTerminal;
@@ -44,9 +44,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Asks a node whether it is ready; ends with 0 or 1. For health checks where there is no shell
+    /// Asks a node whether it is ready; exits with 0 or 1. For health checks without a shell
     Healthcheck {
-        /// What to ask [default: /readyz of this machine at PORT]
+        /// URL to ask [default: /readyz of this machine at PORT]
         #[arg(long)]
         url: Option<String>,
         /// Port of the node on this machine
@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
     main_from(std::env::args_os())
 }
 
-/// The same with given arguments, the first of them the program's name.
+/// Runs the node with the given arguments; the first is the program's name.
 pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -82,7 +82,7 @@ pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         }
         None => runtime.block_on(run(cli.settings)),
     };
-    // A connection that is still open must not delay the end.
+    // Open connections must not delay the exit.
     runtime.shutdown_background();
     match ended {
         Ok(code) => code,
@@ -90,8 +90,8 @@ pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
     }
 }
 
-/// With one thread no task moves between threads, and the writes of many clients leave for a follower together. On few
-/// cores that is worth more than a second thread (see docs/performance.md).
+/// With one thread no task moves between threads, and the leader sends the writes of many clients
+/// to a follower together. On few cores that is faster than two threads (see docs/performance.md).
 fn runtime(worker_threads: u16) -> std::io::Result<Runtime> {
     match worker_threads {
         0 | 1 => Builder::new_current_thread().enable_all().build(),
@@ -104,7 +104,7 @@ fn refuse(message: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// The first line of an error of clap, without the advice after it.
+/// The first line of an error of clap, without the advice that follows.
 fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
@@ -120,7 +120,7 @@ async fn healthcheck(url: String) -> Result<ExitCode, Failure> {
 }
 
 async fn run(settings: Settings) -> Result<ExitCode, Failure> {
-    // Contradictions end the start before anything is started.
+    // Rejects contradictory settings before it starts anything.
     settings.http.check()?;
     let leader = if settings.role == Role::Leader { Some(settings.leader()?) } else { None };
     let data_dir = if leader.is_none() { settings.data_dir()?.map(Path::to_owned) } else { None };
@@ -185,7 +185,8 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             let service = FollowerService::new(site.clone(), replica);
             tokio::select! {
                 ended = serve(listener, service, &site, shutdown, std::future::ready(()), &settings) => ended,
-                // Nothing more can be confirmed: after a failed sync, a later one may succeed without having stored the data.
+                // The follower must confirm nothing more: a sync after a failed one may succeed
+                // without storing the data.
                 failure = failure.wait() => {
                     error!("ended at once: {failure}. nothing was confirmed that is not stored");
                     Ok(ExitCode::FAILURE)
@@ -213,7 +214,7 @@ fn restore(
     Ok(Replica::new(follower, store, Some(found)))
 }
 
-/// Starts to look for followers.
+/// Starts the discovery of followers.
 fn find(leader: &Arc<Coordinator>, followers: Followers, settings: &Settings, port: u16) -> Result<(), Failure> {
     let advertised = settings.advertise_url.clone().filter(|url| !url.is_empty());
     let advertised = advertised.unwrap_or_else(|| format!("http://{}:{port}", settings.name()));
@@ -233,7 +234,8 @@ fn find(leader: &Arc<Coordinator>, followers: Followers, settings: &Settings, po
     Ok(())
 }
 
-/// Serves until the first signal, finishes what is under way, and ends; a second signal ends at once.
+/// Serves until the first signal, then finishes requests under way and exits. A second signal exits
+/// immediately.
 async fn serve(
     listener: TcpListener,
     service: impl http::Service,
@@ -273,7 +275,7 @@ async fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The limits of the connections, within what the system allows.
+/// The limits of the connections, reduced to what the system allows.
 fn connection_limits(settings: &Settings) -> ConnectionLimits {
     let (wanted, limit) = (settings.http.connections_max, descriptors::raise_limit());
     let connections = descriptors::connections(wanted, limit);

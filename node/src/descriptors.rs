@@ -1,4 +1,4 @@
-//! File descriptors: how many the system allows, and how many of them clients may use.
+//! The limit of file descriptors, and how many of them connections of clients may use.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -14,18 +14,18 @@ const REPLICATION: usize = FOLLOWERS_MAX + 32;
 /// Descriptors that connections of clients never use.
 pub const KEPT: usize = STORE_AND_RUNTIME + REPLICATION + SPARE_CONNECTIONS;
 
-/// Raises the soft limit of descriptors to the hard limit, as far as the system allows. Returns the limit that applies
-/// from now on; nothing when there is none.
+/// Raises the soft limit of descriptors to the hard limit, as far as the system allows. Returns the
+/// limit in force; `None` if there is no limit.
 pub fn raise_limit() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
     if raised { maximum } else { current }
 }
 
-/// How many of the wanted connections of clients fit a limit of descriptors.
+/// How many of the wanted connections of clients a limit of descriptors allows.
 pub fn connections(wanted: usize, limit: Option<u64>) -> usize {
     let Some(limit) = limit.and_then(|limit| usize::try_from(limit).ok()) else { return wanted };
-    // A very low limit does not allow everything that is kept: clients get a quarter of it.
+    // A very low limit cannot cover the reserve; clients then get a quarter of the limit.
     wanted.min(limit.saturating_sub(KEPT).max(limit / 4))
 }
 

@@ -1,4 +1,4 @@
-//! What a leader counts, in Prometheus' text form. No key, and nothing else without bound, is ever a label.
+//! Metrics in the text format of Prometheus. Labels are bounded: no label contains a key.
 
 use std::sync::atomic::AtomicU64;
 
@@ -25,7 +25,7 @@ struct OfFollower {
     follower: String,
 }
 
-/// How a write was answered.
+/// The outcome of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WriteResult {
     Committed,
@@ -33,7 +33,7 @@ pub(crate) enum WriteResult {
     Refused,
 }
 
-/// Counters that live as long as the leader. Gauges are read for each page.
+/// Counters of a leader. Gauges are read anew for each page.
 #[derive(Debug)]
 pub struct LeaderMetrics {
     writes: Family<Outcome, Counter>,
@@ -51,7 +51,7 @@ impl Default for LeaderMetrics {
 }
 
 impl LeaderMetrics {
-    /// A write was answered.
+    /// Records the answer to a write.
     pub(crate) fn write(&self, result: WriteResult, seconds: f64) {
         let outcome = match result {
             WriteResult::Committed => {
@@ -77,7 +77,7 @@ fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
     registry.register(name, help, counter);
 }
 
-/// The leader's page.
+/// The metrics page of a leader.
 pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView) -> String {
     let mut registry = Registry::with_prefix("kvcluster");
     registry.register("writes", "Writes answered, by outcome", metrics.writes.clone());
@@ -113,7 +113,7 @@ pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView) -> String {
     text(&registry)
 }
 
-/// A follower's page.
+/// The metrics page of a follower.
 pub fn of_follower(replica: &Replica) -> String {
     let mut registry = Registry::with_prefix("kvcluster");
     let view = replica.view();

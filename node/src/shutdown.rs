@@ -1,13 +1,14 @@
-//! The signals that end a node: the first one in order, the second one at once.
+//! The signals that end a node. The first starts an orderly shutdown, the second ends the node
+//! immediately.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long the orderly end waits for connections on which no request is under way.
+/// How long the shutdown waits for connections without a request under way.
 pub const LINGER_MAX: Duration = Duration::from_secs(1);
 
-/// The signals that ask for the end.
+/// The signals that end the node.
 pub struct Shutdown {
     interrupt: Signal,
     terminate: Signal,
@@ -17,12 +18,12 @@ impl Shutdown {
     /// Installs the signal handlers.
     ///
     /// # Errors
-    /// When the operating system refuses a handler.
+    /// If the operating system rejects a handler.
     pub fn start() -> std::io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Waits for the next signal and returns what it asks for, as a word for the log.
+    /// Waits for the next signal and returns its name for the log.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "interrupted",
