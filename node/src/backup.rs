@@ -73,7 +73,7 @@ pub enum BackupError {
     Changed {
         /// The digest of the lines.
         found: String,
-        /// As the last line says.
+        /// The digest in the last line.
         stated: String,
     },
 }

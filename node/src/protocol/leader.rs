@@ -430,7 +430,7 @@ impl<W, R> Leader<W, R> {
             }
             ToLeader::Refused { promised } if promised > ours => self.on_other_epoch(promised, true),
             ToLeader::Refused { .. } => self.out.push(Output::Reset(id, ResetReason::Refused)),
-            // An answer to an earlier epoch of this process says nothing about this one.
+            // Ignores answers to an earlier epoch of this process.
             _ => {}
         }
     }

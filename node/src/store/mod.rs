@@ -2,7 +2,7 @@
 //!
 //! The store connects the pure [`Follower`](crate::protocol::follower::Follower) with a disk. The
 //! caller appends changes in the order of the decisions and gets a [`Stored`], which resolves once
-//! the changes are durable. The caller may send no reply before.
+//! the changes are durable. The caller must not send a reply before.
 //!
 //! The modules: [`disk`] opens a data directory and reports its condition. `committer` is the one
 //! thread that stores; it writes everything that is queued with one sync. `ledger` keeps the count
