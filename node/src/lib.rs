@@ -4,14 +4,14 @@
 //!
 //! 1. [`http`] reads `POST /put` and hands the write to the leader.
 //! 2. [`protocol::leader`] assigns the next sequence number of the key, draws a random delay for
-//!   each follower, and keeps the write as pending. It only decides; it uses neither clock nor
-//!   socket.
+//!    each follower, and keeps the write as pending. It only decides; it uses neither clock nor
+//!    socket.
 //! 3. [`replication::timer`] waits for the delays. [`replication::coordinator`] locks the leader
-//!   and carries out its decisions.
+//!    and carries out its decisions.
 //! 4. The connection to each follower sends all writes that are due in one frame of
-//!   [`replication::wire`].
+//!    [`replication::wire`].
 //! 5. [`replication::replica`] passes them to [`protocol::follower`], which keeps the newer
-//!   records. [`store`] stores them, in memory or on a disk. Then the follower confirms them.
+//!    records. [`store`] stores them, in memory or on a disk. Then the follower confirms them.
 //! 6. The W-th confirmation commits the write, and the leader answers the client.
 //!
 //! [`config`] has the settings, [`kvcluster_api`] the types of the HTTP API, [`backup`] the format
