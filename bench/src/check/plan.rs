@@ -192,17 +192,17 @@ impl Fault {
 /// At that moment one rival fetches the state of `fast`, then what differs of `slow`, which short pauses draw out. The second
 /// rival interrupts that. Then `fast` pauses, so that the first rival, which asks again, recovers from the two others.
 fn interrupted_recovery(killed: u16, fast: u16, slow: u16, rng: &mut SmallRng) -> Vec<Planned> {
-    let rival_ms = rng.random_range(1_500..2_500);
-    let interrupts_ms = rival_ms + rng.random_range(60..350);
+    let rival_ms = rng.random_range(2_000..3_000);
+    let interrupts_ms = rival_ms + rng.random_range(150..700);
     let mut race = race_begins(killed, rival_ms - rng.random_range(0..200));
     race.push(planned(rival_ms, 0, Fault::Rival));
     race.push(planned(interrupts_ms, 0, Fault::Rival));
-    race.push(pause(fast, interrupts_ms + rng.random_range(0..60), rng.random_range(300..700)));
+    race.push(pause(fast, interrupts_ms + rng.random_range(0..150), rng.random_range(200..700)));
     let mut at_ms = rival_ms;
-    while at_ms < interrupts_ms + 100 {
-        let lasts_ms = rng.random_range(20..60);
+    while at_ms < interrupts_ms + 200 {
+        let lasts_ms = rng.random_range(15..40);
         race.push(pause(slow, at_ms, lasts_ms));
-        at_ms += lasts_ms + rng.random_range(3..8);
+        at_ms += lasts_ms + rng.random_range(3..12);
     }
     race
 }
