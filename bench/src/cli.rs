@@ -29,7 +29,7 @@ pub const EXIT_VIOLATION: u8 = 3;
 
 /// Explains what a write quorum costs and buys: measures it, beside theory, and checks that nothing is lost
 #[derive(Debug, Parser)]
-#[command(name = "kv-bench", version, about, arg_required_else_help = true)]
+#[command(name = "kv-bench", version, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

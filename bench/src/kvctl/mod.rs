@@ -14,7 +14,7 @@ use crate::{
 
 /// Operates a kvcluster: saves its state and restores it
 #[derive(Debug, Parser)]
-#[command(name = "kvctl", version, about, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(name = "kvctl", version, arg_required_else_help = true, after_help = AFTER_HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
