@@ -8,7 +8,7 @@
 //!    socket.
 //! 3. [`replication::timer`] waits for the delays. [`replication::coordinator`] locks the leader
 //!    and carries out its decisions.
-//! 4. The connection to each follower sends all writes that are due in one frame of
+//! 4. The connection to each follower sends all writes that are due together, as frames of
 //!    [`replication::wire`].
 //! 5. [`replication::replica`] passes them to [`protocol::follower`], which keeps the newer
 //!    records. [`store`] stores them, in memory or on a disk. Then the follower confirms them.

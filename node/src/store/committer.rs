@@ -72,7 +72,7 @@ pub struct Stepped {
 }
 
 impl Stepped {
-    /// Waits until changes are queued or the [`Store`](super::Store) is dropped. Cancel safe.
+    /// Waits until something is queued or the [`Store`](super::Store) is gone. Cancel safe.
     pub async fn ready(&self) {
         let Some(stepped) = &self.shared.stepped else { return };
         loop {
