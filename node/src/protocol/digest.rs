@@ -42,7 +42,7 @@ impl BucketLimits {
     }
 }
 
-/// The number of each bucket of a state.
+/// The digest of a state: one sum for each bucket of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest {
     seed: u64,

@@ -36,7 +36,7 @@ pub(super) trait Sink: std::fmt::Debug + Send + 'static {
     fn health(&self) -> Health;
 }
 
-/// The progress of the thread.
+/// How much the thread has stored, and whether it failed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
     /// How many appends are stored.

@@ -40,7 +40,7 @@ pub struct Options {
     pub new_id: FollowerId,
     /// Maximum bytes per second that the follower reads again to find damage; 0 disables it.
     pub scrub_bytes_per_s: u64,
-    /// The source of the time.
+    /// Returns the present time. Simulations replace it.
     pub clock: fn() -> Instant,
 }
 

@@ -226,8 +226,8 @@ impl<W, R> Leader<W, R> {
                 let id = SlotId(index as u8);
                 let Some(slot) = self.slot_mut(id) else { continue };
                 if std::mem::take(&mut slot.gathered).is_under_way() {
-                    // The rest of the answer may still arrive. A new connection keeps it apart from
-                    // the next answer.
+                    // The rest of the answer may still arrive. Closing the connection drops it, so
+                    // that the leader cannot take it for a part of the next answer.
                     slot.link = Link::Down;
                     self.out.push(Output::Reset(id, ResetReason::OtherSource));
                 }
