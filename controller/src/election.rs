@@ -92,7 +92,7 @@ impl Election {
                 }
                 Ok(Turn::Held(holder)) => {
                     if holder_before.as_ref() != Some(&holder) {
-                        tracing::info!(lease = self.name, holder, "standing by");
+                        tracing::info!(lease = self.name, holder, "another replica leads");
                         holder_before = Some(holder);
                     }
                 }

@@ -38,15 +38,15 @@ pub(super) fn network_policy(cluster: &Validated) -> Option<NetworkPolicy> {
 
 /// The operator, which asks leaders for their status and sends them their configuration.
 fn operator(cluster: &Validated) -> NetworkPolicyPeer {
-    let one = |key: &str, value: &str| {
+    let labelled = |key: &str, value: &str| {
         Some(LabelSelector {
             match_labels: Some(BTreeMap::from([(key.to_owned(), value.to_owned())])),
             match_expressions: None,
         })
     };
     NetworkPolicyPeer {
-        namespace_selector: one("kubernetes.io/metadata.name", &cluster.operator_namespace),
-        pod_selector: one("app.kubernetes.io/name", MANAGER),
+        namespace_selector: labelled("kubernetes.io/metadata.name", &cluster.operator_namespace),
+        pod_selector: labelled("app.kubernetes.io/name", MANAGER),
         ip_block: None,
     }
 }

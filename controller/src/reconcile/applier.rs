@@ -23,7 +23,7 @@ use crate::hash::fnv1a;
 /// The annotation with the hash of what was applied.
 const APPLIED: &str = "kvcluster.io/applied";
 
-/// Why an object could not be applied.
+/// Why an object could not be applied or deleted.
 #[derive(Debug, Error)]
 pub enum ApplyError {
     /// An object that the KvCluster does not own has this name.
@@ -37,8 +37,10 @@ pub enum ApplyError {
         owner: String,
     },
     /// The API server refused or did not answer.
-    #[error("failed to apply {kind} {name}: {source}")]
+    #[error("failed to {action} {kind} {name}: {source}")]
     Api {
+        /// What the operator tried: `apply` or `delete`.
+        action: &'static str,
         /// The object's kind.
         kind: String,
         /// The object's name.
@@ -94,8 +96,12 @@ impl Applier {
         let name = desired.name_any();
         let namespace = desired.namespace().unwrap_or_default();
         let api: Api<K> = Api::namespaced(self.client.clone(), &namespace);
-        let failed =
-            |source: kube::Error| ApplyError::Api { kind: kind.clone(), name: name.clone(), source: Box::new(source) };
+        let failed = |source: kube::Error| ApplyError::Api {
+            action: "apply",
+            kind: kind.clone(),
+            name: name.clone(),
+            source: Box::new(source),
+        };
         // What the watch does not know may still exist, without our label: it must not be taken over unseen.
         let live = match cached {
             Some(live) => Some(live),

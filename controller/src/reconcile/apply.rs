@@ -61,7 +61,7 @@ async fn remove_policy(cluster: &Validated, context: &Context) -> Result<(), App
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(source) => {
             let kind = "NetworkPolicy".to_owned();
-            Err(ApplyError::Api { kind, name: cluster.name.clone(), source: Box::new(source) })
+            Err(ApplyError::Api { action: "delete", kind, name: cluster.name.clone(), source: Box::new(source) })
         }
     }
 }

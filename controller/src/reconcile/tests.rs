@@ -19,7 +19,7 @@ use tower_test::mock;
 use super::*;
 use crate::build::{Component, labels};
 use crate::context::{Memory, Stores};
-use crate::fixtures::{cluster, defaults};
+use crate::fixtures::{UID, cluster, defaults};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::reconcile::applier::Applier;
@@ -283,6 +283,30 @@ async fn an_object_of_someone_else_is_not_taken_over() {
         "Service demo-read exists already and belongs to Shop main: rename the KvCluster, or remove that object"
     );
     assert!(!api.writes().iter().any(|asked| asked.path.ends_with("services/demo-read")));
+}
+
+#[tokio::test]
+async fn a_policy_that_is_switched_off_is_deleted_unless_it_has_another_owner() {
+    let off = "{networkPolicy: {enabled: false}}";
+    let with_policy = |client: Client, owner: &str| {
+        let policy = json!({"metadata": {"name": "demo", "namespace": "shop", "uid": "policy", "ownerReferences": [
+            {"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster", "name": "demo", "uid": owner, "controller": true}]}});
+        let mut context = context(client, 1, vec![]);
+        let policies = &mut Arc::get_mut(&mut context).expect("the only reference").stores.policies;
+        *policies = store(vec![serde_json::from_value(policy).expect("a policy")]);
+        context
+    };
+    let (api, client) = ApiServer::start(|asked| {
+        (asked.method == Method::DELETE).then(|| failure(403, "Forbidden", "the webhook refuses"))
+    });
+    let error = reconcile(guarded(cluster(off)), with_policy(client, UID)).await.expect_err("it fails").to_string();
+    assert!(error.starts_with("failed to delete NetworkPolicy demo: "), "{error}");
+    let deleted = api.asked().into_iter().find(|asked| asked.method == Method::DELETE).expect("it is deleted");
+    assert_eq!(deleted.body["preconditions"]["uid"], json!("policy"));
+
+    let (api, client) = ApiServer::start(|_| None);
+    reconcile(guarded(cluster(off)), with_policy(client, "other")).await.expect("it succeeds");
+    assert!(!api.asked().iter().any(|asked| asked.method == Method::DELETE));
 }
 
 #[tokio::test]
