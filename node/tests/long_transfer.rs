@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use kv_node::protocol::follower::Follower;
 use kv_node::protocol::types::{Epoch, FollowerId, Record, ToFollower, Version};
+use kv_node::replication::session::Connection;
 use kv_node::replication::{replica::Replica, wire};
 use kv_node::store::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,7 +31,9 @@ async fn a_follower_under_a_long_transfer_stays_heard() {
     let serving = {
         let replica: Arc<Replica> = replica.clone();
         tokio::spawn(async move {
-            replica.serve(stream, BytesMut::new(), "leader".to_owned()).await.map_err(|error| error.to_string())
+            let (reader, writer) = stream.into_split();
+            let connection = Connection { reader, writer, read: BytesMut::new() };
+            replica.serve(connection, "leader".to_owned()).await.map_err(|error| error.to_string())
         })
     };
 

@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::kv::{GetQuery, Got, Shown, the_key};
 use crate::replication::link::LEADER_HEADER;
 use crate::replication::replica::Found;
+use crate::replication::session::Connection;
 use crate::replication::wire::PROTOCOL;
 
 /// Maximum number of connected leaders: the present one, and others that are starting or were
@@ -73,13 +74,16 @@ pub(super) async fn replication(State(state): State<FollowerSite>, headers: Head
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let _place = place;
-        let (stream, read) = match upgrade.await.map(bare) {
-            Ok(Some(connection)) => connection,
+        let connection = match upgrade.await.map(bare) {
+            Ok(Some((stream, read))) => {
+                let (reader, writer) = stream.into_split();
+                Connection { reader, writer, read }
+            }
             Ok(None) => return debug!(leader, "failed to take over a connection that is not over TCP"),
             Err(error) => return debug!(leader, %error, "failed to take over a connection"),
         };
         info!(leader, "leader connected");
-        match state.replica.serve(stream, read, leader.clone()).await {
+        match state.replica.serve(connection, leader.clone()).await {
             Ok(()) => info!(leader, "leader disconnected"),
             Err(error) => info!(leader, %error, "leader disconnected"),
         }

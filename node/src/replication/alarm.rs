@@ -3,10 +3,96 @@
 //! An asynchronous runtime's timers count in milliseconds and round up; with five followers and delays of 0 to 200 ms that
 //! alone would show in every measurement.
 
+use std::io;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
 #[cfg(not(target_os = "linux"))]
-pub(super) use self::thread::Alarm;
+use self::thread::Alarm as SystemAlarm;
 #[cfg(target_os = "linux")]
-pub(super) use self::timerfd::Alarm;
+use self::timerfd::Alarm as SystemAlarm;
+
+/// An alarm for one moment.
+pub(super) enum Alarm {
+    /// By the operating system.
+    System(SystemAlarm),
+    /// By the runtime's clock, which a simulation controls.
+    Runtime(RuntimeAlarm),
+}
+
+/// See [`Alarm::Runtime`].
+#[derive(Default)]
+pub(super) struct RuntimeAlarm {
+    at: Mutex<Option<Instant>>,
+    changed: Notify,
+}
+
+impl Alarm {
+    /// An alarm by the operating system. Must be called inside a runtime.
+    ///
+    /// # Errors
+    /// When the operating system gives none.
+    pub(super) fn system() -> io::Result<Self> {
+        SystemAlarm::new().map(Self::System)
+    }
+
+    /// An alarm by the runtime's clock, to the millisecond.
+    pub(super) fn runtime() -> Self {
+        Self::Runtime(RuntimeAlarm::default())
+    }
+
+    /// Rings after this time, and not when it would have before.
+    pub(super) fn set(&self, after: Duration) {
+        match self {
+            Self::System(alarm) => alarm.set(after),
+            Self::Runtime(alarm) => alarm.set(after),
+        }
+    }
+
+    /// Waits until it rings, or rang since this was last called.
+    ///
+    /// # Errors
+    /// When the operating system does not wait for it.
+    pub(super) async fn rung(&self) -> io::Result<()> {
+        match self {
+            Self::System(alarm) => alarm.rung().await,
+            Self::Runtime(alarm) => {
+                alarm.rung().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl RuntimeAlarm {
+    fn set(&self, after: Duration) {
+        *self.at.lock() = Some(Instant::now() + after);
+        self.changed.notify_one();
+    }
+
+    async fn rung(&self) {
+        loop {
+            let at = *self.at.lock();
+            let reached = async {
+                match at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.changed.notified() => {}
+                () = reached => {
+                    *self.at.lock() = None;
+                    return;
+                }
+            }
+        }
+    }
+}
 
 /// A timer of the kernel that the runtime's own thread waits for beside its sockets: what is due is sent by the thread
 /// that woke, without handing over to another.
@@ -165,4 +251,17 @@ mod tests {
     #[cfg(target_os = "linux")]
     rings_when_it_was_set_to!(a_timer_of_the_kernel_rings_when_it_was_set_to, super::timerfd::Alarm);
     rings_when_it_was_set_to!(a_thread_rings_when_it_was_set_to, super::thread::Alarm);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_of_the_runtime_rings_when_it_was_set_to() {
+        let alarm = super::Alarm::runtime();
+        let begun = tokio::time::Instant::now();
+        alarm.set(Duration::from_secs(3600));
+        alarm.set(Duration::from_millis(20));
+        alarm.rung().await.expect("rings");
+        assert_eq!(begun.elapsed(), Duration::from_millis(20));
+        alarm.set(Duration::ZERO);
+        alarm.rung().await.expect("rings again");
+        assert!(begun.elapsed() < Duration::from_millis(25));
+    }
 }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use super::contact::Contact;
 use super::coordinator::Coordinator;
-use super::session::Dialer;
+use super::dialer::Dialer;
 use crate::protocol::leader::SlotId;
 
 /// How often a name is looked up. Resolvers cache.

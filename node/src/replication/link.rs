@@ -1,12 +1,7 @@
-//! What both ends of a replication connection share: the signs of life, the silence that ends it, and the bare stream
-//! under an upgraded HTTP connection.
+//! What both ends of a replication connection share: the signs of life, and the silence that ends it.
 
 use std::time::Duration;
 
-use bytes::BytesMut;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// Header in which a leader says where clients reach it.
@@ -20,24 +15,6 @@ pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// More ticks of a [`Watch`] than this without anything noted are a silence.
 pub(crate) const QUIET_TICKS_MAX: u32 = (SILENCE_MAX.as_millis() / ALIVE_EVERY.as_millis()) as u32;
-
-/// The upgraded connection does not run over TCP.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection is not over TCP")]
-pub(crate) struct NotTcp;
-
-/// Returns the connection under an upgraded one, and the bytes that HTTP already read from it.
-///
-/// Every layer around the connection would cost on every message (docs/performance.md).
-///
-/// # Errors
-/// [`NotTcp`].
-pub(crate) fn bare(upgraded: Upgraded) -> Result<(TcpStream, BytesMut), NotTcp> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| NotTcp)?;
-    let mut buffer = BytesMut::with_capacity(64 << 10);
-    buffer.extend_from_slice(&parts.read_buf);
-    Ok((parts.io.into_inner(), buffer))
-}
 
 /// Counts ticks of [`ALIVE_EVERY`] since something happened. It is one timer for the life of a connection: a timeout
 /// around every read would be set and cancelled a hundred thousand times for each time that it fires.

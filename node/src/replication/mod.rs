@@ -3,10 +3,11 @@
 mod alarm;
 mod contact;
 pub mod coordinator;
+pub(crate) mod dialer;
 pub(crate) mod discovery;
 pub(crate) mod link;
 pub(crate) mod outbox;
 pub mod replica;
-pub(crate) mod session;
+pub mod session;
 pub mod timer;
 pub mod wire;

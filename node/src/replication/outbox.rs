@@ -1,13 +1,16 @@
 //! What waits to be sent on one connection. Everything that is due when the connection is free leaves together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::session::SessionError;
 use crate::protocol::leader::InstallJob;
 use crate::protocol::types::{ToFollower, Write};
+
+/// What a message counts for, in bytes. Those from a leader are short; state transfers are made part by part.
+const MESSAGE_BYTES: usize = 256;
 
 /// One thing to send.
 #[derive(Debug)]
@@ -17,43 +20,194 @@ pub(crate) enum Item {
     Install(InstallJob),
 }
 
-/// The queue of one connection. Its length is bounded by the leader's window: every write in it stands there too.
-#[derive(Debug, Default)]
+impl Item {
+    /// About how much memory it holds, in bytes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Write(write) => write.key.len() + write.record.value.as_ref().map_or(0, |value| value.len()) + 32,
+            Self::Message(_) | Self::Install(_) => MESSAGE_BYTES,
+        }
+    }
+}
+
+/// The queue of one connection. What gathers during one send is bounded in bytes: beyond the limit the connection is
+/// closed, and the follower is caught up when it is back. What is queued while no send is under way is not limited here:
+/// a follower that is back gets its whole backlog in one step, which the leader's own limits bound.
+#[derive(Debug)]
 pub(crate) struct Outbox {
-    items: Mutex<Vec<Item>>,
+    queue: Mutex<Queue>,
+    bytes_max: usize,
     filled: Notify,
-    closed: AtomicBool,
+    closed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    items: Vec<Item>,
+    /// Of the items.
+    bytes: usize,
+    /// Items were taken and are not all sent.
+    sending: bool,
+    /// Where the heartbeat is: a newer one replaces it.
+    probe: Option<usize>,
+    closed: Option<Closed>,
+}
+
+/// Why the connection has to end.
+#[derive(Clone, Copy, Debug)]
+enum Closed {
+    HungUp,
+    Full { bytes: usize },
 }
 
 impl Outbox {
-    /// Adds without waking the sender: see [`Outbox::wake`].
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Self { queue: Mutex::default(), bytes_max, filled: Notify::new(), closed: Notify::new() }
+    }
+
+    /// Adds an item without waking the sender: see [`Outbox::wake`]. A heartbeat replaces one that still waits.
     pub(crate) fn push(&self, item: Item) {
-        self.items.lock().push(item);
+        let queue = &mut *self.queue.lock();
+        if queue.closed.is_some() {
+            return;
+        }
+        if let Item::Message(ToFollower::Probe { .. }) = item {
+            if let Some(earlier) = queue.probe.and_then(|at| queue.items.get_mut(at)) {
+                *earlier = item;
+                return;
+            }
+            queue.probe = Some(queue.items.len());
+        }
+        queue.bytes += item.bytes();
+        queue.items.push(item);
+        if queue.sending && queue.bytes > self.bytes_max {
+            let bytes = queue.bytes;
+            self.close_as(queue, Closed::Full { bytes });
+        }
     }
 
     pub(crate) fn wake(&self) {
         self.filled.notify_one();
     }
 
+    /// Ends the connection. What waits is dropped.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        self.filled.notify_one();
+        self.close_as(&mut self.queue.lock(), Closed::HungUp);
     }
 
-    /// Waits for something to send and takes all of it, in exchange for an empty vector. False once closed.
-    pub(crate) async fn take(&self, taken: &mut Vec<Item>) -> bool {
+    fn close_as(&self, queue: &mut Queue, why: Closed) {
+        queue.items = Vec::new();
+        queue.probe = None;
+        queue.closed.get_or_insert(why);
+        self.closed.notify_one();
+    }
+
+    /// Waits until the connection has to end. Returns why.
+    pub(crate) async fn closed(&self) -> SessionError {
         loop {
-            if self.closed.load(Ordering::Acquire) {
-                return false;
+            match self.queue.lock().closed {
+                Some(Closed::HungUp) => return SessionError::Reset,
+                Some(Closed::Full { bytes }) => return SessionError::Full { bytes, limit: self.bytes_max },
+                None => {}
             }
+            self.closed.notified().await;
+        }
+    }
+
+    /// Waits for something to send and takes all of it, in exchange for an empty vector. What was taken before has been
+    /// sent. Cancel safe.
+    pub(crate) async fn take(&self, taken: &mut Vec<Item>) {
+        loop {
             {
-                let mut items = self.items.lock();
-                if !items.is_empty() {
-                    std::mem::swap(&mut *items, taken);
-                    return true;
+                let queue = &mut *self.queue.lock();
+                queue.sending = !queue.items.is_empty();
+                if queue.sending {
+                    std::mem::swap(&mut queue.items, taken);
+                    (queue.bytes, queue.probe) = (0, None);
+                    return;
                 }
             }
             self.filled.notified().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::types::{Epoch, Record, Version};
+
+    const EPOCH: Epoch = Epoch { term: 1, leader: 7 };
+
+    fn probe(round: u64) -> Item {
+        Item::Message(ToFollower::Probe { epoch: EPOCH, round, lag_us: 0, heard: 0 })
+    }
+
+    fn write(index: u64, bytes: usize) -> Item {
+        let record = Record {
+            version: Version { epoch: EPOCH, seq: index },
+            value: Some("x".repeat(bytes).into()),
+            marks: None,
+        };
+        Item::Write(Arc::new(Write::new(index, "key".into(), record)))
+    }
+
+    fn rounds(items: &[Item]) -> Vec<u64> {
+        let round = |item: &Item| match item {
+            Item::Message(ToFollower::Probe { round, .. }) => Some(*round),
+            _ => None,
+        };
+        items.iter().filter_map(round).collect()
+    }
+
+    // Goal: a follower that does not read costs one heartbeat, not ten a second. Method: many of them, with other items
+    // in between.
+    #[tokio::test]
+    async fn heartbeats_that_wait_become_the_newest_one() {
+        let outbox = Outbox::new(100_000);
+        for round in 1..=1_000 {
+            outbox.push(probe(round));
+            if round == 500 {
+                outbox.push(write(1, 10));
+            }
+        }
+        let mut items = Vec::new();
+        outbox.take(&mut items).await;
+        assert_eq!((items.len(), rounds(&items)), (2, vec![1_000]));
+        // One that was taken cannot be replaced any more.
+        items.clear();
+        outbox.push(probe(1_001));
+        outbox.push(probe(1_002));
+        outbox.take(&mut items).await;
+        assert_eq!(rounds(&items), [1_002]);
+    }
+
+    // Goal: what gathers for a follower that does not read is bounded in bytes. Method: the connection ends with the first
+    // byte above the limit during one send, and what waits is dropped. A backlog that is queued at once is no reason.
+    #[tokio::test]
+    async fn a_full_outbox_ends_the_connection() {
+        let outbox = Outbox::new(1_000);
+        let mut items = Vec::new();
+        (0..3).for_each(|index| outbox.push(write(index, 565)));
+        assert!(outbox.queue.lock().closed.is_none(), "no send is under way");
+        outbox.take(&mut items).await;
+        assert_eq!(items.len(), 3);
+        items.clear();
+        outbox.push(write(3, 565));
+        assert!(outbox.queue.lock().closed.is_none(), "600 bytes are below 1,000");
+        outbox.push(write(4, 435));
+        let error = outbox.closed().await;
+        assert!(matches!(error, SessionError::Full { bytes: 1_070, limit: 1_000 }), "{error}");
+        outbox.push(write(5, 1));
+        assert!(outbox.queue.lock().items.is_empty(), "nothing is kept for a connection that ends");
+    }
+
+    #[tokio::test]
+    async fn a_closed_outbox_ends_the_connection() {
+        let outbox = Outbox::new(1_000);
+        outbox.push(write(1, 1));
+        outbox.close();
+        assert!(matches!(outbox.closed().await, SessionError::Reset));
+        assert!(outbox.queue.lock().items.is_empty());
     }
 }

@@ -2,16 +2,16 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
 use tracing::info;
 
 use super::link::{ALIVE_EVERY, QUIET_TICKS_MAX, Watch};
+use super::session::Connection;
 use super::wire;
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::{Change, Effects, Follower, approximate_bytes};
@@ -296,11 +296,10 @@ impl Replica {
     /// What ended it.
     pub async fn serve(
         &self,
-        stream: TcpStream,
-        mut input: BytesMut,
+        connection: Connection<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
         leader: String,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let (mut reader, mut writer) = stream.into_split();
+        let Connection { mut reader, mut writer, read: mut input } = connection;
         let mut output = BytesMut::new();
         let (hello, mut stored) = {
             let state = self.state.lock();
@@ -339,6 +338,7 @@ impl Replica {
                 }
             }
             writer.write_all_buf(&mut output).await?;
+            wire::give_back(&mut output);
             tokio::select! {
                 biased;
                 read = reader.read_buf(&mut input) => match read? {

@@ -1,152 +1,171 @@
 //! The leader's end of a connection to one follower.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
-use hyper::http::uri::InvalidUri;
-use hyper::{Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::task::AbortHandle;
+use bytes::BytesMut;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
-use super::link::{LEADER_HEADER, NotTcp, QUIET_TICKS_MAX, SILENCE_MAX, Watch, bare};
+use super::link::{QUIET_TICKS_MAX, SILENCE_MAX, Watch};
 use super::outbox::{Item, Outbox};
 use super::wire::{self, WireError};
 use crate::protocol::leader::SlotId;
-use crate::protocol::types::{Hello, ToLeader};
+use crate::protocol::types::{Hello, ToLeader, Write};
 
 /// How long a connection may take to come up.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
+/// Bytes after which what is encoded goes to the socket, so that memory for encoded messages is bounded by this and one
+/// frame, however much is due.
+const WRITE_BYTES_MAX: usize = 1 << 20;
+
+/// Items for which memory is kept between two sends.
+const ITEMS_KEPT: usize = 4096;
+
 /// Why a connection did not come up, or ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SessionError {
+pub enum SessionError {
+    /// Nothing was reached.
     #[error("failed to connect: {0}")]
     Connect(String),
+    /// The follower's HTTP server answered otherwise.
     #[error("refused with status {status}: {body}")]
-    Status { status: u16, body: String },
+    Status {
+        /// Of the answer.
+        status: u16,
+        /// Of the answer.
+        body: String,
+    },
+    /// Nothing arrived in this time.
     #[error("no answer within {} s", .0.as_secs())]
     Silent(Duration),
+    /// The follower closed it.
     #[error("the connection was closed")]
     Closed,
+    /// Another message than a greeting arrived first.
     #[error("the first message was not a greeting")]
     NoHello,
-    #[error(transparent)]
-    NotTcp(#[from] NotTcp),
+    /// It cannot be upgraded.
+    #[error("the connection is not over TCP")]
+    NotTcp,
+    /// The leader closed it.
     #[error("closed to start over")]
     Reset,
+    /// The follower reads too slowly.
+    #[error("{bytes} bytes wait to be sent (limit {limit}): the follower does not read")]
+    Full {
+        /// How many wait.
+        bytes: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// It broke.
     #[error("failed to read or write: {0}")]
     Io(#[from] std::io::Error),
+    /// What arrived makes no sense.
     #[error(transparent)]
     Wire(#[from] WireError),
 }
 
-/// How to reach followers.
-#[derive(Clone, Debug)]
-pub(crate) struct Dialer {
-    advertised: String,
-    token: Option<String>,
+/// The two directions of an open connection.
+#[derive(Debug)]
+pub struct Connection<R, W> {
+    /// From the other end.
+    pub reader: R,
+    /// To the other end.
+    pub writer: W,
+    /// What was already read.
+    pub read: BytesMut,
+}
+
+/// How a leader opens connections to followers. A simulation replaces it.
+pub trait Connect: Sync {
+    /// Reads from the follower.
+    type Reader: AsyncRead + Send + Unpin;
+    /// Writes to the follower.
+    type Writer: AsyncWrite + Send + Unpin;
+
+    /// Opens a connection on which the follower speaks the replication protocol.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    fn connect(
+        &self,
+        url: &str,
+    ) -> impl Future<Output = Result<Connection<Self::Reader, Self::Writer>, SessionError>> + Send;
 }
 
 /// A connection on which the follower said who it is.
-pub(crate) struct Session {
-    pub(crate) hello: Hello,
-    stream: TcpStream,
-    buffer: BytesMut,
+#[derive(Debug)]
+pub struct Session<R, W> {
+    /// The greeting.
+    pub hello: Hello,
+    connection: Connection<R, W>,
 }
 
-impl Dialer {
-    pub(crate) fn new(advertised: String, token: Option<String>) -> Self {
-        Self { advertised, token }
-    }
-
-    pub(crate) async fn dial(&self, url: &str) -> Result<Session, SessionError> {
-        timeout(CONNECT_MAX, self.open(url)).await.map_err(|_| SessionError::Silent(CONNECT_MAX))?
-    }
-
-    /// Hyper's client rather than reqwest's: only from hyper the bare connection comes back after the upgrade, and every
-    /// layer around it costs on every message (docs/performance.md).
-    async fn open(&self, url: &str) -> Result<Session, SessionError> {
-        let connect = |error: &dyn std::error::Error| SessionError::Connect(root_cause(error));
-        let uri: Uri = url.parse().map_err(|error: InvalidUri| connect(&error))?;
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await.map_err(|error| connect(&error))?;
-        stream.set_nodelay(true)?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| connect(&error))?;
-        let connection = tokio::spawn(connection.with_upgrades());
-        // The connection's task must not outlive an attempt that is given up.
-        let _ended = AbortOnDrop(connection.abort_handle());
-
-        let mut request = Request::get("/replication")
-            .header(HOST, uri.authority().map_or("", |authority| authority.as_str()))
-            .header(CONNECTION, "upgrade")
-            .header(UPGRADE, wire::PROTOCOL)
-            .header(LEADER_HEADER, &self.advertised);
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| connect(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| connect(&error))?;
-        let status = response.status();
-        if status != StatusCode::SWITCHING_PROTOCOLS {
-            let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            return Err(SessionError::Status {
-                status: status.as_u16(),
-                body: String::from_utf8_lossy(&body).into_owned(),
-            });
-        }
-        let upgraded = hyper::upgrade::on(response).await.map_err(|error| connect(&error))?;
-        let (mut stream, mut buffer) = bare(upgraded)?;
+/// Opens a connection and reads the greeting, within [`CONNECT_MAX`].
+///
+/// # Errors
+/// [`SessionError`].
+pub async fn dial<C: Connect>(connector: &C, url: &str) -> Result<Session<C::Reader, C::Writer>, SessionError> {
+    let greeted = async {
+        let mut connection = connector.connect(url).await?;
         loop {
-            match wire::decode::<ToLeader>(&mut buffer)? {
-                Some(ToLeader::Hello(hello)) => return Ok(Session { hello, stream, buffer }),
+            match wire::decode::<ToLeader>(&mut connection.read)? {
+                Some(ToLeader::Hello(hello)) => return Ok(Session { hello, connection }),
                 Some(_) => return Err(SessionError::NoHello),
-                None if stream.read_buf(&mut buffer).await? == 0 => return Err(SessionError::Closed),
+                None if connection.reader.read_buf(&mut connection.read).await? == 0 => {
+                    return Err(SessionError::Closed);
+                }
                 None => {}
             }
         }
-    }
+    };
+    timeout(CONNECT_MAX, greeted).await.map_err(|_| SessionError::Silent(CONNECT_MAX))?
 }
 
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Session {
+impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
     /// Serves the connection until it ends.
-    pub(crate) async fn run(self, coordinator: &Arc<Coordinator>, slot: SlotId, url: &str) -> SessionError {
-        let Self { hello, stream, buffer } = self;
-        let (reader, writer) = stream.into_split();
+    pub async fn run(self, coordinator: &Arc<Coordinator>, slot: SlotId, url: &str) -> SessionError {
+        let Self { hello, connection: Connection { reader, writer, read } } = self;
         let (session, outbox) = coordinator.connected(slot, url, hello);
-        let ended = tokio::select! {
-            ended = read(coordinator, slot, session, reader, buffer) => ended,
-            ended = write(coordinator, &outbox, writer) => ended,
+        let error = tokio::select! {
+            biased;
+            error = receive(coordinator, slot, session, reader, read) => error,
+            error = send(coordinator, &outbox, writer) => error,
+            // Also while the follower does not read, and a send waits for it.
+            error = outbox.closed() => error,
         };
-        let error = ended.err().unwrap_or(SessionError::Reset);
         coordinator.disconnected(slot, session, &error.to_string());
         error
     }
 }
 
-async fn read(
+async fn receive(
     coordinator: &Arc<Coordinator>,
     slot: SlotId,
     session: u64,
-    mut reader: OwnedReadHalf,
+    reader: impl AsyncRead + Unpin,
+    buffer: BytesMut,
+) -> SessionError {
+    match try_receive(coordinator, slot, session, reader, buffer).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+async fn try_receive(
+    coordinator: &Arc<Coordinator>,
+    slot: SlotId,
+    session: u64,
+    mut reader: impl AsyncRead + Unpin,
     mut buffer: BytesMut,
-) -> Result<(), SessionError> {
+) -> Result<std::convert::Infallible, SessionError> {
     let (mut messages, mut watch) = (Vec::new(), Watch::new());
     loop {
         while let Some(message) = wire::decode::<ToLeader>(&mut buffer)? {
@@ -168,92 +187,217 @@ async fn read(
     }
 }
 
-/// Sends what is due, everything that gathered while the last send was under way in one go.
-async fn write(coordinator: &Coordinator, outbox: &Outbox, mut writer: OwnedWriteHalf) -> Result<(), SessionError> {
-    let (mut items, mut writes, mut buffer) = (Vec::new(), Vec::new(), BytesMut::new());
-    let mut watch = Watch::new();
-    loop {
-        tokio::select! {
-            biased;
-            open = outbox.take(&mut items) => {
-                if !open {
-                    return Ok(());
-                }
-                watch.note();
+async fn send(coordinator: &Coordinator, outbox: &Outbox, writer: impl AsyncWrite + Unpin) -> SessionError {
+    let mut sender = Sender { writer, buffer: BytesMut::new() };
+    match sender.run(coordinator, outbox).await {
+        Ok(never) => match never {},
+        Err(error) => error.into(),
+    }
+}
+
+struct Sender<W> {
+    writer: W,
+    buffer: BytesMut,
+}
+
+impl<W: AsyncWrite + Unpin> Sender<W> {
+    /// Sends what is due. Everything that gathered during the last send leaves together.
+    async fn run(&mut self, coordinator: &Coordinator, outbox: &Outbox) -> std::io::Result<std::convert::Infallible> {
+        let (mut items, mut writes) = (Vec::new(), Vec::new());
+        let mut watch = Watch::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = outbox.take(&mut items) => watch.note(),
+                quiet_ticks = watch.tick() => if quiet_ticks > 1 {
+                    wire::encode_alive(&mut self.buffer);
+                },
             }
-            quiet_ticks = watch.tick() => if quiet_ticks > 1 {
-                wire::encode_alive(&mut buffer);
-            },
-        }
-        for item in items.drain(..) {
-            match item {
-                Item::Write(write) => {
-                    writes.push(write);
-                    continue;
-                }
-                _ => flush_writes(&mut writes, &mut buffer),
-            }
-            match item {
-                Item::Message(message) => wire::encode(&message, &mut buffer),
-                Item::Install(mut job) => {
-                    while let Some(part) = coordinator.install_part(&mut job) {
-                        wire::encode(&part, &mut buffer);
-                        writer.write_all_buf(&mut buffer).await?;
-                        // Parts that are short never fill the connection, and everybody else would wait.
-                        tokio::task::yield_now().await;
+            for item in items.drain(..) {
+                match item {
+                    Item::Write(write) => {
+                        writes.push(write);
+                        continue;
                     }
+                    _ => self.encode_writes(&mut writes).await?,
                 }
-                Item::Write(_) => {}
+                match item {
+                    Item::Message(message) => wire::encode(&message, &mut self.buffer),
+                    Item::Install(mut job) => {
+                        while let Some(part) = coordinator.install_part(&mut job) {
+                            wire::encode(&part, &mut self.buffer);
+                            self.flush().await?;
+                            // Short parts never fill the connection, and all other tasks would wait.
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                    Item::Write(_) => {}
+                }
+                self.flush_if_long().await?;
             }
+            self.encode_writes(&mut writes).await?;
+            self.flush().await?;
+            items.shrink_to(ITEMS_KEPT);
+            writes.shrink_to(ITEMS_KEPT);
         }
-        flush_writes(&mut writes, &mut buffer);
-        writer.write_all_buf(&mut buffer).await?;
     }
-}
 
-/// Frames of bounded length, so that the other side can store and confirm the first while the next is under way.
-fn flush_writes(writes: &mut Vec<Arc<crate::protocol::types::Write>>, buffer: &mut BytesMut) {
-    let mut rest = writes.as_slice();
-    while let Some(first) = rest.first() {
-        let mut bytes = 0;
-        let fits = |write: &&Arc<crate::protocol::types::Write>| {
-            bytes += write.key.len() + write.record.value.as_ref().map_or(0, |value| value.len());
-            bytes <= wire::FRAME_BYTES_TARGET
-        };
-        let count = rest.iter().take_while(fits).count().max(1);
-        wire::encode_writes(first.record.version.epoch, &rest[..count], buffer);
-        rest = &rest[count..];
+    /// Encodes writes into frames of bounded length, so that the other side can store and confirm the first while the
+    /// next is under way.
+    async fn encode_writes(&mut self, writes: &mut Vec<Arc<Write>>) -> std::io::Result<()> {
+        let mut rest = writes.as_slice();
+        while let Some(first) = rest.first() {
+            let mut bytes = 0;
+            let fits = |write: &&Arc<Write>| {
+                bytes += write.key.len() + write.record.value.as_ref().map_or(0, |value| value.len());
+                bytes <= wire::FRAME_BYTES_TARGET
+            };
+            let count = rest.iter().take_while(fits).count().max(1);
+            wire::encode_writes(first.record.version.epoch, &rest[..count], &mut self.buffer);
+            rest = &rest[count..];
+            self.flush_if_long().await?;
+        }
+        writes.clear();
+        Ok(())
     }
-    writes.clear();
-}
 
-/// The innermost cause says what happened; the outer ones only that a request failed.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+    async fn flush_if_long(&mut self) -> std::io::Result<()> {
+        if self.buffer.len() >= WRITE_BYTES_MAX { self.flush().await } else { Ok(()) }
     }
-    cause.to_string()
+
+    async fn flush(&mut self) -> std::io::Result<()> {
+        self.writer.write_all_buf(&mut self.buffer).await?;
+        wire::give_back(&mut self.buffer);
+        Ok(())
+    }
 }
 
 /// How long to wait before the next attempt: longer after each failure, up to a second, and never in step with others.
-pub(crate) struct Backoff {
+#[derive(Debug)]
+pub struct Backoff {
     failures: u32,
+    rng: SmallRng,
 }
 
 impl Backoff {
     pub(crate) fn new() -> Self {
-        Self { failures: 0 }
+        Self::seeded(rand::rng().random())
     }
 
-    pub(crate) fn connected(&mut self) {
+    /// The seed decides the waits.
+    pub fn seeded(seed: u64) -> Self {
+        Self { failures: 0, rng: SmallRng::seed_from_u64(seed) }
+    }
+
+    /// The last attempt succeeded.
+    pub fn connected(&mut self) {
         self.failures = 0;
     }
 
-    pub(crate) async fn wait(&mut self) {
+    /// Waits before the next attempt.
+    pub async fn wait(&mut self) {
         self.failures = (self.failures + 1).min(6);
         let most = 20 << self.failures;
-        let wait = rand::RngExt::random_range(&mut rand::rng(), most / 2..most);
-        tokio::time::sleep(Duration::from_millis(wait)).await;
+        tokio::time::sleep(Duration::from_millis(self.rng.random_range(most / 2..most))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use kvcluster_api::config::LiveConfig;
+
+    use super::*;
+    use crate::protocol::leader::Limits;
+    use crate::protocol::types::{Epoch, Record, Version};
+    use crate::replication::coordinator::Environment;
+
+    /// Takes everything, or nothing, and remembers the longest write.
+    #[derive(Default)]
+    struct Socket {
+        stalls: bool,
+        bytes: usize,
+        longest: usize,
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+            if self.stalls {
+                return Poll::Pending;
+            }
+            self.bytes += bytes.len();
+            self.longest = self.longest.max(bytes.len());
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn coordinator() -> Arc<Coordinator> {
+        let live = LiveConfig {
+            generation: 1,
+            write_quorum: 1,
+            followers: 1,
+            min_delay_ms: 0,
+            max_delay_ms: 0,
+            replication_timeout_ms: 1_000,
+        };
+        Coordinator::start_in(live, Limits::default(), 1, Environment::simulated(1))
+    }
+
+    fn push_writes(outbox: &Outbox, writes: std::ops::Range<u64>) {
+        for index in writes {
+            let version = Version { epoch: Epoch { term: 1, leader: 1 }, seq: index };
+            let record = Record { version, value: Some("x".repeat(1_000).into()), marks: None };
+            outbox.push(Item::Write(Arc::new(Write::new(index, format!("k{index}").into(), record))));
+        }
+        outbox.wake();
+    }
+
+    // Goal: encoded messages take bounded memory, however much is due. Method: 10 MB are due at once; no write to the
+    // socket is longer than the limit and one frame.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_due_leaves_in_bounded_writes() {
+        let (coordinator, outbox) = (coordinator(), Outbox::new(64 << 20));
+        push_writes(&outbox, 0..10_000);
+        let mut sender = Sender { writer: Socket::default(), buffer: BytesMut::new() };
+        let sent = timeout(Duration::from_millis(100), sender.run(&coordinator, &outbox)).await;
+        assert!(sent.is_err(), "the sender waits for more");
+        let Socket { bytes, longest, .. } = sender.writer;
+        assert!(bytes > 10_000_000, "{bytes} bytes");
+        assert!(longest <= WRITE_BYTES_MAX + 2 * wire::FRAME_BYTES_TARGET, "{longest} bytes in one write");
+    }
+
+    // Goal: a follower that does not read cannot fill the leader's memory. Method: the connection takes no byte, and
+    // writes gather.
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_that_does_not_read_is_hung_up_on() {
+        let coordinator = coordinator();
+        let outbox = Outbox::new(100_000);
+        push_writes(&outbox, 0..1);
+        let sends = send(&coordinator, &outbox, Socket { stalls: true, ..Socket::default() });
+        let fills = async {
+            for index in 1.. {
+                // The sender takes what is due first.
+                tokio::task::yield_now().await;
+                push_writes(&outbox, index..index + 1);
+            }
+        };
+        let error = tokio::select! {
+            biased;
+            error = sends => error,
+            error = outbox.closed() => error,
+            () = fills => unreachable!(),
+            () = tokio::time::sleep(Duration::from_secs(60)) => panic!("the outbox grows without limit"),
+        };
+        assert!(matches!(error, SessionError::Full { limit: 100_000, .. }), "{error}");
     }
 }

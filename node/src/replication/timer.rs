@@ -4,10 +4,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tracing::error;
 
 use super::alarm::Alarm;
@@ -29,7 +30,12 @@ impl<T: Ord + Send + 'static> Timer<T> {
     /// # Errors
     /// When the operating system gives no timer.
     pub fn start(ended: impl Fn(&mut Vec<T>) + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared { waits: Mutex::default(), alarm: Alarm::new()? });
+        Ok(Self::with_alarm(Alarm::system()?, ended))
+    }
+
+    /// The same with a given alarm.
+    pub(super) fn with_alarm(alarm: Alarm, ended: impl Fn(&mut Vec<T>) + Send + 'static) -> Self {
+        let shared = Arc::new(Shared { waits: Mutex::default(), alarm });
         let of_task = shared.clone();
         let task = tokio::spawn(async move {
             let mut over = Vec::new();
@@ -42,7 +48,7 @@ impl<T: Ord + Send + 'static> Timer<T> {
                 over.clear();
             }
         });
-        Ok(Self { shared, task: task.abort_handle() })
+        Self { shared, task: task.abort_handle() }
     }
 
     /// Begins waits.
@@ -61,7 +67,7 @@ impl<T: Ord + Send + 'static> Timer<T> {
 
 impl<T: Ord> Shared<T> {
     /// Takes everything whose wait is over, and sets the alarm to the next end. The lock is held from the look at what is
-    /// left until the alarm is set: a shorter wait that begins in between would be overheard.
+    /// left until the alarm is set: otherwise a shorter wait that begins in between would be missed.
     fn take_over(&self, over: &mut Vec<T>) {
         let mut waits = self.waits.lock();
         let now = Instant::now();

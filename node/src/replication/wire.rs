@@ -24,6 +24,12 @@ pub const RECORD_BYTES_MAX: usize = FRAME_BYTES_MAX - (1 << 20);
 /// About how long a frame of writes gets, in bytes, before the next one is begun.
 pub const FRAME_BYTES_TARGET: usize = 256 << 10;
 
+/// Memory that a connection keeps for each direction, in bytes. What a longer frame took is given back.
+const BUFFER_BYTES_KEPT: usize = 2 << 20;
+
+/// At least so much is read at once of a frame that has begun, in bytes.
+const READ_BYTES_MIN: usize = 64 << 10;
+
 const LENGTH_BYTES: usize = 4;
 
 /// What arrived is not a frame.
@@ -51,14 +57,28 @@ pub fn decode<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, W
             return Err(WireError::TooLong(length));
         }
         if buffer.len() < LENGTH_BYTES + length {
-            buffer.reserve(LENGTH_BYTES + length - buffer.len());
+            // What is declared may be a lie: memory at most doubles with what arrived.
+            let missing = LENGTH_BYTES + length - buffer.len();
+            buffer.reserve(missing.min(buffer.len().max(READ_BYTES_MIN)));
             return Ok(None);
         }
         buffer.advance(LENGTH_BYTES);
         let frame = buffer.split_to(length);
+        if length > BUFFER_BYTES_KEPT {
+            let mut rest = BytesMut::with_capacity(buffer.len().max(READ_BYTES_MIN));
+            rest.extend_from_slice(buffer);
+            *buffer = rest;
+        }
         if length > 0 {
             return Ok(Some(postcard::from_bytes(&frame)?));
         }
+    }
+}
+
+/// Gives the memory back that long messages took, once all of them were sent.
+pub fn give_back(sent: &mut BytesMut) {
+    if sent.is_empty() && sent.capacity() > BUFFER_BYTES_KEPT {
+        *sent = BytesMut::new();
     }
 }
 
@@ -164,6 +184,36 @@ mod tests {
             }
             assert_eq!(seen, messages, "cut at {cut}");
         }
+    }
+
+    /// A follower or leader that declares a long frame makes the other end reserve no memory for it.
+    #[test]
+    fn a_declared_length_reserves_nothing() {
+        let mut buffer = BytesMut::from(&(FRAME_BYTES_MAX as u32).to_le_bytes()[..]);
+        assert_eq!(decode::<ToFollower>(&mut buffer).expect("a length in range"), None);
+        assert!(buffer.capacity() <= 2 * READ_BYTES_MIN, "{} bytes for 4 that arrived", buffer.capacity());
+        buffer.extend_from_slice(&vec![0; 1 << 20]);
+        assert_eq!(decode::<ToFollower>(&mut buffer).expect("a length in range"), None);
+        assert!(buffer.capacity() <= 4 << 20, "{} bytes for 1 MiB that arrived", buffer.capacity());
+    }
+
+    /// After a long message a connection has the memory of short ones again, in either direction.
+    #[test]
+    fn memory_of_a_long_message_is_given_back() {
+        let epoch = Epoch { term: 1, leader: 2 };
+        let version = Version { epoch, seq: 1 };
+        let record = Record { version, value: Some("x".repeat(8 << 20).into()), marks: None };
+        let mut bytes = BytesMut::new();
+        encode(&ToFollower::Install { epoch, records: vec![("key".into(), record)] }, &mut bytes);
+        encode(&ToFollower::Prepare { epoch }, &mut bytes);
+        let mut sent = bytes.split();
+        let mut received = sent.clone();
+        assert!(matches!(decode(&mut received), Ok(Some(ToFollower::Install { .. }))));
+        assert!(received.capacity() <= BUFFER_BYTES_KEPT, "{} bytes are kept", received.capacity());
+        assert_eq!(decode(&mut received).expect("well-formed"), Some(ToFollower::Prepare { epoch }));
+        sent.clear();
+        give_back(&mut sent);
+        assert_eq!(sent.capacity(), 0);
     }
 
     #[test]

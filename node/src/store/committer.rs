@@ -73,7 +73,7 @@ pub struct Stepped {
 
 impl Stepped {
     /// Waits until something is queued or the [`Store`](super::Store) is gone. Cancel safe.
-    pub async fn ready(&self) {
+    pub async fn ready(&mut self) {
         let Some(stepped) = &self.shared.stepped else { return };
         loop {
             let notified = stepped.notified();

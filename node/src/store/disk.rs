@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use kvcluster_api::status::DiskState;
 use rand::RngExt;
 
-use super::committer::{Committer, Sink, Stepped};
+pub use super::committer::Stepped;
+use super::committer::{Committer, Sink};
 use super::directory::{Confirmed, Directory, FORMAT, Format};
 use super::files::{Files, RealFiles};
 use super::ledger::Ledger;

@@ -31,7 +31,7 @@ impl Coordinator {
     }
 
     /// Reports every change of the configuration in force, and of whether the leader is open.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
@@ -41,7 +41,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// That of `decide`, or a [`ConfigError`] when the configuration contradicts itself; nothing changed.
-    pub(crate) fn configure<E: From<ConfigError>>(
+    pub fn configure<E: From<ConfigError>>(
         self: &Arc<Self>,
         decide: impl FnOnce(&LiveConfig) -> Result<LiveConfig, E>,
     ) -> Result<u64, E> {

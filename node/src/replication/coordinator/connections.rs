@@ -34,7 +34,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// The reason why there is none for it.
-    pub(crate) fn slot_for(self: &Arc<Self>, hello: &Hello) -> Result<SlotId, &'static str> {
+    pub fn slot_for(self: &Arc<Self>, hello: &Hello) -> Result<SlotId, &'static str> {
         self.step(|state| {
             let slot = if is_member(&hello.name, state.wanted.followers) {
                 state.core.declare(&hello.name).ok_or("no more followers can be declared")?
@@ -52,7 +52,7 @@ impl Coordinator {
         deliberate::one_promise_fewer(hello.synced.as_mut());
         self.step(|state| {
             state.sessions += 1;
-            let (session, outbox) = (state.sessions, Arc::new(Outbox::default()));
+            let (session, outbox) = (state.sessions, Arc::new(Outbox::new(state.outbox_bytes_max)));
             state.hang_up(slot);
             let path = state.path(slot);
             url.clone_into(&mut path.url);

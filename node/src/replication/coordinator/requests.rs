@@ -23,13 +23,16 @@ pub enum WriteOutcome {
 }
 
 /// A write that the leader accepted.
-pub(crate) struct Placed {
-    pub(crate) accepted: Accepted,
+#[derive(Debug)]
+pub struct Placed {
+    /// Whether it is pending.
+    pub accepted: Accepted,
     /// How it ended. Not used for the retry of a write that has ended already.
-    pub(crate) outcome: oneshot::Receiver<WriteOutcome>,
-    pub(crate) epoch: Epoch,
+    pub outcome: oneshot::Receiver<WriteOutcome>,
+    /// The epoch of the leader.
+    pub epoch: Epoch,
     /// How long the client waits before the outcome counts as unknown.
-    pub(crate) timeout: Duration,
+    pub timeout: Duration,
 }
 
 /// An accepted write of a restore, and its outcome once it has one.
@@ -48,7 +51,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`Refusal`] when nothing was accepted.
-    pub(crate) fn put(self: &Arc<Self>, write: NewWrite) -> Result<Placed, Refusal> {
+    pub fn put(self: &Arc<Self>, write: NewWrite) -> Result<Placed, Refusal> {
         let (sender, outcome) = oneshot::channel();
         self.step(|state| {
             let accepted = state.core.put(write, sender)?;
@@ -60,7 +63,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`Refusal`] when it does not lead.
-    pub(crate) async fn read(self: &Arc<Self>, key: &str) -> Result<Option<Record>, Refusal> {
+    pub async fn read(self: &Arc<Self>, key: &str) -> Result<Option<Record>, Refusal> {
         if deliberate::is_on(DeliberateFault::ReadsWithoutAsking) && self.look(|state| state.core.is_open()) {
             return Ok(self.look(|state| state.core.committed(key).cloned()));
         }
@@ -83,7 +86,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`Refusal`] while the leader is closed or has half of a backup.
-    pub(crate) fn latest(&self, key: &str) -> Result<Option<(Record, bool)>, Refusal> {
+    pub fn latest(&self, key: &str) -> Result<Option<(Record, bool)>, Refusal> {
         self.look(|state| {
             state.core.local_refusal()?;
             Ok(state.core.latest(key).map(|(record, committed)| (record.clone(), committed)))
@@ -96,7 +99,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`Refusal`] while the leader is closed or has half of a backup.
-    pub(crate) fn for_each_entry(
+    pub fn for_each_entry(
         &self,
         position: usize,
         count: usize,

@@ -8,7 +8,8 @@ use crate::protocol::leader::{AuditCounts, CutOff, FollowerView, RecoveryView, U
 use crate::protocol::types::Epoch;
 
 /// What the leader is doing.
-pub(crate) enum Condition {
+#[derive(Debug)]
+pub enum Condition {
     /// Another leader replaced it, with this epoch.
     Fenced(Epoch),
     /// It collects promises and merges states.
@@ -22,40 +23,50 @@ pub(crate) enum Condition {
 }
 
 /// A follower and the way to it.
-pub(crate) struct PlaceView {
-    pub(crate) follower: FollowerView,
+#[derive(Debug)]
+pub struct PlaceView {
+    /// The follower as the leader sees it.
+    pub follower: FollowerView,
     /// Where it was reached last.
-    pub(crate) url: Option<String>,
+    pub url: Option<String>,
     /// Why the last connection did not come up, or ended.
-    pub(crate) last_error: Option<String>,
+    pub last_error: Option<String>,
 }
 
 /// Everything that a page about the leader shows, at one moment.
-pub(crate) struct LeaderView {
-    pub(crate) condition: Condition,
-    pub(crate) config: ConfigView,
-    pub(crate) epoch: Epoch,
+#[derive(Debug)]
+pub struct LeaderView {
+    /// What it is doing.
+    pub condition: Condition,
+    /// Its configuration.
+    pub config: ConfigView,
+    /// The epoch that it leads, or asks for.
+    pub epoch: Epoch,
     /// Keys, deleted ones included.
-    pub(crate) keys: usize,
+    pub keys: usize,
     /// Writes accepted by this leader.
-    pub(crate) accepted: u64,
+    pub accepted: u64,
     /// Writes committed by this leader.
-    pub(crate) committed: u64,
+    pub committed: u64,
     /// Writes without their quorum.
-    pub(crate) in_flight: usize,
+    pub in_flight: usize,
     /// Writes that some follower has not confirmed.
-    pub(crate) backlog: usize,
+    pub backlog: usize,
     /// Whether clients are served.
-    pub(crate) serving: bool,
-    pub(crate) restore: Option<Unfinished>,
-    pub(crate) recovery: Option<RecoveryView>,
-    pub(crate) followers: Vec<PlaceView>,
-    pub(crate) audit: AuditCounts,
+    pub serving: bool,
+    /// The restore that began and has not ended.
+    pub restore: Option<Unfinished>,
+    /// How far recovery is; nothing once it is over.
+    pub recovery: Option<RecoveryView>,
+    /// Every follower.
+    pub followers: Vec<PlaceView>,
+    /// What the background comparison found.
+    pub audit: AuditCounts,
 }
 
 impl Coordinator {
     /// Returns everything at one moment. Writes wait meanwhile.
-    pub(crate) fn view(&self) -> LeaderView {
+    pub fn view(&self) -> LeaderView {
         let now_us = self.now_us();
         self.look(|state| {
             let core = &state.core;
@@ -79,27 +90,27 @@ impl Coordinator {
     }
 
     /// Returns what the leader is doing.
-    pub(crate) fn condition(&self) -> Condition {
+    pub fn condition(&self) -> Condition {
         self.look(State::condition)
     }
 
     /// Returns the configuration in force, and what is asked for beyond it.
-    pub(crate) fn config(&self) -> ConfigView {
+    pub fn config(&self) -> ConfigView {
         self.look(|state| state.config(self.seed))
     }
 
     /// The epoch that this leader leads, or asks for.
-    pub(crate) fn epoch(&self) -> Epoch {
+    pub fn epoch(&self) -> Epoch {
         self.look(|state| state.core.epoch())
     }
 
     /// The epoch of the leader that replaced this one.
-    pub(crate) fn fenced_by(&self) -> Option<Epoch> {
+    pub fn fenced_by(&self) -> Option<Epoch> {
         self.look(|state| state.core.fenced_by())
     }
 
     /// Whether an open leader has writes without their quorum.
-    pub(crate) fn has_writes_in_flight(&self) -> bool {
+    pub fn has_writes_in_flight(&self) -> bool {
         self.look(|state| state.core.is_open() && state.core.in_flight() > 0)
     }
 }

@@ -8,25 +8,29 @@
 
 mod configuration;
 mod connections;
+mod environment;
 mod requests;
 mod view;
 
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kvcluster_api::config::LiveConfig;
 use parking_lot::Mutex;
-use rand::RngExt;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::connections::Path;
+pub use self::environment::Environment;
 use self::requests::ReadWaiter;
-pub use self::requests::WriteOutcome;
-pub(crate) use self::requests::{Placed, Taken};
-pub(crate) use self::view::{Condition, LeaderView, PlaceView};
+pub(crate) use self::requests::Taken;
+pub use self::requests::{Placed, WriteOutcome};
+pub use self::view::{Condition, LeaderView, PlaceView};
 use super::outbox::{Item, Outbox};
 use super::timer::Timer;
 use crate::protocol::leader::{Leader, Limits, Output, Settings, SlotId};
@@ -48,12 +52,16 @@ struct State {
     wanted: LiveConfig,
     in_force: LiveConfig,
     sessions: u64,
+    /// How much may gather during one send to a follower, in bytes.
+    outbox_bytes_max: usize,
     /// Memory for the outputs of a step, reused by every step.
     outputs: Vec<CoreOutput>,
     /// How often another starting leader interfered since this one was last open.
     backoffs: u32,
     /// Whether the log says that this leader refuses clients for want of followers.
     cut_off_logged: bool,
+    /// For the pauses between two attempts to start.
+    rng: SmallRng,
 }
 
 /// What a step leaves to do once the lock is released.
@@ -83,18 +91,26 @@ impl Coordinator {
     /// # Errors
     /// When the operating system gives no timer for the random waits.
     pub fn start(live: LiveConfig, limits: Limits, seed: u64) -> std::io::Result<Arc<Self>> {
+        Ok(Self::start_in(live, limits, seed, Environment::system()?))
+    }
+
+    /// The same with a given environment.
+    pub fn start_in(live: LiveConfig, limits: Limits, seed: u64, environment: Environment) -> Arc<Self> {
+        let Environment { identity, backoff_seed, alarm } = environment;
         let settings =
             Settings { quorum: live.write_quorum, size: live.followers, delay: (&live).into(), limits, seed };
         let state = State {
-            core: Leader::new(rand::rng().random(), settings),
+            core: Leader::new(identity, settings),
             paths: Vec::new(),
             // Nothing is in force before the leader is open.
             in_force: LiveConfig { generation: 0, ..live },
             wanted: live,
             sessions: 0,
+            outbox_bytes_max: limits.backlog_bytes,
             outputs: Vec::new(),
             backoffs: 0,
             cut_off_logged: false,
+            rng: SmallRng::seed_from_u64(backoff_seed),
         };
         let coordinator = Arc::new(Self {
             state: Mutex::new(state),
@@ -105,17 +121,17 @@ impl Coordinator {
             changed: watch::Sender::new(0),
         });
         let weak: Weak<Self> = Arc::downgrade(&coordinator);
-        let timer = Timer::start(move |over: &mut Vec<(SlotId, u64)>| {
+        let timer = Timer::with_alarm(alarm, move |over: &mut Vec<(SlotId, u64)>| {
             if let Some(coordinator) = weak.upgrade() {
                 coordinator.step(|state| over.iter().for_each(|(slot, index)| state.core.due(*slot, *index)));
             }
-        })?;
+        });
         let _ = coordinator.timer.set(timer);
-        Ok(coordinator)
+        coordinator
     }
 
     /// Microseconds since this leader started.
-    pub(crate) fn now_us(&self) -> u64 {
+    pub fn now_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
@@ -125,7 +141,7 @@ impl Coordinator {
     }
 
     /// Sends heartbeats until the leader is dropped.
-    pub(crate) async fn beat(weak: Weak<Self>, every: Duration) {
+    pub async fn beat(weak: Weak<Self>, every: Duration) {
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut cleared_us = 0;
@@ -195,7 +211,7 @@ impl Coordinator {
             }
             Output::Backoff => {
                 // Two leaders that start together would interrupt each other again and again: wait longer each time.
-                let wait_ms = rand::rng().random_range(20..200) << state.backoffs.min(BACKOFF_DOUBLINGS_MAX);
+                let wait_ms = state.rng.random_range(20..200) << state.backoffs.min(BACKOFF_DOUBLINGS_MAX);
                 state.backoffs += 1;
                 after.elect = Some(Duration::from_millis(wait_ms));
             }

@@ -1,0 +1,103 @@
+//! How a leader opens a connection to a follower: TCP, then an HTTP upgrade.
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
+use hyper::http::uri::InvalidUri;
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::AbortHandle;
+
+use super::link::LEADER_HEADER;
+use super::session::{Connect, Connection, Session, SessionError, dial};
+use super::wire::PROTOCOL;
+
+/// Room for what a follower sends, in bytes.
+const READ_BYTES: usize = 64 << 10;
+
+/// Connects to followers by their URLs.
+#[derive(Clone, Debug)]
+pub(crate) struct Dialer {
+    advertised: String,
+    token: Option<String>,
+}
+
+impl Dialer {
+    /// `advertised` is where clients reach this leader; `token` is the bearer token of the cluster.
+    pub(crate) fn new(advertised: String, token: Option<String>) -> Self {
+        Self { advertised, token }
+    }
+
+    /// Connects and reads the greeting.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub(crate) async fn dial(&self, url: &str) -> Result<Session<OwnedReadHalf, OwnedWriteHalf>, SessionError> {
+        dial(self, url).await
+    }
+}
+
+impl Connect for Dialer {
+    type Reader = OwnedReadHalf;
+    type Writer = OwnedWriteHalf;
+
+    /// Uses hyper's client rather than reqwest's: only hyper returns the bare connection after the upgrade, and every
+    /// layer around it costs on every message (docs/performance.md).
+    async fn connect(&self, url: &str) -> Result<Connection<OwnedReadHalf, OwnedWriteHalf>, SessionError> {
+        let connect = |error: &dyn std::error::Error| SessionError::Connect(root_cause(error));
+        let uri: Uri = url.parse().map_err(|error: InvalidUri| connect(&error))?;
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await.map_err(|error| connect(&error))?;
+        stream.set_nodelay(true)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| connect(&error))?;
+        let connection = tokio::spawn(connection.with_upgrades());
+        // The connection's task must not outlive an attempt that is given up.
+        let _ended = AbortOnDrop(connection.abort_handle());
+
+        let mut request = Request::get("/replication")
+            .header(HOST, uri.authority().map_or("", |authority| authority.as_str()))
+            .header(CONNECTION, "upgrade")
+            .header(UPGRADE, PROTOCOL)
+            .header(LEADER_HEADER, &self.advertised);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| connect(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| connect(&error))?;
+        let status = response.status();
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            return Err(SessionError::Status {
+                status: status.as_u16(),
+                body: String::from_utf8_lossy(&body).into_owned(),
+            });
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|error| connect(&error))?;
+        // Every layer around the connection would cost on every message.
+        let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| SessionError::NotTcp)?;
+        let mut read = BytesMut::with_capacity(READ_BYTES);
+        read.extend_from_slice(&parts.read_buf);
+        let (reader, writer) = parts.io.into_inner().into_split();
+        Ok(Connection { reader, writer, read })
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Returns the innermost cause. The outer ones only say that a request failed.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
