@@ -7,9 +7,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tracing::warn;
 
+use super::signal::{Receiver, Sender};
 use super::{Health, StoreError};
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::Change;
@@ -60,7 +61,7 @@ struct Shared {
     work: Condvar,
     /// Wakes the caller of [`Stepped::step`], if the store has no thread.
     stepped: Option<Notify>,
-    progress: watch::Sender<Progress>,
+    progress: Sender<Progress>,
 }
 
 /// A store without a thread, for simulations: it stores when the caller calls [`Self::step`].
@@ -160,7 +161,7 @@ impl Committer {
     }
 
     /// Queues changes. They are stored once the progress reaches the returned number.
-    pub(super) fn append(&self, changes: Vec<Change>) -> (u64, watch::Receiver<Progress>) {
+    pub(super) fn append(&self, changes: Vec<Change>) -> (u64, Receiver<Progress>) {
         let mut queue = self.shared.queue.lock();
         if !changes.is_empty() {
             queue.changes.extend(changes);
@@ -170,7 +171,7 @@ impl Committer {
         (queue.appended, self.shared.progress.subscribe())
     }
 
-    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+    pub(super) fn progress(&self) -> Receiver<Progress> {
         self.shared.progress.subscribe()
     }
 }
@@ -191,7 +192,7 @@ impl Drop for Committer {
 
 impl Shared {
     fn new(stepped: Option<Notify>) -> Self {
-        Self { queue: Mutex::default(), work: Condvar::new(), stepped, progress: watch::Sender::default() }
+        Self { queue: Mutex::default(), work: Condvar::new(), stepped, progress: Sender::default() }
     }
 
     fn has_work(&self) -> bool {

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use kvcluster_api::status::DiskState;
 use rand::RngExt;
 
-pub use super::committer::Stepped;
-use super::committer::{Committer, Sink};
+use super::committer::{Committer, Sink, Stepped};
 use super::directory::{Confirmed, Directory, FORMAT, Format};
 use super::files::{Files, RealFiles};
 use super::ledger::Ledger;

@@ -26,13 +26,13 @@ mod mend;
 mod replay;
 mod scrub;
 mod segment;
+mod signal;
 
 use std::path::PathBuf;
 
-use tokio::sync::watch;
-
 pub use self::committer::Stepped;
 use self::committer::{Committer, Progress};
+use self::signal::Receiver;
 use crate::protocol::follower::Change;
 
 /// Why the store cannot be opened or cannot continue. One line, for operators.
@@ -117,7 +117,7 @@ pub struct Health {
 
 /// Reports when a store needs all records again because its log is damaged.
 #[derive(Debug)]
-pub struct Renewal(Option<watch::Receiver<Progress>>);
+pub struct Renewal(Option<Receiver<Progress>>);
 
 /// The place where changes are stored.
 #[derive(Debug)]
@@ -131,11 +131,11 @@ pub enum Store {
 /// Resolves once the changes of one [`Store::append`], and all earlier ones, are stored.
 #[derive(Debug)]
 #[must_use = "a reply must not leave before its changes are stored"]
-pub struct Stored(Option<(u64, watch::Receiver<Progress>)>);
+pub struct Stored(Option<(u64, Receiver<Progress>)>);
 
 /// Resolves when the store has failed.
 #[derive(Debug)]
-pub struct StoreFailure(Option<watch::Receiver<Progress>>);
+pub struct StoreFailure(Option<Receiver<Progress>>);
 
 impl Store {
     /// Appends changes in order. Does not block; the caller waits for the result. Without changes,
