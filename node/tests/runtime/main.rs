@@ -1,0 +1,120 @@
+//! The whole node in simulated worlds: coordinator, outboxes, sessions, bytes on the wire, followers and their disks.
+//!
+//! Goal: whatever breaks, what clients saw can be explained by one register per key, and once the faults are over
+//! everything converges. Method: one process on one thread, with a clock that jumps to the next timer when nothing is
+//! left to do, connections in memory, and disks in memory. One seed decides everything, so that a failure replays.
+//!
+//! - `RUNTIME_SEED=17 cargo test -p kv-node --test runtime` runs one world and prints its trace.
+//! - `RUNTIME_SEEDS=10000` runs more worlds; `RUNTIME_FIRST` is the first seed.
+
+mod clients;
+#[allow(dead_code, reason = "the tests of the store use the rest")]
+#[path = "../shared/files.rs"]
+mod files;
+mod followers;
+#[allow(dead_code, reason = "the simulation of the protocol uses the rest")]
+#[path = "../protocol/sim/history.rs"]
+mod history;
+mod leaders;
+#[path = "../protocol/sim/linearizability.rs"]
+mod linearizability;
+mod nemesis;
+mod pipe;
+mod plan;
+mod world;
+
+use std::time::Instant;
+
+use self::plan::Plan;
+use self::world::run;
+
+/// How many worlds a plain test run looks at.
+const SEEDS: u64 = 600;
+
+/// How many lines of a trace a failure prints.
+const TRACE_LINES: usize = 300;
+
+/// What a world that ran to its end amounts to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) acknowledged: usize,
+    pub(crate) unknown: usize,
+    pub(crate) reads: usize,
+    /// Leaders that opened.
+    pub(crate) opened: usize,
+    /// Connections that came up.
+    pub(crate) connections: u64,
+    /// Messages' bytes that arrived.
+    pub(crate) bytes: u64,
+    pub(crate) simulated_s: f64,
+}
+
+impl Summary {
+    fn add(&mut self, other: &Self) {
+        self.acknowledged += other.acknowledged;
+        self.unknown += other.unknown;
+        self.reads += other.reads;
+        self.opened += other.opened;
+        self.connections += other.connections;
+        self.bytes += other.bytes;
+        self.simulated_s += other.simulated_s;
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// Runs the world of a seed with its trace. Returns the end of the trace and the verdict.
+fn report(seed: u64) -> (String, bool) {
+    let (verdict, trace) = run(Plan::random(seed), true);
+    let lines = number("RUNTIME_LINES").and_then(|lines| usize::try_from(lines).ok()).unwrap_or(TRACE_LINES);
+    let from = trace.len().saturating_sub(lines);
+    let first = trace.first().map_or("", String::as_str);
+    (format!("{first}\n…\n{}\n{verdict:?}", trace[from..].join("\n")), verdict.is_ok())
+}
+
+#[test]
+fn no_world_breaks_the_contract() {
+    if let Some(seed) = number("RUNTIME_SEED") {
+        let (text, ok) = report(seed);
+        println!("{text}");
+        assert!(ok, "seed {seed} fails");
+        return;
+    }
+    let first = number("RUNTIME_FIRST").unwrap_or(0);
+    let seeds = number("RUNTIME_SEEDS").unwrap_or(SEEDS);
+    let begun = Instant::now();
+    let mut total = Summary::default();
+    let mut failures = Vec::new();
+    for seed in first..first + seeds {
+        match run(Plan::random(seed), false).0 {
+            Ok(summary) => total.add(&summary),
+            Err(why) => failures.push((seed, why)),
+        }
+    }
+    let pace = total.simulated_s / begun.elapsed().as_secs_f64();
+    println!("{seeds} worlds, {pace:.0} simulated seconds per second: {total:?}");
+    for (seed, why) in failures.iter().take(40) {
+        println!("seed {seed}: {why}");
+    }
+    if let Some((seed, _)) = failures.first() {
+        panic!("{} of {seeds} worlds fail; the first, seed {seed}:\n{}", failures.len(), report(*seed).0);
+    }
+    let enough = total.acknowledged as u64 > seeds * 10 && total.opened as u64 > seeds * 2;
+    assert!(enough, "too little happened: {total:?}");
+}
+
+/// Goal: a failure can be replayed. Method: the same seeds twice, to the last byte on every connection.
+#[test]
+fn a_seed_replays_exactly() {
+    for seed in 0..10 {
+        let (first, second) = (run(Plan::random(seed), true), run(Plan::random(seed), true));
+        let difference = first.1.iter().zip(&second.1).position(|(one, other)| one != other);
+        if let Some(at) = difference {
+            panic!("seed {seed} differs in line {at}:\n{}\n{}", first.1[at], second.1[at]);
+        }
+        assert_eq!(first.1.len(), second.1.len(), "seed {seed}");
+        assert!(first.1.len() > 50, "seed {seed}: too little happened");
+    }
+}
