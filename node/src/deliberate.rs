@@ -55,7 +55,7 @@ pub(crate) fn one_promise_fewer(synced: Option<&mut Synced>) {
 
 /// The answer of a follower without the fence to a replaced leader. The follower stores none of
 /// that leader's writes.
-pub(crate) fn told_to_a_replaced_leader(message: &ToFollower, promised: Epoch) -> Option<ToLeader> {
+pub(crate) fn answer_to_replaced_leader(message: &ToFollower, promised: Epoch) -> Option<ToLeader> {
     match message {
         _ if !is_on(DeliberateFault::ObeysReplacedLeader) => None,
         ToFollower::Writes { epoch, writes } if *epoch < promised => {

@@ -1,7 +1,7 @@
-//! Waiting for a moment, to the precision of the operating system.
+//! Alarms with the precision of the operating system.
 //!
-//! An asynchronous runtime's timers count in milliseconds and round up; with five followers and delays of 0 to 200 ms that
-//! alone would show in every measurement.
+//! The timers of the asynchronous runtime count in milliseconds and round up. With five followers
+//! and delays of 0 to 200 ms, that error would show in every measurement.
 
 use std::io;
 use std::time::Duration;
@@ -17,9 +17,9 @@ use self::timerfd::Alarm as SystemAlarm;
 
 /// An alarm for one moment.
 pub(super) enum Alarm {
-    /// By the operating system.
+    /// An alarm of the operating system.
     System(SystemAlarm),
-    /// By the runtime's clock, which a simulation controls.
+    /// An alarm of the runtime's clock, which a simulation controls.
     Runtime(RuntimeAlarm),
 }
 
@@ -31,15 +31,15 @@ pub(super) struct RuntimeAlarm {
 }
 
 impl Alarm {
-    /// An alarm by the operating system. Must be called inside a runtime.
+    /// Creates an alarm of the operating system. Must be called inside a runtime.
     ///
     /// # Errors
-    /// When the operating system gives none.
+    /// If the operating system cannot create it.
     pub(super) fn system() -> io::Result<Self> {
         SystemAlarm::new().map(Self::System)
     }
 
-    /// An alarm by the runtime's clock, to the millisecond.
+    /// Creates an alarm of the runtime's clock, with a precision of a millisecond.
     pub(super) fn runtime() -> Self {
         Self::Runtime(RuntimeAlarm::default())
     }
@@ -52,10 +52,10 @@ impl Alarm {
         }
     }
 
-    /// Waits until it rings, or rang since this was last called.
+    /// Waits until it rings. Returns immediately if it rang since the last call.
     ///
     /// # Errors
-    /// When the operating system does not wait for it.
+    /// If waiting fails in the operating system.
     pub(super) async fn rung(&self) -> io::Result<()> {
         match self {
             Self::System(alarm) => alarm.rung().await,
@@ -94,8 +94,8 @@ impl RuntimeAlarm {
     }
 }
 
-/// A timer of the kernel that the runtime's own thread waits for beside its sockets: what is due is sent by the thread
-/// that woke, without handing over to another.
+/// A kernel timer that the runtime's own thread waits for together with its sockets. The thread
+/// that wakes sends the writes that are due, without passing them to another thread.
 #[cfg(target_os = "linux")]
 mod timerfd {
     use std::io;
@@ -125,7 +125,7 @@ mod timerfd {
         /// Rings after this time, and not when it would have before.
         pub(in super::super) fn set(&self, after: Duration) {
             let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-            // Zero would mean never.
+            // Zero would disarm the timer.
             let after = after.max(Duration::from_nanos(1));
             let it_value = Timespec {
                 tv_sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
@@ -139,10 +139,10 @@ mod timerfd {
             debug_assert!(set.is_ok(), "the descriptor is a timer and the time is in range: {set:?}");
         }
 
-        /// Waits until it rings, or rang since this was last waited for.
+        /// Waits until it rings. Returns immediately if it rang since the last wait.
         ///
-        /// How often it rang is left unread, which saves a call into the kernel for every send: the runtime is told of
-        /// changes alone, and setting the timer takes back that it rang.
+        /// The count of expirations is not read, which saves a system call for every send. The
+        /// runtime reports only changes, and setting the timer resets the count.
         pub(in super::super) async fn rung(&self) -> io::Result<()> {
             self.timer.readable().await?.clear_ready();
             Ok(())
@@ -150,7 +150,7 @@ mod timerfd {
     }
 }
 
-/// The same by a thread that sleeps on a condition variable, for systems without such timers.
+/// The same with a thread that sleeps on a condition variable, for systems without such timers.
 #[cfg(any(test, not(target_os = "linux")))]
 #[cfg_attr(target_os = "linux", allow(dead_code, reason = "only tested here"))]
 mod thread {
@@ -223,8 +223,8 @@ mod thread {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: an alarm rings after its time, at the moment set last, and again when set again. Method: the real clock, and
-    //! lower bounds alone.
+    //! Goal: an alarm rings after its time, at the moment set last, and again when set again.
+    //! Method: the real clock, and only lower bounds.
 
     use std::time::{Duration, Instant};
 

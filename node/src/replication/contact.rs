@@ -1,8 +1,9 @@
-//! Contact with one follower: when to try again, and what of it goes to the log.
+//! Contact with one follower: when to try again, and what to log.
 //!
-//! Every change is logged once: connected, disconnected. Attempts that fail again and again are summed up in one line after
-//! [`FIRST_REPORT`], and then at intervals that double. A connection that ends within [`STABLE_AFTER`] is such an attempt
-//! too, since otherwise a follower that accepts and then drops every connection would fill the log.
+//! Each change is logged once: connected, disconnected. Repeated failures are summed up in one line
+//! after [`FIRST_REPORT`], and then at intervals that double. A connection that ends within
+//! [`STABLE_AFTER`] counts as a failure too; otherwise a follower that accepts and drops every
+//! connection would fill the log.
 
 use std::future::Future;
 use std::pin::pin;
@@ -13,13 +14,13 @@ use tracing::{debug, info, warn};
 
 use super::session::Backoff;
 
-/// How long attempts fail before the log says so.
+/// How long attempts fail before this is logged.
 const FIRST_REPORT: Duration = Duration::from_secs(2);
 
 /// Longest interval between two reports.
 const REPORT_EVERY_MAX: Duration = Duration::from_secs(300);
 
-/// A connection that lasts this long is no longer one of a row of failures.
+/// A connection that lasts this long ends a series of failures.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// Contact with the follower at one URL.
@@ -31,7 +32,7 @@ pub(super) struct Contact {
     short: bool,
 }
 
-/// A row of failures.
+/// A series of failures.
 struct Failing {
     since: Instant,
     attempts: u32,
@@ -44,7 +45,7 @@ impl Failing {
         Self { since: now, attempts: 0, report_after: FIRST_REPORT }
     }
 
-    /// Counts an attempt. Returns whether the log has to say so.
+    /// Counts an attempt. Returns whether to log the failures now.
     fn count(&mut self, now: Instant) -> bool {
         self.attempts += 1;
         let lasted = now.duration_since(self.since);
@@ -61,7 +62,7 @@ impl Contact {
         Self { url, backoff: Backoff::new(), failing: None, short: false }
     }
 
-    /// An attempt failed.
+    /// Records a failed attempt.
     pub(super) fn failed(&mut self, error: &str) {
         let now = Instant::now();
         let failing = self.failing.get_or_insert_with(|| Failing::new(now));
@@ -73,7 +74,8 @@ impl Contact {
         }
     }
 
-    /// Follows a connection to its end. In a row of short connections only the first one is logged.
+    /// Runs a connection to its end. In a series of short connections, only the first one is
+    /// logged.
     pub(super) async fn keep<E: std::fmt::Display>(&mut self, who: &str, connection: impl Future<Output = E>) {
         let mut connection = pin!(connection);
         if !self.short {
@@ -97,7 +99,7 @@ impl Contact {
         warn!(follower = self.url, who, %error, "follower disconnected");
     }
 
-    /// Waits before the next attempt: longer after each one that failed.
+    /// Waits before the next attempt, longer after each failure.
     pub(super) async fn pause(&mut self) {
         self.backoff.wait().await;
     }

@@ -1,4 +1,5 @@
-//! The leader at run time: the state machine behind one lock, and the code that carries out what it decides.
+//! A running leader: the state machine behind one lock, and the code that carries out its
+//! decisions.
 //!
 //! One lock is enough: a step is a few hundred nanoseconds of arithmetic on memory, and everything that takes longer
 //! (waking tasks, answering clients) happens after the lock is released.
@@ -39,7 +40,7 @@ use crate::protocol::types::Record;
 /// How often the pause between two attempts to start doubles: up to 6.4 s.
 const BACKOFF_DOUBLINGS_MAX: u32 = 5;
 
-/// How often the leader drops what clients that are gone left behind.
+/// How often the leader drops the waiters of clients that disconnected.
 const FORGET_EVERY_US: u64 = 1_000_000;
 
 type Core = Leader<oneshot::Sender<WriteOutcome>, ReadWaiter>;
@@ -52,26 +53,26 @@ struct State {
     wanted: LiveConfig,
     in_force: LiveConfig,
     sessions: u64,
-    /// How much may gather during one send to a follower, in bytes.
+    /// Maximum bytes queued during one send to a follower.
     outbox_bytes_max: usize,
     /// Memory for the outputs of a step, reused by every step.
     outputs: Vec<CoreOutput>,
     /// How often another starting leader interfered since this one was last open.
     backoffs: u32,
-    /// Whether the log says that this leader refuses clients for want of followers.
+    /// Whether it is logged that this leader refuses clients for lack of followers.
     cut_off_logged: bool,
-    /// For the pauses between two attempts to start.
+    /// Randomness of the delays between two attempts to start.
     rng: SmallRng,
 }
 
-/// What a step leaves to do once the lock is released.
+/// The actions of a step after the lock is released.
 #[derive(Default)]
 struct After {
     waits: Vec<(Duration, (SlotId, u64))>,
     wake: SmallVec<[Arc<Outbox>; 8]>,
     writes: Vec<(oneshot::Sender<WriteOutcome>, WriteOutcome)>,
     reads: Vec<(oneshot::Sender<Option<Record>>, Option<Record>)>,
-    /// The wait before the leader asks for promises again.
+    /// The delay before the leader asks for promises again.
     elect: Option<Duration>,
 }
 
@@ -86,15 +87,15 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// A leader with a new identity. Must be called inside a runtime.
+    /// Creates a leader with a new identity. Must be called inside a runtime.
     ///
     /// # Errors
-    /// When the operating system gives no timer for the random waits.
+    /// If the operating system cannot create a timer for the random delays.
     pub fn start(live: LiveConfig, limits: Limits, seed: u64) -> std::io::Result<Arc<Self>> {
         Ok(Self::start_in(live, limits, seed, Environment::system()?))
     }
 
-    /// The same with a given environment.
+    /// Creates a leader with a given environment.
     pub fn start_in(live: LiveConfig, limits: Limits, seed: u64, environment: Environment) -> Arc<Self> {
         let Environment { identity, backoff_seed, alarm } = environment;
         let settings =
@@ -102,7 +103,7 @@ impl Coordinator {
         let state = State {
             core: Leader::new(identity, settings),
             paths: Vec::new(),
-            // Nothing is in force before the leader is open.
+            // No configuration is in force before the leader is open.
             in_force: LiveConfig { generation: 0, ..live },
             wanted: live,
             sessions: 0,
@@ -135,7 +136,7 @@ impl Coordinator {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Seed of the random waits.
+    /// Seed of the random delays.
     pub fn seed(&self) -> u64 {
         self.seed
     }
@@ -169,7 +170,7 @@ impl Coordinator {
         at(&self.state.lock())
     }
 
-    /// One step of the state machine, and everything that follows from it.
+    /// Runs one step of the state machine and carries out its outputs.
     fn step<T>(self: &Arc<Self>, step: impl FnOnce(&mut State) -> T) -> T {
         let mut after = After::default();
         let mut state = self.state.lock();
@@ -210,7 +211,8 @@ impl Coordinator {
                 self.settle(state);
             }
             Output::Backoff => {
-                // Two leaders that start together would interrupt each other again and again: wait longer each time.
+                // Two leaders that start together would keep interrupting each other, so each waits
+                // longer each time.
                 let wait_ms = state.rng.random_range(20..200) << state.backoffs.min(BACKOFF_DOUBLINGS_MAX);
                 state.backoffs += 1;
                 after.elect = Some(Duration::from_millis(wait_ms));
@@ -237,7 +239,7 @@ impl Coordinator {
             timer.schedule(after.waits);
         }
         after.wake.iter().for_each(|outbox| outbox.wake());
-        // Sending fails when the client went away. Its write remains.
+        // Sending fails if the client disconnected. Its write remains.
         for (waiter, outcome) in after.writes {
             let _ = waiter.send(outcome);
         }

@@ -1,4 +1,4 @@
-//! How a leader opens a connection to a follower: TCP, then an HTTP upgrade.
+//! Opens connections from a leader to followers: TCP, then an HTTP upgrade.
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty};
@@ -15,7 +15,7 @@ use super::link::LEADER_HEADER;
 use super::session::{Connect, Connection, Session, SessionError, dial};
 use super::wire::PROTOCOL;
 
-/// Room for what a follower sends, in bytes.
+/// Read buffer for messages of a follower, in bytes.
 const READ_BYTES: usize = 64 << 10;
 
 /// Connects to followers by their URLs.
@@ -26,7 +26,8 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// `advertised` is where clients reach this leader; `token` is the bearer token of the cluster.
+    /// `advertised` is the URL of this leader for clients; `token` is the bearer token of the
+    /// cluster.
     pub(crate) fn new(advertised: String, token: Option<String>) -> Self {
         Self { advertised, token }
     }
@@ -54,7 +55,7 @@ impl Connect for Dialer {
         stream.set_nodelay(true)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| connect(&error))?;
         let connection = tokio::spawn(connection.with_upgrades());
-        // The connection's task must not outlive an attempt that is given up.
+        // The connection's task must not outlive a cancelled attempt.
         let _ended = AbortOnDrop(connection.abort_handle());
 
         let mut request = Request::get("/replication")

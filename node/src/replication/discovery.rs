@@ -1,4 +1,4 @@
-//! Where followers are, and which of them is which.
+//! Finds followers by URL or by DNS, and keeps connections to them.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -13,10 +13,10 @@ use super::coordinator::Coordinator;
 use super::dialer::Dialer;
 use crate::protocol::leader::SlotId;
 
-/// How often a name is looked up. Resolvers cache.
+/// How often a name is looked up. Resolvers cache the answer.
 const LOOK_UP_EVERY: Duration = Duration::from_millis(500);
 
-/// Keeps a connection to a follower whose URL is its identity.
+/// Keeps a connection to a follower that its URL identifies.
 pub(crate) async fn follow_url(coordinator: Arc<Coordinator>, dialer: Dialer, slot: SlotId, url: String) {
     let mut contact = Contact::new(url.clone());
     loop {
@@ -35,10 +35,11 @@ pub(crate) async fn follow_url(coordinator: Arc<Coordinator>, dialer: Dialer, sl
     }
 }
 
-/// Keeps a connection to every address behind a name. An address only says where: the follower that answers there says
-/// who it is.
+/// Keeps a connection to every address of a name. An address does not identify a follower: the
+/// follower that answers reports its name.
 pub(crate) async fn follow_dns(coordinator: Arc<Coordinator>, dialer: Dialer, host: String, port: u16) {
-    // An address with whether DNS still lists it, and the task that follows it ends when it no longer does.
+    // Each address has a flag whether DNS still lists it. The task of the address ends when DNS
+    // does not.
     let mut followed: HashMap<SocketAddr, Arc<AtomicBool>> = HashMap::new();
     let mut resolved = true;
     let mut service = Contact::new(format!("dns://{host}:{port}"));
@@ -51,7 +52,7 @@ pub(crate) async fn follow_dns(coordinator: Arc<Coordinator>, dialer: Dialer, ho
                 }
                 resolved = true;
                 let listed: HashSet<SocketAddr> = addresses.collect();
-                // A task that ended has dropped its share.
+                // A task that ended has dropped its receiver.
                 followed.retain(|_, is_listed| Arc::strong_count(is_listed) > 1);
                 followed.iter().for_each(|(address, is_listed)| is_listed.store(listed.contains(address), Relaxed));
                 for address in listed {
@@ -75,7 +76,8 @@ pub(crate) async fn follow_dns(coordinator: Arc<Coordinator>, dialer: Dialer, ho
     }
 }
 
-/// Keeps a connection to one address for as long as DNS lists it. A connection that is up lasts until it ends.
+/// Keeps a connection to one address while DNS lists it. An open connection is not closed when DNS
+/// no longer lists it.
 async fn follow_address(
     coordinator: Arc<Coordinator>,
     dialer: Dialer,

@@ -1,23 +1,25 @@
-//! What both ends of a replication connection share: the signs of life, and the silence that ends it.
+//! Common to both ends of a replication connection: the keep-alive frames, and the timeout that
+//! closes it.
 
 use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// Header in which a leader says where clients reach it.
+/// Header with the leader's URL for clients.
 pub(crate) const LEADER_HEADER: &str = "x-kvcluster-leader";
 
-/// An idle end sends a sign of life this often.
+/// An idle end sends a keep-alive frame this often.
 pub(crate) const ALIVE_EVERY: Duration = Duration::from_millis(500);
 
 /// An end that received nothing for this long closes the connection.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(3);
 
-/// More ticks of a [`Watch`] than this without anything noted are a silence.
+/// Number of ticks of a [`Watch`] without activity after which [`SILENCE_MAX`] has passed.
 pub(crate) const QUIET_TICKS_MAX: u32 = (SILENCE_MAX.as_millis() / ALIVE_EVERY.as_millis()) as u32;
 
-/// Counts ticks of [`ALIVE_EVERY`] since something happened. It is one timer for the life of a connection: a timeout
-/// around every read would be set and cancelled a hundred thousand times for each time that it fires.
+/// Counts ticks of [`ALIVE_EVERY`] since the last activity. One timer serves the whole life of a
+/// connection. A timeout around every read would be set and cancelled a hundred thousand times for
+/// each time that it fires.
 pub(crate) struct Watch {
     ticks: Interval,
     quiet_ticks: u32,
@@ -30,12 +32,13 @@ impl Watch {
         Self { ticks, quiet_ticks: 0 }
     }
 
-    /// Something happened.
+    /// Records activity.
     pub(crate) fn note(&mut self) {
         self.quiet_ticks = 0;
     }
 
-    /// Waits for the next tick. Returns how many passed since something happened, this one included.
+    /// Waits for the next tick. Returns the number of ticks since the last activity, this one
+    /// included.
     pub(crate) async fn tick(&mut self) -> u32 {
         self.ticks.tick().await;
         self.quiet_ticks += 1;

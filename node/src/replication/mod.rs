@@ -1,4 +1,4 @@
-//! How what was decided reaches the followers, and how it is taken there.
+//! Carries a leader's decisions to its followers, and a follower's decisions to its store.
 
 mod alarm;
 mod contact;

@@ -1,4 +1,4 @@
-//! What waits to be sent on one connection. Everything that is due when the connection is free leaves together.
+//! The queue of one connection. The connection sends everything that is due together.
 
 use std::sync::Arc;
 
@@ -9,10 +9,11 @@ use super::session::SessionError;
 use crate::protocol::leader::InstallJob;
 use crate::protocol::types::{ToFollower, Write};
 
-/// What a message counts for, in bytes. Those from a leader are short; state transfers are made part by part.
+/// How many bytes a message counts. A leader's messages are short; state transfers are made in
+/// parts.
 const MESSAGE_BYTES: usize = 256;
 
-/// One thing to send.
+/// An item to send.
 #[derive(Debug)]
 pub(crate) enum Item {
     Message(ToFollower),
@@ -21,7 +22,7 @@ pub(crate) enum Item {
 }
 
 impl Item {
-    /// About how much memory it holds, in bytes.
+    /// About how much memory it uses, in bytes.
     fn bytes(&self) -> usize {
         match self {
             Self::Write(write) => write.key.len() + write.record.value.as_ref().map_or(0, |value| value.len()) + 32,
@@ -30,9 +31,10 @@ impl Item {
     }
 }
 
-/// The queue of one connection. What gathers during one send is bounded in bytes: beyond the limit the connection is
-/// closed, and the follower is caught up when it is back. What is queued while no send is under way is not limited here:
-/// a follower that is back gets its whole backlog in one step, which the leader's own limits bound.
+/// The queue of one connection. The bytes queued during one send are bounded: beyond the limit the
+/// connection closes, and the follower catches up when it reconnects. Items queued while no send is
+/// under way are not limited here: a follower that reconnects gets its whole backlog at once, which
+/// the leader's own limits bound.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
@@ -44,16 +46,16 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Queue {
     items: Vec<Item>,
-    /// Of the items.
+    /// Bytes of the items.
     bytes: usize,
-    /// Items were taken and are not all sent.
+    /// Whether items were taken and are not all sent.
     sending: bool,
-    /// Where the heartbeat is: a newer one replaces it.
+    /// Position of the queued heartbeat, which a newer one replaces.
     probe: Option<usize>,
     closed: Option<Closed>,
 }
 
-/// Why the connection has to end.
+/// Why the connection has to close.
 #[derive(Clone, Copy, Debug)]
 enum Closed {
     HungUp,
@@ -65,7 +67,8 @@ impl Outbox {
         Self { queue: Mutex::default(), bytes_max, filled: Notify::new(), closed: Notify::new() }
     }
 
-    /// Adds an item without waking the sender: see [`Outbox::wake`]. A heartbeat replaces one that still waits.
+    /// Adds an item without waking the sender: see [`Outbox::wake`]. A heartbeat replaces a queued
+    /// one.
     pub(crate) fn push(&self, item: Item) {
         let queue = &mut *self.queue.lock();
         if queue.closed.is_some() {
@@ -90,7 +93,7 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Ends the connection. What waits is dropped.
+    /// Closes the connection and drops the queue.
     pub(crate) fn close(&self) {
         self.close_as(&mut self.queue.lock(), Closed::HungUp);
     }
@@ -102,7 +105,7 @@ impl Outbox {
         self.closed.notify_one();
     }
 
-    /// Waits until the connection has to end. Returns why.
+    /// Waits until the connection has to close. Returns the reason.
     pub(crate) async fn closed(&self) -> SessionError {
         loop {
             match self.queue.lock().closed {
@@ -114,8 +117,8 @@ impl Outbox {
         }
     }
 
-    /// Waits for something to send and takes all of it, in exchange for an empty vector. What was taken before has been
-    /// sent. Cancel safe.
+    /// Waits for items and takes all of them, in exchange for an empty vector. Declares that the
+    /// items taken before are sent. Cancel safe.
     pub(crate) async fn take(&self, taken: &mut Vec<Item>) {
         loop {
             {
@@ -160,8 +163,8 @@ mod tests {
         items.iter().filter_map(round).collect()
     }
 
-    // Goal: a follower that does not read costs one heartbeat, not ten a second. Method: many of them, with other items
-    // in between.
+    // Goal: for a follower that does not read, the queue has one heartbeat, not ten a second.
+    // Method: many heartbeats, with other items in between.
     #[tokio::test]
     async fn heartbeats_that_wait_become_the_newest_one() {
         let outbox = Outbox::new(100_000);
@@ -174,7 +177,7 @@ mod tests {
         let mut items = Vec::new();
         outbox.take(&mut items).await;
         assert_eq!((items.len(), rounds(&items)), (2, vec![1_000]));
-        // One that was taken cannot be replaced any more.
+        // A heartbeat that was taken cannot be replaced.
         items.clear();
         outbox.push(probe(1_001));
         outbox.push(probe(1_002));
@@ -182,8 +185,9 @@ mod tests {
         assert_eq!(rounds(&items), [1_002]);
     }
 
-    // Goal: what gathers for a follower that does not read is bounded in bytes. Method: the connection ends with the first
-    // byte above the limit during one send, and what waits is dropped. A backlog that is queued at once is no reason.
+    // Goal: the queue of a follower that does not read is bounded in bytes. Method: the connection
+    // closes with the first byte above the limit during one send, and the queue is dropped. A
+    // backlog queued at once does not close it.
     #[tokio::test]
     async fn a_full_outbox_ends_the_connection() {
         let outbox = Outbox::new(1_000);

@@ -1,4 +1,4 @@
-//! The follower at run time: the state machine, what it stores, and the connections of its leaders.
+//! A running follower: the state machine, its store, and the connections of leaders.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -20,11 +20,11 @@ use crate::protocol::types::{Epoch, Hello, Key, RESTORE_MARK, Synced, ToFollower
 use crate::store::disk;
 use crate::store::{Health, Store, StoreFailure, Stored};
 
-/// How many records are stored once more with one batch, at most, and about how many bytes of them.
+/// Maximum number of records that one batch of a renewal stores again, and about how many bytes.
 const RENEW_KEYS: usize = 4096;
 const RENEW_BYTES: usize = 256 << 10;
 
-/// Bounds of what `POST /replicate` may store beside the leader's records.
+/// Limits of the values that `POST /replicate` stores in addition to the leader's records.
 #[derive(Clone, Copy, Debug)]
 pub struct ForeignLimits {
     /// How many keys.
@@ -39,37 +39,39 @@ impl Default for ForeignLimits {
     }
 }
 
-/// The position from which a dump reads what came by `POST /replicate`.
+/// The first position of a dump for values of `POST /replicate`.
 const FOREIGN_POSITION: usize = usize::MAX / 2;
 
-/// A value as a read shows it.
+/// A value in the answer to a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     /// The value.
     pub value: Arc<str>,
     /// Its sequence number.
     pub seq: u64,
-    /// The epoch of the leader that gave it; none for one that came by `POST /replicate`.
+    /// The epoch of the leader that sent it; `None` for a value of `POST /replicate`.
     pub epoch: Option<Epoch>,
 }
 
-/// The leader that this follower heard last.
+/// The leader whose message arrived last.
 #[derive(Clone, Debug)]
 struct Contact {
     leader: String,
-    /// When that arrived. It may have waited in a socket for long: this process, or the leader's, may have been paused.
+    /// When the message was read. It may have waited in a socket before, while this process or the
+    /// leader's was stopped.
     received: Instant,
 }
 
-/// How fresh the state is: it contains every write that was acknowledged `lag` before `as_of`.
+/// The freshness of the state: it contains every write acknowledged more than `lag` before `as_of`.
 #[derive(Clone, Copy, Debug)]
 struct Freshness {
-    /// A moment before the heartbeat that said so was sent.
+    /// A moment before the leader sent the heartbeat with this lag.
     as_of: Instant,
     lag: Duration,
 }
 
-/// When this follower answered the heartbeats of a leader: what the leader sends once it has an answer, it sends later.
+/// When this follower answered the heartbeats of a leader. Anything that the leader sends after it
+/// received an answer was sent after that time.
 #[derive(Debug, Default)]
 struct Answers {
     epoch: Epoch,
@@ -77,7 +79,7 @@ struct Answers {
 }
 
 impl Answers {
-    /// Heartbeats without an answer that was heard. Those beyond are not remembered; an earlier one is as true.
+    /// How many rounds are kept. For a dropped round, an earlier one still gives a valid bound.
     const ROUNDS_MAX: usize = 256;
 
     fn note(&mut self, epoch: Epoch, round: u64, at: Instant) {
@@ -89,7 +91,8 @@ impl Answers {
         }
     }
 
-    /// A moment before anything was sent by a leader that had heard the answer to this round.
+    /// A moment that precedes everything that a leader sent after it received the answer to this
+    /// round.
     fn before(&mut self, epoch: Epoch, heard: u64) -> Option<Instant> {
         if self.epoch != epoch {
             return None;
@@ -101,12 +104,13 @@ impl Answers {
     }
 }
 
-/// What came by `POST /replicate`, from outside any epoch. A read shows it while its number is the higher one, but no
-/// leader gets it and it is never stored as a record: its sender cannot undo an acknowledged write.
+/// Values of `POST /replicate`, which belong to no epoch. A read returns such a value while its
+/// sequence number is the higher one. The follower sends it to no leader and never stores it as a
+/// record, so its sender cannot undo an acknowledged write.
 #[derive(Default)]
 struct Foreign {
     values: KeyMap<(u64, Arc<str>)>,
-    /// Of all keys and values.
+    /// Bytes of all keys and values.
     bytes: usize,
     limits: ForeignLimits,
 }
@@ -130,8 +134,9 @@ struct State {
     core: Follower,
     foreign: Foreign,
     contact: Option<Contact>,
-    /// From the newest heartbeat whose age is bounded. An install does not change it: a leader that was replaced and does
-    /// not know it yet may have sent the state, and the bound of the earlier state is valid for it too.
+    /// From the newest heartbeat whose age has a bound. An install does not change it: a leader
+    /// that was replaced without knowing it may have sent the state, and the bound of the earlier
+    /// state remains valid.
     freshness: Option<Freshness>,
     answers: Answers,
     store: Store,
@@ -144,15 +149,15 @@ pub struct ReplicaView {
     pub hello: Hello,
     /// How many keys it has, deleted ones included.
     pub keys: usize,
-    /// Where its leader is reached.
+    /// The URL of its leader.
     pub leader: Option<String>,
-    /// Upper bound of how old its state is, if a leader was heard from.
+    /// Upper bound of the age of its state, if a leader has reported it.
     pub staleness: Option<Duration>,
-    /// How long ago a leader was heard from.
+    /// How long ago the last message of a leader arrived.
     pub heard: Option<Duration>,
 }
 
-/// `POST /replicate` is refused: too much came that way.
+/// `POST /replicate` is refused, since its limits are reached.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{keys} keys of {bytes} bytes were replicated from outside already (limits: {} keys, {} bytes)", .limits.keys, .limits.bytes
@@ -163,14 +168,14 @@ pub struct ForeignFull {
     limits: ForeignLimits,
 }
 
-/// What a read finds.
+/// The result of a read.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The value, unless the key is absent.
     pub shown: Option<Shown>,
     /// Upper bound of the age of the state, if it is known.
     pub staleness: Option<Duration>,
-    /// Whether the state is half of a backup: then neither a value nor its absence means anything.
+    /// Whether a restore is unfinished. If so, neither a value nor its absence is meaningful.
     pub restoring: bool,
 }
 
@@ -181,34 +186,35 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A follower as its store has it.
+    /// A follower with the state that its store loaded.
     pub fn new(core: Follower, store: Store, found: Option<disk::Found>) -> Arc<Self> {
         let (foreign, answers) = (Foreign::default(), Answers::default());
         let state = Mutex::new(State { core, foreign, contact: None, freshness: None, answers, store });
         Arc::new(Self { state, found })
     }
 
-    /// What its data directory contained at start, where it has one.
+    /// The condition of its data directory at start, if it has one.
     pub fn found(&self) -> Option<&disk::Found> {
         self.found.as_ref()
     }
 
-    /// What to watch beside everything else: a follower whose store failed has to end.
+    /// Reports a failure of the store, after which the follower has to exit.
     pub fn store_failure(&self) -> StoreFailure {
         self.state.lock().store.failure()
     }
 
-    /// Bounds what `POST /replicate` may store from now on.
+    /// Sets the limits of `POST /replicate`.
     pub fn limit_foreign(&self, limits: ForeignLimits) {
         self.state.lock().foreign.limits = limits;
     }
 
-    /// How its disk is doing, where it has one.
+    /// The condition of its disk, if it has one.
     pub fn disk_health(&self) -> Option<Health> {
         self.state.lock().store.health()
     }
 
-    /// Hands all records to the store whenever it needs them again, a part at a time. Ends with the replica.
+    /// Stores all records again, in parts, whenever the store needs them. Ends when the replica is
+    /// dropped.
     pub async fn renew(replica: Weak<Self>) {
         let Some(mut renewal) = replica.upgrade().map(|replica| replica.state.lock().store.renewal()) else { return };
         loop {
@@ -226,19 +232,20 @@ impl Replica {
         }
     }
 
-    /// The value of a key, however old, with the staleness of this follower.
+    /// The value of a key, with the staleness of this follower.
     pub fn get(&self, key: &str) -> Found {
         let state = self.state.lock();
         Found { shown: state.shown(key), staleness: state.staleness(), restoring: state.is_restoring() }
     }
 
-    /// Whether the state is half of a backup.
+    /// Whether a restore is unfinished.
     pub fn is_restoring(&self) -> bool {
         self.state.lock().is_restoring()
     }
 
-    /// A part of all values, in a stable order, from a position on: at most so many keys, up to the one that exceeds so
-    /// many bytes. With it the position of the next part, if there is one.
+    /// A part of all values, in a stable order, from a position on: at most `keys` keys, and none
+    /// after the one that reaches `bytes` bytes. Also returns the position of the next part, if
+    /// there is one.
     pub fn dump_part(&self, position: usize, keys: usize, bytes: usize) -> (Vec<(Key, Shown)>, Option<usize>) {
         let state = self.state.lock();
         let (records, foreign) = (state.core.records(), &state.foreign.values);
@@ -246,7 +253,7 @@ impl Replica {
         while at - position < keys && part_bytes < bytes {
             let key = match (records.at(at), at.checked_sub(FOREIGN_POSITION)) {
                 (Some((key, _)), None) => Some(key),
-                // After the leader's keys those that only came from outside.
+                // After the leader's keys come those that only `POST /replicate` brought.
                 (None, None) => return (part, Some(FOREIGN_POSITION)),
                 (_, Some(place)) => match foreign.at(place) {
                     Some((key, _)) => Some(key).filter(|key| records.get(key).is_none()),
@@ -262,10 +269,11 @@ impl Replica {
         (part, Some(at))
     }
 
-    /// Takes a write from outside any epoch, as the seed's leader sends it: only a higher number changes anything.
+    /// Stores a write of `POST /replicate`, which belongs to no epoch. A sequence number that is
+    /// not higher than the stored one changes nothing.
     ///
     /// # Errors
-    /// [`ForeignFull`].
+    /// [`ForeignFull`] if the limits are reached.
     pub fn replicate(&self, key: &str, value: &str, seq: u64) -> Result<(), ForeignFull> {
         let mut state = self.state.lock();
         let known = state.core.get(key).map_or(0, |record| record.version.seq);
@@ -285,7 +293,7 @@ impl Replica {
         }
     }
 
-    /// Where the leader is reached, as far as it said so.
+    /// The URL of the leader, if it is known.
     pub fn leader(&self) -> Option<String> {
         self.state.lock().contact.as_ref().map(|contact| contact.leader.clone())
     }
@@ -293,7 +301,7 @@ impl Replica {
     /// Serves one leader's connection until it ends.
     ///
     /// # Errors
-    /// What ended it.
+    /// Why it ended.
     pub async fn serve(
         &self,
         connection: Connection<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
@@ -305,7 +313,7 @@ impl Replica {
             let state = self.state.lock();
             (state.core.hello(), state.store.append(Vec::new()))
         };
-        // The greeting reports promises, also those that another connection is storing at this moment.
+        // Waits until promises of other connections are stored, since the greeting reports them.
         stored.wait().await?;
         wire::encode(&ToLeader::Hello(hello), &mut output);
         writer.write_all_buf(&mut output).await?;
@@ -321,15 +329,17 @@ impl Replica {
                 if deliberate::is_on(DeliberateFault::ConfirmsBeforeStored) {
                     stored = Store::Memory.append(Vec::new());
                 }
-                // A slow disk is no reason for the leader to take this follower for dead.
+                // Keep-alives, so that the leader does not close the connection while a slow disk
+                // stores.
                 while timeout(ALIVE_EVERY, stored.wait()).await.map_or(Ok(true), |wait| wait.map(|()| false))? {
                     wire::encode_alive(&mut output);
                     writer.write_all_buf(&mut output).await?;
                 }
-                // The leader's own signs of life waited in the meantime.
+                // The leader's keep-alives waited unread meanwhile.
                 watch.note();
                 replies.iter().for_each(|reply| wire::encode(reply, &mut output));
-                // The parts of a state are not answered one by one, and there may be many: the leader has to hear something.
+                // The follower does not answer each part of a state, and there may be many, so it
+                // sends keep-alives.
                 if !output.is_empty() {
                     silent_since = None;
                 } else if silent_since.get_or_insert_with(Instant::now).elapsed() >= ALIVE_EVERY {
@@ -357,12 +367,12 @@ impl Replica {
 }
 
 impl State {
-    /// Takes messages of a leader.
+    /// Handles messages of a leader.
     fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &str) -> (Vec<ToLeader>, Stored) {
         let mut effects = Effects::default();
         let now = Instant::now();
         for message in messages.drain(..) {
-            if let Some(reply) = deliberate::told_to_a_replaced_leader(&message, self.core.promised()) {
+            if let Some(reply) = deliberate::answer_to_replaced_leader(&message, self.core.promised()) {
                 effects.replies.push(reply);
                 continue;
             }
@@ -393,8 +403,8 @@ impl State {
         (effects.replies, stored)
     }
 
-    /// Stores some records once more; returns the position of the next ones. After the last one the first follow: a record
-    /// that took the position of a removed one is reached in another round.
+    /// Stores some records again; returns the position of the next ones. After the last record it
+    /// continues with the first, since a record may have moved to the position of a removed one.
     fn renew_part(&self, position: usize) -> (Stored, usize) {
         let records = self.core.records();
         let mut changes = vec![Change::Promised(self.core.promised())];
@@ -461,8 +471,9 @@ mod tests {
         state.freshness.map(|freshness| freshness.as_of)
     }
 
-    // Goal: a heartbeat that waited in a socket does not make its follower look fresh. Method: the newest answer that its
-    // leader had heard bounds when it was sent; what it says counts from then, not from when it was read.
+    // Goal: a heartbeat that waited in a socket does not make its follower look fresh. Method: the
+    // newest answer that its leader had received bounds when it was sent; its lag counts from then,
+    // not from when it was read.
     #[test]
     fn what_a_heartbeat_says_counts_from_the_last_answer_that_its_leader_had() {
         let mut state = state();
@@ -496,7 +507,8 @@ mod tests {
         assert_eq!(as_of(&state), Some(last.1), "an earlier answer bounds it too");
     }
 
-    // Goal: a leader that was replaced and does not know it yet cannot make its follower look fresh by an install.
+    // Goal: a leader that was replaced without knowing it cannot make its follower look fresh with
+    // an install.
     #[test]
     fn an_install_keeps_the_bound_that_the_follower_had() {
         let mut state = state();

@@ -17,23 +17,23 @@ use super::wire::{self, WireError};
 use crate::protocol::leader::SlotId;
 use crate::protocol::types::{Hello, ToLeader, Write};
 
-/// How long a connection may take to come up.
+/// How long connecting may take.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
-/// Bytes after which what is encoded goes to the socket, so that memory for encoded messages is bounded by this and one
-/// frame, however much is due.
+/// Encoded bytes after which the sender writes to the socket. Bounds the memory for encoded
+/// messages to this plus one frame.
 const WRITE_BYTES_MAX: usize = 1 << 20;
 
 /// Items for which memory is kept between two sends.
 const ITEMS_KEPT: usize = 4096;
 
-/// Why a connection did not come up, or ended.
+/// Why a connection failed or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// Nothing was reached.
+    /// The connection could not be opened.
     #[error("failed to connect: {0}")]
     Connect(String),
-    /// The follower's HTTP server answered otherwise.
+    /// The follower's HTTP server refused the upgrade.
     #[error("refused with status {status}: {body}")]
     Status {
         /// Of the answer.
@@ -41,19 +41,19 @@ pub enum SessionError {
         /// Of the answer.
         body: String,
     },
-    /// Nothing arrived in this time.
+    /// No bytes arrived within this time.
     #[error("no answer within {} s", .0.as_secs())]
     Silent(Duration),
-    /// The follower closed it.
+    /// The follower closed the connection.
     #[error("the connection was closed")]
     Closed,
-    /// Another message than a greeting arrived first.
+    /// The first message was not a greeting.
     #[error("the first message was not a greeting")]
     NoHello,
-    /// It cannot be upgraded.
+    /// The connection cannot be upgraded.
     #[error("the connection is not over TCP")]
     NotTcp,
-    /// The leader closed it.
+    /// The leader closed the connection.
     #[error("closed to start over")]
     Reset,
     /// The follower reads too slowly.
@@ -64,10 +64,10 @@ pub enum SessionError {
         /// How many may.
         limit: usize,
     },
-    /// It broke.
+    /// Reading or writing failed.
     #[error("failed to read or write: {0}")]
     Io(#[from] std::io::Error),
-    /// What arrived makes no sense.
+    /// A received frame is invalid.
     #[error(transparent)]
     Wire(#[from] WireError),
 }
@@ -75,11 +75,11 @@ pub enum SessionError {
 /// The two directions of an open connection.
 #[derive(Debug)]
 pub struct Connection<R, W> {
-    /// From the other end.
+    /// Reads from the other end.
     pub reader: R,
-    /// To the other end.
+    /// Writes to the other end.
     pub writer: W,
-    /// What was already read.
+    /// Bytes already read.
     pub read: BytesMut,
 }
 
@@ -100,7 +100,7 @@ pub trait Connect: Sync {
     ) -> impl Future<Output = Result<Connection<Self::Reader, Self::Writer>, SessionError>> + Send;
 }
 
-/// A connection on which the follower said who it is.
+/// A connection whose greeting has arrived.
 #[derive(Debug)]
 pub struct Session<R, W> {
     /// The greeting.
@@ -138,7 +138,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Session<R, W> {
             biased;
             error = receive(coordinator, slot, session, reader, read) => error,
             error = send(coordinator, &outbox, writer) => error,
-            // Also while the follower does not read, and a send waits for it.
+            // Also ends a send that waits for a follower that does not read.
             error = outbox.closed() => error,
         };
         coordinator.disconnected(slot, session, &error.to_string());
@@ -201,7 +201,7 @@ struct Sender<W> {
 }
 
 impl<W: AsyncWrite + Unpin> Sender<W> {
-    /// Sends what is due. Everything that gathered during the last send leaves together.
+    /// Sends items that are due. Items queued during the last send are sent together.
     async fn run(&mut self, coordinator: &Coordinator, outbox: &Outbox) -> std::io::Result<std::convert::Infallible> {
         let (mut items, mut writes) = (Vec::new(), Vec::new());
         let mut watch = Watch::new();
@@ -227,7 +227,8 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
                         while let Some(part) = coordinator.install_part(&mut job) {
                             wire::encode(&part, &mut self.buffer);
                             self.flush().await?;
-                            // Short parts never fill the connection, and all other tasks would wait.
+                            // Yields: short parts never fill the connection, and all other tasks
+                            // would wait.
                             tokio::task::yield_now().await;
                         }
                     }
@@ -242,8 +243,8 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
         }
     }
 
-    /// Encodes writes into frames of bounded length, so that the other side can store and confirm the first while the
-    /// next is under way.
+    /// Encodes writes into frames of bounded length, so that the follower can store and confirm the
+    /// first frame while the next is on its way.
     async fn encode_writes(&mut self, writes: &mut Vec<Arc<Write>>) -> std::io::Result<()> {
         let mut rest = writes.as_slice();
         while let Some(first) = rest.first() {
@@ -272,7 +273,8 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
     }
 }
 
-/// How long to wait before the next attempt: longer after each failure, up to a second, and never in step with others.
+/// The delay before the next attempt: longer after each failure, up to a second, with a random part
+/// so that leaders do not retry in step.
 #[derive(Debug)]
 pub struct Backoff {
     failures: u32,
@@ -284,12 +286,12 @@ impl Backoff {
         Self::seeded(rand::rng().random())
     }
 
-    /// The seed decides the waits.
+    /// A backoff whose random part depends on the seed.
     pub fn seeded(seed: u64) -> Self {
         Self { failures: 0, rng: SmallRng::seed_from_u64(seed) }
     }
 
-    /// The last attempt succeeded.
+    /// Records a successful attempt.
     pub fn connected(&mut self) {
         self.failures = 0;
     }
@@ -314,7 +316,7 @@ mod tests {
     use crate::protocol::types::{Epoch, Record, Version};
     use crate::replication::coordinator::Environment;
 
-    /// Takes everything, or nothing, and remembers the longest write.
+    /// Accepts all bytes or none, and records the longest write.
     #[derive(Default)]
     struct Socket {
         stalls: bool,
@@ -362,8 +364,8 @@ mod tests {
         outbox.wake();
     }
 
-    // Goal: encoded messages take bounded memory, however much is due. Method: 10 MB are due at once; no write to the
-    // socket is longer than the limit and one frame.
+    // Goal: encoded messages use bounded memory. Method: 10 MB are due at once; no write to the
+    // socket is longer than the limit plus one frame.
     #[tokio::test(start_paused = true)]
     async fn what_is_due_leaves_in_bounded_writes() {
         let (coordinator, outbox) = (coordinator(), Outbox::new(64 << 20));
@@ -376,8 +378,8 @@ mod tests {
         assert!(longest <= WRITE_BYTES_MAX + 2 * wire::FRAME_BYTES_TARGET, "{longest} bytes in one write");
     }
 
-    // Goal: a follower that does not read cannot fill the leader's memory. Method: the connection takes no byte, and
-    // writes gather.
+    // Goal: a follower that does not read cannot fill the leader's memory. Method: the connection
+    // accepts no byte while writes are queued.
     #[tokio::test(start_paused = true)]
     async fn a_follower_that_does_not_read_is_hung_up_on() {
         let coordinator = coordinator();
@@ -386,7 +388,7 @@ mod tests {
         let sends = send(&coordinator, &outbox, Socket { stalls: true, ..Socket::default() });
         let fills = async {
             for index in 1.. {
-                // The sender takes what is due first.
+                // The sender first takes the items that are due.
                 tokio::task::yield_now().await;
                 push_writes(&outbox, index..index + 1);
             }

@@ -1,4 +1,4 @@
-//! The random waits: however many there are, one alarm for the earliest of them.
+//! The random delays of all writes, with one alarm for the earliest end.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -18,22 +18,23 @@ struct Shared<T> {
     alarm: Alarm,
 }
 
-/// Hands things back after their wait.
+/// Returns items after their delay.
 pub struct Timer<T> {
     shared: Arc<Shared<T>>,
     task: AbortHandle,
 }
 
 impl<T: Ord + Send + 'static> Timer<T> {
-    /// Starts to wait; `ended` gets everything whose wait is over, together. Must be called inside a runtime.
+    /// Starts the timer. `ended` gets all items whose delay is over, together. Must be called
+    /// inside a runtime.
     ///
     /// # Errors
-    /// When the operating system gives no timer.
+    /// If the operating system cannot create a timer.
     pub fn start(ended: impl Fn(&mut Vec<T>) + Send + 'static) -> io::Result<Self> {
         Ok(Self::with_alarm(Alarm::system()?, ended))
     }
 
-    /// The same with a given alarm.
+    /// Starts the timer with a given alarm.
     pub(super) fn with_alarm(alarm: Alarm, ended: impl Fn(&mut Vec<T>) + Send + 'static) -> Self {
         let shared = Arc::new(Shared { waits: Mutex::default(), alarm });
         let of_task = shared.clone();
@@ -41,7 +42,7 @@ impl<T: Ord + Send + 'static> Timer<T> {
             let mut over = Vec::new();
             loop {
                 if let Err(error) = of_task.alarm.rung().await {
-                    return error!(%error, "the random waits can no longer be waited for");
+                    return error!(%error, "failed to wait for the random delays");
                 }
                 of_task.take_over(&mut over);
                 ended(&mut over);
@@ -51,7 +52,7 @@ impl<T: Ord + Send + 'static> Timer<T> {
         Self { shared, task: task.abort_handle() }
     }
 
-    /// Begins waits.
+    /// Starts the delays of items.
     pub fn schedule(&self, waits: impl IntoIterator<Item = (Duration, T)>) {
         let now = Instant::now();
         let mut all = self.shared.waits.lock();
@@ -66,8 +67,9 @@ impl<T: Ord + Send + 'static> Timer<T> {
 }
 
 impl<T: Ord> Shared<T> {
-    /// Takes everything whose wait is over, and sets the alarm to the next end. The lock is held from the look at what is
-    /// left until the alarm is set: otherwise a shorter wait that begins in between would be missed.
+    /// Takes all items whose delay is over, and sets the alarm to the next end. It keeps the lock
+    /// until the alarm is set; otherwise the alarm would miss a shorter delay that starts in
+    /// between.
     fn take_over(&self, over: &mut Vec<T>) {
         let mut waits = self.waits.lock();
         let now = Instant::now();
@@ -92,7 +94,7 @@ mod tests {
 
     use super::*;
 
-    /// Everything comes back once, in the order of its deadline, and never early.
+    /// Each item is returned once, in the order of deadlines, and never early.
     #[tokio::test]
     async fn waits_end_in_order_and_not_early() {
         let (sender, mut ended) = mpsc::unbounded_channel();
@@ -110,7 +112,7 @@ mod tests {
         }
     }
 
-    /// A wait that is begun later but ends earlier does not stand behind a longer one.
+    /// A delay that starts later but ends earlier does not wait for a longer one.
     #[tokio::test]
     async fn a_shorter_wait_overtakes() {
         let (sender, mut ended) = mpsc::unbounded_channel();
@@ -123,7 +125,7 @@ mod tests {
         assert_eq!(ended.recv().await.expect("an end"), "short");
     }
 
-    /// However many begin while others end, none is forgotten.
+    /// No item is lost while many delays start and others end.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn none_is_forgotten_under_load() {
         const WAITS: u64 = 20_000;

@@ -1,7 +1,8 @@
-//! How leader and follower speak: frames on one long-lived connection each, which an HTTP upgrade opens.
+//! The wire format between leader and follower: frames on one long-lived connection per follower,
+//! which an HTTP upgrade opens.
 //!
-//! A frame is its length (four bytes, little endian) and a message in [postcard](https://postcard.jamesmunns.com) form. An
-//! empty frame only shows that the other side is alive.
+//! A frame is its length (four bytes, little endian) and a message in
+//! [postcard](https://postcard.jamesmunns.com) form. An empty frame is a keep-alive.
 
 use std::sync::Arc;
 
@@ -11,28 +12,29 @@ use serde::de::DeserializeOwned;
 
 use crate::protocol::types::{Epoch, ToFollower, Write};
 
-/// What the upgrade is called; the number changes with the messages.
+/// The name of the protocol in the upgrade. Its number changes with the messages.
 pub const PROTOCOL: &str = "kvcluster-replication/4";
 
-/// Longest frame that is read, in bytes.
+/// Longest accepted frame, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
-/// Longest key and value together that fit a frame, in bytes: with them a frame may carry the retry marks of the key, and
-/// the records that came before them in a part of a state.
+/// Longest key and value together that fit a frame, in bytes. The rest of the frame is for the
+/// retry marks of the key and for other records in the same part of a state.
 pub const RECORD_BYTES_MAX: usize = FRAME_BYTES_MAX - (1 << 20);
 
-/// About how long a frame of writes gets, in bytes, before the next one is begun.
+/// About how long a frame of writes is, in bytes, before the next one begins.
 pub const FRAME_BYTES_TARGET: usize = 256 << 10;
 
-/// Memory that a connection keeps for each direction, in bytes. What a longer frame took is given back.
+/// Memory that a connection keeps for each direction, in bytes. It frees the additional memory of
+/// longer frames.
 const BUFFER_BYTES_KEPT: usize = 2 << 20;
 
-/// At least so much is read at once of a frame that has begun, in bytes.
+/// Minimum space for reading the rest of a frame, in bytes.
 const READ_BYTES_MIN: usize = 64 << 10;
 
 const LENGTH_BYTES: usize = 4;
 
-/// What arrived is not a frame.
+/// The received bytes are not a valid frame.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// Longer than [`FRAME_BYTES_MAX`].
@@ -43,10 +45,10 @@ pub enum WireError {
     Malformed(#[from] postcard::Error),
 }
 
-/// Takes the next message out of what was read. `Ok(None)`: more has to be read.
+/// Removes the next message from the buffer. `Ok(None)` if it is incomplete.
 ///
 /// # Errors
-/// [`WireError`]; the connection is of no use afterwards.
+/// [`WireError`], after which the connection is unusable.
 pub fn decode<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, WireError> {
     loop {
         let Some(length) = buffer.get(..LENGTH_BYTES) else {
@@ -57,7 +59,8 @@ pub fn decode<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, W
             return Err(WireError::TooLong(length));
         }
         if buffer.len() < LENGTH_BYTES + length {
-            // What is declared may be a lie: memory at most doubles with what arrived.
+            // The declared length may be false, so the buffer at most doubles with the bytes that
+            // arrived.
             let missing = LENGTH_BYTES + length - buffer.len();
             buffer.reserve(missing.min(buffer.len().max(READ_BYTES_MIN)));
             return Ok(None);
@@ -75,7 +78,7 @@ pub fn decode<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, W
     }
 }
 
-/// Gives the memory back that long messages took, once all of them were sent.
+/// Frees the memory of long messages, once all of them are sent.
 pub fn give_back(sent: &mut BytesMut) {
     if sent.is_empty() && sent.capacity() > BUFFER_BYTES_KEPT {
         *sent = BytesMut::new();
@@ -87,16 +90,17 @@ pub fn encode<T: Serialize>(message: &T, buffer: &mut BytesMut) {
     frame(buffer, |buffer| append(message, buffer));
 }
 
-/// Appends the sign of life.
+/// Appends a keep-alive.
 pub fn encode_alive(buffer: &mut BytesMut) {
     frame(buffer, |_| {});
 }
 
-/// Appends [`ToFollower::Writes`], without copying the writes together first.
+/// Appends a [`ToFollower::Writes`] without first collecting the writes in one vector.
 pub fn encode_writes(epoch: Epoch, writes: &[Arc<Write>], buffer: &mut BytesMut) {
     frame(buffer, |buffer| {
         append(&ToFollower::Writes { epoch, writes: Vec::new() }, buffer);
-        // The empty list ends in its length, one byte: the real length and the writes take its place.
+        // The encoding of an empty list ends with its length, one byte. The real length and the
+        // writes replace it.
         buffer.truncate(buffer.len() - 1);
         append(&writes.len(), buffer);
         writes.iter().for_each(|write| buffer.extend_from_slice(write.encoded.get_or_make(|| bytes_of(write))));
@@ -148,7 +152,7 @@ mod tests {
         Arc::new(Write::new(index, format!("key{index}").into(), Record { version, value, marks: None }))
     }
 
-    /// The short cut for writes is the same on the wire as the message that it stands for.
+    /// `encode_writes` produces the same bytes as encoding the message.
     #[test]
     fn writes_encode_as_their_message() {
         let epoch = Epoch { term: 3, leader: 77 };
@@ -163,7 +167,7 @@ mod tests {
         }
     }
 
-    /// However the bytes are cut, the same messages come out, and signs of life between them are passed over.
+    /// Any division of the bytes decodes to the same messages, and keep-alives are skipped.
     #[test]
     fn frames_survive_any_cut() {
         let epoch = Epoch { term: 1, leader: 2 };
@@ -186,7 +190,7 @@ mod tests {
         }
     }
 
-    /// A follower or leader that declares a long frame makes the other end reserve no memory for it.
+    /// Declaring a long frame makes the other end reserve no memory for it.
     #[test]
     fn a_declared_length_reserves_nothing() {
         let mut buffer = BytesMut::from(&(FRAME_BYTES_MAX as u32).to_le_bytes()[..]);
@@ -197,7 +201,7 @@ mod tests {
         assert!(buffer.capacity() <= 4 << 20, "{} bytes for 1 MiB that arrived", buffer.capacity());
     }
 
-    /// After a long message a connection has the memory of short ones again, in either direction.
+    /// After a long message a connection uses as little memory as before, in both directions.
     #[test]
     fn memory_of_a_long_message_is_given_back() {
         let epoch = Epoch { term: 1, leader: 2 };

@@ -73,7 +73,7 @@ pub struct Stepped {
 }
 
 impl Stepped {
-    /// Waits until something is queued or the [`Store`](super::Store) is gone. Cancel safe.
+    /// Waits until changes are queued or the [`Store`](super::Store) is dropped. Cancel safe.
     pub async fn ready(&mut self) {
         let Some(stepped) = &self.shared.stepped else { return };
         loop {

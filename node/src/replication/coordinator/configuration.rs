@@ -1,4 +1,4 @@
-//! What operators ask of the leader: its configuration, and the acceptance of a loss.
+//! Requests of operators: configuration, and the acceptance of data loss.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,8 @@ impl Coordinator {
         self.step(|state| state.core.expect_state());
     }
 
-    /// Opens with what the followers hold that answered. False when the leader is not recovering.
+    /// Opens with the records of the followers that answered. Returns false if the leader is not
+    /// recovering.
     pub(crate) fn accept_loss(self: &Arc<Self>) -> bool {
         self.step(|state| state.core.accept_loss())
     }
@@ -25,7 +26,7 @@ impl Coordinator {
         self.look(|state| state.in_force.generation)
     }
 
-    /// How long a request waits before its outcome counts as unknown.
+    /// How long a request waits before its outcome is unknown.
     pub(crate) fn replication_timeout(&self) -> Duration {
         self.look(|state| state.in_force.replication_timeout())
     }
@@ -35,12 +36,14 @@ impl Coordinator {
         self.changed.subscribe()
     }
 
-    /// Asks for the configuration that `decide` makes of the newest one asked for, as one decision: two calls at once never
-    /// decide from the same one. Returns its generation: it is
-    /// in force once [`Coordinator::generation_in_force`] reaches that.
+    /// Requests the configuration that `decide` makes of the newest requested one. Concurrent calls
+    /// are serialised, so no two of them change the same configuration. Returns the generation of
+    /// the new configuration, which is in force once [`Coordinator::generation_in_force`] reaches
+    /// it.
     ///
     /// # Errors
-    /// That of `decide`, or a [`ConfigError`] when the configuration contradicts itself; nothing changed.
+    /// The error of `decide`, or a [`ConfigError`] if the configuration contradicts itself. Nothing
+    /// has changed then.
     pub fn configure<E: From<ConfigError>>(
         self: &Arc<Self>,
         decide: impl FnOnce(&LiveConfig) -> Result<LiveConfig, E>,
@@ -58,7 +61,7 @@ impl Coordinator {
                 }
             }
             state.core.set(wanted.write_quorum, wanted.followers, (&wanted).into());
-            // Delays and timeouts need no quorum: they apply to the next write.
+            // Delays and timeouts need no quorum; they apply from the next write on.
             state.in_force.min_delay_ms = wanted.min_delay_ms;
             state.in_force.max_delay_ms = wanted.max_delay_ms;
             state.in_force.replication_timeout_ms = wanted.replication_timeout_ms;
@@ -69,7 +72,7 @@ impl Coordinator {
         })
     }
 
-    /// Takes over what came into force.
+    /// Records the configuration that came into force.
     pub(super) fn settle(&self, state: &mut State) {
         if state.core.is_open() && state.core.settled() && state.in_force != state.wanted {
             state.in_force = state.wanted;

@@ -1,4 +1,4 @@
-//! What the connections to followers report to the leader, and what it sends on them.
+//! The connections to followers: their events for the leader, and its messages for them.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::protocol::leader::{InstallJob, ResetReason, SlotId};
 use crate::protocol::types::{Hello, ToFollower, ToLeader};
 use crate::replication::outbox::{Item, Outbox};
 
-/// What is known of the way to a follower.
+/// The connection to a follower, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Path {
     pub(super) url: String,
     pub(super) last_error: Option<String>,
-    /// Why this leader last reset a connection of its own accord.
+    /// The reason of the last reset by this leader.
     last_reset: Option<ResetReason>,
-    /// The present connection ends for that reason.
+    /// Whether the present connection is closing for that reason.
     is_reset: bool,
     /// The present session and its outbox.
     outbox: Option<(u64, Arc<Outbox>)>,
@@ -30,16 +30,16 @@ impl Coordinator {
         self.step(|state| state.core.declare(url))
     }
 
-    /// Finds the slot for a follower that said who it is.
+    /// Finds the slot for a follower by its greeting.
     ///
     /// # Errors
-    /// The reason why there is none for it.
+    /// Why the follower has no slot.
     pub fn slot_for(self: &Arc<Self>, hello: &Hello) -> Result<SlotId, &'static str> {
         self.step(|state| {
             let slot = if is_member(&hello.name, state.wanted.followers) {
                 state.core.declare(&hello.name).ok_or("no more followers can be declared")?
             } else {
-                // A leader that starts while followers are being released may depend on their records.
+                // A starting leader may need the records of followers that are leaving.
                 state.core.declare_leaving(hello).ok_or("it is not among the declared followers")?
             };
             let connected = state.path(slot).outbox.is_some();
@@ -77,7 +77,7 @@ impl Coordinator {
         });
     }
 
-    /// A follower cannot be reached.
+    /// Records that a follower is unreachable.
     pub(crate) fn unreachable(&self, slot: SlotId, url: &str, error: String) {
         let mut state = self.state.lock();
         let path = state.path(slot);
@@ -85,7 +85,7 @@ impl Coordinator {
         path.last_error = Some(error);
     }
 
-    /// Takes messages of a follower, in their order.
+    /// Passes messages of a follower to the leader, in order.
     pub(crate) fn received(self: &Arc<Self>, slot: SlotId, session: u64, messages: &mut Vec<ToLeader>) {
         for message in messages.iter_mut() {
             if let ToLeader::Promised { synced, .. } = message {
@@ -95,7 +95,7 @@ impl Coordinator {
         self.step(|state| messages.drain(..).for_each(|message| state.core.receive(slot, session, message)));
     }
 
-    /// Returns the next message of a state transfer; nothing once it is complete or void.
+    /// Returns the next message of a state transfer; `None` once it is complete or obsolete.
     pub(crate) fn install_part(&self, job: &mut InstallJob) -> Option<ToFollower> {
         self.look(|state| state.core.install_part(job))
     }
@@ -120,8 +120,8 @@ impl State {
         }
     }
 
-    /// Closes the present connection of a follower, and logs why, once for each reason: a follower that is listed under
-    /// two names would be reset again and again.
+    /// Closes the present connection of a follower. Logs each reason once, since a follower that is
+    /// listed under two names is reset again and again.
     pub(super) fn reset(&mut self, slot: SlotId, reason: &ResetReason) {
         self.hang_up(slot);
         let path = self.path(slot);

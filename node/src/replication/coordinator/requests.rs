@@ -1,4 +1,4 @@
-//! What clients ask of the leader: writes, reads, backups and restores.
+//! Requests of clients: writes, reads, backups and restores.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::leader::{Accepted, NewWrite, Part, Receipt, Refusal, Saved, Unfinished};
 use crate::protocol::types::{Epoch, Record};
 
-/// How a write ended.
+/// The outcome of a write.
 #[derive(Debug)]
 pub enum WriteOutcome {
-    /// W followers have it.
+    /// W followers confirmed it.
     Committed(Receipt),
-    /// It may commit under another leader, or never.
+    /// Another leader may commit it, or it may be lost.
     Indeterminate {
         /// Its sequence number.
         seq: u64,
@@ -27,19 +27,19 @@ pub enum WriteOutcome {
 pub struct Placed {
     /// Whether it is pending.
     pub accepted: Accepted,
-    /// How it ended. Not used for the retry of a write that has ended already.
+    /// The channel for the outcome. Unused for the retry of a write that is committed already.
     pub outcome: oneshot::Receiver<WriteOutcome>,
     /// The epoch of the leader.
     pub epoch: Epoch,
-    /// How long the client waits before the outcome counts as unknown.
+    /// How long the client waits before the outcome is unknown.
     pub timeout: Duration,
 }
 
 /// An accepted write of a restore, and its outcome once it has one.
 pub(crate) type Taken = (Accepted, oneshot::Receiver<WriteOutcome>);
 
-/// A read that waits until the leader has made sure that it still leads, and the channel for its answer. `None` in the
-/// channel means that the key has no record.
+/// A read that waits until followers confirm that this leader still leads, and the channel for its
+/// answer. `None` in the channel means that the key has no record.
 #[derive(Debug)]
 pub(super) struct ReadWaiter {
     pub(super) key: Box<str>,
@@ -59,7 +59,7 @@ impl Coordinator {
         })
     }
 
-    /// Returns the newest committed record, once this leader has made sure that it still leads.
+    /// Returns the newest committed record, once followers confirmed that this leader still leads.
     ///
     /// # Errors
     /// [`Refusal`] when it does not lead.
@@ -142,7 +142,7 @@ impl Coordinator {
         self.mark_restore(|state, now_us, sender| state.core.begin_restore(restore, now_us, sender))
     }
 
-    /// Ends the restore of this backup, or gives up whichever is under way.
+    /// Ends the restore of this backup. Without a backup, gives up any restore.
     ///
     /// # Errors
     /// [`Refusal`] when nothing was accepted.
@@ -159,7 +159,7 @@ impl Coordinator {
         self.step(|state| mark(state, now_us, sender)).map(|accepted| (accepted, outcome))
     }
 
-    /// Accepts keys of a backup, all in one step. Where one is refused, those before it stay accepted.
+    /// Accepts keys of a backup in one step. If one is refused, the keys before it remain accepted.
     ///
     /// # Errors
     /// [`Refusal`] of the first key that was refused.

@@ -1,4 +1,4 @@
-//! What the status pages, the probes and the metrics show of the leader.
+//! Views of the leader for status, probes and metrics.
 
 use kvcluster_api::config::{ConfigView, LiveConfig, PendingConfig};
 use tracing::{info, warn};
@@ -7,36 +7,36 @@ use super::{Coordinator, State};
 use crate::protocol::leader::{AuditCounts, CutOff, FollowerView, RecoveryView, Unfinished};
 use crate::protocol::types::Epoch;
 
-/// What the leader is doing.
+/// The condition of the leader.
 #[derive(Debug)]
 pub enum Condition {
     /// Another leader replaced it, with this epoch.
     Fenced(Epoch),
-    /// It collects promises and merges states.
+    /// It collects promises and merges records.
     Recovering(RecoveryView),
     /// It installs the merged state: (followers that have it, followers needed), as far as that is known.
     Opening(Option<(usize, usize)>),
-    /// It is open, and no write can be acknowledged now.
+    /// It is open, but cannot acknowledge writes now.
     CutOff(CutOff),
     /// It is open; with an unfinished restore it refuses clients.
     Open(Option<Unfinished>),
 }
 
-/// A follower and the way to it.
+/// A follower and its connection.
 #[derive(Debug)]
 pub struct PlaceView {
     /// The follower as the leader sees it.
     pub follower: FollowerView,
-    /// Where it was reached last.
+    /// The last known URL.
     pub url: Option<String>,
-    /// Why the last connection did not come up, or ended.
+    /// Why the last connection failed or ended.
     pub last_error: Option<String>,
 }
 
-/// Everything that a page about the leader shows, at one moment.
+/// A snapshot of the leader for status and metrics.
 #[derive(Debug)]
 pub struct LeaderView {
-    /// What it is doing.
+    /// Its condition.
     pub condition: Condition,
     /// Its configuration.
     pub config: ConfigView,
@@ -56,7 +56,7 @@ pub struct LeaderView {
     pub serving: bool,
     /// The restore that began and has not ended.
     pub restore: Option<Unfinished>,
-    /// How far recovery is; nothing once it is over.
+    /// Progress of recovery; `None` once the leader opens.
     pub recovery: Option<RecoveryView>,
     /// Every follower.
     pub followers: Vec<PlaceView>,
@@ -65,7 +65,7 @@ pub struct LeaderView {
 }
 
 impl Coordinator {
-    /// Returns everything at one moment. Writes wait meanwhile.
+    /// Returns a snapshot. Writes wait meanwhile.
     pub fn view(&self) -> LeaderView {
         let now_us = self.now_us();
         self.look(|state| {
@@ -89,12 +89,12 @@ impl Coordinator {
         })
     }
 
-    /// Returns what the leader is doing.
+    /// Returns the condition of the leader.
     pub fn condition(&self) -> Condition {
         self.look(State::condition)
     }
 
-    /// Returns the configuration in force, and what is asked for beyond it.
+    /// Returns the configuration in force and the pending one.
     pub fn config(&self) -> ConfigView {
         self.look(|state| state.config(self.seed))
     }
@@ -116,7 +116,8 @@ impl Coordinator {
 }
 
 impl State {
-    /// Logs when the leader begins to refuse clients for want of followers, and when it serves them again.
+    /// Logs when the leader starts to refuse clients for lack of followers, and when it serves them
+    /// again.
     pub(super) fn log_cut_off(&mut self) {
         let cut_off = self.core.cut_off();
         if cut_off.is_some() == self.cut_off_logged {
