@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 
 use kv_node::protocol::follower::{Effects, Follower};
-use kv_node::protocol::leader::{Accepted, DelayRange, Leader, Limits, NewWrite, Output, Settings, SlotId};
+use kv_node::protocol::leader::{Accepted, DelayRange, Leader, NewWrite, Output, Settings, SlotId};
 use kv_node::protocol::types::{Epoch, FollowerId, ToFollower, ToLeader};
 
+use crate::clients::{Act, KEYS};
 use crate::mutation::{self, Mutation};
 use crate::world::{FOLLOWERS, Lead, Link, Part, Place, Plan, Process, Sent, World, epoch_of};
-
-pub(crate) const KEY: &str = "k";
 
 /// One step of one state; leaders and followers by their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +32,12 @@ pub(crate) enum Action {
     /// The next message of a connection that is gone arrives.
     Late(u8, u8, u8),
     Elect(u8),
-    Write(u8),
-    Read(u8),
+    /// Of a key.
+    Write(u8, u8),
+    Delete(u8, u8),
+    Read(u8, u8),
+    /// The client of this write sends it once more, under the same idempotency key.
+    Retry(u8, u8),
     /// Another quorum is wanted from now on.
     Want,
     /// The leader is told.
@@ -120,11 +123,21 @@ impl World {
         if *told != self.wanted {
             actions.push(Action::Tell(number));
         }
-        if leader.is_open() && left.writes > 0 {
-            actions.push(Action::Write(number));
+        if !leader.is_open() {
+            return;
         }
-        if leader.is_open() && left.reads > 0 {
-            actions.push(Action::Read(number));
+        let keys = 0..plan.keys as u8;
+        if left.writes > 0 {
+            actions.extend(keys.clone().map(|key| Action::Write(number, key)));
+        }
+        if left.deletes > 0 {
+            actions.extend(keys.clone().map(|key| Action::Delete(number, key)));
+        }
+        if left.reads > 0 {
+            actions.extend(keys.map(|key| Action::Read(number, key)));
+        }
+        if left.retries > 0 {
+            actions.extend(self.clients.writes().map(|op| Action::Retry(number, op as u8)));
         }
     }
 
@@ -182,8 +195,22 @@ impl World {
                 self.leads[usize::from(number)].process.change(|process| process.waits = false);
                 self.drive(usize::from(number), plan, Leader::elect);
             }
-            Action::Write(number) => self.write(usize::from(number), plan),
-            Action::Read(number) => self.read(usize::from(number), plan),
+            Action::Write(number, key) => {
+                self.left.writes -= 1;
+                let value = self.clients.new_value();
+                let op = self.clients.change(|clients| clients.call(usize::from(key), Act::Write(Some(value))));
+                self.put(usize::from(number), op, plan);
+            }
+            Action::Delete(number, key) => {
+                self.left.deletes -= 1;
+                let op = self.clients.change(|clients| clients.call(usize::from(key), Act::Write(None)));
+                self.put(usize::from(number), op, plan);
+            }
+            Action::Retry(number, op) => {
+                self.left.retries -= 1;
+                self.put(usize::from(number), usize::from(op), plan);
+            }
+            Action::Read(number, key) => self.read(usize::from(number), usize::from(key), plan),
             Action::Want => {
                 self.left.changes -= 1;
                 self.wanted = if self.wanted == plan.quorum { plan.change_to } else { plan.quorum };
@@ -214,11 +241,12 @@ impl World {
     fn start(&mut self, plan: &Plan) {
         self.left.leaders -= 1;
         let id = mutation::leader_id(plan.mutation, 100 + self.leads.len() as u64);
-        let limits = Limits { writes_in_flight: 64, backlog_writes: 64, backlog_bytes: 1 << 20, ..Limits::default() };
+        let limits = plan.leader_limits();
         let (quorum, size) = (self.wanted, FOLLOWERS as u16);
         let mut leader = Leader::new(id, Settings { quorum, size, delay: NO_DELAY, limits, seed: 0 });
         let slots = std::array::from_fn(|place| leader.declare(&format!("f{place}")).expect("there are free slots"));
-        let process = Part::new(Process { leader, slots, waits: false, told: self.wanted, promoted: None });
+        let (told, filters) = (self.wanted, Default::default());
+        let process = Part::new(Process { leader, slots, waits: false, told, promoted: None, filters });
         let links = std::array::from_fn(|_| Part::new(Link::default()));
         self.leads.push(Lead { process, links });
     }
@@ -322,7 +350,7 @@ impl World {
         let before = &self.places[place].follower;
         let kept = mutation::memory_of_wiped(plan.mutation, before);
         let pretends = kept.is_some();
-        let follower = kept.unwrap_or_else(|| Follower::blank(id, before.hello().name));
+        let follower = kept.unwrap_or_else(|| Follower::blank(id, before.hello().name)).limited(plan.follower_limits());
         self.places[place] = Part::new(Place { follower, pretends });
         for number in 0..self.leads.len() {
             self.cut((number, place), plan);
@@ -353,27 +381,36 @@ impl World {
         }
     }
 
-    fn write(&mut self, number: usize, plan: &Plan) {
-        self.left.writes -= 1;
-        let (op, value) = self.clients.change(|clients| clients.call(true));
-        let new = NewWrite { key: KEY.into(), value: Some(value), retry_token: None, explain: false, now_us: 0 };
+    /// The client of a write sends it to a leader. Without retries, no write has an idempotency key.
+    fn put(&mut self, number: usize, op: usize, plan: &Plan) {
+        let key = KEYS[self.clients.key(op)];
+        let retry_token = (plan.left.retries > 0).then(|| format!("t{op}").into());
+        let value = self.clients.value(op);
+        let new = NewWrite { key: key.into(), value, retry_token, explain: false, now_us: 0 };
         let process = &mut self.leads[number].process;
-        let taken = process.change(|process| {
+        let (taken, version, epoch) = process.change(|process| {
             let taken = process.leader.put(new, op);
-            taken.map(|taken| (taken, process.leader.latest(KEY).map(|(record, _)| record.version)))
+            let version = process.leader.latest(key).map(|(record, _)| record.version);
+            (taken, version, process.leader.epoch())
         });
         match taken {
-            Ok((Accepted::Pending { .. }, Some(version))) => {
-                self.clients.change(|clients| clients.accepted(op, version));
+            Ok(Accepted::Pending { seq }) => {
+                // Where a later write of the key is pending too, this attempt joined an earlier one.
+                if let Some(version) = version.filter(|version| version.seq == seq) {
+                    self.clients.change(|clients| clients.accepted(op, version));
+                }
             }
-            other => panic!("an open leader takes a write, and this one says {other:?}"),
+            Ok(Accepted::AlreadyCommitted { seq }) => {
+                self.clients.change(|clients| clients.acknowledged(op, epoch, seq));
+            }
+            Err(why) => panic!("an open leader takes a write, and this one says {why:?}"),
         }
         self.drive(number, plan, |_| {});
     }
 
-    fn read(&mut self, number: usize, plan: &Plan) {
+    fn read(&mut self, number: usize, key: usize, plan: &Plan) {
         self.left.reads -= 1;
-        let (op, _) = self.clients.change(|clients| clients.call(false));
+        let op = self.clients.change(|clients| clients.call(key, Act::Read));
         if plan.mutation == Some(Mutation::ReadsWithoutAsking) {
             self.show(number, op);
         } else {
@@ -383,7 +420,7 @@ impl World {
 
     fn show(&mut self, number: usize, op: usize) {
         let leader = &self.leads[number].process.leader;
-        let (record, epoch) = (leader.committed(KEY).cloned(), leader.epoch());
+        let (record, epoch) = (leader.committed(KEYS[self.clients.key(op)]).cloned(), leader.epoch());
         self.clients.change(|clients| clients.read(op, record.as_ref(), epoch));
     }
 
@@ -398,7 +435,13 @@ impl World {
     fn carry_out(&mut self, number: usize, epoch: Epoch, output: Output<usize, usize>, plan: &Plan) {
         let place = |slot: SlotId| slot.index();
         match output {
-            Output::Send(slot, message) => self.send((number, place(slot)), Sent::Message(message)),
+            Output::Send(slot, mut message) => {
+                if plan.mutation == Some(Mutation::FiltersOutliveTheirFetch) {
+                    let filters = &mut self.leads[number].process;
+                    filters.change(|process| mutation::question(&mut process.filters[place(slot)], &mut message));
+                }
+                self.send((number, place(slot)), Sent::Message(message));
+            }
             Output::Transmit(slot, write) => {
                 let writes = vec![(*write).clone()];
                 self.send((number, place(slot)), Sent::Message(ToFollower::Writes { epoch, writes }));
@@ -420,8 +463,9 @@ impl World {
             Output::Backoff => self.leads[number].process.change(|process| process.waits = true),
             Output::Opened => {
                 let leader = &self.leads[number].process.leader;
-                let (record, epoch) = (leader.latest(KEY).map(|(record, _)| record.clone()), leader.epoch());
-                self.clients.change(|clients| clients.opened(epoch, record.as_ref()));
+                let state = KEYS.map(|key| leader.latest(key).map(|(record, _)| record));
+                let epoch = leader.epoch();
+                self.clients.change(|clients| clients.opened(epoch, state));
             }
             Output::Fenced(_) => (0..FOLLOWERS).for_each(|place| self.cut((number, place), plan)),
             // Its client hears nothing certain; nobody is taken out of the set.

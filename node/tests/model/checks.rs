@@ -1,18 +1,33 @@
 //! Goal: within the bounds of each check, nothing that must hold is ever broken. Method: every state is visited.
 
-use crate::actions::{Action, KEY};
-use crate::search::{Explored, Order, explore};
+use crate::actions::Action;
+use crate::clients::KEYS;
+use crate::search::{Explored, Order, explore, walk};
 use crate::world::{FOLLOWERS, Left, Plan, World};
 
 /// Two more leaders and one more write.
 pub(crate) const PLAN: Plan = Plan {
     quorum: 2,
     change_to: 3,
+    keys: 1,
+    small: false,
+    backlog: 64,
     founded: true,
     behind: false,
     late_installs: false,
     terms: 3,
-    left: Left { leaders: 2, writes: 1, reads: 0, breaks: 0, repeats: 0, stops: 0, wipes: 0, changes: 0 },
+    left: Left {
+        leaders: 2,
+        writes: 1,
+        deletes: 0,
+        retries: 0,
+        reads: 0,
+        breaks: 0,
+        repeats: 0,
+        stops: 0,
+        wipes: 0,
+        changes: 0,
+    },
     mutation: None,
 };
 
@@ -20,7 +35,7 @@ const LEFT: Left = PLAN.left;
 
 /// Where a search begins.
 pub(crate) fn first(plan: &Plan) -> World {
-    let mut world = World::blank(&Plan { left: Left { leaders: 1, writes: 1, ..plan.left }, ..*plan });
+    let mut world = World::blank(&Plan { left: Left { leaders: 1, writes: plan.keys as u8, ..plan.left }, ..*plan });
     if !plan.founded {
         return World { left: plan.left, ..world };
     }
@@ -29,10 +44,13 @@ pub(crate) fn first(plan: &Plan) -> World {
     (0..FOLLOWERS as u8).for_each(|place| world.act(Action::Exchange(0, place), &calm));
     exchange_all(&mut world, &calm);
     assert!(world.leads[0].process.leader.is_open(), "the first leader opens");
-    world.act(Action::Write(0), &calm);
-    let reached = FOLLOWERS - usize::from(plan.behind);
-    (0..reached as u8).for_each(|place| world.act(Action::Exchange(0, place), &calm));
-    assert!(world.leads[0].process.leader.latest(KEY).is_some_and(|(_, committed)| committed));
+    for (key, name) in KEYS.iter().enumerate().take(plan.keys) {
+        world.act(Action::Write(0, key as u8), &calm);
+        let last = key + 1 == plan.keys;
+        let reached = FOLLOWERS - usize::from(plan.behind && last);
+        (0..reached as u8).for_each(|place| world.act(Action::Exchange(0, place), &calm));
+        assert!(world.leads[0].process.leader.latest(name).is_some_and(|(_, committed)| committed));
+    }
     World { left: plan.left, ..world }
 }
 
@@ -43,12 +61,14 @@ fn exchange_all(world: &mut World, plan: &Plan) {
 }
 
 fn check(plan: Plan) {
-    let Left { leaders, writes, reads, breaks, repeats, stops, wipes, changes } = plan.left;
+    let Left { leaders, writes, deletes, retries, reads, breaks, repeats, stops, wipes, changes } = plan.left;
     let plan = if std::env::var_os("MODEL_MORE").is_some_and(|more| more == "1") {
         let more = |some: u8| if some > 0 { some + 1 } else { 0 };
         let left = Left {
             leaders: more(leaders),
             writes: more(writes),
+            deletes: more(deletes),
+            retries: more(retries),
             reads: more(reads),
             breaks: more(breaks),
             repeats: more(repeats),
@@ -70,6 +90,26 @@ fn check(plan: Plan) {
         Err(found) => panic!("{plan:?}: {} after {:#?}", found.why, found.way),
     }
 }
+
+/// Walks at random instead.
+fn check_walks(plan: Plan) {
+    let begun = std::time::Instant::now();
+    match walk(&plan, &first(&plan), SEED, WALKS, STEPS_MAX) {
+        Ok(explored) => {
+            println!("{plan:?}: {explored:?} by {WALKS} walks in {:.1} s", begun.elapsed().as_secs_f64());
+            let Explored { states, opened, acknowledged, .. } = explored;
+            assert!(opened * 10 > states && acknowledged * 10 > states, "too little happens: {explored:?}");
+        }
+        Err(found) => panic!("{plan:?}, seed {SEED}: {} after {:#?}", found.why, found.way),
+    }
+}
+
+/// From which the walks are drawn.
+const SEED: u64 = 1;
+
+/// How many walks a check takes, and how many steps each of them has at most.
+pub(crate) const WALKS: usize = 3_000;
+pub(crate) const STEPS_MAX: usize = 60;
 
 fn check_each(quorums: impl IntoIterator<Item = u16>, plan: Plan) {
     quorums.into_iter().for_each(|quorum| check(Plan { quorum, ..plan }));
@@ -149,4 +189,48 @@ fn a_follower_is_behind() {
 #[test]
 fn a_cluster_is_founded() {
     check_each(1..=3, Plan { founded: false, terms: 2, ..PLAN });
+}
+
+/// Two keys of which each message carries one.
+const SMALL: Plan = Plan { keys: 2, small: true, ..PLAN };
+
+#[test]
+fn a_state_takes_many_messages() {
+    check_each([2], Plan { left: SECOND, ..SMALL });
+    check_each([2], Plan { behind: true, late_installs: true, left: SECOND, ..SMALL });
+}
+
+/// More of everything than an exhaustive search allows.
+const MUCH: Left = Left {
+    leaders: 5,
+    writes: 6,
+    deletes: 2,
+    retries: 0,
+    reads: 3,
+    breaks: 3,
+    repeats: 2,
+    stops: 6,
+    wipes: 1,
+    changes: 1,
+};
+
+#[test]
+fn walks_over_two_keys() {
+    for (quorum, change_to) in [(1, 2), (2, 3), (3, 2)] {
+        check_walks(Plan { quorum, change_to, terms: 12, left: MUCH, ..SMALL });
+    }
+}
+
+#[test]
+fn walks_with_retries_and_deletes() {
+    for quorum in 1..=3 {
+        check_walks(Plan { quorum, terms: 12, left: Left { retries: 5, wipes: 0, changes: 0, ..MUCH }, ..SMALL });
+    }
+}
+
+#[test]
+fn walks_with_followers_that_fall_behind_the_backlog() {
+    for backlog in 1..=2 {
+        check_walks(Plan { backlog, late_installs: true, terms: 12, left: MUCH, ..SMALL });
+    }
 }

@@ -4,7 +4,8 @@
 //! 2. One value per sequence number: two leaders never both acknowledge conflicting ones.
 //! 3. What is shown is in every state with which leaders opened since it was written: no value comes back that a recovery
 //!    did not pick.
-//! 4. All answers together can be explained by one register.
+//! 4. All answers together can be explained by one register per key.
+//! 5. A write that is retried under its idempotency key takes effect once: it is shown under one sequence number.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -15,25 +16,44 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::linearizability::{self, Call};
 use crate::world::Digest;
 
-/// A write or a read of the one key.
-#[derive(Clone, Debug, Hash)]
-struct Op {
-    /// What is written; nothing reads.
-    writes: Option<Arc<str>>,
-    /// Which version a leader gave to the write.
-    version: Option<Version>,
-    /// The operations that had been answered before this one was called, as bits.
-    before: u32,
-    /// Sequence number and value, once answered.
-    answer: Option<(u64, Option<Arc<str>>)>,
+pub(crate) const KEYS: [&str; 2] = ["k", "l"];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Act {
+    Read,
+    /// Nothing deletes.
+    Write(Option<Arc<str>>),
 }
 
-/// The newest record with which a leader opened.
+/// The newest record of a key in some state. Sequence number 0: none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Seen {
+    seq: u64,
+    value: Option<Arc<str>>,
+}
+
+/// A write or a read of one key.
+#[derive(Clone, Debug, Hash)]
+struct Op {
+    key: usize,
+    act: Act,
+    /// The versions that leaders gave to the write: each attempt may get another one.
+    versions: Vec<Version>,
+    /// The sequence number under which the write was shown or acknowledged.
+    shown: Option<u64>,
+    /// The leader of this epoch acknowledged the write.
+    acknowledged: Option<Epoch>,
+    /// The operations that had been answered before this one was called, as bits.
+    before: u64,
+    /// The first answer.
+    answer: Option<Seen>,
+}
+
+/// The state with which a leader opened.
 #[derive(Clone, Debug, Hash)]
 struct Opened {
     epoch: Epoch,
-    seq: u64,
-    value: Option<Arc<str>>,
+    state: [Seen; KEYS.len()],
 }
 
 #[derive(Clone, Debug, Default, Hash)]
@@ -57,94 +77,142 @@ impl Clients {
     }
 
     pub(crate) fn acknowledged_writes(&self) -> usize {
-        self.ops.iter().filter(|op| op.writes.is_some() && op.answer.is_some()).count()
+        self.ops.iter().filter(|op| op.acknowledged.is_some()).count()
     }
 
-    /// A client calls; returns the number of the operation, and for a write its value.
-    pub(crate) fn call(&mut self, is_write: bool) -> (usize, Arc<str>) {
-        let number = self.ops.len();
-        let value: Arc<str> = format!("v{number}").into();
+    /// The writes, which a client may repeat.
+    pub(crate) fn writes(&self) -> impl Iterator<Item = usize> {
+        let writes = self.ops.iter().enumerate().filter(|(_, op)| op.act != Act::Read);
+        writes.map(|(number, _)| number)
+    }
+
+    pub(crate) fn key(&self, number: usize) -> usize {
+        self.ops[number].key
+    }
+
+    /// What a write writes; nothing for a deletion.
+    pub(crate) fn value(&self, number: usize) -> Option<Arc<str>> {
+        match &self.ops[number].act {
+            Act::Read => None,
+            Act::Write(value) => value.clone(),
+        }
+    }
+
+    /// A value that no other operation writes.
+    pub(crate) fn new_value(&self) -> Arc<str> {
+        format!("v{}", self.ops.len()).into()
+    }
+
+    /// A client calls; returns the number of the operation.
+    pub(crate) fn call(&mut self, key: usize, act: Act) -> usize {
         let answered = self.ops.iter().enumerate().filter(|(_, op)| op.answer.is_some());
         let before = answered.fold(0, |before, (number, _)| before | 1 << number);
-        self.ops.push(Op { writes: is_write.then(|| value.clone()), version: None, before, answer: None });
-        (number, value)
+        let op = Op { key, act, versions: Vec::new(), shown: None, acknowledged: None, before, answer: None };
+        self.ops.push(op);
+        self.ops.len() - 1
     }
 
     /// A leader took the write and gave it this version.
     pub(crate) fn accepted(&mut self, number: usize, version: Version) {
-        if self.ops.iter().any(|op| op.version == Some(version)) {
+        let key = self.ops[number].key;
+        if self.ops[number].versions.contains(&version) {
+            // The attempt joined an earlier one.
+            return;
+        }
+        if self.ops.iter().any(|op| op.key == key && op.versions.contains(&version)) {
             self.fail(format!("two writes got {version:?}"));
         }
-        self.ops[number].version = Some(version);
+        self.ops[number].versions.push(version);
     }
 
+    /// A leader of this epoch acknowledged the write.
     pub(crate) fn acknowledged(&mut self, number: usize, epoch: Epoch, seq: u64) {
-        let value = self.ops[number].writes.clone();
-        let without = self.opened.iter().find(|later| later.epoch > epoch && !later.covers(seq, &value));
+        let (key, seen) = (self.ops[number].key, Seen { seq, value: self.value(number) });
+        let without = self.opened.iter().find(|later| later.epoch > epoch && !later.covers(key, &seen));
         if let Some(later) = without {
             let later = later.epoch;
             self.fail(format!("write {number} (seq {seq}) is acknowledged in {epoch}, but {later} opened without it"));
         }
-        self.answer(number, seq, value);
+        self.applied(number, seq);
+        self.ops[number].acknowledged.get_or_insert(epoch);
+        self.answer(number, seen);
     }
 
-    pub(crate) fn opened(&mut self, epoch: Epoch, record: Option<&Record>) {
-        let seq = record.map_or(0, |record| record.version.seq);
-        let opened = Opened { epoch, seq, value: record.and_then(|record| record.value.clone()) };
-        let lost = self.ops.iter().enumerate().find(|(_, op)| {
-            let earlier = op.version.is_some_and(|version| version.epoch < epoch);
-            earlier && op.answer.as_ref().is_some_and(|(seq, value)| !opened.covers(*seq, value))
+    fn applied(&mut self, number: usize, seq: u64) {
+        let before = *self.ops[number].shown.get_or_insert(seq);
+        if before != seq {
+            self.fail(format!("write {number} is applied twice, as seq {before} and as seq {seq}"));
+        }
+    }
+
+    /// A leader opened with this state.
+    pub(crate) fn opened(&mut self, epoch: Epoch, state: [Option<&Record>; KEYS.len()]) {
+        let opened = Opened { epoch, state: state.map(Seen::of) };
+        let lost = self.ops.iter().position(|op| {
+            let earlier = op.acknowledged.is_some_and(|at| at < epoch);
+            earlier && op.answer.as_ref().is_some_and(|answer| !opened.covers(op.key, answer))
         });
-        if let Some((number, _)) = lost {
+        if let Some(number) = lost {
             self.fail(format!("{epoch} opens without write {number}, which was acknowledged"));
         }
-        self.shown(record, epoch);
+        state.iter().enumerate().for_each(|(key, record)| self.shown(key, *record, epoch));
         self.opened.push(opened);
-        // In which order they opened is all the same to what is asked of them.
+        // The order in which leaders opened makes no difference to what must hold.
         self.opened.sort_by_key(|opened| opened.epoch);
     }
 
     pub(crate) fn read(&mut self, number: usize, record: Option<&Record>, epoch: Epoch) {
-        self.shown(record, epoch);
-        let seq = record.map_or(0, |record| record.version.seq);
-        self.answer(number, seq, record.and_then(|record| record.value.clone()));
+        self.shown(self.ops[number].key, record, epoch);
+        self.answer(number, Seen::of(record));
     }
 
     /// A leader of this epoch shows a record.
-    fn shown(&mut self, record: Option<&Record>, epoch: Epoch) {
+    fn shown(&mut self, key: usize, record: Option<&Record>, epoch: Epoch) {
         let Some(record) = record else {
             return;
         };
-        let (seq, value) = (record.version.seq, &record.value);
-        let given = self.ops.iter().filter(|op| op.writes.is_some() && op.writes == *value);
-        let Some(born) = given.filter_map(|op| op.version).find(|version| version.seq == seq) else {
-            return self.fail(format!("{epoch} shows seq {seq} with a value that nobody wrote there"));
+        let seen = Seen::of(Some(record));
+        let act = Act::Write(seen.value.clone());
+        let given = self.ops.iter().enumerate().filter(|(_, op)| op.key == key && op.act == act);
+        let given = given.flat_map(|(number, op)| op.versions.iter().map(move |version| (*version, number)));
+        let given = given.filter(|(version, _)| version.seq == seen.seq && version.epoch <= epoch);
+        let Some((born, number)) = given.max() else {
+            return self.fail(format!("{epoch} shows {seen:?}, which no client wrote"));
         };
         let passed = self
             .opened
             .iter()
-            .find(|opened| opened.epoch > born.epoch && opened.epoch <= epoch && !opened.covers(seq, value));
+            .find(|opened| opened.epoch > born.epoch && opened.epoch <= epoch && !opened.covers(key, &seen));
         if let Some(passed) = passed {
             let (born, passed) = (born.epoch, passed.epoch);
-            self.fail(format!("seq {seq} of {born} shows in {epoch}, though {passed} opened without it"));
+            self.fail(format!("{seen:?} of {born} shows in {epoch}, though {passed} opened without it"));
+        }
+        // Deletions have no value that identifies them.
+        if seen.value.is_some() {
+            self.applied(number, seen.seq);
         }
     }
 
-    fn answer(&mut self, number: usize, seq: u64, value: Option<Arc<str>>) {
-        let conflict = self.ops.iter().flat_map(|op| &op.answer).any(|(other, shown)| *other == seq && *shown != value);
-        if conflict && seq > 0 {
-            self.fail(format!("two values were shown as seq {seq}"));
+    fn answer(&mut self, number: usize, seen: Seen) {
+        let key = self.ops[number].key;
+        let answers = self.ops.iter().filter(|op| op.key == key).flat_map(|op| &op.answer);
+        let conflict = answers.clone().any(|other| other.seq == seen.seq && other.value != seen.value);
+        if conflict && seen.seq > 0 {
+            self.fail(format!("two values were shown as seq {}", seen.seq));
         }
-        self.ops[number].answer = Some((seq, value));
-        if let Err(why) = linearizability::check(&self.calls()) {
+        if self.ops[number].answer.is_some() {
+            return;
+        }
+        self.ops[number].answer = Some(seen);
+        if let Err(why) = linearizability::check(&self.calls(key)) {
             self.fail(format!("not linearizable: {why}"));
         }
     }
 
-    /// The operations on a clock on which one that was answered before another was called comes first.
-    fn calls(&self) -> Vec<Call<Arc<str>>> {
-        let counted = |op: &&Op| op.writes.is_some() || op.answer.is_some();
-        let time = |before: u32| u64::from(before.count_ones()) * 2 + 1;
+    /// The operations of a key on a clock on which one that was answered before another was called comes first.
+    fn calls(&self, key: usize) -> Vec<Call<Arc<str>>> {
+        let counted = |op: &Op| op.key == key && (op.act != Act::Read || op.answer.is_some());
+        let time = |before: u64| u64::from(before.count_ones()) * 2 + 1;
         let answered_at = |number: usize| {
             let later = self.ops.iter().filter(|op| op.before & 1 << number != 0).map(|op| time(op.before) - 1).min();
             later.unwrap_or(u64::MAX - 1)
@@ -153,8 +221,11 @@ impl Clients {
         ops.map(|(number, op)| Call {
             called: time(op.before),
             returned: op.answer.as_ref().map(|_| answered_at(number)),
-            is_write: op.writes.is_some(),
-            value: op.writes.clone().or_else(|| op.answer.as_ref().and_then(|(_, value)| value.clone())),
+            is_write: op.act != Act::Read,
+            value: match &op.act {
+                Act::Read => op.answer.as_ref().and_then(|answer| answer.value.clone()),
+                Act::Write(value) => value.clone(),
+            },
         })
         .collect()
     }
@@ -164,9 +235,16 @@ impl Clients {
     }
 }
 
+impl Seen {
+    fn of(record: Option<&Record>) -> Self {
+        let (seq, value) = record.map_or((0, None), |record| (record.version.seq, record.value.clone()));
+        Self { seq, value }
+    }
+}
+
 impl Opened {
     /// Whether this state has that version of the key, or a later one.
-    fn covers(&self, seq: u64, value: &Option<Arc<str>>) -> bool {
-        self.seq > seq || (self.seq == seq && self.value == *value)
+    fn covers(&self, key: usize, seen: &Seen) -> bool {
+        self.state[key].seq > seen.seq || self.state[key] == *seen
     }
 }

@@ -1,9 +1,9 @@
 //! Goal: the model finds the absence of each rule. Method: the rule is off, and some state within small bounds breaks what
 //! must hold. What is found first is found on a shortest way, which is printed.
 //!
-//! Two mutations of the simulation are not here: a follower that forgets the rules before the newest one, of which a million
-//! and a half states of three followers do not show the harm, and one that keeps what is older than a state that it took
-//! over, which takes nearly as many. The simulation, which has more followers and keys, finds both.
+//! Two mutations of the simulation are not here, because a million and a half states of three followers do not show their
+//! harm: a follower that forgets the rules before the newest one, and one that keeps what is older than a state that it
+//! took over. The simulation, which has more followers and keys, finds both.
 
 use crate::checks::{PLAN, first};
 use crate::mutation::Mutation;
@@ -54,4 +54,6 @@ mutations! {
         Plan { quorum: 3, change_to: 1, left: Left { leaders: 1, changes: 1, ..LEFT }, ..PLAN };
     installs_that_are_not_stored_are_found: InstallsAreNotStored, PLAN;
     digests_that_leave_out_keys_are_found: DigestsLeaveOutKeys, FOUNDING;
+    filters_that_outlive_their_fetch_are_found: FiltersOutliveTheirFetch,
+        Plan { keys: 2, small: true, behind: true, terms: 4, ..PLAN };
 }

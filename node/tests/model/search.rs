@@ -1,7 +1,10 @@
-//! Visits every state that can be reached, each once.
+//! Visits every state that can be reached, each once; or walks through some of them at random.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::actions::Action;
 use crate::world::{Plan, World};
@@ -86,6 +89,45 @@ pub(crate) fn explore(plan: &Plan, mut first: World, order: Order, states_max: u
             open.push_back((reached, after));
         }
     }
+}
+
+/// Takes so many random walks from a state, each until nothing can happen or after so many steps.
+///
+/// # Errors
+/// What does not hold, and how to get there.
+pub(crate) fn walk(
+    plan: &Plan,
+    first: &World,
+    seed: u64,
+    walks: usize,
+    steps_max: usize,
+) -> Result<Explored, Box<Found>> {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut explored = Explored { states: 0, steps: 0, opened: 0, acknowledged: 0 };
+    let (epoch, writes) = (first.clients.last_opened(), first.clients.acknowledged_writes());
+    for _ in 0..walks {
+        let (mut world, mut way) = (first.clone(), Vec::new());
+        for _ in 0..steps_max {
+            let actions = world.actions(plan);
+            if actions.is_empty() {
+                break;
+            }
+            let action = actions[random.random_range(0..actions.len())];
+            let Some(after) = world.after(action, plan) else {
+                continue;
+            };
+            world = after;
+            way.push(action);
+            explored.steps += 1;
+            explored.states += 1;
+            explored.opened += usize::from(world.clients.last_opened() > epoch);
+            explored.acknowledged += usize::from(world.clients.acknowledged_writes() > writes);
+            if let Some(why) = world.clients.violation.clone() {
+                return Err(Box::new(Found { why, way, states: explored.states }));
+            }
+        }
+    }
+    Ok(explored)
 }
 
 fn way_to(ways: &[(u32, Action)], mut number: u32) -> Vec<Action> {

@@ -10,8 +10,9 @@ use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
-use kv_node::protocol::follower::Follower;
-use kv_node::protocol::leader::{InstallJob, Leader, SlotId};
+use kv_node::protocol::digest::{BucketLimits, Buckets};
+use kv_node::protocol::follower::{self, Follower};
+use kv_node::protocol::leader::{self, InstallJob, Leader, SlotId};
 use kv_node::protocol::types::{Epoch, FollowerId, ToFollower, ToLeader};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -26,6 +27,9 @@ pub(crate) struct Left {
     /// Leader processes that start.
     pub(crate) leaders: u8,
     pub(crate) writes: u8,
+    pub(crate) deletes: u8,
+    /// Repetitions of a write under its idempotency key, at any leader, also after its answer.
+    pub(crate) retries: u8,
     pub(crate) reads: u8,
     /// Connections that break: what was sent on them may arrive late, or never.
     pub(crate) breaks: u8,
@@ -45,9 +49,16 @@ pub(crate) struct Plan {
     pub(crate) quorum: u16,
     /// What the quorum is changed to.
     pub(crate) change_to: u16,
-    /// Begins with an open leader, all followers and one acknowledged write; otherwise with blank followers alone.
+    /// How many keys there are.
+    pub(crate) keys: usize,
+    /// One record a message, one key a step, few buckets: a state of two keys takes several messages.
+    pub(crate) small: bool,
+    /// Writes that a leader keeps for followers that have not confirmed them.
+    pub(crate) backlog: usize,
+    /// Begins with an open leader, all followers and an acknowledged write of each key; otherwise with blank followers
+    /// alone.
     pub(crate) founded: bool,
-    /// The last follower does not have that write yet: it is on its way.
+    /// The last follower does not have the last of these writes yet: it is on its way.
     pub(crate) behind: bool,
     /// A state transfer is read when it is received, not when it was decided on: what really happens is in between.
     pub(crate) late_installs: bool,
@@ -55,6 +66,30 @@ pub(crate) struct Plan {
     pub(crate) terms: u64,
     pub(crate) left: Left,
     pub(crate) mutation: Option<Mutation>,
+}
+
+impl Plan {
+    pub(crate) fn leader_limits(&self) -> leader::Limits {
+        let limits = leader::Limits {
+            writes_in_flight: 64,
+            backlog_writes: self.backlog,
+            backlog_bytes: 1 << 20,
+            ..leader::Limits::default()
+        };
+        if !self.small {
+            return limits;
+        }
+        let buckets = BucketLimits { keys_per_bucket: 1, least: 4, most: 4 };
+        leader::Limits { message_bytes: 1, scan_keys: 1, buckets, digested_keys: 1, ..limits }
+    }
+
+    pub(crate) fn follower_limits(&self) -> follower::Limits {
+        if self.small {
+            follower::Limits { message_bytes: 1, scan_keys: 1, ..follower::Limits::default() }
+        } else {
+            follower::Limits::default()
+        }
+    }
 }
 
 /// A part of the state that most steps leave as it is: shared between states, with the digest that tells it from others.
@@ -122,6 +157,8 @@ pub(crate) struct Process {
     pub(crate) told: u16,
     /// The first follower that sent records: the only one that a leader which promotes would listen to.
     pub(crate) promoted: Option<usize>,
+    /// The buckets that it last asked each follower for; only a mutation looks at them.
+    pub(crate) filters: [Option<Buckets>; FOLLOWERS],
 }
 
 impl Digest for Process {
@@ -182,7 +219,7 @@ impl World {
     pub(crate) fn blank(plan: &Plan) -> Self {
         let place = |number: usize| {
             let follower = Follower::blank(FollowerId(number as u64 + 1), format!("f{number}").into());
-            Part::new(Place { follower, pretends: false })
+            Part::new(Place { follower: follower.limited(plan.follower_limits()), pretends: false })
         };
         Self {
             places: std::array::from_fn(place),

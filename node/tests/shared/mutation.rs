@@ -140,6 +140,16 @@ pub(crate) fn answer(
     message
 }
 
+/// What a leader asks a follower when a filter outlives its question. `filter` is the last one of this follower.
+pub(crate) fn question(filter: &mut Option<Buckets>, message: &mut ToFollower) {
+    let ToFollower::Fetch { cursor, of, .. } = message else { return };
+    match of {
+        Some(buckets) => *filter = Some(buckets.clone()),
+        None if *cursor > 0 => of.clone_from(filter),
+        None => {}
+    }
+}
+
 /// What a follower would hold that compares nothing but sequence numbers.
 fn keep_higher_seq(follower: &Follower, key: &str, record: &mut Record) {
     if let Some(known) = follower.get(key).filter(|known| known.version.seq > record.version.seq) {

@@ -25,7 +25,7 @@ pub(crate) struct Lead {
     /// The first follower that sent records: the only one that a leader which promotes would listen to.
     pub(crate) promoted: Option<usize>,
     /// The buckets that it last asked each follower for; only a mutation looks at them.
-    pub(crate) filters: BTreeMap<SlotId, Buckets>,
+    pub(crate) filters: BTreeMap<SlotId, Option<Buckets>>,
     /// How often it met another leader that was starting.
     backoffs: u32,
 }

@@ -32,15 +32,8 @@ impl World {
 
     /// What the leader sends to the follower at a place.
     pub(crate) fn mutated_question(&mut self, leader: usize, slot: SlotId, message: &mut ToFollower) {
-        let ToFollower::Fetch { cursor, of, .. } = message else { return };
-        if self.plan.mutation != Some(Mutation::FiltersOutliveTheirFetch) {
-            return;
-        }
-        let filters = &mut self.leads[leader].filters;
-        match of {
-            Some(filter) => _ = filters.insert(slot, filter.clone()),
-            None if *cursor > 0 => *of = filters.get(&slot).cloned(),
-            None => {}
+        if self.plan.mutation == Some(Mutation::FiltersOutliveTheirFetch) {
+            mutation::question(self.leads[leader].filters.entry(slot).or_default(), message);
         }
     }
 
