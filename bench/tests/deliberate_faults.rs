@@ -6,8 +6,9 @@ mod support;
 
 use std::fs;
 
-use serde_json::Value;
-use support::{kv_bench, stderr, stdout};
+use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
+use serde_json::{Value, json};
+use support::{KV_BENCH, eventually, kv_bench, stderr, stdout};
 
 /// Runs until a violation is found, and returns the rules that were broken.
 async fn rules_broken(fault: &str, arguments: &[&str]) -> Vec<String> {
@@ -73,4 +74,23 @@ async fn a_leader_that_reads_without_asking_is_found() {
     let arguments = ["--faults", "partition", "--rounds", "5", "--keys", "4"];
     let rules = rules_broken("reads-without-asking", &arguments).await;
     assert!(shows_a_loss(&rules), "{rules:?}");
+}
+
+// Goal: a node does not go on with a state in which a panic interrupted a step. Method: a leader that panics in a write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_ends_the_node() {
+    let logs = tempfile::tempdir().expect("temporary directory");
+    let options = LocalClusterOptions {
+        followers: 1,
+        max_delay_ms: 0,
+        environment: vec![("DELIBERATE_FAULT".to_owned(), "panics-in-write".to_owned())],
+        ..LocalClusterOptions::new(KV_BENCH, logs.path())
+    };
+    let cluster = LocalCluster::start(options).await.expect("the cluster starts");
+    let put = format!("{}/put", cluster.leader_url());
+    let put = async || reqwest::Client::new().post(&put).json(&json!({"key": "k", "value": "v"})).send().await;
+    put().await.expect_err("no answer of a leader that panics");
+    eventually("the leader ends", async || put().await.err().filter(reqwest::Error::is_connect)).await;
+    let log = fs::read_to_string(logs.path().join("leader.log")).expect("a log");
+    assert!(log.contains("a deliberate panic") && log.contains("the node ends: a panic left"), "{log}");
 }

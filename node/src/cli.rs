@@ -80,7 +80,10 @@ pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         Some(Command::Healthcheck { url, port }) => {
             runtime.block_on(healthcheck(url.unwrap_or_else(|| format!("http://127.0.0.1:{port}/readyz"))))
         }
-        None => runtime.block_on(run(cli.settings)),
+        None => {
+            end_on_panic();
+            runtime.block_on(run(cli.settings))
+        }
     };
     // Open connections must not delay the exit.
     runtime.shutdown_background();
@@ -88,6 +91,17 @@ pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         Ok(code) => code,
         Err(error) => refuse(&error.to_string()),
     }
+}
+
+/// Ends the process at the first panic, with SIGABRT. A panic in the middle of a step leaves a state
+/// that no rule of the protocol describes, and the runtime would go on with it.
+fn end_on_panic() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        error!("the node ends: a panic left a state that may be wrong");
+        std::process::abort();
+    }));
 }
 
 /// With one thread no task moves between threads, and the leader sends the writes of many clients

@@ -21,6 +21,8 @@ pub enum DeliberateFault {
     ObeysReplacedLeader,
     /// A leader answers reads without asking whether it still leads
     ReadsWithoutAsking,
+    /// A leader panics in the middle of each write
+    PanicsInWrite,
 }
 
 #[cfg(feature = "deliberate-faults")]

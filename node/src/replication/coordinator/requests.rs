@@ -55,6 +55,7 @@ impl Coordinator {
         let (sender, outcome) = oneshot::channel();
         self.step(|state| {
             let accepted = state.core.put(write, sender)?;
+            assert!(!deliberate::is_on(DeliberateFault::PanicsInWrite), "a deliberate panic");
             Ok(Placed { accepted, outcome, epoch: state.core.epoch(), timeout: state.in_force.replication_timeout() })
         })
     }
