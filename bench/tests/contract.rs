@@ -249,9 +249,14 @@ async fn the_token_guards_replication_and_administration() {
         assert_eq!(send(method, &url, body).await.0, 401, "{url}");
     }
     assert_eq!(send(Method::POST, &format!("{leader}/put"), r#"{"key":"k","value":"v"}"#).await.0, 200);
-    let request = Client::new().patch(format!("{leader}/config")).bearer_auth("correct horse");
-    let response = request.body(r#"{"max_delay_ms":1}"#).send().await.expect("an answer");
-    assert_eq!(response.status().as_u16(), 200);
+    // Wrong ones of the same length, too short and too long, and then the right one.
+    for (token, code) in
+        [("correct house", 401), ("correct", 401), ("correct horses", 401), ("", 401), ("correct horse", 200)]
+    {
+        let request = Client::new().patch(format!("{leader}/config")).bearer_auth(token);
+        let response = request.body(r#"{"max_delay_ms":1}"#).send().await.expect("an answer");
+        assert_eq!(response.status().as_u16(), code, "{token}");
+    }
 }
 
 /// Goal: what comes to a follower by `POST /replicate` never replaces an acknowledged value.
