@@ -165,10 +165,10 @@ pub struct FollowerView {
 }
 
 impl FollowerView {
-    /// Whether the leader counts on it for new writes: it is streaming or lagging.
+    /// Whether it confirms new writes: it is streaming.
     #[must_use]
     pub fn confirms(&self) -> bool {
-        matches!(self.state, FollowerState::Streaming | FollowerState::Lagging)
+        self.state == FollowerState::Streaming
     }
 }
 

@@ -280,7 +280,8 @@ fn describe(follower: &FollowerView, seen: &Seen<'_>) -> String {
             FollowerState::Installing => "receives the data that it lacks",
             FollowerState::Connecting => "connecting",
             FollowerState::Unreachable => "unreachable from the leader",
-            FollowerState::Streaming | FollowerState::Lagging => "streams",
+            FollowerState::Lagging => "unreachable from the leader, and further behind than the leader keeps writes",
+            FollowerState::Streaming => "streams",
             FollowerState::Unknown => "in a state that this operator does not know",
         };
         format!("{}: {state}", follower.name)

@@ -116,7 +116,7 @@ fn a_lost_quorum_is_not_ready_and_says_the_numbers() {
     assert_eq!(condition(&status, "QuorumAvailable"), ("False", "QuorumLost"));
     assert_eq!(condition(&status, "Ready"), ("False", "QuorumLost"));
     assert_eq!(status.phase, Phase::Unavailable);
-    assert_eq!(status.message, "2 of 5 followers confirm writes, and the write quorum is 3");
+    assert_eq!(status.message, "1 of 5 followers confirm writes, and the write quorum is 3");
 }
 
 #[test]
