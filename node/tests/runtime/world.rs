@@ -16,8 +16,9 @@ use crate::leaders::Lead;
 use crate::pipe::Wire;
 use crate::plan::{PLACES_MAX, Plan};
 
-/// How long a world may take to converge once the faults are over.
-const CALM_MAX: Duration = Duration::from_secs(60);
+/// How long a world may take to converge once the faults are over. Minutes: several leaders that start together over a
+/// state of many short messages interrupt each other, until one recovers within the longest pause of the others.
+const CALM_MAX: Duration = Duration::from_secs(600);
 
 /// A connection, and who is at its ends.
 pub(crate) struct Link {
