@@ -11,7 +11,7 @@ use kvcluster_api::resource::KvCluster;
 
 /// The settings of `kv-controller check`.
 #[derive(Clone, Debug, Args)]
-pub struct Settings {
+pub struct CheckSettings {
     /// The operator's URL, such as http://kvcluster:8080
     #[arg(long, env = "OPERATOR_URL")]
     pub url: String,
@@ -27,7 +27,7 @@ pub struct Settings {
 ///
 /// # Errors
 /// When either does not answer or answers with an error, with the cause.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
+pub async fn run(settings: CheckSettings) -> anyhow::Result<()> {
     let http = reqwest::Client::builder().timeout(Duration::from_millis(settings.timeout_ms)).no_proxy().build()?;
     let url = format!("{}/healthz", settings.url.trim_end_matches('/'));
     let response = http.get(&url).send().await.with_context(|| format!("failed to reach the operator at {url}"))?;

@@ -19,9 +19,9 @@ enum Command {
     /// Print the CustomResourceDefinition
     Crd,
     /// Print what installs the operator: CRD, namespace, rights, Deployment
-    Manifests(manifests::Settings),
+    Manifests(manifests::ManifestSettings),
     /// Ask an installed operator whether it works
-    Check(check::Settings),
+    Check(check::CheckSettings),
 }
 
 #[tokio::main]

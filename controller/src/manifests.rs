@@ -13,7 +13,7 @@ use operator::{Document, Values};
 
 /// The settings of `kv-controller manifests`.
 #[derive(Clone, Debug, Args)]
-pub struct Settings {
+pub struct ManifestSettings {
     /// The image of the operator, and of the nodes unless a KvCluster names another
     #[arg(long, default_value = "kvcluster:dev")]
     pub image: String,
@@ -44,7 +44,7 @@ pub enum Part {
     ChartCrd,
 }
 
-impl Default for Settings {
+impl Default for ManifestSettings {
     fn default() -> Self {
         Self {
             image: "kvcluster:dev".to_owned(),
@@ -66,7 +66,7 @@ pub fn crd() -> String {
 
 /// The requested part. `deploy/operator.yaml` has the operator alone.
 #[must_use]
-pub fn print(settings: &Settings) -> String {
+pub fn print(settings: &ManifestSettings) -> String {
     match settings.part {
         Part::All => format!("{}---\n{}", crd(), operator_yaml(settings)),
         Part::Operator => format!("{GENERATED}{}", operator_yaml(settings)),
@@ -75,7 +75,7 @@ pub fn print(settings: &Settings) -> String {
     }
 }
 
-fn operator_yaml(settings: &Settings) -> String {
+fn operator_yaml(settings: &ManifestSettings) -> String {
     let values = Values::plain(settings);
     let wanted = |document: &Document| match document.only_if {
         None | Some("plain") => true,
@@ -174,7 +174,7 @@ mod tests {
     fn each_installation_has_a_lease_and_the_rights_for_it_under_its_own_name() {
         for (documents, name) in [
             (operator::documents(&Values::chart()), "@@ include `kvcluster.fullname` . @@"),
-            (operator::documents(&Values::plain(&Settings::default())), "kv-controller"),
+            (operator::documents(&Values::plain(&ManifestSettings::default())), "kv-controller"),
         ] {
             let objects: Vec<&Value> = documents.iter().map(|document| &document.object).collect();
             let deployment = objects.iter().find(|object| object["kind"] == "Deployment").expect("the operator");

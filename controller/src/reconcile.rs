@@ -25,7 +25,7 @@ use thiserror::Error;
 use crate::build::{self, Inputs};
 use crate::context::Context;
 use crate::reconcile::applier::ApplyError;
-use crate::reconcile::report::Outcome;
+use crate::reconcile::report::StepResults;
 
 pub mod applier;
 pub mod apply;
@@ -153,8 +153,8 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     let applied = apply::apply(desired, observed.secret, &cluster, context).await;
     // A failure to apply an object does not hold up the configuration of a leader that runs.
     let configured = configure::configure(&mut observed.leader, &cluster, &observed.token, context).await;
-    let outcome = Outcome { leader: &observed.leader, configured: &configured, failure: applied.as_ref().err() };
-    let status = report::status(&cluster, &outcome, &previous, context);
+    let results = StepResults { leader: &observed.leader, configured: &configured, failure: applied.as_ref().err() };
+    let status = report::status(&cluster, &results, &previous, context);
     report::write(resource, &previous, &status, context).await?;
     applied?;
     let settled = status.phase == Phase::Ready;

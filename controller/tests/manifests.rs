@@ -29,7 +29,7 @@ fn the_crd_is_the_committed_one() {
 fn the_install_manifest_is_the_committed_one() {
     assert_eq!(
         objects(&committed("deploy/operator.yaml")),
-        objects(&manifests::print(&manifests::Settings::default())),
+        objects(&manifests::print(&manifests::ManifestSettings::default())),
         "regenerate it: cargo run -p kv-controller -- manifests --part operator > deploy/operator.yaml"
     );
 }

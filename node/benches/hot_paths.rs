@@ -12,7 +12,7 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use kv_node::http::put_fields;
 use kv_node::protocol::follower::{Effects, Follower};
-use kv_node::protocol::leader::{DelayRange, Leader, Limits, NewWrite, Output, Settings, SlotId};
+use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, NewWrite, Output, SlotId};
 use kv_node::protocol::types::{FollowerId, ToFollower, Write};
 use kv_node::replication::wire;
 
@@ -41,7 +41,8 @@ struct Cluster {
 impl Cluster {
     fn open() -> Self {
         let delay = DelayRange { min_us: 0, max_us: 0 };
-        let settings = Settings { quorum: WRITE_QUORUM, size: FOLLOWERS, delay, limits: Limits::default(), seed: 11 };
+        let settings =
+            LeaderSettings { quorum: WRITE_QUORUM, size: FOLLOWERS, delay, limits: Limits::default(), seed: 11 };
         let mut leader = Leader::new(7, settings);
         let followers = (0..FOLLOWERS).map(|number| {
             let name = format!("follower-{number}");

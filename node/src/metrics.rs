@@ -16,7 +16,7 @@ use crate::replication::coordinator::{LeaderView, PlaceView};
 use crate::replication::replica::Replica;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabel {
     outcome: &'static str,
 }
 
@@ -36,15 +36,15 @@ pub(crate) enum WriteResult {
 /// Counters of a leader. Gauges are read anew for each page.
 #[derive(Debug)]
 pub struct LeaderMetrics {
-    writes: Family<Outcome, Counter>,
+    writes: Family<OutcomeLabel, Counter>,
     committed: Counter,
     seconds: Histogram,
 }
 
 impl Default for LeaderMetrics {
     fn default() -> Self {
-        let writes = Family::<Outcome, Counter>::default();
-        let committed = writes.get_or_create(&Outcome { outcome: "committed" }).clone();
+        let writes = Family::<OutcomeLabel, Counter>::default();
+        let committed = writes.get_or_create(&OutcomeLabel { outcome: "committed" }).clone();
         // 0.1 ms to 13 s.
         Self { writes, committed, seconds: Histogram::new(exponential_buckets(1e-4, 2.0, 18)) }
     }
@@ -61,7 +61,7 @@ impl LeaderMetrics {
             WriteResult::Indeterminate => "indeterminate",
             WriteResult::Refused => "refused",
         };
-        self.writes.get_or_create(&Outcome { outcome }).inc();
+        self.writes.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 }
 

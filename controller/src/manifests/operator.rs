@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::build::MANAGER;
-use crate::manifests::Settings;
+use crate::manifests::ManifestSettings;
 
 /// The port of health and metrics.
 const PORT: u16 = 8080;
@@ -41,7 +41,7 @@ fn expression(text: &str) -> String {
 impl Values {
     /// The values of an installation by `kubectl apply`.
     #[must_use]
-    pub fn plain(settings: &Settings) -> Self {
+    pub fn plain(settings: &ManifestSettings) -> Self {
         Self {
             name: MANAGER.to_owned(),
             instance: MANAGER.to_owned(),

@@ -16,7 +16,7 @@ use crate::build::{Component, MANAGER, names};
 use crate::context::{Context, cached};
 
 /// What the steps before led to.
-pub struct Outcome<'a> {
+pub struct StepResults<'a> {
     /// The leader, with the configuration that it answered last.
     pub leader: &'a LeaderSeen,
     /// The result of sending the leader its configuration.
@@ -25,11 +25,11 @@ pub struct Outcome<'a> {
     pub failure: Option<&'a ApplyError>,
 }
 
-/// The status that follows from the outcome and from the objects as the watches see them.
+/// The status that follows from the results and from the objects as the watches see them.
 #[must_use]
 pub fn status(
     cluster: &Validated,
-    outcome: &Outcome<'_>,
+    results: &StepResults<'_>,
     previous: &KvClusterStatus,
     context: &Context,
 ) -> KvClusterStatus {
@@ -38,12 +38,12 @@ pub fn status(
     let stateful_set = cached(&context.stores.stateful_sets, namespace, &names::followers(name));
     let follower_pods = context.stores.pods_of(namespace, name, Component::Follower);
     let seen = Seen {
-        leader: outcome.leader,
-        configured: outcome.configured,
+        leader: results.leader,
+        configured: results.configured,
         deployment: deployment.as_deref(),
         stateful_set: stateful_set.as_deref(),
         follower_pods: &follower_pods,
-        problem: outcome.failure.map(|error| (error.reason(), error.to_string())),
+        problem: results.failure.map(|error| (error.reason(), error.to_string())),
     };
     status::compute(cluster, &seen, previous, Timestamp::now())
 }

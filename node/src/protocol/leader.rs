@@ -119,7 +119,7 @@ impl Default for Limits {
 
 /// Settings of a leader.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct LeaderSettings {
     /// W, the write quorum.
     pub quorum: u16,
     /// N, the declared number of followers.
@@ -178,7 +178,7 @@ impl Entry {
 pub struct Leader<W, R> {
     epoch: Epoch,
     phase: Phase,
-    settings: Settings,
+    settings: LeaderSettings,
     rng: SmallRng,
     slots: Vec<Option<Slot>>,
     rules: Rules,
@@ -211,7 +211,7 @@ pub struct Leader<W, R> {
 
 impl<W, R> Leader<W, R> {
     /// A leader without any state. `id` is random and new at every start.
-    pub fn new(id: u64, settings: Settings) -> Self {
+    pub fn new(id: u64, settings: LeaderSettings) -> Self {
         let epoch = Epoch { term: 1, leader: id };
         Self {
             epoch,

@@ -34,7 +34,7 @@ pub use self::requests::{Placed, WriteOutcome};
 pub use self::view::{Condition, LeaderView, PlaceView};
 use super::outbox::{Item, Outbox};
 use super::timer::Timer;
-use crate::protocol::leader::{Leader, Limits, Output, Settings, SlotId};
+use crate::protocol::leader::{Leader, LeaderSettings, Limits, Output, SlotId};
 use crate::protocol::types::Record;
 
 /// How often the pause between two attempts to start doubles: up to 6.4 s.
@@ -99,7 +99,7 @@ impl Coordinator {
     pub fn start_in(live: LiveConfig, limits: Limits, seed: u64, environment: Environment) -> Arc<Self> {
         let Environment { identity, backoff_seed, alarm } = environment;
         let settings =
-            Settings { quorum: live.write_quorum, size: live.followers, delay: (&live).into(), limits, seed };
+            LeaderSettings { quorum: live.write_quorum, size: live.followers, delay: (&live).into(), limits, seed };
         let state = State {
             core: Leader::new(identity, settings),
             paths: Vec::new(),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use kv_node::protocol::follower::{Effects, Follower};
-use kv_node::protocol::leader::{Accepted, DelayRange, Leader, NewWrite, Output, Settings, SlotId};
+use kv_node::protocol::leader::{Accepted, DelayRange, Leader, LeaderSettings, NewWrite, Output, SlotId};
 use kv_node::protocol::types::{Epoch, FollowerId, ToFollower, ToLeader};
 
 use crate::clients::{Act, KEYS};
@@ -243,7 +243,7 @@ impl World {
         let id = mutation::leader_id(plan.mutation, 100 + self.leads.len() as u64);
         let limits = plan.leader_limits();
         let (quorum, size) = (self.wanted, FOLLOWERS as u16);
-        let mut leader = Leader::new(id, Settings { quorum, size, delay: NO_DELAY, limits, seed: 0 });
+        let mut leader = Leader::new(id, LeaderSettings { quorum, size, delay: NO_DELAY, limits, seed: 0 });
         let slots = std::array::from_fn(|place| leader.declare(&format!("f{place}")).expect("there are free slots"));
         let (told, filters) = (self.wanted, Default::default());
         let process = Part::new(Process { leader, slots, waits: false, told, promoted: None, filters });

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kv_node::protocol::follower::{Effects, Follower};
-use kv_node::protocol::leader::{DelayRange, Leader, Limits, Output, Settings, SlotId};
+use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, Output, SlotId};
 use kv_node::protocol::types::{FollowerId, ToFollower, ToLeader};
 
 pub(crate) type Core = Leader<u32, u32>;
@@ -19,7 +19,7 @@ pub(crate) fn leader_of(id: u64, size: u16) -> Core {
 
 pub(crate) fn leader_with(id: u64, size: u16, limits: Limits) -> Core {
     let delay = DelayRange { min_us: 0, max_us: 0 };
-    Leader::new(id, Settings { quorum: 3, size, delay, limits, seed: 1 })
+    Leader::new(id, LeaderSettings { quorum: 3, size, delay, limits, seed: 1 })
 }
 
 /// What went over the wire, as far as somebody asks.

@@ -4,7 +4,7 @@
 use super::mask::Mask;
 use super::membership::Stage;
 use super::slot::Gathered;
-use super::{Entry, Leader, Limits, Link, Output, Phase, ResetReason, Settings, SlotId};
+use super::{Entry, Leader, LeaderSettings, Limits, Link, Output, Phase, ResetReason, SlotId};
 use crate::protocol::digest::{BucketLimits, Digest, seed_of};
 use crate::protocol::keymap::KeyMap;
 use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced, ToFollower};
@@ -345,7 +345,7 @@ impl<W, R> Leader<W, R> {
         let members = self.opening_members(old.as_ref());
         let generation = self.each_slot().filter_map(|(_, slot)| slot.hello.as_ref()?.synced.as_ref());
         let generation = generation.map(|synced| synced.config.generation).max().unwrap_or(0) + 1;
-        let Settings { quorum, size, .. } = self.settings;
+        let LeaderSettings { quorum, size, .. } = self.settings;
         // No follower may store a quorum that is out of reach now. That quorum allows a recovery
         // with fewer promises, which could miss writes until enough followers have everything. The
         // leader changes to it later, once enough followers are present.

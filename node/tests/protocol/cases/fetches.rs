@@ -1,7 +1,7 @@
 //! Recovery of a state that takes many messages, step by step.
 
 use kv_node::protocol::follower::{self, Effects, Follower};
-use kv_node::protocol::leader::{DelayRange, Leader, Limits, NewWrite, Output, Settings};
+use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, NewWrite, Output};
 use kv_node::protocol::types::{Epoch, FollowerId, ToFollower};
 
 type Core = Leader<usize, usize>;
@@ -16,7 +16,8 @@ fn followers() -> Vec<Follower> {
 
 fn leader(id: u64) -> Core {
     let limits = Limits { message_bytes: 1, scan_keys: 1, ..Limits::default() };
-    let settings = Settings { quorum: QUORUM, size: 3, delay: DelayRange { min_us: 0, max_us: 0 }, limits, seed: 1 };
+    let settings =
+        LeaderSettings { quorum: QUORUM, size: 3, delay: DelayRange { min_us: 0, max_us: 0 }, limits, seed: 1 };
     let mut leader = Leader::new(id, settings);
     (0..3).for_each(|place| assert!(leader.declare(&format!("f{place}")).is_some()));
     leader

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kv_node::protocol::digest::Buckets;
-use kv_node::protocol::leader::{DelayRange, Leader, Output, Settings, SlotId};
+use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Output, SlotId};
 use kv_node::protocol::types::{Epoch, ToFollower};
 use rand::RngExt;
 
@@ -38,7 +38,7 @@ impl World {
     /// Starts a leader process that knows nothing but the wanted rule.
     pub(crate) fn start_leader(&mut self) -> usize {
         let number = self.leads.len();
-        let settings = Settings {
+        let settings = LeaderSettings {
             quorum: self.wanted.0,
             size: self.wanted.1,
             delay: self.delay(),
