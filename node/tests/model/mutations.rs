@@ -1,9 +1,9 @@
 //! Goal: the model finds the absence of each rule. Method: the rule is off, and some state within small bounds breaks what
 //! must hold. What is found first is found on a shortest way, which is printed.
 //!
-//! Two mutations of the simulation are not here, because a million and a half states of three followers do not show their
-//! harm: a follower that forgets the rules before the newest one, and one that keeps what is older than a state that it
-//! took over. The simulation, which has more followers and keys, finds both.
+//! Two mutations of the simulation are not here. A million and a half states of three followers do not show the harm of a
+//! follower that forgets the rules before the newest one. A follower that keeps what is older than a state that it took
+//! over needs nearly as many states. The simulation, which has more followers and keys, finds both.
 
 use crate::checks::{PLAN, first};
 use crate::mutation::Mutation;
