@@ -13,7 +13,8 @@ use divan::{Bencher, black_box};
 use kv_node::http::put_fields;
 use kv_node::protocol::follower::{Effects, Follower};
 use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, NewWrite, Output, SlotId};
-use kv_node::protocol::types::{FollowerId, ToFollower, Write};
+use kv_node::protocol::messages::{ToFollower, Write};
+use kv_node::protocol::types::FollowerId;
 use kv_node::replication::wire;
 
 fn main() {

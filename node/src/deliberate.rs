@@ -7,7 +7,8 @@
 #[cfg(feature = "deliberate-faults")]
 use std::sync::OnceLock;
 
-use crate::protocol::types::{Config, Epoch, Synced, ToFollower, ToLeader};
+use crate::protocol::messages::{ToFollower, ToLeader};
+use crate::protocol::types::{Config, Epoch, Synced};
 
 /// A rule that the node violates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,4 +19,5 @@ pub mod digest;
 pub mod follower;
 pub mod keymap;
 pub mod leader;
+pub mod messages;
 pub mod types;

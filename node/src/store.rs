@@ -18,6 +18,7 @@ mod committer;
 mod directory;
 pub mod disk;
 pub mod files;
+mod head;
 mod ledger;
 mod log;
 #[cfg(test)]

@@ -6,7 +6,8 @@ mod direct;
 
 use direct::{Core, Followers, Traffic, connect, deliver, followers, leader};
 use kv_node::protocol::leader::{Accepted, NewWrite};
-use kv_node::protocol::types::{Epoch, ToFollower};
+use kv_node::protocol::messages::ToFollower;
+use kv_node::protocol::types::Epoch;
 
 const KEYS: usize = 5_000;
 

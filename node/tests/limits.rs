@@ -11,7 +11,8 @@ use kv_node::protocol::follower::Effects;
 use kv_node::protocol::leader::{
     Accepted, CutOff, Limits, NewWrite, Output, Part, Refusal, ResetReason, Saved, Unfinished,
 };
-use kv_node::protocol::types::{Epoch, Hello, SEQ_MAX, ToFollower, ToLeader};
+use kv_node::protocol::messages::{Hello, ToFollower, ToLeader};
+use kv_node::protocol::types::{Epoch, SEQ_MAX};
 
 fn write(key: &str, value: &str, token: Option<&str>) -> NewWrite {
     let (value, retry_token) = (Some(value.into()), token.map(Arc::from));

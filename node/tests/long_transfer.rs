@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use kv_node::protocol::follower::Follower;
-use kv_node::protocol::types::{Epoch, FollowerId, Record, ToFollower, Version};
+use kv_node::protocol::messages::ToFollower;
+use kv_node::protocol::types::{Epoch, FollowerId, Record, Version};
 use kv_node::replication::session::Connection;
 use kv_node::replication::{replica::Replica, wire};
 use kv_node::store::Store;

@@ -7,9 +7,8 @@ use std::sync::Arc;
 
 use super::digest::{Buckets, Digest, seed_of};
 use super::keymap::KeyMap;
-use super::types::{
-    Config, Covered, Epoch, FollowerId, Hello, Key, RESTORE_MARK, Record, Synced, ToFollower, ToLeader, Write,
-};
+use super::messages::{Covered, Hello, ToFollower, ToLeader, Write};
+use super::types::{Config, Epoch, FollowerId, Key, RESTORE_MARK, Record, Synced};
 
 /// How much of the state one answer covers, which bounds its duration. Tests draw small numbers, so
 /// that every state is longer than one message.

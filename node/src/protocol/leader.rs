@@ -38,16 +38,17 @@ use self::window::Window;
 use super::digest::{BucketLimits, Digest};
 use super::follower::MESSAGE_BYTES;
 use super::keymap::KeyMap;
-use super::types::{Epoch, FollowerId, Hello, Record, ToFollower, ToLeader};
+use super::messages::{Hello, ToFollower, ToLeader};
+use super::types::{Epoch, FollowerId, Record};
 
 pub use self::audit::AuditCounts;
 pub use self::install::InstallJob;
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
 pub use self::output::{Output, Receipt, ResetReason};
 pub use self::recovery::RecoveryView;
-pub use self::restore::{Part, Saved, Unfinished};
+pub use self::restore::{Part, Saved};
 pub use self::view::{CutOff, FollowerView};
-pub use self::writes::{Accepted, NewWrite, Refusal};
+pub use self::writes::{Accepted, NewWrite, Refusal, Unfinished};
 
 /// Range of the random delay before each send of a write, in microseconds. Uniform, both ends
 /// included.

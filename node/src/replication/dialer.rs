@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::AbortHandle;
 
-use super::link::LEADER_HEADER;
-use super::session::{Connect, Connection, Session, SessionError, dial};
+use super::link::{LEADER_HEADER, SessionError};
+use super::session::{Connect, Connection, Session, dial};
 use super::wire::PROTOCOL;
 
 /// Read buffer for messages of a follower, in bytes.

@@ -1,9 +1,11 @@
 //! Common to both ends of a replication connection: the keep-alive frames, and the timeout that
-//! closes it.
+//! closes it, and the reasons for which one ends.
 
 use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::wire::WireError;
 
 /// Header with the leader's URL for clients.
 pub(crate) const LEADER_HEADER: &str = "x-kvcluster-leader";
@@ -44,4 +46,49 @@ impl Watch {
         self.quiet_ticks += 1;
         self.quiet_ticks
     }
+}
+
+/// Why a connection failed or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The connection could not be opened.
+    #[error("failed to connect: {0}")]
+    Connect(String),
+    /// The follower's HTTP server refused the upgrade.
+    #[error("refused with status {status}: {body}")]
+    Status {
+        /// Of the answer.
+        status: u16,
+        /// Of the answer.
+        body: String,
+    },
+    /// No bytes arrived within this time.
+    #[error("no answer within {} s", .0.as_secs())]
+    Silent(Duration),
+    /// The follower closed the connection.
+    #[error("the connection was closed")]
+    Closed,
+    /// The first message was not a greeting.
+    #[error("the first message was not a greeting")]
+    NoHello,
+    /// The connection cannot be upgraded.
+    #[error("the connection is not over TCP")]
+    NotTcp,
+    /// The leader closed the connection.
+    #[error("closed to start over")]
+    Reset,
+    /// The follower reads too slowly.
+    #[error("{bytes} bytes wait to be sent (limit {limit}): the follower does not read")]
+    Full {
+        /// How many wait.
+        bytes: usize,
+        /// How many may.
+        limit: usize,
+    },
+    /// Reading or writing failed.
+    #[error("failed to read or write: {0}")]
+    Io(#[from] std::io::Error),
+    /// A received frame is invalid.
+    #[error(transparent)]
+    Wire(#[from] WireError),
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::session::SessionError;
+use super::link::SessionError;
 use crate::protocol::leader::InstallJob;
-use crate::protocol::types::{ToFollower, Write};
+use crate::protocol::messages::{ToFollower, Write};
 
 /// How many bytes a message counts. A leader's messages are short; state transfers are made in
 /// parts.

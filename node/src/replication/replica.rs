@@ -16,7 +16,8 @@ use super::wire;
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::{Change, Effects, Follower, approximate_bytes};
 use crate::protocol::keymap::KeyMap;
-use crate::protocol::types::{Epoch, Hello, Key, RESTORE_MARK, Synced, ToFollower, ToLeader};
+use crate::protocol::messages::{Hello, ToFollower, ToLeader};
+use crate::protocol::types::{Epoch, Key, RESTORE_MARK, Synced};
 use crate::store::disk;
 use crate::store::{Health, Store, StoreFailure, Stored};
 
@@ -445,7 +446,8 @@ impl State {
 mod tests {
     use super::*;
     use crate::protocol::digest::Buckets;
-    use crate::protocol::types::{Config, Covered, FollowerId, Record, Version};
+    use crate::protocol::messages::Covered;
+    use crate::protocol::types::{Config, FollowerId, Record, Version};
 
     const EPOCH: Epoch = Epoch { term: 1, leader: 7 };
 

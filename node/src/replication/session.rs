@@ -11,11 +11,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::coordinator::Coordinator;
+pub use super::link::SessionError;
 use super::link::{QUIET_TICKS_MAX, SILENCE_MAX, Watch};
 use super::outbox::{Item, Outbox};
-use super::wire::{self, WireError};
+use super::wire;
 use crate::protocol::leader::SlotId;
-use crate::protocol::types::{Hello, ToLeader, Write};
+use crate::protocol::messages::{Hello, ToLeader, Write};
 
 /// How long connecting may take.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -26,51 +27,6 @@ const WRITE_BYTES_MAX: usize = 1 << 20;
 
 /// Items for which memory is kept between two sends.
 const ITEMS_KEPT: usize = 4096;
-
-/// Why a connection failed or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// The connection could not be opened.
-    #[error("failed to connect: {0}")]
-    Connect(String),
-    /// The follower's HTTP server refused the upgrade.
-    #[error("refused with status {status}: {body}")]
-    Status {
-        /// Of the answer.
-        status: u16,
-        /// Of the answer.
-        body: String,
-    },
-    /// No bytes arrived within this time.
-    #[error("no answer within {} s", .0.as_secs())]
-    Silent(Duration),
-    /// The follower closed the connection.
-    #[error("the connection was closed")]
-    Closed,
-    /// The first message was not a greeting.
-    #[error("the first message was not a greeting")]
-    NoHello,
-    /// The connection cannot be upgraded.
-    #[error("the connection is not over TCP")]
-    NotTcp,
-    /// The leader closed the connection.
-    #[error("closed to start over")]
-    Reset,
-    /// The follower reads too slowly.
-    #[error("{bytes} bytes wait to be sent (limit {limit}): the follower does not read")]
-    Full {
-        /// How many wait.
-        bytes: usize,
-        /// How many may.
-        limit: usize,
-    },
-    /// Reading or writing failed.
-    #[error("failed to read or write: {0}")]
-    Io(#[from] std::io::Error),
-    /// A received frame is invalid.
-    #[error(transparent)]
-    Wire(#[from] WireError),
-}
 
 /// The two directions of an open connection.
 #[derive(Debug)]

@@ -10,7 +10,8 @@ use bytes::{Buf, BufMut, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::protocol::types::{Epoch, ToFollower, Write};
+use crate::protocol::messages::{ToFollower, Write};
+use crate::protocol::types::Epoch;
 
 /// The name of the protocol in the upgrade. Its number changes with the messages.
 pub const PROTOCOL: &str = "kvcluster-replication/4";

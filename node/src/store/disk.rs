@@ -21,7 +21,7 @@ use super::files::{Files, RealFiles};
 use super::ledger::Ledger;
 use super::log::Log;
 use super::mend::Mend;
-use super::replay::{self, Hint, Loaded};
+use super::replay::{self, Hint, LoadError, Loaded};
 use super::scrub::Scrub;
 use super::{Health, Store, StoreError};
 use crate::protocol::follower::{Change, Kept};
@@ -189,15 +189,6 @@ impl Ready {
         let (committer, stepped) = Committer::stepped(disk);
         (Opened { store: Store::Disk(committer), id, kept, found }, stepped)
     }
-}
-
-/// Why a state cannot be loaded.
-#[derive(Debug)]
-pub(super) enum LoadError {
-    /// The state differs from what was stored; the reason.
-    Damaged(String),
-    /// It may be intact, but cannot be used now.
-    Refused(StoreError),
 }
 
 struct State {

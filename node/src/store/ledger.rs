@@ -6,32 +6,14 @@
 //! value of a key or a removed record.
 
 use foldhash::fast::FixedState;
-use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use super::head::Head;
 use super::segment;
 use crate::protocol::digest::Buckets;
 use crate::protocol::follower::{Change, Kept};
 use crate::protocol::keymap::KeyMap;
-use crate::protocol::types::{Epoch, FollowerId, Key, Record, Synced};
-
-/// Everything that a follower stores except its records. The store writes it atomically with every
-/// batch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Head {
-    /// The follower's id, created with the directory.
-    pub(super) id: FollowerId,
-    /// The number of the batch.
-    pub(super) batch: u64,
-    /// The highest promised epoch.
-    pub(super) promised: Epoch,
-    /// The last epoch whose whole state is stored.
-    pub(super) synced: Option<Synced>,
-    /// How many records there are.
-    pub(super) records: u64,
-    /// Sum of the hashes of all records.
-    pub(super) digest: u64,
-}
+use crate::protocol::types::{Epoch, FollowerId, Key, Record};
 
 /// By key, the new encoded record, or `None` if the record is removed. The order depends only on
 /// the follower's id and the keys, so that a simulation can be replayed.
@@ -202,26 +184,7 @@ fn encode_record(record: &Record) -> Vec<u8> {
     postcard::to_extend(record, Vec::with_capacity(capacity)).expect("plain data always encodes")
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_allocvec(value).expect("plain data always encodes")
-}
-
 /// Decodes a stored record; `None` if the bytes are not a record.
 pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
     postcard::take_from_bytes(bytes).ok().filter(|(_, rest)| rest.is_empty()).map(|(record, _)| record)
-}
-
-impl Head {
-    /// Encodes the head with a checksum of its own, since no other check covers it.
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = encode(self);
-        bytes.extend_from_slice(&xxh3_64(&bytes).to_le_bytes());
-        bytes
-    }
-
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (body, sum) = bytes.split_last_chunk::<8>()?;
-        let intact = xxh3_64(body) == u64::from_le_bytes(*sum);
-        intact.then(|| postcard::from_bytes(body).ok()).flatten()
-    }
 }

@@ -6,10 +6,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::LoadError;
 use super::files::RealFiles;
 use super::ledger::Ledger;
 use super::log::{Limits, Log};
+use super::replay::LoadError;
 use super::replay::{self, Loaded};
 use crate::protocol::digest::Buckets;
 use crate::protocol::follower::Change;

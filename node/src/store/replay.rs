@@ -14,9 +14,9 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use super::StoreError;
-use super::disk::LoadError;
 use super::files::{Files, Listed, read_all, sync_dir};
-use super::ledger::{Head, Ledger, decode};
+use super::head::Head;
+use super::ledger::{Ledger, decode};
 use super::log::{self, Limits, Log, Segment};
 use super::segment::{self, HEADER_BYTES};
 use crate::protocol::follower::{Change, Kept, approximate_bytes};
@@ -47,6 +47,15 @@ struct Replay {
     id: FollowerId,
     records: HashMap<Key, Vec<u8>, FixedState>,
     head: Option<Head>,
+}
+
+/// Why a state cannot be loaded.
+#[derive(Debug)]
+pub(super) enum LoadError {
+    /// The state differs from what was stored; the reason.
+    Damaged(String),
+    /// It may be intact, but cannot be used now.
+    Refused(StoreError),
 }
 
 /// Reads the log in a directory without changing it.

@@ -12,7 +12,7 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::ledger::Head;
+use super::head::Head;
 use crate::protocol::types::FollowerId;
 
 /// Length of the head of a segment.

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use kv_node::protocol::follower::{Effects, Follower};
 use kv_node::protocol::leader::{Accepted, DelayRange, Leader, LeaderSettings, NewWrite, Output, SlotId};
-use kv_node::protocol::types::{Epoch, FollowerId, ToFollower, ToLeader};
+use kv_node::protocol::messages::{ToFollower, ToLeader};
+use kv_node::protocol::types::{Epoch, FollowerId};
 
 use crate::clients::{Act, KEYS};
 use crate::mutation::{self, Mutation};

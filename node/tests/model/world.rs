@@ -13,7 +13,8 @@ use std::sync::Arc;
 use kv_node::protocol::digest::{BucketLimits, Buckets};
 use kv_node::protocol::follower::{self, Follower};
 use kv_node::protocol::leader::{self, InstallJob, Leader, SlotId};
-use kv_node::protocol::types::{Epoch, FollowerId, ToFollower, ToLeader};
+use kv_node::protocol::messages::{ToFollower, ToLeader};
+use kv_node::protocol::types::{Epoch, FollowerId};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::clients::Clients;

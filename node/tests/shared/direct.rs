@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use kv_node::protocol::follower::{Effects, Follower};
 use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, Output, SlotId};
-use kv_node::protocol::types::{FollowerId, ToFollower, ToLeader};
+use kv_node::protocol::messages::{ToFollower, ToLeader};
+use kv_node::protocol::types::FollowerId;
 
 pub(crate) type Core = Leader<u32, u32>;
 

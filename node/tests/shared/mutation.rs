@@ -5,7 +5,8 @@
 
 use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::follower::{Change, Effects, Follower};
-use kv_node::protocol::types::{Config, Covered, Record, Synced, ToFollower, ToLeader, Version};
+use kv_node::protocol::messages::{Covered, ToFollower, ToLeader};
+use kv_node::protocol::types::{Config, Record, Synced, Version};
 
 /// The rule that is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

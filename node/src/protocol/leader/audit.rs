@@ -16,7 +16,7 @@
 use super::{InstallJob, Leader, Link, Output, Phase, SlotId};
 use crate::protocol::digest::{Buckets, Digest, seed_of};
 use crate::protocol::follower::approximate_bytes;
-use crate::protocol::types::ToFollower;
+use crate::protocol::messages::ToFollower;
 
 /// Bit in the token of every question of a comparison. Tokens of state transfers are indices of
 /// writes, which are far smaller.

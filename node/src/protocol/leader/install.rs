@@ -13,7 +13,8 @@ use super::slot::Progress;
 use super::{Leader, Link, Output, Phase, SlotId};
 use crate::protocol::digest::{Buckets, Digest, seed_of};
 use crate::protocol::follower::approximate_bytes;
-use crate::protocol::types::{Covered, Epoch, Synced, ToFollower};
+use crate::protocol::messages::{Covered, ToFollower};
+use crate::protocol::types::{Epoch, Synced};
 
 /// A state transfer under way; the caller passes it to [`Leader::install_part`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

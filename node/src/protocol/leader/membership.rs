@@ -18,7 +18,8 @@ use std::collections::VecDeque;
 
 use super::mask::Mask;
 use super::{Leader, Link, Output, Phase, SlotId};
-use crate::protocol::types::{Config, FollowerId, Member, ToFollower};
+use crate::protocol::messages::ToFollower;
+use crate::protocol::types::{Config, FollowerId, Member};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::install::InstallJob;
 use super::mask::SlotId;
-use crate::protocol::types::{Epoch, ToFollower, Write};
+use crate::protocol::messages::{ToFollower, Write};
+use crate::protocol::types::Epoch;
 
 /// An action for the caller.
 #[derive(Clone, Debug)]

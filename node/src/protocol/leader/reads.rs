@@ -6,7 +6,8 @@ use super::mask::Mask;
 use super::view::CutOff;
 use super::writes::Refusal;
 use super::{Leader, Limits, Link, Output, Phase, SlotId};
-use crate::protocol::types::{Record, ToFollower};
+use crate::protocol::messages::ToFollower;
+use crate::protocol::types::Record;
 
 #[derive(Clone, Debug)]
 pub(super) struct Reads<R> {

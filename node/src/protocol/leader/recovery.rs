@@ -7,7 +7,8 @@ use super::slot::Gathered;
 use super::{Entry, Leader, LeaderSettings, Limits, Link, Output, Phase, ResetReason, SlotId};
 use crate::protocol::digest::{BucketLimits, Digest, seed_of};
 use crate::protocol::keymap::KeyMap;
-use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced, ToFollower};
+use crate::protocol::messages::ToFollower;
+use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced};
 
 /// Token of the digest questions of recovery. A state transfer uses the index of a write, from 1.
 pub(super) const RECOVERY: u64 = 0;

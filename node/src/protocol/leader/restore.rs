@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Leader;
-use super::writes::{Accepted, Refusal};
+use super::writes::{Accepted, Refusal, Unfinished};
 use crate::protocol::types::{Key, RESTORE_MARK, Record, RetryMark, SEQ_MAX, Version};
 
 /// A key in a backup. It has no epoch, since an epoch is meaningless in another cluster.
@@ -26,25 +26,6 @@ pub struct Saved {
     /// The last marked writes of the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub marks: Option<Arc<[RetryMark]>>,
-}
-
-/// A restore that has begun and has not ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unfinished {
-    /// The digest of the backup.
-    pub backup: Arc<str>,
-    /// Whether the keys of the backup replace existing ones.
-    pub overwrite: bool,
-}
-
-impl std::fmt::Display for Unfinished {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "the restore of the backup with digest {} is not finished: it has to be repeated, or given up",
-            self.backup
-        )
-    }
 }
 
 /// The restore to which keys belong.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::protocol::digest::{Buckets, Digest};
-use crate::protocol::types::{Epoch, FollowerId, Hello};
+use crate::protocol::messages::Hello;
+use crate::protocol::types::{Epoch, FollowerId};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Link {

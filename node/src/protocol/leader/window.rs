@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::mask::Mask;
-use crate::protocol::types::Write;
+use crate::protocol::messages::Write;
 
 /// One accepted write.
 #[derive(Clone, Debug)]

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use rand::RngExt;
+use serde::{Deserialize, Serialize};
 
 use super::mask::Mask;
-use super::restore::Unfinished;
 use super::view::CutOff;
 use super::window::Pending;
 use super::{Entry, Leader, Limits, Link, Output, Phase, Receipt, SlotId};
+use crate::protocol::messages::Write;
 use crate::protocol::types::{
-    Epoch, Key, RESTORE_MARK, RETRY_MARKS_PER_KEY, Record, RetryMark, SEQ_MAX, Version, Write, fingerprint,
+    Epoch, Key, RESTORE_MARK, RETRY_MARKS_PER_KEY, Record, RetryMark, SEQ_MAX, Version, fingerprint,
 };
 
 /// How many retries of one write may wait for it, in addition to the first request.
@@ -44,6 +45,25 @@ pub enum Accepted {
         /// The sequence number of that write.
         seq: u64,
     },
+}
+
+/// A restore that has begun and has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// The digest of the backup.
+    pub backup: Arc<str>,
+    /// Whether the keys of the backup replace existing ones.
+    pub overwrite: bool,
+}
+
+impl std::fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the restore of the backup with digest {} is not finished: it has to be repeated, or given up",
+            self.backup
+        )
+    }
 }
 
 /// Why the leader refused a request. The leader changed nothing.

@@ -8,7 +8,7 @@ use super::configuration::is_member;
 use super::{After, Coordinator, State};
 use crate::deliberate;
 use crate::protocol::leader::{InstallJob, ResetReason, SlotId};
-use crate::protocol::types::{Hello, ToFollower, ToLeader};
+use crate::protocol::messages::{Hello, ToFollower, ToLeader};
 use crate::replication::outbox::{Item, Outbox};
 
 /// The connection to a follower, as far as it is known.

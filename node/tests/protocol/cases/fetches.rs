@@ -2,7 +2,8 @@
 
 use kv_node::protocol::follower::{self, Effects, Follower};
 use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, NewWrite, Output};
-use kv_node::protocol::types::{Epoch, FollowerId, ToFollower};
+use kv_node::protocol::messages::ToFollower;
+use kv_node::protocol::types::{Epoch, FollowerId};
 
 type Core = Leader<usize, usize>;
 

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::follower::{Change, Effects, Follower};
-use kv_node::protocol::types::{
-    Config, Covered, Epoch, FollowerId, Member, Record, Synced, ToFollower, ToLeader, Version, Write,
-};
+use kv_node::protocol::messages::{Covered, ToFollower, ToLeader, Write};
+use kv_node::protocol::types::{Config, Epoch, FollowerId, Member, Record, Synced, Version};
 
 use super::{cluster, value_of, with};
 use crate::sim::{Plan, World};

@@ -1,6 +1,7 @@
 //! Leaders that die, pause, and meet.
 
-use kv_node::protocol::types::{Epoch, ToLeader};
+use kv_node::protocol::messages::ToLeader;
+use kv_node::protocol::types::Epoch;
 
 use super::{LONG_US, cluster, value_of};
 use crate::sim::network::Direction;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Output, SlotId};
-use kv_node::protocol::types::{Epoch, ToFollower};
+use kv_node::protocol::messages::ToFollower;
+use kv_node::protocol::types::Epoch;
 use rand::RngExt;
 
 use super::network::Direction;
@@ -136,7 +137,7 @@ impl World {
         &mut self,
         number: usize,
         epoch: Epoch,
-        writes: Option<(SlotId, Vec<kv_node::protocol::types::Write>)>,
+        writes: Option<(SlotId, Vec<kv_node::protocol::messages::Write>)>,
     ) {
         if let Some((slot, writes)) = writes {
             self.send_to_follower(number, slot, ToFollower::Writes { epoch, writes });

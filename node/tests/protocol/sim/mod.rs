@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use kv_node::protocol::digest::BucketLimits;
 use kv_node::protocol::leader::SlotId;
-use kv_node::protocol::types::ToFollower;
+use kv_node::protocol::messages::ToFollower;
 use kv_node::protocol::{follower, leader};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

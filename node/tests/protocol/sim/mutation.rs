@@ -2,7 +2,7 @@
 
 use kv_node::protocol::follower::{Effects, Follower};
 use kv_node::protocol::leader::SlotId;
-use kv_node::protocol::types::{ToFollower, ToLeader};
+use kv_node::protocol::messages::{ToFollower, ToLeader};
 
 use super::World;
 use crate::mutation::{self, Mutation};

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use kv_node::protocol::follower::Effects;
 use kv_node::protocol::leader::{InstallJob, SlotId};
-use kv_node::protocol::types::{ToFollower, ToLeader};
+use kv_node::protocol::messages::{ToFollower, ToLeader};
 use rand::RngExt;
 
 use super::{Event, World, note};

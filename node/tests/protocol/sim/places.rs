@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use kv_node::protocol::follower::{Change, Effects, Follower};
-use kv_node::protocol::types::{Config, FollowerId, ToLeader};
+use kv_node::protocol::messages::ToLeader;
+use kv_node::protocol::types::{Config, FollowerId};
 use rand::RngExt;
 
 use super::{Event, World, note};
