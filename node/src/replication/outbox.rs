@@ -200,6 +200,7 @@ mod tests {
         outbox.push(write(3, 565));
         assert!(outbox.queue.lock().closed.is_none(), "600 bytes are below 1,000");
         outbox.push(write(4, 435));
+        assert!(outbox.queue.lock().closed.is_some(), "1,070 bytes are above 1,000");
         let error = outbox.closed().await;
         assert!(matches!(error, SessionError::Full { bytes: 1_070, limit: 1_000 }), "{error}");
         outbox.push(write(5, 1));

@@ -216,6 +216,9 @@ mod tests {
         assert!(matches!(decode(&mut received), Ok(Some(ToFollower::Install { .. }))));
         assert!(received.capacity() <= BUFFER_BYTES_KEPT, "{} bytes are kept", received.capacity());
         assert_eq!(decode(&mut received).expect("well-formed"), Some(ToFollower::Prepare { epoch }));
+        // Room for the next message must not be the memory of the long one.
+        received.reserve(READ_BYTES_MIN);
+        assert!(received.capacity() <= BUFFER_BYTES_KEPT, "{} bytes are used again", received.capacity());
         sent.clear();
         give_back(&mut sent);
         assert_eq!(sent.capacity(), 0);
