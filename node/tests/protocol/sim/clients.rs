@@ -138,6 +138,7 @@ impl World {
             return;
         }
         note!(self, "op {op}: acknowledged as {seq}");
+        self.must_be_shown(op);
         self.history.answer(op, seq, self.now_us);
         self.release(op);
     }
@@ -147,8 +148,17 @@ impl World {
         let lead = &self.leads[leader].leader;
         let (record, epoch) = (lead.committed(&name).cloned(), lead.epoch());
         note!(self, "op {op}: read {record:?}");
+        self.must_be_shown(op);
         self.history.read(op, record, epoch, self.now_us);
         self.release(op);
+    }
+
+    /// A client is answered: no restore that hides everything may have begun before it asked.
+    fn must_be_shown(&mut self, op: usize) {
+        let Op { client, called_us, .. } = &self.history.ops[op];
+        if let Some(since_us) = self.restorer.hides_since_us.filter(|since| client.is_some() && called_us > since) {
+            self.history.fail(format!("op {op} is answered, though a restore hides everything since {since_us}"));
+        }
     }
 
     pub(crate) fn client_uncertain(&mut self, op: usize) {
@@ -162,8 +172,11 @@ impl World {
             return;
         }
         let marked = self.history.ops.iter().filter(|other| other.key == it.key && other.token.is_some()).count();
+        // A restore replaces the marks of a key too: a retry of an earlier write would be a new write.
+        let replaced = self.history.ops[op..].iter().any(|other| other.is_restored() && other.key == it.key);
         let retries = it.client.is_some()
             && it.token.is_some()
+            && !replaced
             && attempt < ATTEMPTS_MAX
             && marked - it.marks_before < MARKED_WRITES_MAX;
         let leader = if retries { self.pick_leader() } else { None };

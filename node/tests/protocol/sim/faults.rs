@@ -179,6 +179,9 @@ impl World {
         if !lead.is_open() {
             return format!("L{number} is not open: {:?}, opening: {}", lead.recovery(), lead.is_opening());
         }
+        if !lead.is_serving() {
+            return format!("L{number} is open and does not serve: {:?}", lead.unfinished_restore());
+        }
         let (quorum, size) = self.wanted;
         let in_force = lead.config().is_some_and(|config| (config.quorum, config.size) == (quorum, size));
         if !lead.settled() || !in_force {
@@ -202,8 +205,9 @@ impl World {
             if Some(&synced.config) != lead.config() {
                 return format!("{} stores {:?}", place.name, synced.config);
             }
-            if place.durable.records().len() != lead.keys() {
-                return format!("{} has {} of {} keys", place.name, place.durable.records().len(), lead.keys());
+            let entries = (0..).map_while(|position| lead.entry_at(position)).count();
+            if place.durable.records().len() != entries {
+                return format!("{} has {} of {entries} records", place.name, place.durable.records().len());
             }
             for (key, record) in place.durable.records().iter() {
                 // What was there before a leader may stay under an earlier leader's stamp.

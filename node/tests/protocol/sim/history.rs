@@ -26,7 +26,7 @@ pub(crate) struct Op {
     pub(crate) marks_before: usize,
     pub(crate) attempts: u32,
     pub(crate) abandoned: bool,
-    called_us: u64,
+    pub(crate) called_us: u64,
     returned_us: Option<u64>,
     /// A leader took it: without an answer its outcome is unknown.
     entered: bool,
@@ -64,6 +64,11 @@ impl Op {
 
     pub(crate) fn refused(&mut self) {
         self.refused = true;
+    }
+
+    /// A key of a backup.
+    pub(crate) fn is_restored(&self) -> bool {
+        self.client.is_none() && self.act != Act::Read
     }
 
     pub(crate) fn is_acknowledged(&self) -> bool {
@@ -117,8 +122,13 @@ impl History {
     pub(crate) fn accepted(&mut self, op: usize, version: Version) {
         let it = &mut self.ops[op];
         it.entered = true;
-        let value = it.value();
-        let places = self.accepted.entry((key_name(it.key), version.seq)).or_default();
+        let (key, value) = (key_name(it.key), it.value());
+        self.gave(key, version, value);
+    }
+
+    /// A leader gave the value this version.
+    pub(crate) fn gave(&mut self, key: String, version: Version, value: Option<Arc<str>>) {
+        let places = self.accepted.entry((key, version.seq)).or_default();
         if places.iter().any(|(epoch, other)| *epoch == version.epoch && *other != value) {
             self.fail(format!("version {version:?} was given twice"));
             return;
@@ -128,12 +138,16 @@ impl History {
 
     /// A leader acknowledged it, whether or not the client hears of it.
     pub(crate) fn acknowledged(&mut self, epoch: Epoch, op: usize, seq: u64) {
-        let key = key_name(self.ops[op].key);
+        self.committed(epoch, key_name(self.ops[op].key), seq);
+    }
+
+    /// The same of any key.
+    pub(crate) fn committed(&mut self, epoch: Epoch, key: String, seq: u64) {
         // A leader that opened above must have found it, even if this one counts the last confirmation only now.
         let above = self.opened.iter().filter(|(at, _)| **at > epoch);
         let without = above.filter(|(_, state)| newest(state, &key) < seq).map(|(at, _)| *at).next();
         if let Some(later) = without {
-            self.fail(format!("op {op} ({key} seq {seq}) is acknowledged in {epoch}, but {later} opened without it"));
+            self.fail(format!("{key:?} seq {seq} is acknowledged in {epoch}, but {later} opened without it"));
         }
         self.acknowledged.push((epoch, key, seq));
     }

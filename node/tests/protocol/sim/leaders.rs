@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Output, SlotId};
 use kv_node::protocol::messages::ToFollower;
-use kv_node::protocol::types::Epoch;
+use kv_node::protocol::types::{Epoch, RESTORE_MARK, Version};
 use rand::RngExt;
 
 use super::network::Direction;
+use super::restores::MARKS;
 use super::{Event, World, note};
 
 /// One leader process. It is never forgotten: what it sent may arrive late.
@@ -163,11 +164,21 @@ impl World {
                     self.after(1, Event::InstallPart(id));
                 }
             }
+            Output::Committed { waiter, receipt } if waiter >= MARKS => {
+                let version = Version { epoch: receipt.epoch, seq: receipt.seq };
+                self.history.committed(receipt.epoch, RESTORE_MARK.to_owned(), receipt.seq);
+                self.mark_committed(waiter, version);
+            }
             Output::Committed { waiter, receipt } => {
                 self.history.acknowledged(receipt.epoch, waiter, receipt.seq);
                 self.client_acknowledged(waiter, receipt.seq);
             }
-            Output::Indeterminate { waiter, .. } => self.client_uncertain(waiter),
+            Output::Indeterminate { waiter, .. } => {
+                // The client of a restore asks again by itself.
+                if self.history.ops.get(waiter).is_some_and(|op| op.client.is_some()) {
+                    self.client_uncertain(waiter);
+                }
+            }
             Output::ReadConfirmed(reader) => self.client_reads(number, reader),
             Output::ReadRefused(reader) => self.client_uncertain(reader),
             Output::Reset(slot, _) => {
@@ -213,9 +224,14 @@ impl World {
     fn opened(&mut self, number: usize) {
         let leader = &self.leads[number].leader;
         note!(self, "L{number} opens {}", leader.epoch());
-        let state = (0..leader.keys()).filter_map(|position| leader.entry_at(position));
+        let state = (0..).map_while(|position| leader.entry_at(position));
         let state = state.map(|(key, record, _)| (key.to_owned(), record.clone())).collect();
-        self.history.opened(leader.epoch(), state);
+        let (epoch, serves) = (leader.epoch(), leader.unfinished_restore().is_none());
+        let mark = leader.latest(RESTORE_MARK).map(|(mark, _)| mark.version);
+        self.history.opened(epoch, state);
+        if let Some(version) = mark.filter(|_| serves) {
+            self.restore_ended(version);
+        }
     }
 
     /// The follower was let go, as when its pod and volume are deleted.

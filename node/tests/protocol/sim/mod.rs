@@ -13,6 +13,7 @@ pub(crate) mod linearizability;
 mod mutation;
 pub(crate) mod network;
 pub(crate) mod places;
+pub(crate) mod restores;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -30,6 +31,7 @@ use self::history::History;
 use self::leaders::Lead;
 use self::network::Connection;
 use self::places::Place;
+use self::restores::Restorer;
 use crate::mutation::Mutation;
 
 /// What can happen next.
@@ -73,6 +75,7 @@ pub(crate) enum Event {
         op: usize,
         attempt: u32,
     },
+    Restorer,
     Nemesis,
     Heal(Fault),
     /// A new leader is started if there is none.
@@ -94,6 +97,8 @@ pub(crate) struct Plan {
     /// Followers that forget everything at a restart.
     pub(crate) memory: bool,
     pub(crate) faults: bool,
+    /// A client that restores backups.
+    pub(crate) restores: bool,
     pub(crate) sizes: Sizes,
     /// A leader that finds none leading is started by itself.
     pub(crate) supervised: bool,
@@ -156,6 +161,7 @@ impl Plan {
             memory: rng.random_bool(0.2),
             faults: true,
             sizes: Self::random_sizes(&mut rng),
+            restores: rng.random_bool(0.25),
             supervised: true,
             mutation: None,
         }
@@ -180,6 +186,7 @@ impl Plan {
             sync_us: 100,
             memory: false,
             faults: false,
+            restores: false,
             sizes: Sizes::large(),
             supervised: false,
             mutation: None,
@@ -208,6 +215,7 @@ pub(crate) struct World {
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) connected: u64,
     pub(crate) clients: Vec<Client>,
+    pub(crate) restorer: Restorer,
     pub(crate) history: History,
     /// The wanted rule: quorum and size.
     pub(crate) wanted: (u16, u16),
@@ -243,6 +251,7 @@ impl World {
             connections: BTreeMap::new(),
             connected: 0,
             clients: Vec::new(),
+            restorer: Restorer::default(),
             history: History::default(),
             wanted: (plan.quorum, plan.size),
             faults_on: plan.faults,
@@ -263,6 +272,9 @@ impl World {
         }
         if world.plan.supervised {
             world.after(0, Event::Supervise);
+        }
+        if world.plan.restores {
+            world.after(50_000, Event::Restorer);
         }
         if world.plan.faults {
             world.after(100_000, Event::Nemesis);
@@ -330,6 +342,7 @@ impl World {
             Event::Want(leader) => self.want(leader),
             Event::Client(client) => self.client_acts(client),
             Event::Impatient { op, attempt } => self.client_gives_up(op, attempt),
+            Event::Restorer => self.restorer_acts(),
             Event::Nemesis => self.nemesis(),
             Event::Heal(fault) => self.heal(fault),
             Event::Supervise => self.supervise(),
@@ -383,6 +396,7 @@ pub(crate) struct Summary {
     pub(crate) unknown: usize,
     pub(crate) reads: usize,
     pub(crate) opened: usize,
+    pub(crate) restores: usize,
     pub(crate) rules: u64,
     /// Worlds that ended closed because more disks were lost than a rule on its way survives.
     pub(crate) closed: usize,
@@ -395,6 +409,7 @@ impl Summary {
         self.unknown += other.unknown;
         self.reads += other.reads;
         self.opened += other.opened;
+        self.restores += other.restores;
         self.rules += other.rules;
         self.closed += other.closed;
     }
@@ -424,6 +439,7 @@ pub(crate) fn run(plan: Plan, traced: bool) -> (Result<Summary, String>, Vec<Str
         events: world.handled,
         rules: world.leads.iter().map(|lead| lead.rules).sum(),
         closed,
+        restores: world.restorer.finished,
         ..world.history.summary()
     };
     (verdict.map(|()| summary), world.trace.take().unwrap_or_default())
