@@ -153,7 +153,7 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     let applied = apply::apply(desired, observed.secret, &cluster, context).await;
     // A failure to apply an object does not hold up the configuration of a leader that runs.
     let configured = configure::configure(&mut observed.leader, &cluster, &observed.token, context).await;
-    let results = StepResults { leader: &observed.leader, configured: &configured, failure: applied.as_ref().err() };
+    let results = StepResults { leader: &observed.leader, configured: &configured, applied: applied.as_ref() };
     let status = report::status(&cluster, &results, &previous, context);
     report::write(resource, &previous, &status, context).await?;
     applied?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, Preconditions};
@@ -13,6 +14,14 @@ use super::validate::Validated;
 use crate::build::Resources;
 use crate::context::{Context, cached};
 
+/// The objects with pods, as the API server has them after the step.
+pub struct Applied {
+    /// The followers' StatefulSet.
+    pub followers: Arc<StatefulSet>,
+    /// The leader's Deployment.
+    pub leader: Arc<Deployment>,
+}
+
 /// Applies the objects that differ, those that pods need before the pods. `secret` is the Secret as it was read.
 ///
 /// # Errors
@@ -22,7 +31,7 @@ pub async fn apply(
     secret: Option<Arc<Secret>>,
     cluster: &Validated,
     context: &Context,
-) -> Result<(), ApplyError> {
+) -> Result<Applied, ApplyError> {
     let Resources { account, secret: desired_secret, config, peers, write, read, followers, leader, budget, policy } =
         desired;
     let stores = &context.stores;
@@ -30,20 +39,21 @@ pub async fn apply(
     apply_one(account, &stores.accounts, context).await?;
     context.applier.apply(desired_secret, secret).await?;
     match policy {
-        Some(policy) => apply_one(policy, &stores.policies, context).await?,
+        Some(policy) => drop(apply_one(policy, &stores.policies, context).await?),
         None => remove_policy(cluster, context).await?,
     }
     apply_one(peers, &stores.services, context).await?;
     apply_one(write, &stores.services, context).await?;
     apply_one(read, &stores.services, context).await?;
-    apply_one(followers, &stores.stateful_sets, context).await?;
-    apply_one(leader, &stores.deployments, context).await?;
-    apply_one(budget, &stores.budgets, context).await
+    let followers = apply_one(followers, &stores.stateful_sets, context).await?;
+    let leader = apply_one(leader, &stores.deployments, context).await?;
+    apply_one(budget, &stores.budgets, context).await?;
+    Ok(Applied { followers, leader })
 }
 
-async fn apply_one<K: Owned + 'static>(object: K, store: &Store<K>, context: &Context) -> Result<(), ApplyError> {
+async fn apply_one<K: Owned + 'static>(object: K, store: &Store<K>, context: &Context) -> Result<Arc<K>, ApplyError> {
     let known = cached(store, &object.namespace().unwrap_or_default(), &object.name_any());
-    context.applier.apply(object, known).await.map(drop)
+    context.applier.apply(object, known).await
 }
 
 /// Deletes the NetworkPolicy of a cluster that switched it off. A policy of the same name with another owner stays.

@@ -1,5 +1,7 @@
 //! Step 7 (client): the status and the events, written only where they differ.
 
+use std::sync::Arc;
+
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
@@ -8,6 +10,7 @@ use serde_json::json;
 
 use super::Error;
 use super::applier::ApplyError;
+use super::apply::Applied;
 use super::events::{self, Happened};
 use super::leader_client::{Configured, LeaderSeen};
 use super::status::{self, Seen};
@@ -21,8 +24,8 @@ pub struct StepResults<'a> {
     pub leader: &'a LeaderSeen,
     /// The result of sending the leader its configuration.
     pub configured: &'a Configured,
-    /// Why an object could not be applied.
-    pub failure: Option<&'a ApplyError>,
+    /// The objects with pods, or why an object could not be applied.
+    pub applied: Result<&'a Applied, &'a ApplyError>,
 }
 
 /// The status that follows from the results and from the objects as the watches see them.
@@ -34,8 +37,11 @@ pub fn status(
     context: &Context,
 ) -> KvClusterStatus {
     let (namespace, name) = (&cluster.namespace, &cluster.name);
+    let applied = results.applied.ok();
     let deployment = cached(&context.stores.deployments, namespace, &names::leader(name));
+    let deployment = newest(deployment, applied.map(|applied| &applied.leader));
     let stateful_set = cached(&context.stores.stateful_sets, namespace, &names::followers(name));
+    let stateful_set = newest(stateful_set, applied.map(|applied| &applied.followers));
     let follower_pods = context.stores.pods_of(namespace, name, Component::Follower);
     let seen = Seen {
         leader: results.leader,
@@ -43,9 +49,19 @@ pub fn status(
         deployment: deployment.as_deref(),
         stateful_set: stateful_set.as_deref(),
         follower_pods: &follower_pods,
-        problem: results.failure.map(|error| (error.reason(), error.to_string())),
+        problem: results.applied.err().map(|error| (error.reason(), error.to_string())),
     };
     status::compute(cluster, &seen, previous, Timestamp::now())
+}
+
+/// The applied object, until the watch has delivered it or a later one. The status of an older one would say that the
+/// rollout is complete before it began.
+fn newest<K: Resource>(cached: Option<Arc<K>>, applied: Option<&Arc<K>>) -> Option<Arc<K>> {
+    let generation = |object: &Arc<K>| object.meta().generation;
+    match (cached, applied) {
+        (Some(cached), Some(applied)) if generation(&cached) < generation(applied) => Some(applied.clone()),
+        (cached, applied) => cached.or_else(|| applied.cloned()),
+    }
 }
 
 /// Writes the status where it differs from the previous one, and then an event for each transition.
@@ -82,4 +98,29 @@ pub async fn write(
         context.recorder.publish(resource, &event, Timestamp::now()).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::StatefulSet;
+
+    use super::*;
+
+    // Goal: a new template is seen before the watch delivers it. Method: every order of the two sources.
+    #[test]
+    fn the_newer_of_the_cached_and_the_applied_object_counts() {
+        let of = |generation| {
+            let mut set = StatefulSet::default();
+            set.metadata.generation = Some(generation);
+            Arc::new(set)
+        };
+        let newest = |cached: Option<i64>, applied: Option<i64>| {
+            newest(cached.map(of), applied.map(of).as_ref()).and_then(|set| set.metadata.generation)
+        };
+        assert_eq!(newest(Some(4), Some(5)), Some(5), "the watch is behind");
+        assert_eq!(newest(Some(6), Some(5)), Some(6), "another change came after it");
+        assert_eq!(newest(None, Some(5)), Some(5));
+        assert_eq!(newest(Some(4), None), Some(4));
+        assert_eq!(newest(None, None), None);
+    }
 }
