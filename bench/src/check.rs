@@ -48,7 +48,7 @@ use self::{
 use crate::{client::NodeClient, interrupt::Interrupt, progress::Progress};
 
 /// What to do.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct CheckOptions {
     /// When it ends.
     pub limit: Limit,

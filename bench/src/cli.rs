@@ -112,7 +112,7 @@ pub fn main() -> ExitCode {
 }
 
 /// The arguments of a command that moved to kvctl.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct MovedArguments {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     arguments: Vec<String>,

@@ -19,7 +19,7 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The values that a sweep and a check change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigChange {
     /// Followers that must confirm a write.
     pub write_quorum: u16,
@@ -60,7 +60,7 @@ impl From<ConfigChange> for ConfigPatch {
 }
 
 /// One key of a dump.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Entry {
     /// The value.
     pub value: String,
@@ -69,7 +69,7 @@ pub struct Entry {
 }
 
 /// What `POST /put?explain=true` adds to an answer.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 pub struct Explanation {
     /// The quorum under which it was answered.
     pub write_quorum: Option<u16>,
@@ -82,7 +82,7 @@ pub struct Explanation {
 pub type Dump = BTreeMap<String, Entry>;
 
 /// What a request of a restore is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestoreStep<'a> {
     /// The digest of the backup.
     pub backup: Option<&'a str>,
@@ -131,7 +131,7 @@ pub(crate) async fn until_answered<T, E, F: Future<Output = Result<T, E>>>(
 }
 
 /// One node over HTTP. Clones share the connections.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct NodeClient {
     http: reqwest::Client,
     url: String,

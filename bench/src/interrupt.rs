@@ -9,7 +9,7 @@ use tokio::{
 pub const EXIT_INTERRUPTED: u8 = 130;
 
 /// Whether the run was asked to end; clones share the state.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct Interrupt {
     requested: watch::Receiver<bool>,
 }

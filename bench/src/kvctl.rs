@@ -39,7 +39,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Which cluster.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 struct ClusterArguments {
     /// The leader, http://HOST:PORT
     #[arg(long, value_name = "URL")]
@@ -51,7 +51,7 @@ struct ClusterArguments {
 }
 
 /// The settings of a backup.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 struct BackupArguments {
     #[command(flatten)]
     cluster: ClusterArguments,
@@ -62,7 +62,7 @@ struct BackupArguments {
 }
 
 /// The settings of a restore.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 struct RestoreArguments {
     #[command(flatten)]
     cluster: ClusterArguments,

@@ -45,7 +45,7 @@ pub(crate) use self::{
 };
 
 /// When requests are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Pace {
     /// Each client sends its next request once the last one was answered.
@@ -60,7 +60,7 @@ pub enum Pace {
 }
 
 /// Who answers reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadFrom {
     /// The leader, linearizable: a write quorum confirms that it still leads.
@@ -82,7 +82,7 @@ impl std::fmt::Display for ReadFrom {
 }
 
 /// What to do.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LoadOptions {
     /// When requests are sent.
     pub pace: Pace,

@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 /// What a sample of latencies looks like; all fields in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// Arithmetic mean.
     pub mean_ms: f64,

@@ -31,7 +31,7 @@ use tokio::{
 const COMMITTED: &str = r#"{"ok":true,"seq":1,"message":"committed (quorum reached)"}"#;
 
 /// What a fake server does about its n-th request, from 0.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 enum Reply {
     Status(u16, &'static str),
     /// Sent byte for byte.

@@ -42,7 +42,7 @@ pub enum Durability {
 }
 
 /// The settings of a node. Each is an environment variable and a flag of the same name.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug, Args)]
 pub struct Settings {
     /// What this node is
     #[arg(long, env = "ROLE", value_enum, default_value = "follower", ignore_case = true)]

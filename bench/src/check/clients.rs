@@ -32,7 +32,7 @@ const MARKS_MAX: usize = 10;
 const MARKS_WINDOW_US: u64 = 12_000_000;
 
 /// What clients do.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Load {
     /// How many there are.
     pub clients: u32,

@@ -5,7 +5,7 @@ use std::fmt;
 use clap::ValueEnum;
 
 /// Kinds of faults, as on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum FaultKind {
     /// kill -9 of the leader or of a follower, which starts again
     Kill,
@@ -54,7 +54,7 @@ impl FaultKind {
 }
 
 /// What a node is, and so what can be done to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A process on this machine.
     Process,
@@ -76,7 +76,7 @@ impl Place {
 }
 
 /// Which node it hits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Node {
     /// The leader.
     Leader,
@@ -94,7 +94,7 @@ impl fmt::Display for Node {
 }
 
 /// One fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The process is killed.
     Kill(Node),

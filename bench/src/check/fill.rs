@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How much there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Fill {
     /// Number of keys.
     pub keys: u32,
@@ -30,7 +30,7 @@ pub struct Fill {
 }
 
 /// What became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FillReport {
     /// How much there was.
     #[serde(flatten)]
@@ -40,7 +40,7 @@ pub struct FillReport {
 }
 
 /// The keys of one check in one cluster. Clones are the same keys.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct FilledKeys {
     fill: Fill,
     /// Prefix of the keys of this run.

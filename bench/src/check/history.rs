@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use crate::client::Dump;
 
 /// What a client asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// A write, over all its attempts.
@@ -25,7 +25,7 @@ pub enum Action {
 }
 
 /// How it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OperationOutcome {
     /// It was answered: the write is acknowledged, the read shows something.
@@ -39,7 +39,7 @@ pub enum OperationOutcome {
 }
 
 /// One operation of one client.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Operation {
     /// Who asked.
     pub client: u32,
@@ -104,7 +104,7 @@ impl Operation {
 }
 
 /// Something that was done to the cluster, from its beginning to its undoing.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FaultRecord {
     /// Its kind, as on the command line.
     pub kind: &'static str,
@@ -122,7 +122,7 @@ pub struct FaultRecord {
 }
 
 /// What one node held after everything had healed and drained.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct FinalDump {
     /// The node's name.
     pub node: String,
@@ -131,7 +131,7 @@ pub struct FinalDump {
 }
 
 /// Everything that was seen.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct History {
     /// In the order in which they ended.
     pub operations: Vec<Operation>,
@@ -188,7 +188,7 @@ impl History {
 }
 
 /// The clock of a history; copies show the same time.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
 impl Clock {

@@ -15,7 +15,7 @@ use super::{
 use crate::interrupt::Interrupt;
 
 /// When a check ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// With the first round that ends after this long.
     Time(Duration),

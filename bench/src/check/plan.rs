@@ -16,7 +16,7 @@ const RIVALS_MAX: u32 = 2;
 const RACE_MS: u64 = 1_000;
 
 /// A fault with its time in a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
     /// After the round's beginning.
     pub at: Duration,
@@ -27,7 +27,7 @@ pub struct Planned {
 }
 
 /// What a plan has to know of the cluster.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct Shape {
     /// What its nodes are.
     pub place: Place,

@@ -99,7 +99,7 @@ impl crate::check::summary::CheckSettings {
 }
 
 /// A file that can be printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TextFile {
     /// Everything but the history
     Json,

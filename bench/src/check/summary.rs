@@ -14,7 +14,7 @@ use super::{
 use crate::stats::quantile;
 
 /// Everything about a check but its history.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct CheckReport {
     /// When it began, RFC 3339, UTC.
     pub started_at: String,
@@ -44,7 +44,7 @@ pub struct CheckReport {
 }
 
 /// The settings of a check, and how long it took.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct CheckSettings {
     /// Number of followers, N.
     pub followers: u16,
@@ -79,7 +79,7 @@ impl CheckSettings {
 }
 
 /// Writes by outcome.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PutCounts {
     /// Answered as committed.
     pub acknowledged: usize,
@@ -92,7 +92,7 @@ pub struct PutCounts {
 }
 
 /// Reads by outcome.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GetCounts {
     /// They show something.
     pub answered: usize,
@@ -101,7 +101,7 @@ pub struct GetCounts {
 }
 
 /// The faults of one kind.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FaultSummary {
     /// As on the command line.
     pub kind: String,

@@ -13,7 +13,7 @@ use super::{faults::Fault, history::FinalDump};
 use crate::client::{NodeClient, until_answered};
 
 /// A node as clients reach it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Its name, for people.
     pub name: Arc<str>,
@@ -24,7 +24,7 @@ pub struct Endpoint {
 }
 
 /// The nodes that clients may ask at present, whether or not they answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
     /// One, or more while leaders replace each other.
     pub leaders: Vec<Endpoint>,

@@ -16,7 +16,7 @@ use super::{
 const STATES_MAX: usize = 1_000_000;
 
 /// What a history says about the cluster.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// Everything that must not be; those that came out first come first.
     pub violations: Vec<Violation>,

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 /// What was broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// No order of the operations on a key explains what its clients saw.
@@ -47,7 +47,7 @@ impl Rule {
 }
 
 /// One breach of the contract.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Violation {
     /// Of which rule.
     pub rule: Rule,

@@ -51,7 +51,7 @@ const KUBE_HEAL_TIMEOUT_S: u64 = 300;
 const CLIENT_MARGIN_MS: u32 = 500;
 
 /// The settings of a check.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct CheckArguments {
     #[command(flatten)]
     cluster: ClusterArguments,

@@ -26,7 +26,7 @@ pub(super) const DEFAULT_FOLLOWERS: u16 = 5;
 pub(super) const TIMEOUT_MARGIN_MS: u32 = 5_000;
 
 /// Whether followers keep their state in memory or on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Durability {
     /// In memory: a follower that is killed has lost its disk
     Memory,
@@ -35,7 +35,7 @@ pub(super) enum Durability {
 }
 
 /// Which cluster.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct ClusterArguments {
     /// Leader of a cluster that runs already, http://HOST:PORT (default: start one on this machine)
     #[arg(long, value_name = "URL", value_parser = url, conflicts_with = "compose", help_heading = "Cluster")]
@@ -108,7 +108,7 @@ pub(super) struct ClusterArguments {
 }
 
 /// What a subcommand starts where the command line does not say.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct LocalDefaults {
     /// W, or all followers where they are fewer.
     pub write_quorum: u16,

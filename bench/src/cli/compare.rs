@@ -32,7 +32,7 @@ Needs redis-server and etcd in PATH (Debian: redis-server, etcd-server); what is
 Exit codes: 0 compared; 1 failed, or a write failed or was not found again; 2 wrong usage; 130 interrupted (partial results are still written).";
 
 /// The settings of a comparison.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct CompareArguments {
     /// Numbers of connections, comma-separated
     #[arg(long, value_name = "C,…", value_delimiter = ',', value_parser = sweep::positive, default_value = "1,10,64,256")]

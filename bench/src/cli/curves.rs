@@ -31,7 +31,7 @@ pub(super) const AFTER_HELP: &str = "\
 Exit codes: 0 measured; 1 failed, or an operation failed; 2 wrong usage; 130 interrupted (whole curves are written).";
 
 /// The settings of the curves.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct CurvesArguments {
     /// What to vary, comma-separated
     #[arg(

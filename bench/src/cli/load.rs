@@ -41,20 +41,20 @@ const DEFAULT_CONNECTIONS_OPEN: usize = 1_024;
 /// A request without an answer is given up so much later than a node would answer that it has timed out.
 const GRACE: Duration = Duration::from_secs(10);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum DistributionKind {
     Uniform,
     Zipf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ArrivalsKind {
     Poisson,
     Even,
 }
 
 /// The settings of a load.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct LoadArguments {
     #[command(flatten)]
     cluster: ClusterArguments,
@@ -68,7 +68,7 @@ pub struct LoadArguments {
 }
 
 /// What is done to it.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 struct WorkloadArguments {
     /// Clients, each with one request under way [default: 64; with --rate 1024, the most requests under way]
     #[arg(long, value_name = "C", value_parser = sweep::positive, help_heading = "Workload")]

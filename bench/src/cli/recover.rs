@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The settings of a recovery.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RecoverArguments {
     /// Keys to write before anything is restarted
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]

@@ -32,7 +32,7 @@ const DEFAULT: Workload = Workload { writes: 4000, concurrency: 32, keys: 10, va
 const DEFAULT_MAX_DELAY_MS: u32 = 200;
 
 /// The settings of a sweep.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct SweepArguments {
     #[command(flatten)]
     cluster: ClusterArguments,

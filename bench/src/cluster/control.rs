@@ -25,7 +25,7 @@ const LEADER_WAIT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Where a sweep asks for a quorum and for delays.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub enum Control {
     /// The leader.
     Leader,

@@ -39,7 +39,7 @@ use crate::client::NodeClient;
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An executable that runs a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
     /// kv-bench: as `program node --exit-with-stdin`, so that no node outlives its bench.
     Bench(PathBuf),
@@ -56,7 +56,7 @@ impl Program {
 }
 
 /// What to start.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct LocalClusterOptions {
     /// The executable of the nodes.
     pub program: Program,

@@ -22,7 +22,7 @@ const DOTS_MAX: usize = 40;
 const MARKED_MAX: usize = 12;
 
 /// A picture of several panels.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Chart {
     /// What it shows.
     pub title: String,
@@ -33,7 +33,7 @@ pub struct Chart {
 }
 
 /// One coordinate system; a linear vertical axis begins at 0.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Panel {
     /// Above it.
     pub title: String,
@@ -50,7 +50,7 @@ pub struct Panel {
 }
 
 /// How an axis is divided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
     /// Equal steps.
     Linear,
@@ -59,7 +59,7 @@ pub enum Scale {
 }
 
 /// One line.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     /// In the legend.
     pub name: String,

@@ -19,7 +19,7 @@ pub(crate) struct Svg {
 }
 
 /// Where a text's reference point lies.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Anchor {
     Start,
     Middle,
@@ -27,7 +27,7 @@ pub(crate) enum Anchor {
 }
 
 /// How a text looks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Style {
     pub size: f64,
     pub color: &'static str,
@@ -42,7 +42,7 @@ impl Style {
 }
 
 /// How a line looks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Stroke {
     pub color: &'static str,
     pub width: f64,

@@ -29,7 +29,7 @@ pub const FOLLOWERS: u16 = 5;
 pub const WRITE_QUORUM: u16 = 3;
 
 /// A system of another maker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// Redis that stores nothing.
     RedisMemory,
@@ -86,7 +86,7 @@ pub struct Contender {
 }
 
 /// How to compare.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct CompareOptions {
     /// Numbers of connections.
     pub connections: Vec<usize>,

@@ -8,7 +8,7 @@ use std::fs;
 use serde::Serialize;
 
 /// User and system time, in µs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct ProcessorTime {
     /// In the program.
     pub user_us: f64,

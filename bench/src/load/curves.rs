@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The setting that changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
     /// Number of followers, W being more than half of them.
@@ -63,7 +63,7 @@ impl Dimension {
 }
 
 /// A load at each value of one setting.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Curve {
     /// The setting.
     pub by: Dimension,
@@ -72,7 +72,7 @@ pub struct Curve {
 }
 
 /// The load at one value.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct CurvePoint {
     /// The value of the setting.
     pub value: u64,

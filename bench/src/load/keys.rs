@@ -4,7 +4,7 @@ use rand::{RngExt, rngs::StdRng};
 use serde::Serialize;
 
 /// How often each key is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Distribution {
     /// All alike.
@@ -26,7 +26,7 @@ impl std::fmt::Display for Distribution {
 }
 
 /// Draws the numbers of keys, from 0.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub(super) enum KeyChooser {
     Uniform { keys: u64 },
     Zipf(Zipf),
@@ -52,7 +52,7 @@ impl KeyChooser {
 ///
 /// The continuous density x^-s is inverted; a draw is rounded to the nearest whole number and kept when it falls into that
 /// number's own share of the area. Fewer than one draw in ten is thrown away, whatever n is.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Zipf {
     exponent: f64,
     n: f64,

@@ -12,7 +12,7 @@ use serde::Serialize;
 pub(super) use self::{etcd::Etcd, http::Http, resp::Resp};
 
 /// What one request asks for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Operation<'a> {
     /// Store the value under the key.
     Put { key: &'a str, value: &'a str },
@@ -21,7 +21,7 @@ pub(super) enum Operation<'a> {
 }
 
 /// How an operation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestOutcome {
     /// Done: the write is committed, the value was read.
@@ -67,7 +67,7 @@ impl RequestOutcome {
 }
 
 /// A whole answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub outcome: RequestOutcome,
     /// What the other side said, when it was not good news.
@@ -87,7 +87,7 @@ impl Answer {
 }
 
 /// How far the bytes at hand lead.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parsed {
     /// So many bytes were used up.
     pub consumed: usize,

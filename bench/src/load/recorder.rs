@@ -13,14 +13,14 @@ const DIGITS_OF_SECONDS: u8 = 2;
 const KEYS_REMEMBERED_MAX: u64 = 10_000;
 
 /// Puts or gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Put,
     Get,
 }
 
 /// One operation under way, in ns since the run began.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Flight {
     pub kind: Kind,
     /// The number of its key.
@@ -31,7 +31,7 @@ pub(super) struct Flight {
 }
 
 /// The part of the run that is measured, in ns since it began.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     pub from_ns: u64,
     pub until_ns: u64,
@@ -44,7 +44,7 @@ impl Window {
 }
 
 /// The operations of one kind that were due within the window, however long they took.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct KindRecord {
     /// From sending to the whole answer.
     pub service_ns: Histogram<u64>,
@@ -59,7 +59,7 @@ pub(super) struct KindRecord {
 }
 
 /// What was answered within one second of the window.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Second {
     pub puts: u64,
     pub gets: u64,
@@ -69,7 +69,7 @@ pub(super) struct Second {
 }
 
 /// What one thread saw.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Recorder {
     window: Window,
     /// Whether response times differ from service times.

@@ -36,7 +36,7 @@ fn key_name(number: u64) -> String {
 }
 
 /// How large the cluster is that recovers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct RecoveryOptions {
     /// Keys to write first.
     pub keys: u64,
@@ -51,7 +51,7 @@ pub struct RecoveryOptions {
 }
 
 /// What was measured.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Recovery {
     /// Time until every key was acknowledged.
     pub fill: Duration,

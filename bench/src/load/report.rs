@@ -23,7 +23,7 @@ const NS_MS: f64 = 1e-6;
 pub(super) const US_MS: f64 = 1e-3;
 
 /// Everything about a run; `load.json` is this, field by field.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct LoadReport {
     /// When it began, RFC 3339, UTC.
     pub started_at: String,
@@ -64,7 +64,7 @@ pub struct LoadReport {
 }
 
 /// All operations of one kind.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct KindReport {
     /// Done in the measured time, for each of its seconds.
     pub per_second: f64,
@@ -82,7 +82,7 @@ pub struct KindReport {
 }
 
 /// Every key was written once.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct FillReport {
     /// Writes for each second that it took.
     pub per_second: f64,
@@ -93,7 +93,7 @@ pub struct FillReport {
 }
 
 /// A distribution of latencies, in ms.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Latencies {
     /// How many.
     pub count: u64,
@@ -128,7 +128,7 @@ impl Latencies {
 }
 
 /// Processor time for each operation that was done.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CpuReport {
     /// Of the leader.
     pub leader: Option<ProcessorTime>,
@@ -139,7 +139,7 @@ pub struct CpuReport {
 }
 
 /// What the nodes occupied.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct FootprintReport {
     /// Before the first write.
     pub at_first: Footprint,
@@ -162,7 +162,7 @@ impl FootprintReport {
 }
 
 /// What was answered in one second.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SecondReport {
     /// When it began, in s since the measurement did.
     pub at_s: usize,

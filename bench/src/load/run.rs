@@ -163,7 +163,7 @@ struct Used {
     footprints: Vec<Footprint>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Usage {
     leader: Option<ProcessorTime>,
     followers: Option<ProcessorTime>,

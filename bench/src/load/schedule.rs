@@ -4,7 +4,7 @@ use rand::{RngExt, rngs::StdRng};
 use serde::Serialize;
 
 /// How arrivals follow each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Arrivals {
     /// As independent clients send: exponential times between them.

@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const FILES_BESIDES: u64 = 64;
 
 /// The language spoken at a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// A node's JSON over HTTP.
     Http,
@@ -37,7 +37,7 @@ pub enum Dialect {
 }
 
 /// Processes on this machine whose processor time is measured.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Processes {
     /// The one that takes the writes.
     pub leader: Option<u32>,
@@ -55,7 +55,7 @@ impl Processes {
 }
 
 /// Where the load goes.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct LoadTarget {
     /// What it is, for reports.
     pub description: String,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What was measured at one write quorum, and what should have been.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct QuorumReport {
     /// Followers that had to confirm each write, W.
     pub write_quorum: u16,
@@ -40,7 +40,7 @@ pub struct QuorumReport {
 }
 
 /// Writes without success, by outcome.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Failures {
     /// The quorum was not reached in time.
     pub indeterminate: usize,
@@ -53,7 +53,7 @@ pub struct Failures {
 }
 
 /// The delays' own law at this quorum, in ms.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Theory {
     /// Expected delay until the quorum has confirmed.
     pub mean_ms: f64,
@@ -68,7 +68,7 @@ pub struct Theory {
 }
 
 /// How far the measured mean lies from the theoretical one, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Deviation {
     /// Measured minus theoretical mean, in ms.
     pub ms: f64,
@@ -80,7 +80,7 @@ pub struct Deviation {
 }
 
 /// Latency minus the delay that the quorum had to wait for, write by write, in ms.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Overhead {
     /// Mean.
     pub mean_ms: f64,

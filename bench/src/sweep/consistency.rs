@@ -10,7 +10,7 @@ use crate::client::{Dump, NodeClient};
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What the comparison found.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ConsistencyReport {
     /// How long it took until every follower had confirmed every write, in ms; absent when the time was up before.
     pub drained_after_ms: Option<f64>,
@@ -21,7 +21,7 @@ pub struct ConsistencyReport {
 }
 
 /// One follower's data beside the leader's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FollowerCheck {
     /// Where the follower is.
     pub url: String,

@@ -8,7 +8,7 @@ use self::latency::{answers_early, flatness, overhead_grows, queueing, stalls, u
 use crate::sweep::{analysis::QuorumReport, consistency::ConsistencyReport};
 
 /// A conclusion that a reader of the table should not have to draw alone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// What sort of conclusion.
     pub kind: FindingKind,
@@ -17,7 +17,7 @@ pub struct Finding {
 }
 
 /// The sorts of conclusions; all but the first are warnings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
     /// The means are where theory puts them.

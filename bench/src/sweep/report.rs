@@ -25,7 +25,7 @@ use crate::sweep::{
 };
 
 /// Everything about a sweep; `sweep.json` is this, field by field.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct SweepReport {
     /// When it began, RFC 3339, UTC.
     pub started_at: String,
@@ -50,7 +50,7 @@ pub struct SweepReport {
 }
 
 /// Versions of the programs that took part.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Versions {
     /// kv-bench.
     pub bench: String,
@@ -59,7 +59,7 @@ pub struct Versions {
 }
 
 /// The settings of a sweep.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct SweepSettings {
     /// Number of followers, N.
     pub followers: u16,
@@ -82,7 +82,7 @@ pub struct SweepSettings {
 }
 
 /// Whether every mean lies close enough to theory.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DeviationCheck {
     /// How far a mean may lie beyond its 95 % interval, in ms.
     pub limit_ms: f64,
@@ -162,7 +162,7 @@ pub trait Exporter {
 }
 
 /// The files that are text, so that they can be printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TextFile {
     /// The plot.
     Svg,

@@ -28,7 +28,7 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(10);
 
 /// What to measure.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub struct SweepOptions {
     /// Quorums in this order; all from 1 to N when absent.
     pub quorums: Option<Vec<u16>>,

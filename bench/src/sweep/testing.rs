@@ -11,7 +11,7 @@ use crate::sweep::{
 };
 
 /// How a synthetic system answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Behaviour {
     /// At the quorum's delay, 1-2 ms later.
     Sound,

@@ -20,7 +20,7 @@
 use serde::Serialize;
 
 /// The time until the `W`-th of `N` followers has confirmed, with delays uniform in `[min, max]` ms.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct QuorumDelay {
     followers: u16,
     write_quorum: u16,

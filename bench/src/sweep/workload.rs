@@ -24,7 +24,7 @@ pub const FAILURES_MAX: usize = 50;
 pub const VALUE_SIZE_BYTES_MIN: usize = 24;
 
 /// What the clients do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Workload {
     /// Writes in total.
     pub writes: usize,
@@ -37,7 +37,7 @@ pub struct Workload {
 }
 
 /// How a write ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteOutcome {
     /// The quorum confirmed it.
@@ -53,7 +53,7 @@ pub enum WriteOutcome {
 }
 
 /// One write as its client saw it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WriteSample {
     /// When it was sent, in ms since the run began.
     pub sent_at_ms: f64,
@@ -68,7 +68,7 @@ pub struct WriteSample {
 }
 
 /// All writes of one run.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
     /// In the order in which they were sent.
     pub samples: Vec<WriteSample>,

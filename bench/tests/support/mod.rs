@@ -67,7 +67,7 @@ pub(crate) fn signal(name: &str, process_id: u32) {
 }
 
 /// How a [`fake_leader`] answers its writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fake {
     /// When the slowest follower would have confirmed, whatever the quorum.
     WaitsForEveryFollower,

@@ -16,7 +16,7 @@ const BODIES_BYTES: usize = 64 << 20;
 const ANSWERS_BYTES: usize = 256 << 20;
 
 /// Limits of the HTTP interface. Each is an environment variable and a flag of the same name.
-#[derive(Args, Clone, Debug)]
+#[derive(Clone, Debug, Args)]
 pub struct HttpSettings {
     /// Longest key, in bytes
     #[arg(long, env = "KEY_BYTES_MAX", default_value_t = 4096)]

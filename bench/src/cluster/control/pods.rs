@@ -16,7 +16,7 @@ use super::resource::{KvClusterResource, persist};
 const COMPONENT: &str = "app.kubernetes.io/component";
 
 /// A pod, and which life of its container it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodState {
     /// Its name; a follower's successor has the same.
     pub name: String,

@@ -30,7 +30,7 @@ const COMPLETE_TIMEOUT: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How many followers there are, and how many of them confirm a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Size {
     /// N.
@@ -40,7 +40,7 @@ pub struct Size {
 }
 
 /// What a KvCluster asks for, as far as a check has to know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// N and W.
     pub size: Size,

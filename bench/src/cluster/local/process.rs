@@ -23,7 +23,7 @@ const LOG_TAIL_BYTES: u64 = 2_000;
 const ENVIRONMENT_KEPT: [&str; 6] = ["PATH", "HOME", "TMPDIR", "RUST_BACKTRACE", "LOG_LEVEL", "LLVM_PROFILE_FILE"];
 
 /// How to start one node, again and again with the same settings.
-#[derive(Debug, Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct NodeSpec {
     pub name: String,
     pub program: Program,

@@ -21,7 +21,7 @@ const SAMPLE: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What was found of the keys that were read back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReadBack {
     /// How many were read.
     pub keys: usize,

@@ -6,7 +6,7 @@ use super::{CompareOptions, Contender, Peer, ReadBack};
 use crate::load::{LoadReport, align};
 
 /// Everything about a comparison; `compare.json` is this, field by field.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct CompareReport {
     /// Version of kv-bench.
     pub bench_version: String,
@@ -29,7 +29,7 @@ pub struct CompareReport {
 }
 
 /// One system at every number of connections.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct SystemReport {
     /// With its version.
     pub name: String,
@@ -46,7 +46,7 @@ pub struct SystemReport {
 }
 
 /// One system at one number of connections: a value for each round.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Point {
     /// Writes done per second.
     pub writes_per_second: Vec<f64>,
@@ -63,7 +63,7 @@ pub struct Point {
 }
 
 /// kvcluster's figure over the peer's at one number of connections: the median of the rounds' ratios.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ratio {
     /// Of writes per second: above 1, kvcluster does more.
     pub writes: f64,
@@ -148,7 +148,7 @@ impl CompareReport {
 }
 
 /// kvcluster beside a peer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Pair<'a> {
     /// One of kvcluster's.
     pub ours: &'a SystemReport,

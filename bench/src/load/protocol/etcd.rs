@@ -161,7 +161,7 @@ impl Protocol for Etcd {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct FrameHead {
     length: usize,
     kind: u8,

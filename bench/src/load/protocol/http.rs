@@ -26,14 +26,14 @@ pub(in crate::load) struct Http {
     head: Option<Head>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Put,
     Get,
 }
 
 /// What matters of an answer's head, once it is complete.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Head {
     length: usize,
     status: u16,

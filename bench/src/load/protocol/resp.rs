@@ -18,7 +18,7 @@ pub(in crate::load) struct Resp {
 }
 
 /// What comes next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     /// `+OK` of SET, then the number of WAIT.
     Set,
