@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::link::SessionError;
+use crate::protocol::follower::approximate_bytes;
 use crate::protocol::leader::InstallJob;
 use crate::protocol::messages::{ToFollower, Write};
 
@@ -25,7 +26,7 @@ impl Item {
     /// About how much memory it uses, in bytes.
     fn bytes(&self) -> usize {
         match self {
-            Self::Write(write) => write.key.len() + write.record.value.as_ref().map_or(0, |value| value.len()) + 32,
+            Self::Write(write) => approximate_bytes(&write.key, &write.record),
             Self::Message(_) | Self::Install(_) => MESSAGE_BYTES,
         }
     }

@@ -4,6 +4,7 @@
 //! they began to wait, so that a simulation of the node replays from its seed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -11,7 +12,7 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 struct Shared<T> {
     value: Mutex<T>,
-    closed: Mutex<bool>,
+    closed: AtomicBool,
     changed: Notify,
 }
 
@@ -46,7 +47,7 @@ impl<T> Sender<T> {
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        *self.0.closed.lock() = true;
+        self.0.closed.store(true, Ordering::SeqCst);
         self.0.changed.notify_waiters();
     }
 }
@@ -65,7 +66,7 @@ impl<T: Clone> Receiver<T> {
         loop {
             // Created before the look at the value: it notices every change from here on.
             let changed = self.0.changed.notified();
-            let closed = *self.0.closed.lock();
+            let closed = self.0.closed.load(Ordering::SeqCst);
             {
                 let value = self.0.value.lock();
                 if wanted(&value) {
