@@ -77,7 +77,7 @@ async fn half_of_a_backup_is_shown_by_no_read() {
     }
 }
 
-/// Local reads ask nobody, so they need no followers.
+/// A local read asks no follower, so the leader answers it without any.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_without_followers_shows_what_it_has_when_asked_for_that() {
     let logs = TempDir::new().expect("a directory");

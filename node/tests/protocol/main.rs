@@ -4,5 +4,7 @@ mod cases;
 #[path = "../shared/mutation.rs"]
 mod mutation;
 mod mutations;
+#[path = "../shared/seeds.rs"]
+mod seeds;
 mod sim;
 mod simulation;

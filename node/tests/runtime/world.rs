@@ -83,7 +83,7 @@ impl World {
         self.state.lock().history.fail(why);
     }
 
-    /// Forgets connections that nobody uses, and writes into the trace what arrived on them.
+    /// Forgets connections that no node uses, and writes into the trace what arrived on them.
     pub(crate) fn sweep_links(&self) {
         let over: Vec<Link> = {
             let links = &mut self.state.lock().links;
