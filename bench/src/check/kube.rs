@@ -312,8 +312,12 @@ fn missing_pods(cluster: &str, size: Size, doomed: &BTreeSet<String>, pods: &[Po
     }
     let leaders = pods.iter().filter(|pod| pod.leads).count();
     let followers = pods.len() - leaders;
-    let expected = (1, usize::from(size.replicas));
-    ((leaders, followers) != expected).then(|| format!("there are {leaders} leaders' pods and {followers} followers'"))
+    if (leaders, followers) != (1, usize::from(size.replicas)) {
+        return Some(format!("there are {leaders} leaders' pods and {followers} followers'"));
+    }
+    // The pod that was deleted by force may still answer for its successor. The successor cannot open the data directory
+    // meanwhile, and restarts: its container is the one that stays only once the pod is ready.
+    pods.iter().find(|pod| !pod.ready).map(|pod| format!("pod {} is not ready", pod.name))
 }
 
 #[cfg(test)]
@@ -322,7 +326,7 @@ mod tests {
 
     fn pod(name: &str) -> PodState {
         let (leads, uid) = (name.contains("leader"), format!("uid of {name}"));
-        PodState { name: name.to_owned(), uid, leads, restarts: 0, leaving: false }
+        PodState { name: name.to_owned(), uid, leads, restarts: 0, ready: true, leaving: false }
     }
 
     fn whole() -> Vec<PodState> {
@@ -355,6 +359,8 @@ mod tests {
         assert_eq!(missing(&["uid of another"], &whole()), None);
         let mut leaving = whole();
         leaving[2].leaving = true;
+        let mut starting = whole();
+        starting[3].ready = false;
         let mut second = whole();
         second.push(pod("demo-leader-97aa-x4x4x"));
         let mut scaled = whole();
@@ -364,6 +370,7 @@ mod tests {
             (&[], leaving, "pod demo-follower-1 is still there"),
             (&[], whole()[..3].to_vec(), "pod demo-follower-2 is not there"),
             (&[], whole()[1..].to_vec(), "there are 0 leaders' pods and 3 followers'"),
+            (&[], starting, "pod demo-follower-2 is not ready"),
             (&[], second, "there are 2 leaders' pods and 3 followers'"),
             (&[], scaled, "there are 1 leaders' pods and 4 followers'"),
         ] {

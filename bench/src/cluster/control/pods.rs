@@ -26,6 +26,8 @@ pub struct PodState {
     pub leads: bool,
     /// How often its container was started again.
     pub restarts: i32,
+    /// Whether the kubelet reports it as ready.
+    pub ready: bool,
     /// Whether it is on its way out.
     pub leaving: bool,
 }
@@ -84,11 +86,13 @@ impl Pods {
 impl PodState {
     fn new(pod: &Pod) -> Self {
         let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+        let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
         Self {
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
             leads: pod.labels().get(COMPONENT).is_some_and(|component| component == "leader"),
             restarts: containers.map(|container| container.restart_count).sum(),
+            ready: conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True"),
             leaving: pod.metadata.deletion_timestamp.is_some(),
         }
     }
