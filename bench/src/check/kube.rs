@@ -315,8 +315,8 @@ fn missing_pods(cluster: &str, size: Size, doomed: &BTreeSet<String>, pods: &[Po
     if (leaders, followers) != (1, usize::from(size.replicas)) {
         return Some(format!("there are {leaders} leaders' pods and {followers} followers'"));
     }
-    // The pod that was deleted by force may still answer for its successor. The successor cannot open the data directory
-    // meanwhile, and restarts: its container is the one that stays only once the pod is ready.
+    // A pod that was deleted by force may still run and answer under its name. Until it ends, its successor cannot open the
+    // data directory, and the container of the successor restarts. No such restart follows once the successor is ready.
     pods.iter().find(|pod| !pod.ready).map(|pod| format!("pod {} is not ready", pod.name))
 }
 
