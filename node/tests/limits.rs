@@ -63,6 +63,23 @@ fn clients_wait_until_the_end_of_a_restore_is_committed() {
     assert_eq!(leader.put(write("k", "client", None), 6), Ok(Accepted::Pending { seq: 8 }));
 }
 
+// Goal: a leader that was replaced without its knowledge does not report the end of a restore that it never saw. Method: the
+// end of a restore at a leader without one, before and after its followers promised another epoch.
+#[test]
+fn the_end_of_a_restore_takes_a_quorum_even_where_there_is_none() {
+    let (mut leader, mut followers) = cluster(Limits::default());
+    leader.end_restore(Some("digest"), 0, 1).expect("there may have been one");
+    deliver(&mut leader, &mut followers);
+    assert_eq!((leader.counters(), leader.keys()), ((1, 1), 0));
+    let successor = Epoch { term: leader.epoch().term + 1, leader: 9 };
+    for place in &mut followers.places {
+        place.step(ToFollower::Prepare { epoch: successor }, &mut Effects::default());
+    }
+    assert_eq!(leader.end_restore(Some("digest"), 0, 2), Ok(Accepted::Pending { seq: 2 }));
+    deliver(&mut leader, &mut followers);
+    assert_eq!((leader.counters(), leader.fenced_by()), ((2, 1), Some(successor)));
+}
+
 // Goal: no number that a stranger sends can end a cluster. Method: the highest terms and sequence numbers there are.
 #[test]
 fn impossible_terms_and_sequence_numbers_are_not_believed() {

@@ -72,8 +72,9 @@ impl<W, R> Leader<W, R> {
         self.refusal()?;
         match self.unfinished_restore() {
             Some(known) if backup.is_some_and(|backup| *backup != *known.backup) => Err(Refusal::Restoring(known)),
-            Some(_) => self.mark(None, now_us, waiter),
-            None => self.again(waiter),
+            None if self.half_restored() => self.again(waiter),
+            // Without a restore too: only the followers know whether another leader began one.
+            _ => self.mark(None, now_us, waiter),
         }
     }
 
