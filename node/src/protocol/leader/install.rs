@@ -69,7 +69,7 @@ impl<W, R> Leader<W, R> {
         if slot.bound != Some(hello.id) {
             // Another disk answers here. It has none of the writes that the earlier disk confirmed.
             slot.bound = Some(hello.id);
-            slot.progress = Progress::default();
+            (slot.progress, slot.probed) = (Progress::default(), 0);
             self.window.iter_mut().for_each(|pending| pending.confirmed.remove(id));
             self.refresh_rules();
         }

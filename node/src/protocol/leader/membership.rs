@@ -17,6 +17,7 @@
 use std::collections::VecDeque;
 
 use super::mask::Mask;
+use super::slot::Slot;
 use super::{Leader, Link, Output, Phase, SlotId};
 use crate::protocol::messages::ToFollower;
 use crate::protocol::types::{Config, FollowerId, Member};
@@ -45,6 +46,13 @@ pub(super) struct Rule {
     /// least one, because a leader that was replaced long ago and finds only new disks must not
     /// take these for its members.
     cover: usize,
+    /// The members whose disks are lost.
+    lost: Vec<FollowerId>,
+    /// Only members that answered this round of probes or a later one count towards a `cover` below
+    /// W. The leader sent it after it learned of the last loss. Another leader may have recovered
+    /// from the lost disk alone, and the other members may have promised its epoch since they last
+    /// answered this one.
+    since_round: u64,
 }
 
 impl Rule {
@@ -63,7 +71,8 @@ impl Rules {
     }
 
     pub(super) fn push(&mut self, config: Config, stage: Stage) {
-        self.0.push_back(Rule { config, stage, members: Mask::default(), cover: 0 });
+        let members = Mask::default();
+        self.0.push_back(Rule { config, stage, members, cover: 0, lost: Vec::new(), since_round: 0 });
     }
 
     /// Whether these followers are a quorum under every rule.
@@ -119,16 +128,41 @@ impl<W, R> Leader<W, R> {
     /// Recomputes the members of each rule after a slot got another disk or a rule was added.
     pub(super) fn refresh_rules(&mut self) {
         let mut rules = std::mem::take(&mut self.rules);
+        let next_round = self.reads.next_round();
+        let mut asks = false;
         for rule in &mut rules.0 {
-            let Config { quorum, members, .. } = &rule.config;
             rule.members = self.mask_of(|slot| slot.bound.is_some_and(|id| rule.config.contains(id)));
-            let lost = members.iter().filter(|member| {
-                self.each_slot()
-                    .any(|(_, slot)| slot.name == member.name && slot.bound.is_some_and(|bound| bound != member.id))
-            });
-            rule.cover = usize::from(*quorum).min(members.len().saturating_sub(lost.count())).max(1);
+            let members = &rule.config.members;
+            let lost: Vec<FollowerId> =
+                members.iter().filter(|member| self.is_lost(member)).map(|member| member.id).collect();
+            rule.cover = rule.quorum().min(members.len() - lost.len()).max(1);
+            if lost.iter().any(|id| !rule.lost.contains(id)) {
+                rule.since_round = next_round;
+                asks |= rule.cover < rule.quorum();
+            }
+            rule.lost = lost;
         }
         self.rules = rules;
+        if asks {
+            self.ask_round();
+        }
+    }
+
+    /// Whether another disk answers under the name of this member.
+    fn is_lost(&self, member: &Member) -> bool {
+        let elsewhere = self.each_slot().any(|(_, slot)| slot.bound == Some(member.id));
+        let replaced = |slot: &Slot| slot.name == member.name && slot.bound.is_some_and(|bound| bound != member.id);
+        !elsewhere && self.each_slot().any(|(_, slot)| replaced(slot))
+    }
+
+    /// Whether every recovery under this rule finds what these followers store.
+    fn is_covered(&self, rule: &Rule, stored: Mask) -> bool {
+        let stored = stored & rule.members;
+        let stored = match rule.cover < rule.quorum() {
+            true => stored & self.mask_of(|slot| slot.probed >= rule.since_round),
+            false => stored,
+        };
+        stored.count() >= rule.cover
     }
 
     /// Proposes the rule that the settings ask for, if enough of its members are up to date.
@@ -257,7 +291,7 @@ impl<W, R> Leader<W, R> {
         };
         let generation = newest.config.generation;
         let stored = self.mask_of(|slot| slot.progress.complete && slot.progress.generation >= generation);
-        let covered = self.rules.0.iter().rev().skip(1).all(|rule| (stored & rule.members).count() >= rule.cover);
+        let covered = self.rules.0.iter().rev().skip(1).all(|rule| self.is_covered(rule, stored));
         if !covered || (stored & newest.members).count() < newest.quorum() {
             return;
         }
@@ -293,7 +327,7 @@ impl<W, R> Leader<W, R> {
         let mut old = self.rules.0.iter().filter(|rule| rule.stage == Stage::InForce);
         !matches!(self.phase, Phase::Opening)
             || old.clone().any(|rule| rule.config.contains(disk))
-            || old.all(|rule| (stored & rule.members).count() >= rule.cover)
+            || old.all(|rule| self.is_covered(rule, stored))
     }
 
     /// While opening: admits the followers that had to wait.

@@ -38,6 +38,11 @@ impl<R> Reads<R> {
         self.waiting.len() + self.asking.as_ref().map_or(0, |(_, readers)| readers.len())
     }
 
+    /// The number of the next round.
+    pub(super) fn next_round(&self) -> u64 {
+        self.round + 1
+    }
+
     pub(super) fn retain(&mut self, mut stays: impl FnMut(&R) -> bool) {
         self.waiting.retain(&mut stays);
         if let Some((_, readers)) = &mut self.asking {
@@ -122,8 +127,13 @@ impl<W, R> Leader<W, R> {
             self.reads.asking = None;
             return;
         }
+        self.reads.asking = Some((self.reads.next_round(), std::mem::take(&mut self.reads.waiting)));
+        self.ask_round();
+    }
+
+    /// Asks the followers whether this leader still leads, in a new round.
+    pub(super) fn ask_round(&mut self) {
         self.reads.round += 1;
-        self.reads.asking = Some((self.reads.round, std::mem::take(&mut self.reads.waiting)));
         let (epoch, round) = (self.epoch, self.reads.round);
         let streaming: Vec<(SlotId, u64)> = self.streaming().collect();
         for (id, heard) in streaming {
@@ -158,6 +168,9 @@ impl<W, R> Leader<W, R> {
     pub(super) fn on_probed(&mut self, id: SlotId, round: u64) {
         if let Some(slot) = self.slot_mut(id) {
             slot.probed = slot.probed.max(round);
+        }
+        if self.rules.changing() {
+            self.advance();
         }
         let Some((asked, _)) = &self.reads.asking else {
             return;

@@ -114,6 +114,41 @@ fn a_promise_lost_with_its_disk() {
     assert_eq!(world.seen(second), value_of(op));
 }
 
+// Goal: answers from before the loss of a disk do not make up for that disk. Method: W = 3 of 3 becomes W = 2 of 2. The two
+// that stay store the new rule and a write, the third neither. A second leader recovers from the third alone, without the
+// write. Then the third disk is lost, and the first leader, which reaches no other follower, meets its replacement.
+#[test]
+fn a_disk_lost_after_another_leader_recovered_from_it() {
+    let mut world = cluster(3, 3);
+    let generation = |world: &World, place: usize| world.places[place].durable.synced().map(|it| it.config.generation);
+    let before = generation(&world, 0);
+    world.hold(0, [2]);
+    change(&mut world, 0, (2, 2));
+    world.until("storing it on two", |world| (0..2).all(|place| generation(world, place) > before));
+    let lost = world.write(0);
+    world.rest();
+    assert!(!world.is_acked(lost), "the old rule needs the third follower too");
+    world.hold(0, [0, 1]);
+    let second = world.leader_reaching(&[2]);
+    world.until("the promise", |world| world.leads[second].leader.is_opening());
+    world.free(second);
+    world.until("opening", |world| world.is_open(second));
+    let op = world.acknowledged(second);
+    world.hold(second, [2]);
+    world.crash(2);
+    world.wipe(2);
+    world.restart(2);
+    world.free(0);
+    world.hold(0, [0, 1]);
+    world.rest();
+    assert!(!world.is_acked(lost), "the first leader takes what two followers stored before the loss for a quorum");
+    world.free(0);
+    world.free(second);
+    world.until("one leader", |world| world.leading() == [second]);
+    assert_eq!(world.seen(second), value_of(op));
+    world.verify();
+}
+
 // Goal: a leader that was replaced long ago does not take new disks for its own. Method: paused while all its followers
 // were replaced under a successor; their names lead to new disks, which promised nobody anything.
 #[test]
