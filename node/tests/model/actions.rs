@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 
 use kv_node::protocol::follower::{Effects, Follower};
-use kv_node::protocol::leader::{Accepted, DelayRange, Leader, LeaderSettings, NewWrite, Output, SlotId};
+use kv_node::protocol::leader::{Accepted, DelayRange, Leader, LeaderSettings, NewWrite, Output, Refusal, SlotId};
 use kv_node::protocol::messages::{ToFollower, ToLeader};
 use kv_node::protocol::types::{Epoch, FollowerId};
 
 use crate::clients::{Act, KEYS};
 use crate::mutation::{self, Mutation};
-use crate::world::{FOLLOWERS, Lead, Link, Part, Place, Plan, Process, Sent, World, epoch_of};
+use crate::world::{FOLLOWERS, Lead, Link, Part, Place, Plan, Process, Rule, Sent, World, epoch_of};
 
 /// One step of one state; leaders and followers by their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(crate) enum Action {
     /// The next message of a connection that is gone arrives.
     Late(u8, u8, u8),
     Elect(u8),
+    /// The leader sends heartbeats.
+    Tick(u8),
     /// Of a key.
     Write(u8, u8),
     Delete(u8, u8),
@@ -41,15 +43,24 @@ pub(crate) enum Action {
     Retry(u8, u8),
     /// Another quorum is wanted from now on.
     Want,
-    /// The leader is told.
+    /// So many followers are wanted from now on.
+    Resize(u16),
+    /// The leader gets the wanted rule as its settings.
     Tell(u8),
+    /// A client begins a restore at the leader, or repeats that request.
+    BeginRestore(u8),
+    /// The client sends a key of its backup.
+    RestoreKey(u8, u8),
+    EndRestore(u8),
+    /// Somebody gives up the restore that the leader has not finished.
+    GiveUpRestore(u8),
     /// A follower loses its disk.
     Wipe(u8),
     /// The answer leaves before the sync, and the follower crashes; only in a mutation.
     AnswerUnsynced(u8, u8),
 }
 
-const NO_DELAY: DelayRange = DelayRange { min_us: 0, max_us: 0 };
+pub(crate) const NO_DELAY: DelayRange = DelayRange { min_us: 0, max_us: 0 };
 
 /// There is one connection at a time between two processes, and its answers end with it: one number is enough.
 const SESSION: u64 = 1;
@@ -67,6 +78,10 @@ impl World {
         if left.changes > 0 {
             actions.push(Action::Want);
         }
+        if left.sizes > 0 {
+            let others = (1..=FOLLOWERS as u16).filter(|size| *size != self.wanted.size);
+            actions.extend(others.map(Action::Resize));
+        }
         if left.wipes > 0 {
             let lost = (0..FOLLOWERS).filter(|place| self.may_lose(*place));
             actions.extend(lost.map(|place| Action::Wipe(place as u8)));
@@ -83,6 +98,9 @@ impl World {
                 continue;
             }
             if !link.live {
+                if !self.may_connect(&lead.process, usize::from(place)) {
+                    continue;
+                }
                 actions.push(Action::Exchange(number, place));
                 if left.repeats > 0 {
                     actions.push(Action::ExchangeRepeated(number, place));
@@ -121,6 +139,9 @@ impl World {
         if *waits {
             actions.push(Action::Elect(number));
         }
+        if left.ticks > 0 {
+            actions.push(Action::Tick(number));
+        }
         if *told != self.wanted {
             actions.push(Action::Tell(number));
         }
@@ -139,6 +160,9 @@ impl World {
         }
         if left.retries > 0 {
             actions.extend(self.clients.writes().map(|op| Action::Retry(number, op as u8)));
+        }
+        if plan.left.restores > 0 {
+            self.restore_actions(number, leader, actions);
         }
     }
 
@@ -196,6 +220,10 @@ impl World {
                 self.leads[usize::from(number)].process.change(|process| process.waits = false);
                 self.drive(usize::from(number), plan, Leader::elect);
             }
+            Action::Tick(number) => {
+                self.left.ticks -= 1;
+                self.drive(usize::from(number), plan, |leader| leader.tick(0));
+            }
             Action::Write(number, key) => {
                 self.left.writes -= 1;
                 let value = self.clients.new_value();
@@ -214,14 +242,23 @@ impl World {
             Action::Read(number, key) => self.read(usize::from(number), usize::from(key), plan),
             Action::Want => {
                 self.left.changes -= 1;
-                self.wanted = if self.wanted == plan.quorum { plan.change_to } else { plan.quorum };
+                let Rule { quorum, size } = self.wanted;
+                let quorum = if quorum == plan.quorum.min(size) { plan.change_to } else { plan.quorum }.min(size);
+                self.wanted = Rule { quorum, size };
             }
-            Action::Tell(number) => {
-                let wanted = self.wanted;
-                self.leads[usize::from(number)].process.change(|process| process.told = wanted);
-                self.drive(usize::from(number), plan, |leader| leader.set(wanted, FOLLOWERS as u16, NO_DELAY));
+            Action::Resize(size) => {
+                self.left.sizes -= 1;
+                self.wanted = Rule { quorum: self.wanted.quorum.min(size), size };
             }
-            Action::Wipe(place) => self.wipe(usize::from(place), plan),
+            Action::Tell(number) => self.tell(usize::from(number), plan),
+            Action::BeginRestore(number) => self.begin_restore(usize::from(number), plan),
+            Action::RestoreKey(number, key) => self.restore_key(usize::from(number), usize::from(key), plan),
+            Action::EndRestore(number) => self.end_restore(usize::from(number), plan),
+            Action::GiveUpRestore(number) => self.give_up_restore(usize::from(number), plan),
+            Action::Wipe(place) => {
+                self.left.wipes -= 1;
+                self.wipe(usize::from(place), plan);
+            }
             Action::AnswerUnsynced(number, place) => {
                 self.left.breaks -= 1;
                 let at = at(number, place);
@@ -235,7 +272,7 @@ impl World {
         self.forget_what_is_refused(plan);
     }
 
-    fn link(&mut self, at: (usize, usize)) -> &mut Part<Link> {
+    pub(crate) fn link(&mut self, at: (usize, usize)) -> &mut Part<Link> {
         &mut self.leads[at.0].links[at.1]
     }
 
@@ -243,9 +280,14 @@ impl World {
         self.left.leaders -= 1;
         let id = mutation::leader_id(plan.mutation, 100 + self.leads.len() as u64);
         let limits = plan.leader_limits();
-        let (quorum, size) = (self.wanted, FOLLOWERS as u16);
+        let Rule { quorum, size } = self.wanted;
         let mut leader = Leader::new(id, LeaderSettings { quorum, size, delay: NO_DELAY, limits, seed: 0 });
-        let slots = std::array::from_fn(|place| leader.declare(&format!("f{place}")).expect("there are free slots"));
+        if plan.left.sizes > 0 && self.clients.last_opened() > Epoch::default() {
+            // The controller knows it. A leader that wants one follower and finds a new disk would else found a cluster.
+            leader.expect_state();
+        }
+        let declared = |place: usize| (place < usize::from(size)).then(|| leader.declare(&format!("f{place}")))?;
+        let slots = std::array::from_fn(declared);
         let (told, filters) = (self.wanted, Default::default());
         let process = Part::new(Process { leader, slots, waits: false, told, promoted: None, filters });
         let links = std::array::from_fn(|_| Part::new(Link::default()));
@@ -253,6 +295,9 @@ impl World {
     }
 
     fn connect(&mut self, at: (usize, usize), plan: &Plan) {
+        if !self.finds_slot(at) {
+            return;
+        }
         self.link(at).change(|link| link.live = true);
         let hello = ToLeader::Hello(self.places[at.1].follower.hello());
         self.answer(at, hello, plan);
@@ -308,7 +353,7 @@ impl World {
             Some(_) => process.change(|process| mutation::answer(plan.mutation, &mut process.promoted, at.1, reply)),
             None => reply,
         };
-        let slot = process.slots[at.1];
+        let Some(slot) = process.slots[at.1] else { return };
         self.drive(at.0, plan, |leader| match reply {
             ToLeader::Hello(hello) => leader.hello(slot, SESSION, hello),
             reply => leader.receive(slot, SESSION, reply),
@@ -327,7 +372,7 @@ impl World {
     }
 
     /// The connection is gone, and the leader notices. What was sent may arrive late.
-    fn cut(&mut self, at: (usize, usize), plan: &Plan) {
+    pub(crate) fn cut(&mut self, at: (usize, usize), plan: &Plan) {
         let was_live = self.link(at).change(|link| {
             let sent = std::mem::take(&mut link.down).into_iter();
             let sent = sent.map_while(|sent| if let Sent::Message(message) = sent { Some(message) } else { None });
@@ -339,13 +384,12 @@ impl World {
             std::mem::replace(&mut link.live, false)
         });
         if was_live && self.leads[at.0].process.leader.fenced_by().is_none() {
-            let slot = self.leads[at.0].process.slots[at.1];
+            let Some(slot) = self.leads[at.0].process.slots[at.1] else { return };
             self.drive(at.0, plan, |leader| leader.closed(slot, SESSION));
         }
     }
 
-    fn wipe(&mut self, place: usize, plan: &Plan) {
-        self.left.wipes -= 1;
+    pub(crate) fn wipe(&mut self, place: usize, plan: &Plan) {
         self.disks += 1;
         let id = FollowerId(self.disks);
         let before = &self.places[place].follower;
@@ -388,9 +432,21 @@ impl World {
         let retry_token = (plan.left.retries > 0).then(|| format!("t{op}").into());
         let value = self.clients.value(op);
         let new = NewWrite { key: key.into(), value, retry_token, explain: false, now_us: 0 };
+        self.enter(number, op, plan, |leader| leader.put(new, op));
+    }
+
+    /// A leader gets the write of an operation, in a way that decides how it takes it.
+    pub(crate) fn enter(
+        &mut self,
+        number: usize,
+        op: usize,
+        plan: &Plan,
+        take: impl FnOnce(&mut Leader<usize, usize>) -> Result<Accepted, Refusal>,
+    ) {
+        let key = KEYS[self.clients.key(op)];
         let process = &mut self.leads[number].process;
         let (taken, version, epoch) = process.change(|process| {
-            let taken = process.leader.put(new, op);
+            let taken = take(&mut process.leader);
             let version = process.leader.latest(key).map(|(record, _)| record.version);
             (taken, version, process.leader.epoch())
         });
@@ -404,6 +460,9 @@ impl World {
             Ok(Accepted::AlreadyCommitted { seq }) => {
                 self.clients.change(|clients| clients.acknowledged(op, epoch, seq));
             }
+            Err(Refusal::Restoring(_) | Refusal::RestoreEnds) if plan.left.restores > 0 => {}
+            // The leader has another restore, or none any more.
+            Err(Refusal::NotRestoring { .. }) if self.clients.is_restored(op) => {}
             Err(why) => panic!("an open leader takes a write, and this one says {why:?}"),
         }
         self.drive(number, plan, |_| {});
@@ -415,7 +474,11 @@ impl World {
         if plan.mutation == Some(Mutation::ReadsWithoutAsking) {
             self.show(number, op);
         } else {
-            self.drive(number, plan, |leader| leader.read(op).expect("an open leader takes a read"));
+            self.drive(number, plan, |leader| match leader.read(op) {
+                Ok(()) => {}
+                Err(Refusal::Restoring(_) | Refusal::RestoreEnds) if plan.left.restores > 0 => {}
+                Err(why) => panic!("an open leader takes a read, and this one says {why:?}"),
+            });
         }
     }
 
@@ -425,7 +488,7 @@ impl World {
         self.clients.change(|clients| clients.read(op, record.as_ref(), epoch));
     }
 
-    fn drive(&mut self, number: usize, plan: &Plan, event: impl FnOnce(&mut Leader<usize, usize>)) {
+    pub(crate) fn drive(&mut self, number: usize, plan: &Plan, event: impl FnOnce(&mut Leader<usize, usize>)) {
         let (outputs, epoch) = self.leads[number].process.change(|process| {
             event(&mut process.leader);
             (process.leader.take_outputs(), process.leader.epoch())
@@ -434,33 +497,39 @@ impl World {
     }
 
     fn carry_out(&mut self, number: usize, epoch: Epoch, output: Output<usize, usize>, plan: &Plan) {
-        let place = |slot: SlotId| slot.index();
+        let slots = self.leads[number].process.slots;
+        let at = |slot: SlotId| {
+            let place = slots.iter().position(|known| *known == Some(slot));
+            (number, place.expect("the leader knows the slots that it was given"))
+        };
         match output {
             Output::Send(slot, mut message) => {
                 if plan.mutation == Some(Mutation::FiltersOutliveTheirFetch) {
                     let filters = &mut self.leads[number].process;
-                    filters.change(|process| mutation::question(&mut process.filters[place(slot)], &mut message));
+                    filters.change(|process| mutation::question(&mut process.filters[at(slot).1], &mut message));
                 }
-                self.send((number, place(slot)), Sent::Message(message));
+                self.send(at(slot), Sent::Message(message));
             }
             Output::Transmit(slot, write) => {
                 let writes = vec![(*write).clone()];
-                self.send((number, place(slot)), Sent::Message(ToFollower::Writes { epoch, writes }));
+                self.send(at(slot), Sent::Message(ToFollower::Writes { epoch, writes }));
             }
-            Output::Install(slot, job) if plan.late_installs => {
-                self.send((number, place(slot)), Sent::Install(job));
+            Output::Install(slot, job) if plan.late_installs && !mutation::changes_transfers(plan.mutation) => {
+                self.send(at(slot), Sent::Install(job));
             }
             Output::Install(slot, mut job) => {
-                while let Some(part) = self.leads[number].process.leader.install_part(&mut job) {
-                    self.send((number, place(slot)), Sent::Message(part));
-                }
+                let leader = &self.leads[number].process.leader;
+                let mut parts: Vec<ToFollower> = std::iter::from_fn(|| leader.install_part(&mut job)).collect();
+                mutation::transfer(plan.mutation, &mut parts);
+                parts.into_iter().for_each(|part| self.send(at(slot), Sent::Message(part)));
             }
             Output::Schedule { .. } => unreachable!("nothing waits here"),
             Output::Committed { waiter, receipt } => {
                 self.clients.change(|clients| clients.acknowledged(waiter, receipt.epoch, receipt.seq));
             }
             Output::ReadConfirmed(reader) => self.show(number, reader),
-            Output::Reset(slot, _) => self.cut((number, place(slot)), plan),
+            Output::Reset(slot, _) => self.cut(at(slot), plan),
+            Output::Released(slot) => self.released(at(slot), plan),
             Output::Backoff => self.leads[number].process.change(|process| process.waits = true),
             Output::Opened => {
                 let leader = &self.leads[number].process.leader;
@@ -469,12 +538,8 @@ impl World {
                 self.clients.change(|clients| clients.opened(epoch, state));
             }
             Output::Fenced(_) => (0..FOLLOWERS).for_each(|place| self.cut((number, place), plan)),
-            // Its client hears nothing certain; nobody is taken out of the set.
-            Output::Indeterminate { .. }
-            | Output::ReadRefused(_)
-            | Output::InForce
-            | Output::Released(_)
-            | Output::Differs { .. } => {}
+            // The client of such a request learns nothing certain.
+            Output::Indeterminate { .. } | Output::ReadRefused(_) | Output::InForce | Output::Differs { .. } => {}
         }
     }
 

@@ -27,6 +27,9 @@ pub(crate) const PLAN: Plan = Plan {
         stops: 0,
         wipes: 0,
         changes: 0,
+        sizes: 0,
+        ticks: 0,
+        restores: 0,
     },
     mutation: None,
 };
@@ -60,9 +63,27 @@ fn exchange_all(world: &mut World, plan: &Plan) {
     }
 }
 
+fn goes_further() -> bool {
+    std::env::var_os("MODEL_MORE").is_some_and(|more| more == "1")
+}
+
 fn check(plan: Plan) {
-    let Left { leaders, writes, deletes, retries, reads, breaks, repeats, stops, wipes, changes } = plan.left;
-    let plan = if std::env::var_os("MODEL_MORE").is_some_and(|more| more == "1") {
+    let Left {
+        leaders,
+        writes,
+        deletes,
+        retries,
+        reads,
+        breaks,
+        repeats,
+        stops,
+        wipes,
+        changes,
+        sizes,
+        ticks,
+        restores,
+    } = plan.left;
+    let plan = if goes_further() {
         let more = |some: u8| if some > 0 { some + 1 } else { 0 };
         let left = Left {
             leaders: more(leaders),
@@ -75,6 +96,9 @@ fn check(plan: Plan) {
             stops: more(stops),
             wipes: more(wipes),
             changes: more(changes),
+            sizes: more(sizes),
+            ticks: more(ticks),
+            restores: more(restores),
         };
         Plan { terms: plan.terms + 1, left, ..plan }
     } else {
@@ -87,25 +111,26 @@ fn check(plan: Plan) {
             let Explored { states, opened, acknowledged, .. } = explored;
             assert!(opened * 100 > states && acknowledged * 100 > states, "too little happens: {explored:?}");
         }
-        Err(found) => panic!("{plan:?}: {} after {:#?}", found.why, found.way),
+        Err(found) => panic!("{plan:?}: {} after {:?}", found.why, found.way),
     }
 }
 
-/// Walks at random instead.
+/// Takes random walks instead.
 fn check_walks(plan: Plan) {
     let begun = std::time::Instant::now();
-    match walk(&plan, &first(&plan), SEED, WALKS, STEPS_MAX) {
+    let walks = if goes_further() { WALKS * 20 } else { WALKS };
+    match walk(&plan, &first(&plan), SEED, walks, STEPS_MAX) {
         Ok(explored) => {
-            println!("{plan:?}: {explored:?} by {WALKS} walks in {:.1} s", begun.elapsed().as_secs_f64());
+            println!("{plan:?}: {explored:?} by {walks} walks in {:.1} s", begun.elapsed().as_secs_f64());
             let Explored { states, opened, acknowledged, .. } = explored;
-            assert!(opened * 10 > states && acknowledged * 10 > states, "too little happens: {explored:?}");
+            assert!(opened * 40 > states && acknowledged * 10 > states, "too little happens: {explored:?}");
         }
-        Err(found) => panic!("{plan:?}, seed {SEED}: {} after {:#?}", found.why, found.way),
+        Err(found) => panic!("{plan:?}, seed {SEED}: {} after {:?}", found.why, found.way),
     }
 }
 
 /// From which the walks are drawn.
-const SEED: u64 = 1;
+pub(crate) const SEED: u64 = 1;
 
 /// How many walks a check takes, and how many steps each of them has at most.
 pub(crate) const WALKS: usize = 3_000;
@@ -192,7 +217,7 @@ fn a_cluster_is_founded() {
 }
 
 /// Two keys of which each message carries one.
-const SMALL: Plan = Plan { keys: 2, small: true, ..PLAN };
+pub(crate) const SMALL: Plan = Plan { keys: 2, small: true, ..PLAN };
 
 #[test]
 fn a_state_takes_many_messages() {
@@ -201,7 +226,7 @@ fn a_state_takes_many_messages() {
 }
 
 /// More of everything than an exhaustive search allows.
-const MUCH: Left = Left {
+pub(crate) const MUCH: Left = Left {
     leaders: 5,
     writes: 6,
     deletes: 2,
@@ -212,6 +237,9 @@ const MUCH: Left = Left {
     stops: 6,
     wipes: 1,
     changes: 1,
+    sizes: 0,
+    ticks: 0,
+    restores: 0,
 };
 
 #[test]
@@ -234,3 +262,23 @@ fn walks_with_followers_that_fall_behind_the_backlog() {
         check_walks(Plan { backlog, late_installs: true, terms: 12, left: MUCH, ..SMALL });
     }
 }
+
+#[test]
+fn walks_with_followers_that_come_and_go() {
+    for quorum in 1..=3 {
+        check_walks(Plan { quorum, change_to: 1, terms: 12, left: GOING, ..SMALL });
+    }
+}
+
+#[test]
+fn walks_with_restores() {
+    for quorum in 1..=2 {
+        check_walks(Plan { quorum, terms: 12, left: RESTORING, ..SMALL });
+    }
+}
+
+/// Followers leave the cluster and come back with another disk.
+pub(crate) const GOING: Left = Left { sizes: 4, ticks: 12, changes: 2, repeats: 1, deletes: 0, reads: 2, ..MUCH };
+
+/// A client restores backups.
+pub(crate) const RESTORING: Left = Left { restores: 4, retries: 2, wipes: 0, changes: 0, ..MUCH };

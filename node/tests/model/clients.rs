@@ -6,17 +6,22 @@
 //!    did not pick.
 //! 4. All answers together can be explained by one register per key.
 //! 5. A write that is retried under its idempotency key takes effect once: it is shown under one sequence number.
+//! 6. From the moment when the beginning of a restore is committed until its end is, no client that asks then is answered.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use kv_node::protocol::types::{Epoch, Record, Version};
+use kv_node::protocol::types::{Epoch, RESTORE_MARK, Record, Version};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::linearizability::{self, Call};
+use crate::restores::Restore;
 use crate::world::Digest;
 
-pub(crate) const KEYS: [&str; 2] = ["k", "l"];
+pub(crate) const KEYS: [&str; 3] = ["k", "l", RESTORE_MARK];
+
+/// The number of the mark of a restore among the keys.
+pub(crate) const MARK: usize = 2;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Act {
@@ -47,6 +52,8 @@ struct Op {
     before: u64,
     /// The first answer.
     answer: Option<Seen>,
+    /// It is a key of a backup.
+    restored: bool,
 }
 
 /// The state with which a leader opened.
@@ -60,6 +67,12 @@ struct Opened {
 pub(crate) struct Clients {
     ops: Vec<Op>,
     opened: Vec<Opened>,
+    /// The restore under way.
+    pub(crate) restore: Option<Restore>,
+    /// While the committed mark of a restore exists: its version, and the first operation that was called after it.
+    hidden: Option<(Version, usize)>,
+    /// The newest end of a restore that was committed, or with which a leader opened.
+    ended: Version,
     pub(crate) violation: Option<String>,
 }
 
@@ -80,10 +93,28 @@ impl Clients {
         self.ops.iter().filter(|op| op.acknowledged.is_some()).count()
     }
 
-    /// The writes, which a client may repeat.
+    /// The writes that a client may repeat. A restore replaces the idempotency keys of a key, so that a repetition of an
+    /// earlier write would be another write.
     pub(crate) fn writes(&self) -> impl Iterator<Item = usize> {
-        let writes = self.ops.iter().enumerate().filter(|(_, op)| op.act != Act::Read);
-        writes.map(|(number, _)| number)
+        let writes = self.ops.iter().enumerate().filter(|(_, op)| op.act != Act::Read && op.key != MARK);
+        let replaced = |key: usize, from: usize| self.ops[from..].iter().any(|op| op.restored && op.key == key);
+        writes.filter(move |(number, op)| !replaced(op.key, *number)).map(|(number, _)| number)
+    }
+
+    pub(crate) fn is_acknowledged(&self, number: usize) -> bool {
+        self.ops[number].acknowledged.is_some()
+    }
+
+    /// Whether it is a request of a client that restores a backup.
+    pub(crate) fn is_restored(&self, number: usize) -> bool {
+        self.ops[number].restored || self.ops[number].key == MARK
+    }
+
+    /// A key of a backup is to be restored; returns the number of the operation.
+    pub(crate) fn call_restored(&mut self, key: usize) -> usize {
+        let number = self.call(key, Act::Write(Some(self.new_value())));
+        self.ops[number].restored = true;
+        number
     }
 
     pub(crate) fn key(&self, number: usize) -> usize {
@@ -107,7 +138,8 @@ impl Clients {
     pub(crate) fn call(&mut self, key: usize, act: Act) -> usize {
         let answered = self.ops.iter().enumerate().filter(|(_, op)| op.answer.is_some());
         let before = answered.fold(0, |before, (number, _)| before | 1 << number);
-        let op = Op { key, act, versions: Vec::new(), shown: None, acknowledged: None, before, answer: None };
+        let (versions, restored) = (Vec::new(), false);
+        let op = Op { key, act, versions, shown: None, acknowledged: None, before, answer: None, restored };
         self.ops.push(op);
         self.ops.len() - 1
     }
@@ -119,7 +151,9 @@ impl Clients {
             // The attempt joined an earlier one.
             return;
         }
-        if self.ops.iter().any(|op| op.key == key && op.versions.contains(&version)) {
+        // A request to end a restore joins another one.
+        let joined = key == MARK && self.value(number).is_none();
+        if !joined && self.ops.iter().any(|op| op.key == key && op.versions.contains(&version)) {
             self.fail(format!("two writes got {version:?}"));
         }
         self.ops[number].versions.push(version);
@@ -127,15 +161,40 @@ impl Clients {
 
     /// A leader of this epoch acknowledged the write.
     pub(crate) fn acknowledged(&mut self, number: usize, epoch: Epoch, seq: u64) {
+        if self.restore.as_ref().is_some_and(|restore| restore.ends_with(number)) {
+            self.restore = None;
+        }
+        if self.ops[number].key == MARK {
+            self.mark_committed(Version { epoch, seq }, self.value(number).is_some());
+        }
+        if seq == 0 {
+            // There was no restore to end.
+            self.ops[number].acknowledged.get_or_insert(epoch);
+            return;
+        }
         let (key, seen) = (self.ops[number].key, Seen { seq, value: self.value(number) });
         let without = self.opened.iter().find(|later| later.epoch > epoch && !later.covers(key, &seen));
         if let Some(later) = without {
             let later = later.epoch;
             self.fail(format!("write {number} (seq {seq}) is acknowledged in {epoch}, but {later} opened without it"));
         }
-        self.applied(number, seq);
+        // One that ends a restore has no value that identifies it.
+        if key != MARK || seen.value.is_some() {
+            self.applied(number, seq);
+        }
         self.ops[number].acknowledged.get_or_insert(epoch);
         self.answer(number, seen);
+    }
+
+    /// The mark of a restore, or its removal, is committed.
+    fn mark_committed(&mut self, version: Version, begins: bool) {
+        if begins && version > self.ended {
+            let next = self.ops.len();
+            self.hidden.get_or_insert((version, next));
+        } else if !begins {
+            self.ended = self.ended.max(version);
+            self.hidden = self.hidden.filter(|(mark, _)| *mark > version);
+        }
     }
 
     fn applied(&mut self, number: usize, seq: u64) {
@@ -156,6 +215,9 @@ impl Clients {
             self.fail(format!("{epoch} opens without write {number}, which was acknowledged"));
         }
         state.iter().enumerate().for_each(|(key, record)| self.shown(key, *record, epoch));
+        if let Some(mark) = state[MARK].filter(|mark| mark.value.is_none()) {
+            self.mark_committed(mark.version, false);
+        }
         self.opened.push(opened);
         // The order in which leaders opened makes no difference to what must hold.
         self.opened.sort_by_key(|opened| opened.epoch);
@@ -195,6 +257,9 @@ impl Clients {
 
     fn answer(&mut self, number: usize, seen: Seen) {
         let key = self.ops[number].key;
+        if let Some((mark, _)) = self.hidden.filter(|(_, next)| number >= *next && !self.is_restored(number)) {
+            self.fail(format!("operation {number} is answered, though the restore of {mark:?} has not ended"));
+        }
         let answers = self.ops.iter().filter(|op| op.key == key).flat_map(|op| &op.answer);
         let conflict = answers.clone().any(|other| other.seq == seen.seq && other.value != seen.value);
         if conflict && seen.seq > 0 {

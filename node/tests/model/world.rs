@@ -22,6 +22,13 @@ use crate::mutation::Mutation;
 
 pub(crate) const FOLLOWERS: usize = 3;
 
+/// A write quorum and a number of followers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Rule {
+    pub(crate) quorum: u16,
+    pub(crate) size: u16,
+}
+
 /// How often what may still happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Left {
@@ -42,6 +49,12 @@ pub(crate) struct Left {
     pub(crate) wipes: u8,
     /// Changes of the wanted quorum.
     pub(crate) changes: u8,
+    /// Changes of the wanted number of followers.
+    pub(crate) sizes: u8,
+    /// Heartbeats of leaders.
+    pub(crate) ticks: u8,
+    /// Restores that a client begins or gives up.
+    pub(crate) restores: u8,
 }
 
 /// What is explored.
@@ -151,11 +164,12 @@ impl Digest for Place {
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
     pub(crate) leader: Leader<usize, usize>,
-    pub(crate) slots: [SlotId; FOLLOWERS],
+    /// The slot of each follower that the leader knows.
+    pub(crate) slots: [Option<SlotId>; FOLLOWERS],
     /// It waits before it asks for promises again.
     pub(crate) waits: bool,
-    /// The quorum it was told to want.
-    pub(crate) told: u16,
+    /// The rule that its settings ask for.
+    pub(crate) told: Rule,
     /// The first follower that sent records: the only one that a leader which promotes would listen to.
     pub(crate) promoted: Option<usize>,
     /// The buckets that it last asked each follower for; only a mutation looks at them.
@@ -210,8 +224,7 @@ pub(crate) struct World {
     pub(crate) leads: Vec<Lead>,
     pub(crate) clients: Part<Clients>,
     pub(crate) left: Left,
-    /// The wanted quorum.
-    pub(crate) wanted: u16,
+    pub(crate) wanted: Rule,
     pub(crate) disks: u64,
 }
 
@@ -227,7 +240,7 @@ impl World {
             leads: Vec::new(),
             clients: Part::new(Clients::default()),
             left: plan.left,
-            wanted: plan.quorum,
+            wanted: Rule { quorum: plan.quorum, size: FOLLOWERS as u16 },
             disks: FOLLOWERS as u64,
         }
     }

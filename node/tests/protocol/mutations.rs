@@ -44,4 +44,7 @@ mutations! {
     keeping_what_is_older_is_found: KeepsWhatIsOlder, |_| {};
     filters_that_outlive_their_fetch_are_found: FiltersOutliveTheirFetch, |_| {};
     digests_that_leave_out_keys_are_found: DigestsLeaveOutKeys, |_| {};
+    deleted_keys_that_are_not_reported_are_found: DeletedKeysAreNotReported, |_| {};
+    retry_marks_that_are_not_stored_are_found: RetryMarksAreNotStored, |_| {};
+    restore_marks_that_are_not_stored_are_found: RestoreMarksAreNotStored, |plan| plan.restores = true;
 }

@@ -6,7 +6,7 @@
 use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::follower::{Change, Effects, Follower};
 use kv_node::protocol::messages::{Covered, ToFollower, ToLeader};
-use kv_node::protocol::types::{Config, Record, Synced, Version};
+use kv_node::protocol::types::{Config, RESTORE_MARK, Record, Synced, Version};
 
 /// The rule that is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,14 @@ pub(crate) enum Mutation {
     DigestsLeaveOutKeys,
     /// A leader that asks for all records asks for the rest of them by the filter of an earlier question.
     FiltersOutliveTheirFetch,
+    /// A follower that is asked for its records leaves out the deleted keys.
+    DeletedKeysAreNotReported,
+    /// A follower that fell behind the backlog gets the end of a transfer, and none of its records.
+    NothingNewerIsTransferred,
+    /// A follower keeps a value without the idempotency keys of its writes.
+    RetryMarksAreNotStored,
+    /// A follower stores the mark of an unfinished restore as one that is finished.
+    RestoreMarksAreNotStored,
 }
 
 /// The id of a leader process.
@@ -94,6 +102,16 @@ pub(crate) fn step(off: Option<Mutation>, follower: &mut Follower, mut message: 
             return;
         }
         (Some(Mutation::InstallsAreNotStored), ToFollower::Install { .. }) => return,
+        (Some(Mutation::RetryMarksAreNotStored), message) => {
+            each_record(message, |_, record| record.marks = None);
+        }
+        (Some(Mutation::RestoreMarksAreNotStored), message) => {
+            each_record(message, |key, record| {
+                if key == RESTORE_MARK {
+                    record.value = None;
+                }
+            });
+        }
         (Some(Mutation::KeepsWhatIsOlder), ToFollower::InstallEnd { covered: Covered::Buckets(buckets), .. }) => {
             *buckets = Buckets::none(1, 0);
         }
@@ -118,6 +136,11 @@ pub(crate) fn answer(
     {
         records.clear();
     }
+    if let ToLeader::Records { records, .. } = &mut message
+        && mutation == Mutation::DeletedKeysAreNotReported
+    {
+        records.retain(|(_, record)| record.value.is_some());
+    }
     if let ToLeader::Digested { digest, .. } = &mut message
         && mutation == Mutation::DigestsLeaveOutKeys
     {
@@ -139,6 +162,28 @@ pub(crate) fn answer(
         }
     }
     message
+}
+
+/// Whether [`transfer`] needs a whole transfer at once.
+pub(crate) fn changes_transfers(off: Option<Mutation>) -> bool {
+    off == Some(Mutation::NothingNewerIsTransferred)
+}
+
+/// What a leader sends in a whole state transfer.
+pub(crate) fn transfer(off: Option<Mutation>, parts: &mut Vec<ToFollower>) {
+    let newer = matches!(parts.last(), Some(ToFollower::InstallEnd { covered: Covered::Newer, .. }));
+    if newer && changes_transfers(off) {
+        parts.retain(|part| !matches!(part, ToFollower::Install { .. }));
+    }
+}
+
+/// Every record that a message brings to a follower.
+fn each_record(message: &mut ToFollower, mut change: impl FnMut(&str, &mut Record)) {
+    match message {
+        ToFollower::Install { records, .. } => records.iter_mut().for_each(|(key, record)| change(key, record)),
+        ToFollower::Writes { writes, .. } => writes.iter_mut().for_each(|write| change(&write.key, &mut write.record)),
+        _ => {}
+    }
 }
 
 /// What a leader asks a follower when a filter outlives its question. `filter` is the last one of this follower.
