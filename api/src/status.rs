@@ -74,8 +74,10 @@ pub struct LeaderStatus {
 pub enum LeaderState {
     /// A newer leader replaced it.
     Fenced,
-    /// It is shutting down.
+    /// It is shutting down, or it handed over.
     Draining,
+    /// Another leader is at work. It takes over if that one is lost.
+    Standby,
     /// It collects and installs the followers' state.
     Recovering,
     /// It accepts writes.
@@ -87,6 +89,7 @@ impl fmt::Display for LeaderState {
         f.write_str(match self {
             Self::Fenced => "fenced",
             Self::Draining => "draining",
+            Self::Standby => "standby",
             Self::Recovering => "recovering",
             Self::Open => "open",
         })

@@ -1,6 +1,6 @@
 //! The program: parses arguments and runs a node until a signal stops it.
 
-use std::future::Future;
+use std::future::{Future, pending, ready};
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,10 +13,10 @@ use clap::{Parser, Subcommand};
 use rand::RngExt;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tracing::{error, info, warn};
 
-use crate::config::{Followers, LogFormat, Role, Settings};
+use crate::config::{Followers, HEARTBEAT_MS, LogFormat, Role, Settings};
 use crate::descriptors;
 use crate::http::{self, ConnectionLimits, FollowerService, LeaderService, Site};
 use crate::protocol::follower::Follower;
@@ -28,9 +28,6 @@ use crate::replication::replica::Replica;
 use crate::shutdown::{self, Shutdown};
 use crate::store::disk::{self, Found, Opened};
 use crate::store::{Store, StoreError};
-
-/// How often a leader sends heartbeats.
-const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
 
 /// A node of kvcluster: the leader, or one of its followers
 #[derive(Parser)]
@@ -169,14 +166,18 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             }
             let resizable = matches!(followers, Followers::Dns { .. });
             find(&leader, followers, &settings, address.port())?;
-            let service = LeaderService::new(site.clone(), leader.clone(), resizable);
-            let drain = async move {
-                let mut changes = tokio::time::interval(Duration::from_millis(5));
-                while leader.has_writes_in_flight() {
-                    changes.tick().await;
+            let hand_over = Arc::new(Notify::new());
+            let service = LeaderService::new(site.clone(), leader.clone(), resizable, hand_over.clone());
+            let stops = async {
+                tokio::select! {
+                    () = hand_over.notified() => (ExitCode::SUCCESS, "handing over".to_owned()),
+                    // Its supervisor starts it again, as a standby.
+                    by = leader.replaced(), if settings.takeover_after_ms > 0 => {
+                        (ExitCode::FAILURE, format!("replaced by the leader of epoch {by}"))
+                    }
                 }
             };
-            serve(listener, service, &site, shutdown, drain, &settings).await
+            serve(listener, service, &site, shutdown, stops, leader.resign(), &settings).await
         }
         None => {
             let replica = match data_dir {
@@ -198,7 +199,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             tokio::spawn(Replica::renew(Arc::downgrade(&replica)));
             let service = FollowerService::new(site.clone(), replica);
             tokio::select! {
-                ended = serve(listener, service, &site, shutdown, std::future::ready(()), &settings) => ended,
+                ended = serve(listener, service, &site, shutdown, pending(), ready(()), &settings) => ended,
                 // The follower must confirm nothing more: a sync after a failed one may succeed
                 // without storing the data.
                 failure = failure.wait() => {
@@ -233,7 +234,7 @@ fn find(leader: &Arc<Coordinator>, followers: Followers, settings: &Settings, po
     let advertised = settings.advertise_url.clone().filter(|url| !url.is_empty());
     let advertised = advertised.unwrap_or_else(|| format!("http://{}:{port}", settings.name()));
     let dialer = Dialer::new(advertised, settings.token().map(str::to_owned));
-    tokio::spawn(Coordinator::beat(Arc::downgrade(leader), HEARTBEAT_EVERY));
+    tokio::spawn(Coordinator::beat(Arc::downgrade(leader), Duration::from_millis(HEARTBEAT_MS.into())));
     match followers {
         Followers::Urls(urls) => {
             for url in urls {
@@ -248,13 +249,14 @@ fn find(leader: &Arc<Coordinator>, followers: Followers, settings: &Settings, po
     Ok(())
 }
 
-/// Serves until the first signal, then finishes requests under way and exits. A second signal exits
-/// immediately.
+/// Serves until the first signal, or until `stops` returns an exit code and a reason. Then finishes
+/// requests under way and exits. A second signal exits immediately.
 async fn serve(
     listener: TcpListener,
     service: impl http::Service,
     site: &Site,
     mut shutdown: Shutdown,
+    stops: impl Future<Output = (ExitCode, String)>,
     drain: impl Future<Output = ()>,
     settings: &Settings,
 ) -> Result<ExitCode, Failure> {
@@ -262,13 +264,15 @@ async fn serve(
     let mut server = tokio::spawn(http::serve(listener, connection_limits(settings), service, async move {
         let _ = closed.await;
     }));
-    tokio::select! {
+    let (code, reason) = tokio::select! {
         ended = &mut server => {
             ended?;
             return Err("the server ended by itself".into());
         }
-        reason = shutdown.next() => info!(reason, "shutting down: finishing what is under way"),
-    }
+        reason = shutdown.next() => (ExitCode::SUCCESS, reason.to_owned()),
+        stops = stops => stops,
+    };
+    info!(reason, "shutting down: finishing what is under way");
     site.draining.store(true, Ordering::Relaxed);
     let limit = Duration::from_millis(settings.drain_timeout_ms.into());
     let finish = async {
@@ -286,7 +290,7 @@ async fn serve(
             return Ok(ExitCode::from(130));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 /// The limits of the connections, reduced to what the system allows.

@@ -14,6 +14,12 @@ pub use self::followers::{Followers, parse_followers};
 pub use self::http::HttpSettings;
 use crate::protocol::leader::{DelayRange, FOLLOWERS_MAX, Limits};
 
+/// How often a leader sends heartbeats, in milliseconds.
+pub const HEARTBEAT_MS: u32 = 100;
+
+/// The shortest silence after which a leader may count as lost: some heartbeats, one of which may be late.
+const TAKEOVER_AFTER_MS_MIN: u32 = 3 * HEARTBEAT_MS;
+
 /// Leader or follower.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
@@ -120,6 +126,10 @@ pub struct Settings {
     /// Leader: the same where fewer than WRITE_QUORUM followers answer heartbeats, in milliseconds
     #[arg(long, env = "ANSWER_GRACE_MS", default_value_t = (Limits::default().answer_grace_us / 1_000) as u32)]
     pub answer_grace_ms: u32,
+    /// Leader: for how long followers must not have heard the leader before this process takes over, in milliseconds;
+    /// 0 takes over at once, whoever leads
+    #[arg(long, env = "TAKEOVER_AFTER_MS", default_value_t = 500)]
+    pub takeover_after_ms: u32,
     /// Leader: keys that the comparison of followers in the background examines every 100 ms; 0
     /// disables it
     #[arg(long, env = "AUDIT_KEYS", default_value_t = Limits::default().audit_keys)]
@@ -195,6 +205,7 @@ impl Settings {
             reads_waiting: self.reads_waiting_max,
             connect_grace_us: u64::from(self.connect_grace_ms) * 1_000,
             answer_grace_us: u64::from(self.answer_grace_ms) * 1_000,
+            takeover_rounds: self.takeover_after_ms.div_ceil(HEARTBEAT_MS),
             audit_keys: self.audit_keys,
             audit_pause_us: u64::from(self.audit_pause_ms) * 1_000,
             backlog_writes: self.backlog_writes_max,
@@ -205,6 +216,13 @@ impl Settings {
             return fail(format!(
                 "the limit of writes in flight ({}) must be at least 1 and at most the limit of the backlog ({} writes)",
                 limits.writes_in_flight, limits.backlog_writes
+            ));
+        }
+        if (1..TAKEOVER_AFTER_MS_MIN).contains(&self.takeover_after_ms) {
+            return fail(format!(
+                "TAKEOVER_AFTER_MS ({}) must be 0, or at least {TAKEOVER_AFTER_MS_MIN}: followers hear the leader every \
+                 {HEARTBEAT_MS} ms",
+                self.takeover_after_ms
             ));
         }
         Ok(limits)
@@ -312,6 +330,10 @@ mod tests {
             (
                 &[THREE, "--writes-in-flight-max=10", "--backlog-writes-max=9"],
                 "the limit of writes in flight (10) must be at least 1 and at most the limit of the backlog (9 writes)",
+            ),
+            (
+                &[THREE, "--takeover-after-ms=299"],
+                "TAKEOVER_AFTER_MS (299) must be 0, or at least 300: followers hear the leader every 100 ms",
             ),
         ];
         for (arguments, expected) in table {

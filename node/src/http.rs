@@ -29,7 +29,7 @@ mod stream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 pub(crate) use self::activity::TimeLimits;
 pub use self::body::Bodies;
@@ -104,6 +104,8 @@ pub struct LeaderSite {
     /// Allows one backup at a time: during a backup the leader may keep a second version of every
     /// key.
     pub(crate) backups: Arc<Semaphore>,
+    /// Ends this leader in order.
+    pub(crate) hand_over: Arc<Notify>,
 }
 
 /// The state of a follower's handlers.

@@ -11,8 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use crate::protocol::leader::FollowerView;
-use crate::replication::coordinator::{LeaderView, PlaceView};
+use crate::protocol::leader::{CandidateView, FollowerView};
+use crate::replication::coordinator::{Condition, LeaderView, PlaceView};
 use crate::replication::replica::Replica;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -82,10 +82,13 @@ pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView) -> String {
     let mut registry = Registry::with_prefix("kvcluster");
     registry.register("writes", "Writes answered, by outcome", metrics.writes.clone());
     registry.register("write_seconds", "Time to commit a write", metrics.seconds.clone());
-    let LeaderView { config, epoch, keys, in_flight, backlog, serving, followers, audit, .. } = leader;
+    let LeaderView { condition, config, epoch, keys, in_flight, backlog, serving, followers, audit, .. } = leader;
     let (quorum, generation) = (config.in_force.write_quorum, config.in_force.generation);
     let registry_ = &mut registry;
     gauge(registry_, "leader_open", "1 while writes and reads are served", f64::from(u8::from(serving)));
+    let standby =
+        f64::from(u8::from(matches!(condition, Condition::Candidate(CandidateView { leader: Some(_), .. }, _))));
+    gauge(registry_, "leader_standby", "1 while another leader is at work", standby);
     gauge(registry_, "keys", "Keys, deleted ones included", keys as f64);
     gauge(registry_, "writes_in_flight", "Writes without their quorum", in_flight as f64);
     gauge(registry_, "backlog_writes", "Writes that some follower has not confirmed", backlog as f64);

@@ -9,6 +9,7 @@
 //! | rule | where |
 //! | --- | --- |
 //! | a follower accepts only messages of the epoch that it promised | [`follower`] |
+//! | a candidate asks for promises only when no leader can commit | [`leader`], `candidate` |
 //! | a leader starts from N − W + 1 promises and merges the records of those followers | [`leader`], `recovery` |
 //! | a leader acknowledges a write after W confirmations and waits for no more | [`leader`], `window` |
 //! | a new quorum or member counts only once every recovery finds it | [`leader`], `membership` |

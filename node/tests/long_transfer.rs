@@ -34,7 +34,7 @@ async fn a_follower_under_a_long_transfer_stays_heard() {
         tokio::spawn(async move {
             let (reader, writer) = stream.into_split();
             let connection = Connection { reader, writer, read: BytesMut::new() };
-            replica.serve(connection, "leader".to_owned()).await.map_err(|error| error.to_string())
+            replica.serve(connection, "leader".into()).await.map_err(|error| error.to_string())
         })
     };
 

@@ -181,6 +181,11 @@ impl LocalCluster {
         self.leader.kill()
     }
 
+    /// kill -9 of the leaders beside the first one; returns when the processes are gone.
+    pub fn kill_rivals(&mut self) -> Result<()> {
+        self.rivals.iter_mut().try_for_each(NodeProcess::kill)
+    }
+
     /// kill -9 of follower `index`; returns when the process is gone.
     pub fn kill_follower(&mut self, index: usize) -> Result<()> {
         self.followers[index].kill()
@@ -211,7 +216,7 @@ impl LocalCluster {
 
     /// Starts one more leader over the same followers, as a Deployment does before the old leader is gone. Returns its
     /// name and URL at once, before it answers. Followers obey one leader; [`LocalCluster::keep_one_leader`] ends the
-    /// others.
+    /// others. With `TAKEOVER_AFTER_MS` above 0 in the environment it is a standby.
     ///
     /// # Errors
     /// When the process cannot be started.
@@ -347,6 +352,14 @@ impl LocalCluster {
         self.followers[index].signal(Signal::CONT)
     }
 
+    /// Waits until the leader's process ended by itself; returns its exit code.
+    ///
+    /// # Errors
+    /// When it still runs after the start timeout.
+    pub async fn leader_ends(&mut self) -> Result<Option<i32>> {
+        ends(&mut self.leader, self.start_timeout).await
+    }
+
     /// Asks the leader to shut down in order (SIGTERM), and waits until it has; returns its exit code.
     pub async fn terminate_leader(&mut self) -> Result<Option<i32>> {
         terminate(&mut self.leader, self.start_timeout).await
@@ -430,6 +443,8 @@ fn nodes(options: &LocalClusterOptions) -> Result<(NodeProcess, Vec<NodeProcess>
         ("MIN_DELAY_MS", options.min_delay_ms.to_string()),
         ("MAX_DELAY_MS", options.max_delay_ms.to_string()),
         ("REPLICATION_TIMEOUT_MS", options.replication_timeout_ms.to_string()),
+        // Leaders over the same followers compete; with another value they are standbys of one another.
+        ("TAKEOVER_AFTER_MS", "0".to_owned()),
     ];
     settings.extend(options.delay_seed.map(|seed| ("DELAY_SEED", seed.to_string())));
     let leader = node("leader", ports[0], settings)?;
@@ -456,6 +471,10 @@ async fn start_and_listen(node: &mut NodeProcess, timeout: Duration) -> Result<(
 
 async fn terminate(node: &mut NodeProcess, timeout: Duration) -> Result<Option<i32>> {
     node.signal(Signal::TERM)?;
+    ends(node, timeout).await
+}
+
+async fn ends(node: &mut NodeProcess, timeout: Duration) -> Result<Option<i32>> {
     let deadline = Instant::now() + timeout;
     loop {
         if let Some(status) = node.exited() {

@@ -65,7 +65,7 @@ fn what_changes_on_a_running_leader_is_in_the_config_map_and_never_in_a_pod() {
     assert_eq!(
         json_of(&objects(SPEC).config)["data"],
         json!({"FOLLOWER_COUNT": "7", "WRITE_QUORUM": "4", "MIN_DELAY_MS": "11", "MAX_DELAY_MS": "222",
-            "REPLICATION_TIMEOUT_MS": "3333", "CLUSTER_OPENED": "true"})
+            "REPLICATION_TIMEOUT_MS": "3333", "CLUSTER_OPENED": "true", "TAKEOVER_AFTER_MS": "0"})
     );
 }
 

@@ -136,6 +136,9 @@ fn ready_condition(seen: &Seen<'_>) -> Finding {
             }
             LeaderState::Open => finding("Ready", Verdict::True, "Open", format!("{} takes writes", leader.pod)),
             LeaderState::Recovering => not("Recovering", leader_message(leader, "collects the followers' data")),
+            LeaderState::Standby => {
+                not("LeaderWaits", leader_message(leader, "waits until no other leader is at work"))
+            }
             LeaderState::Draining => not("LeaderEnding", format!("{} is shutting down", leader.pod)),
             LeaderState::Fenced => not("LeaderFenced", format!("{} was replaced by a newer leader", leader.pod)),
         },

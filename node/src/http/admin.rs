@@ -98,17 +98,28 @@ pub(super) async fn recover(State(state): State<LeaderSite>, request: Request) -
     Ok(Json(json!({"ok": true})).into_response())
 }
 
+/// `POST /hand-over`: the leader answers what is under way, reports to its followers that it stops, and ends. A standby
+/// takes over at once.
+pub(super) async fn hand_over(State(state): State<LeaderSite>) -> Result<Response, ApiError> {
+    if !matches!(state.leader.condition(), Condition::Open(_) | Condition::CutOff(_)) {
+        return Err(ApiError::plain(StatusCode::CONFLICT, "this node does not lead"));
+    }
+    state.hand_over.notify_one();
+    Ok((StatusCode::ACCEPTED, Json(json!({"ok": true, "message": "handing over"}))).into_response())
+}
+
 /// `GET /status` at a leader.
 pub(super) async fn leader_status(State(state): State<LeaderSite>) -> Json<LeaderStatus> {
     Json(status::of_leader(&state))
 }
 
-/// `GET /readyz` at a leader: 200 while it is open.
+/// `GET /readyz` at a leader: 200 while it is open, and while it waits as a standby.
 pub(super) async fn leader_ready(State(state): State<LeaderSite>) -> Response {
     let condition = state.leader.condition();
     let (now, message) = status::describe(&condition, state.site.is_draining());
     let message = if message.is_empty() { now.to_string() } else { message };
-    ready(now == LeaderState::Open && !matches!(condition, Condition::CutOff(_)), &message)
+    let works = matches!(now, LeaderState::Open | LeaderState::Standby) && !matches!(condition, Condition::CutOff(_));
+    ready(works, &message)
 }
 
 /// `GET /healthz` at a leader: 503 once another leader replaced it, since it has to be restarted.

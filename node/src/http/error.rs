@@ -1,7 +1,8 @@
 //! The errors that clients receive: a status, a JSON body, and `Retry-After` if a retry helps.
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use kvcluster_api::config::ConfigError;
 use kvcluster_api::error::{ErrorBody, Outcome};
@@ -14,17 +15,32 @@ use crate::protocol::leader::Refusal;
 pub struct ApiError {
     status: StatusCode,
     body: Value,
+    /// Where the client has to send its request instead.
+    location: Option<String>,
 }
 
 impl ApiError {
+    fn with_body(status: StatusCode, body: Value) -> Self {
+        Self { status, body, location: None }
+    }
+
+    /// 307: this node is a standby, and the node with the URL `leader` leads.
+    pub fn elsewhere(leader: &str, uri: &Uri) -> Self {
+        let message = format!("this node is a standby: {leader} leads");
+        let location = format!("{leader}{}", uri.path_and_query().map_or("/", PathAndQuery::as_str));
+        let body = json!(ErrorBody::refusal(message.clone(), Some(Outcome::NotApplied)));
+        let error = Self { status: StatusCode::TEMPORARY_REDIRECT, body, location: Some(location) };
+        error.with("error", message).with("leader", leader)
+    }
+
     /// `{"ok":false,"message":…}`.
     pub fn plain(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, body: json!(ErrorBody::refusal(message, None)) }
+        Self::with_body(status, json!(ErrorBody::refusal(message, None)))
     }
 
     /// `{"error":…}`, the form of the answers to reads.
     pub fn read(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, body: json!(ErrorBody::read(error)) }
+        Self::with_body(status, json!(ErrorBody::read(error)))
     }
 
     /// 400.
@@ -52,25 +68,25 @@ impl ApiError {
     /// 404 for an unknown path.
     pub fn no_route(path: &str) -> Self {
         let error = format!("no such route: {path}");
-        Self { status: StatusCode::NOT_FOUND, body: json!({"ok": false, "message": error, "error": error}) }
+        Self::with_body(StatusCode::NOT_FOUND, json!({"ok": false, "message": error, "error": error}))
     }
 
     /// 405 for a method that the path does not support.
     pub fn wrong_method(method: &str) -> Self {
         let error = format!("the method {method} is not allowed here");
-        Self { status: StatusCode::METHOD_NOT_ALLOWED, body: json!({"ok": false, "message": error, "error": error}) }
+        Self::with_body(StatusCode::METHOD_NOT_ALLOWED, json!({"ok": false, "message": error, "error": error}))
     }
 
     /// Nothing was assigned: a retry is safe.
     pub fn not_applied(message: impl Into<String>) -> Self {
         let body = json!(ErrorBody::refusal(message, Some(Outcome::NotApplied)));
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, body }
+        Self::with_body(StatusCode::SERVICE_UNAVAILABLE, body)
     }
 
     /// The quorum was missed: the write may commit later.
     pub fn indeterminate(seq: u64, epoch: &str) -> Self {
         let body = json!(ErrorBody::refusal("quorum not reached", Some(Outcome::Indeterminate)));
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, body }.with("seq", seq).with("epoch", epoch)
+        Self::with_body(StatusCode::INTERNAL_SERVER_ERROR, body).with("seq", seq).with("epoch", epoch)
     }
 
     /// A refused write.
@@ -119,6 +135,9 @@ impl From<ConfigError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
+        if let Some(location) = self.location.and_then(|location| HeaderValue::try_from(location).ok()) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }

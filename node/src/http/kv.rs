@@ -16,7 +16,7 @@ use super::body::{self, Field, check_lengths, parse};
 use super::client_stream::Arriving;
 use super::error::ApiError;
 use crate::metrics::WriteResult;
-use crate::protocol::leader::{Accepted, NewWrite, Receipt};
+use crate::protocol::leader::{Accepted, NewWrite, Receipt, Refusal};
 use crate::protocol::types::{Epoch, Key, Record};
 use crate::replication::coordinator::{Placed, WriteOutcome};
 
@@ -133,7 +133,7 @@ async fn write(
     } else {
         let now_us = state.leader.now_us();
         let new = NewWrite { key, value, retry_token, explain, now_us };
-        replicate(state, new).await
+        replicate(state, uri, new).await
     };
     let outcome = match &answer {
         Ok(_) => WriteResult::Committed,
@@ -152,10 +152,10 @@ fn query<T: Default + serde::de::DeserializeOwned>(uri: &Uri) -> Result<T, Strin
     Query::try_from_uri(uri).map(|Query(query)| query).map_err(|rejection| rejection.body_text())
 }
 
-async fn replicate(state: &LeaderSite, new: NewWrite) -> Result<PutAnswer, ApiError> {
+async fn replicate(state: &LeaderSite, uri: &Uri, new: NewWrite) -> Result<PutAnswer, ApiError> {
     let leader = &state.leader;
     let Placed { accepted, outcome, epoch, timeout } =
-        leader.put(new).map_err(|refusal| ApiError::refused_write(&refusal))?;
+        leader.put(new).map_err(|refusal| refused(&refusal, uri, ApiError::refused_write))?;
     let message = "committed (quorum reached)";
     let seq = match accepted {
         Accepted::AlreadyCommitted { seq } => {
@@ -172,6 +172,14 @@ async fn replicate(state: &LeaderSite, new: NewWrite) -> Result<PutAnswer, ApiEr
         // Too few followers confirmed in time, or another leader took over. The write may still
         // commit.
         _ => Err(ApiError::indeterminate(seq, &epoch.to_string())),
+    }
+}
+
+/// The answer to a refused request. A standby names the leader.
+fn refused(refusal: &Refusal, uri: &Uri, otherwise: impl Fn(&Refusal) -> ApiError) -> ApiError {
+    match refusal {
+        Refusal::Standby { leader } => ApiError::elsewhere(leader, uri),
+        _ => otherwise(refusal),
     }
 }
 
@@ -246,7 +254,7 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
     let leader = &state.leader;
     let (record, committed) = match consistency {
         Consistency::Local => {
-            let latest = leader.latest(&key).map_err(|refusal| ApiError::refused_read(&refusal))?;
+            let latest = leader.latest(&key).map_err(|refusal| refused(&refusal, uri, ApiError::refused_read))?;
             latest.map_or((None, None), |(record, committed)| (Some(record), Some(committed)))
         }
         Consistency::Linearizable => {
@@ -256,7 +264,7 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
                     format!("no write quorum confirmed within {} ms that this leader still leads", timeout.as_millis());
                 ApiError::read(StatusCode::SERVICE_UNAVAILABLE, message)
             })?;
-            (read.map_err(|refusal| ApiError::refused_read(&refusal))?, None)
+            (read.map_err(|refusal| refused(&refusal, uri, ApiError::refused_read))?, None)
         }
     };
     let found = record.as_ref().and_then(|record| Some((record, record.value.as_deref()?)));

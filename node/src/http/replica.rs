@@ -1,5 +1,7 @@
 //! The follower's routes.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -67,7 +69,8 @@ pub(super) async fn replication(State(state): State<FollowerSite>, headers: Head
         response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
         return response;
     }
-    let leader = headers.get(LEADER_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("unknown").to_owned();
+    let leader = headers.get(LEADER_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("unknown");
+    let leader: Arc<str> = leader.into();
     let Ok(place) = state.leaders.clone().try_acquire_owned() else {
         return ApiError::not_applied(format!("{LEADERS_MAX} leaders are connected already")).into_response();
     };
@@ -79,13 +82,13 @@ pub(super) async fn replication(State(state): State<FollowerSite>, headers: Head
                 let (reader, writer) = stream.into_split();
                 Connection { reader, writer, read }
             }
-            Ok(None) => return debug!(leader, "failed to take over a connection that is not over TCP"),
-            Err(error) => return debug!(leader, %error, "failed to take over a connection"),
+            Ok(None) => return debug!(%leader, "failed to take over a connection that is not over TCP"),
+            Err(error) => return debug!(%leader, %error, "failed to take over a connection"),
         };
-        info!(leader, "leader connected");
+        info!(%leader, "leader connected");
         match state.replica.serve(connection, leader.clone()).await {
-            Ok(()) => info!(leader, "leader disconnected"),
-            Err(error) => info!(leader, %error, "leader disconnected"),
+            Ok(()) => info!(%leader, "leader disconnected"),
+            Err(error) => info!(%leader, %error, "leader disconnected"),
         }
     });
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
@@ -99,7 +102,7 @@ pub(super) async fn not_the_leader(State(state): State<FollowerSite>) -> ApiErro
         Some(leader) => format!("this node is a follower: writes go to the leader at {leader}"),
         None => "this node is a follower: writes go to the leader".to_owned(),
     };
-    ApiError::plain(StatusCode::NOT_FOUND, message.clone()).with("error", message).with("leader", leader)
+    ApiError::plain(StatusCode::NOT_FOUND, message.clone()).with("error", message).with("leader", leader.as_deref())
 }
 
 /// `GET /get`: the value at this follower, and how stale it may be.

@@ -9,7 +9,7 @@ use axum::middleware;
 use axum::routing::{any, get, post};
 use http_body_util::Either;
 use hyper::Request;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tower::ServiceExt;
 
 use super::answer::Answer;
@@ -20,6 +20,9 @@ use super::{FollowerSite, LeaderSite, Site, admin, backup, dump, guard, kv, repl
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
 
+/// What a standby answers about itself. It redirects all other requests to the leader.
+const OF_EVERY_LEADER: [&str; 4] = ["/status", "/readyz", "/healthz", "/metrics"];
+
 /// Answers the requests to a leader.
 #[derive(Clone)]
 pub struct LeaderService {
@@ -29,12 +32,15 @@ pub struct LeaderService {
 
 impl LeaderService {
     /// The service of this leader.
-    pub fn new(site: Site, leader: Arc<Coordinator>, resizable: bool) -> Self {
+    ///
+    /// `POST /hand-over` notifies `hand_over`.
+    pub fn new(site: Site, leader: Arc<Coordinator>, resizable: bool, hand_over: Arc<Notify>) -> Self {
         let guard = middleware::from_fn_with_state(site.clone(), guard::authorize);
         let (metrics, backups) = (Arc::default(), Arc::new(Semaphore::new(1)));
-        let state = LeaderSite { site, leader, metrics, resizable, backups };
+        let state = LeaderSite { site, leader, metrics, resizable, backups, hand_over };
         let guarded = Router::new()
             .route("/recover", post(admin::recover))
+            .route("/hand-over", post(admin::hand_over))
             .route("/backup", get(backup::backup))
             .route("/restore", post(restore::restore))
             .route("/config", axum::routing::patch(admin::configure))
@@ -59,6 +65,10 @@ impl Service for LeaderService {
             (&Method::POST, "/put") => kv::put(&self.state, request).await,
             (&Method::GET | &Method::HEAD, "/get") => kv::get(&self.state, request.uri()).await,
             (&Method::POST, "/delete") => kv::delete(&self.state, request).await,
+            (_, path) if !OF_EVERY_LEADER.contains(&path) => match self.state.leader.leads_elsewhere() {
+                Some(leader) => Err(ApiError::elsewhere(&leader, request.uri())),
+                None => Ok(route(&self.others, request).await),
+            },
             _ => Ok(route(&self.others, request).await),
         };
         answer.unwrap_or_else(Answer::from)

@@ -7,7 +7,7 @@ use kvcluster_api::status::{
 use kvcluster_api::tolerance::Tolerance;
 
 use super::{FollowerSite, LeaderSite};
-use crate::protocol::leader::{RecoveryView, Unfinished};
+use crate::protocol::leader::{CandidateView, RecoveryView, Unfinished};
 use crate::protocol::types;
 use crate::replication::coordinator::{Condition, PlaceView};
 
@@ -80,7 +80,16 @@ pub(super) fn of_follower(site: &FollowerSite) -> FollowerStatus {
 pub(super) fn describe(condition: &Condition, draining: bool) -> (LeaderState, String) {
     match condition {
         Condition::Fenced(by) => (LeaderState::Fenced, format!("replaced by the leader of epoch {by}")),
-        Condition::Recovering(recovery) => (LeaderState::Recovering, recovery_message(recovery)),
+        Condition::Resigned => (LeaderState::Draining, "handed over".to_owned()),
+        Condition::Candidate(CandidateView { leader: Some(leader), hearing, answered }, _) => {
+            (LeaderState::Standby, format!("{leader} leads: {hearing} of {answered} followers hear it"))
+        }
+        Condition::Candidate(_, recovery) if recovery.is_enough() => {
+            (LeaderState::Recovering, "makes sure that no other leader is at work".to_owned())
+        }
+        Condition::Candidate(_, recovery) | Condition::Recovering(recovery) => {
+            (LeaderState::Recovering, recovery_message(recovery))
+        }
         Condition::Opening(Some((stored, needed))) => (
             LeaderState::Recovering,
             format!("installing the recovered state: {stored} followers have it, {needed} are needed"),

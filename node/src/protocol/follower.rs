@@ -65,6 +65,10 @@ pub struct Follower {
     name: Arc<str>,
     promised: Epoch,
     synced: Option<Synced>,
+    /// How many messages of its leader it handled; see [`Hello::heard`]. Not stored: a follower that
+    /// starts again does not know how long its leader has been silent.
+    heard: u64,
+    leader: Option<Arc<str>>,
     limits: Limits,
     // Records keep their position, which serves as a cursor, until the end of an install drops
     // older records.
@@ -91,7 +95,9 @@ impl Follower {
     /// A follower with the state that it stored before a restart.
     pub fn with(id: FollowerId, name: Arc<str>, kept: Kept) -> Self {
         let Kept { promised, synced, records } = kept;
-        Self { id, name, promised, synced, limits: Limits::default(), records }
+        // The leader that it promised may be at work, although this process heard nothing of it.
+        let heard = u64::from(promised != Epoch::default());
+        Self { id, name, promised, synced, heard, leader: None, limits: Limits::default(), records }
     }
 
     /// The same follower with other limits.
@@ -103,7 +109,7 @@ impl Follower {
     /// Applies a stored change.
     pub fn restore(&mut self, change: Change) {
         match change {
-            Change::Promised(epoch) => self.promised = epoch,
+            Change::Promised(epoch) => (self.promised, self.heard) = (epoch, 1),
             Change::Put(key, record) => {
                 self.records.insert(key, record);
             }
@@ -113,7 +119,8 @@ impl Follower {
 
     /// This follower's first message on a connection.
     pub fn hello(&self) -> Hello {
-        Hello { id: self.id, name: self.name.clone(), promised: self.promised, synced: self.synced.clone() }
+        let (id, name, promised, synced) = (self.id, self.name.clone(), self.promised, self.synced.clone());
+        Hello { id, name, promised, synced, heard: self.heard, leader: self.leader.clone() }
     }
 
     /// The disk's id.
@@ -124,6 +131,26 @@ impl Follower {
     /// The highest promised epoch.
     pub fn promised(&self) -> Epoch {
         self.promised
+    }
+
+    /// Changes with each message of its leader; 0 if no process leads, as far as it knows.
+    pub fn heard(&self) -> u64 {
+        self.heard
+    }
+
+    /// The follower still works on messages of its leader.
+    pub fn still_hears(&mut self) {
+        self.heard += u64::from(self.heard > 0);
+    }
+
+    /// The URL of its leader, if it is known.
+    pub fn leader(&self) -> Option<&Arc<str>> {
+        self.leader.as_ref()
+    }
+
+    /// Sets the URL of the leader whose messages it handles.
+    pub fn set_leader(&mut self, leader: Arc<str>) {
+        self.leader = Some(leader);
     }
 
     /// The last epoch whose whole state it has; `None` for a blank follower.
@@ -149,6 +176,13 @@ impl Follower {
     /// Handles one message of a leader.
     pub fn step(&mut self, message: ToFollower, effects: &mut Effects) {
         match message {
+            ToFollower::Greet => effects.replies.push(ToLeader::Greeted(self.hello())),
+            ToFollower::Resign { epoch } => {
+                if self.keeps(epoch, effects) {
+                    (self.heard, self.leader) = (0, None);
+                    effects.replies.push(ToLeader::Resigned { epoch });
+                }
+            }
             ToFollower::Prepare { epoch } => self.prepare(epoch, effects),
             ToFollower::Compare { epoch, buckets, cursor, keys, bytes, token } => {
                 if self.keeps(epoch, effects) {
@@ -208,13 +242,16 @@ impl Follower {
             self.promised = epoch;
             effects.changes.push(Change::Promised(epoch));
         }
+        self.heard += 1;
         effects.replies.push(ToLeader::Promised { epoch, synced: self.synced.clone() });
     }
 
     /// The fence: the follower accepts and confirms only messages of the promised epoch.
-    fn keeps(&self, epoch: Epoch, effects: &mut Effects) -> bool {
+    fn keeps(&mut self, epoch: Epoch, effects: &mut Effects) -> bool {
         let keeps = epoch == self.promised;
-        if !keeps {
+        if keeps {
+            self.heard += 1;
+        } else {
             effects.replies.push(ToLeader::Refused { promised: self.promised });
         }
         keeps

@@ -9,6 +9,7 @@
 //! them.
 
 mod audit;
+mod candidate;
 mod install;
 mod mask;
 mod membership;
@@ -28,6 +29,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use self::audit::Audit;
+use self::candidate::{Candidacy, Silence};
 use self::mask::Mask;
 use self::membership::Rules;
 use self::reads::Reads;
@@ -42,6 +44,7 @@ use super::messages::{Hello, ToFollower, ToLeader};
 use super::types::{Epoch, FollowerId, Record};
 
 pub use self::audit::AuditCounts;
+pub use self::candidate::CandidateView;
 pub use self::install::InstallJob;
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
 pub use self::output::{Output, Receipt, ResetReason};
@@ -96,6 +99,9 @@ pub struct Limits {
     pub audit_keys: usize,
     /// Time between two comparisons of all followers, in microseconds.
     pub audit_pause_us: u64,
+    /// For how many questions in a row, one with each tick, a follower has to hear nobody before
+    /// its leader counts as lost. 0: this leader asks for promises at once, whoever leads.
+    pub takeover_rounds: u32,
 }
 
 impl Default for Limits {
@@ -114,6 +120,7 @@ impl Default for Limits {
             answer_grace_us: 5_000_000,
             audit_keys: 2_048,
             audit_pause_us: 60_000_000,
+            takeover_rounds: 0,
         }
     }
 }
@@ -135,8 +142,9 @@ pub struct LeaderSettings {
 
 #[derive(Clone, Debug)]
 enum Phase {
-    /// Waits for the caller to call [`Leader::elect`], which asks for promises again.
-    Waiting,
+    /// Asks for no promises until no other leader can commit or, without
+    /// [`Limits::takeover_rounds`], until the caller calls [`Leader::elect`].
+    Waiting(Candidacy),
     /// Collects promises and merges records.
     Recovering(Recovery),
     /// Installs the merged state and opens once enough followers have it.
@@ -181,6 +189,8 @@ pub struct Leader<W, R> {
     phase: Phase,
     settings: LeaderSettings,
     rng: SmallRng,
+    /// Randomness of the waits of a candidate. It leaves the seeded delays alone.
+    candidate_rng: SmallRng,
     slots: Vec<Option<Slot>>,
     rules: Rules,
     entries: KeyMap<Entry>,
@@ -207,6 +217,8 @@ pub struct Leader<W, R> {
     short_since_us: Option<u64>,
     /// Why no write can be acknowledged now.
     cut_off: Option<CutOff>,
+    /// Ticks since a follower last gave recovery something new.
+    stalled_ticks: u32,
     out: Vec<Output<W, R>>,
 }
 
@@ -214,11 +226,17 @@ impl<W, R> Leader<W, R> {
     /// A leader without any state. `id` is random and new at every start.
     pub fn new(id: u64, settings: LeaderSettings) -> Self {
         let epoch = Epoch { term: 1, leader: id };
+        let phase = if settings.limits.takeover_rounds == 0 {
+            Phase::Recovering(Recovery::new(epoch, &settings.limits))
+        } else {
+            Phase::Waiting(Candidacy::default())
+        };
         Self {
             epoch,
-            phase: Phase::Recovering(Recovery::new(epoch, &settings.limits)),
+            phase,
             settings,
             rng: SmallRng::seed_from_u64(settings.seed),
+            candidate_rng: SmallRng::seed_from_u64(id),
             slots: Vec::new(),
             rules: Rules::default(),
             entries: KeyMap::default(),
@@ -236,6 +254,7 @@ impl<W, R> Leader<W, R> {
             opened_before: false,
             short_since_us: None,
             cut_off: None,
+            stalled_ticks: 0,
             out: Vec::new(),
         }
     }
@@ -278,7 +297,7 @@ impl<W, R> Leader<W, R> {
             return Some(id);
         }
         let needed = match self.phase {
-            Phase::Waiting | Phase::Recovering(_) => hello.synced.is_some(),
+            Phase::Waiting(_) | Phase::Recovering(_) => hello.synced.is_some(),
             Phase::Opening | Phase::Open => self.rules.name(&hello.name),
             Phase::Fenced(_) => false,
         };
@@ -344,6 +363,7 @@ impl<W, R> Leader<W, R> {
             slot.gathered = Gathered::Nothing;
         }
         slot.hello = Some(hello);
+        slot.silence = Silence::default();
         // Ids decide between two leaders of one term, but a leader that is still recovering moves
         // to a term of its own.
         let same_term = promised.term == epoch.term && promised.leader != epoch.leader;
@@ -351,9 +371,11 @@ impl<W, R> Leader<W, R> {
             self.on_other_epoch(promised, contended);
         } else if promised == epoch {
             self.on_promised(id);
-        } else if !matches!(self.phase, Phase::Waiting | Phase::Fenced(_)) {
+        } else if !matches!(self.phase, Phase::Waiting(_) | Phase::Fenced(_)) {
             self.out.push(Output::Send(id, ToFollower::Prepare { epoch }));
         }
+        self.outdo(promised);
+        self.ask_if_nobody_leads();
     }
 
     /// Makes this slot the only one with this disk; the leader would otherwise count the disk
@@ -401,6 +423,8 @@ impl<W, R> Leader<W, R> {
         };
         match message {
             ToLeader::Hello(hello) => self.hello(id, session, hello),
+            ToLeader::Greeted(hello) => self.on_greeted(id, hello),
+            ToLeader::Resigned { epoch } if epoch == ours => slot.promised = false,
             // The leader asked twice and has already acted on the first promise.
             ToLeader::Promised { .. }
                 if matches!(slot.link, Link::Comparing { .. } | Link::Installing { .. } | Link::Streaming) => {}
@@ -409,13 +433,19 @@ impl<W, R> Leader<W, R> {
                     hello.promised = epoch;
                     hello.synced = synced;
                 }
-                slot.promised = true;
+                if !std::mem::replace(&mut slot.promised, true) {
+                    self.stalled_ticks = 0;
+                }
                 self.on_promised(id);
             }
             ToLeader::Digested { epoch, token, digest, next } if epoch == ours => {
+                self.stalled_ticks = 0;
                 self.on_digested(id, token, &digest, next);
             }
-            ToLeader::Records { epoch, records, next } if epoch == ours => self.on_records(id, records, next),
+            ToLeader::Records { epoch, records, next } if epoch == ours => {
+                self.stalled_ticks = 0;
+                self.on_records(id, records, next);
+            }
             ToLeader::Confirmed { epoch, ranges } if epoch == ours => self.on_confirmed(id, &ranges),
             ToLeader::Installed { epoch, token, generation } if epoch == ours => {
                 self.on_installed(id, token, generation);
@@ -439,19 +469,32 @@ impl<W, R> Leader<W, R> {
     /// Asks every connected follower for a promise under the present term, which is higher than any
     /// seen. Called after [`Output::Backoff`].
     pub fn elect(&mut self) {
-        if !matches!(self.phase, Phase::Waiting) {
+        if !matches!(self.phase, Phase::Waiting(_)) {
             return;
         }
+        self.stalled_ticks = 0;
         self.phase = Phase::Recovering(Recovery::new(self.epoch, &self.settings.limits));
+        self.start_over();
         let epoch = self.epoch;
-        for (index, place) in self.slots.iter_mut().enumerate() {
-            let Some(slot) = place.take().map(Slot::in_new_epoch) else {
-                continue;
-            };
-            if slot.link == Link::Greeted {
-                self.out.push(Output::Send(SlotId(index as u8), ToFollower::Prepare { epoch }));
-            }
-            *place = Some(slot);
+        let greeted = self.mask_of(|slot| slot.link == Link::Greeted);
+        let greeted = (0..self.slots.len()).map(|index| SlotId(index as u8)).filter(|id| greeted.contains(*id));
+        self.out.extend(greeted.map(|id| Output::Send(id, ToFollower::Prepare { epoch })));
+    }
+
+    /// Forgets what followers answered in the epoch before.
+    fn start_over(&mut self) {
+        for place in &mut self.slots {
+            *place = place.take().map(Slot::in_new_epoch);
+        }
+    }
+
+    /// A candidate asks for a higher term than any that it has seen.
+    fn outdo(&mut self, promised: Epoch) {
+        if matches!(self.phase, Phase::Waiting(_))
+            && promised.leader != self.epoch.leader
+            && promised.may_follow(self.epoch)
+        {
+            self.epoch.term = self.epoch.term.max(promised.term + 1);
         }
     }
 
@@ -466,17 +509,43 @@ impl<W, R> Leader<W, R> {
                 self.epoch.term = self.epoch.term.max(promised.term + 1);
                 // A leader that waits keeps waiting: leaders that start together must not keep
                 // interrupting each other.
-                if matches!(self.phase, Phase::Waiting) {
+                if matches!(self.phase, Phase::Waiting(_)) {
                     return;
                 }
-                self.phase = Phase::Waiting;
-                if contended {
+                self.phase = Phase::Waiting(Candidacy::default());
+                if self.settings.limits.takeover_rounds > 0 {
+                    // The other one counts as a leader for as long as followers hear it.
+                    self.start_over();
+                } else if contended {
                     self.out.push(Output::Backoff);
                 } else {
                     self.elect();
                 }
             }
         }
+    }
+
+    /// Stops leading and reports that to the followers, so that a candidate need not wait until this
+    /// leader counts as lost. Returns false, and changes nothing, while writes are under way.
+    pub fn resign(&mut self) -> bool {
+        if matches!(self.phase, Phase::Open) && self.in_flight() > 0 {
+            return false;
+        }
+        if matches!(self.phase, Phase::Fenced(_)) {
+            return true;
+        }
+        let epoch = self.epoch;
+        let promised = self.mask_of(|slot| slot.promised && slot.link != Link::Down);
+        let promised = (0..self.slots.len()).map(|index| SlotId(index as u8)).filter(|id| promised.contains(*id));
+        self.out.extend(promised.map(|id| Output::Send(id, ToFollower::Resign { epoch })));
+        self.phase = Phase::Fenced(epoch);
+        self.refuse_reads();
+        true
+    }
+
+    /// Whether every connected follower knows that this leader resigned.
+    pub fn has_resigned(&self) -> bool {
+        self.fenced_by().is_some() && self.each_slot().all(|(_, slot)| !slot.promised || slot.link == Link::Down)
     }
 
     fn fence(&mut self, by: Epoch) {
@@ -498,11 +567,11 @@ impl<W, R> Leader<W, R> {
             Phase::Recovering(_) => self.recover(),
             Phase::Opening if self.is_outdated_by(id) => {
                 self.epoch.term += 1;
-                self.phase = Phase::Waiting;
+                self.phase = Phase::Waiting(Candidacy::default());
                 self.elect();
             }
             Phase::Opening | Phase::Open => self.admit(id),
-            Phase::Waiting | Phase::Fenced(_) => {}
+            Phase::Waiting(_) | Phase::Fenced(_) => {}
         }
     }
 

@@ -70,11 +70,23 @@ pub struct Hello {
     pub promised: Epoch,
     /// The last epoch whose whole state it has; `None` for a blank follower.
     pub synced: Option<Synced>,
+    /// Changes with each message of the leader that it obeys: the one whose epoch it promised last.
+    /// 0: as far as this follower knows, no process leads.
+    pub heard: u64,
+    /// That leader's URL for clients, if it is known.
+    pub leader: Option<Arc<str>>,
 }
 
 /// Leader to follower.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ToFollower {
+    /// A candidate asks for the greeting again. The follower promises nothing.
+    Greet,
+    /// This leader stops: it has answered every client and accepts no further write.
+    Resign {
+        /// The leader's epoch.
+        epoch: Epoch,
+    },
     /// Asks for the promise to accept no message of a lower epoch from now on.
     Prepare {
         /// The epoch to promise.
@@ -152,6 +164,22 @@ pub enum ToFollower {
 }
 
 impl ToFollower {
+    /// The epoch of the leader that sent it; `None` for a question that any candidate may ask.
+    pub fn epoch(&self) -> Option<Epoch> {
+        match self {
+            Self::Greet => None,
+            Self::Resign { epoch }
+            | Self::Prepare { epoch }
+            | Self::Compare { epoch, .. }
+            | Self::Fetch { epoch, .. }
+            | Self::Writes { epoch, .. }
+            | Self::Install { epoch, .. }
+            | Self::InstallEnd { epoch, .. }
+            | Self::Configure { epoch, .. }
+            | Self::Probe { epoch, .. } => Some(*epoch),
+        }
+    }
+
     /// Asks for the digest of as much of the state as the follower covers in one answer.
     pub(crate) fn compare(epoch: Epoch, buckets: u32, cursor: u64, token: u64) -> Self {
         Self::Compare { epoch, buckets, cursor, keys: u32::MAX, bytes: u32::MAX, token }
@@ -173,6 +201,13 @@ pub enum Covered {
 pub enum ToLeader {
     /// First on every connection.
     Hello(Hello),
+    /// The answer to [`ToFollower::Greet`].
+    Greeted(Hello),
+    /// The answer to [`ToFollower::Resign`].
+    Resigned {
+        /// The epoch of the leader that stops.
+        epoch: Epoch,
+    },
     /// The promise is stored.
     Promised {
         /// The promised epoch.

@@ -54,15 +54,6 @@ pub struct Shown {
     pub epoch: Option<Epoch>,
 }
 
-/// The leader whose message arrived last.
-#[derive(Clone, Debug)]
-struct Contact {
-    leader: String,
-    /// When the message was read. It may have waited in a socket before, while this process or the
-    /// leader's was stopped.
-    received: Instant,
-}
-
 /// The freshness of the state: it contains every write acknowledged more than `lag` before `as_of`.
 #[derive(Clone, Copy, Debug)]
 struct Freshness {
@@ -134,7 +125,9 @@ impl Foreign {
 struct State {
     core: Follower,
     foreign: Foreign,
-    contact: Option<Contact>,
+    /// When the last message of the leader was read. It may have waited in a socket before, while
+    /// this process or the leader's was stopped.
+    contact: Option<Instant>,
     /// From the newest heartbeat whose age has a bound. An install does not change it: a leader
     /// that was replaced without knowing it may have sent the state, and the bound of the earlier
     /// state remains valid.
@@ -151,7 +144,7 @@ pub struct ReplicaView {
     /// How many keys it has, deleted ones included.
     pub keys: usize,
     /// The URL of its leader.
-    pub leader: Option<String>,
+    pub leader: Option<Arc<str>>,
     /// Upper bound of the age of its state, if a leader has reported it.
     pub staleness: Option<Duration>,
     /// How long ago the last message of a leader arrived.
@@ -288,15 +281,15 @@ impl Replica {
         ReplicaView {
             hello: state.core.hello(),
             keys: state.core.keys(),
-            leader: state.contact.as_ref().map(|contact| contact.leader.clone()),
+            leader: state.core.leader().cloned(),
             staleness: state.staleness(),
-            heard: state.contact.as_ref().map(|contact| contact.received.elapsed()),
+            heard: state.contact.map(|received| received.elapsed()),
         }
     }
 
     /// The URL of the leader, if it is known.
-    pub fn leader(&self) -> Option<String> {
-        self.state.lock().contact.as_ref().map(|contact| contact.leader.clone())
+    pub fn leader(&self) -> Option<Arc<str>> {
+        self.state.lock().core.leader().cloned()
     }
 
     /// Serves one leader's connection until it ends.
@@ -306,7 +299,7 @@ impl Replica {
     pub async fn serve(
         &self,
         connection: Connection<impl AsyncRead + Unpin, impl AsyncWrite + Unpin>,
-        leader: String,
+        leader: Arc<str>,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let Connection { mut reader, mut writer, read: mut input } = connection;
         let mut output = BytesMut::new();
@@ -326,13 +319,17 @@ impl Replica {
                 messages.push(message);
             }
             if !messages.is_empty() {
-                let (replies, mut stored) = self.state.lock().step(&mut messages, &leader);
+                let (replies, mut stored, heard) = self.state.lock().step(&mut messages, &leader);
                 if deliberate::is_on(DeliberateFault::ConfirmsBeforeStored) {
                     stored = Store::Memory.append(Vec::new());
                 }
                 // Keep-alives, so that the leader does not close the connection while a slow disk
                 // stores.
                 while timeout(ALIVE_EVERY, stored.wait()).await.map_or(Ok(true), |wait| wait.map(|()| false))? {
+                    if heard {
+                        // The leader's next messages wait unread, so its silence proves nothing.
+                        self.state.lock().core.still_hears();
+                    }
                     wire::encode_alive(&mut output);
                     writer.write_all_buf(&mut output).await?;
                 }
@@ -368,9 +365,10 @@ impl Replica {
 }
 
 impl State {
-    /// Handles messages of a leader.
-    fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &str) -> (Vec<ToLeader>, Stored) {
+    /// Handles messages of a leader. Also returns whether the follower obeys this leader.
+    fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &Arc<str>) -> (Vec<ToLeader>, Stored, bool) {
         let mut effects = Effects::default();
+        let before = self.core.heard();
         let now = Instant::now();
         for message in messages.drain(..) {
             if let Some(reply) = deliberate::answer_to_replaced_leader(&message, self.core.promised()) {
@@ -383,25 +381,28 @@ impl State {
                 }
                 _ => None,
             };
-            let before = self.core.synced().map(|synced| synced.epoch);
+            let (before, heard) = (self.core.synced().map(|synced| synced.epoch), self.core.heard());
             self.core.step(message, &mut effects);
+            if self.core.heard() > heard && self.core.leader() != Some(leader) {
+                self.core.set_leader(leader.clone());
+            }
             if let Some((epoch, round, lag_us, heard)) = heartbeat
                 && self.core.promised() == epoch
                 && self.core.synced().is_some_and(|synced| synced.epoch == epoch)
             {
                 if let Some(as_of) = self.answers.before(epoch, heard) {
-                    self.contact = Some(Contact { leader: leader.to_owned(), received: now });
+                    self.contact = Some(now);
                     self.freshness = Some(Freshness { as_of, lag: Duration::from_micros(lag_us) });
                 }
                 self.answers.note(epoch, round, now);
             }
             if let Some(Synced { epoch, .. }) = self.core.synced().filter(|synced| Some(synced.epoch) != before) {
-                info!(%epoch, leader, keys = self.core.keys(), "took over the state of a leader");
-                self.contact = Some(Contact { leader: leader.to_owned(), received: now });
+                info!(%epoch, %leader, keys = self.core.keys(), "took over the state of a leader");
+                self.contact = Some(now);
             }
         }
         let stored = self.store.append(effects.changes);
-        (effects.replies, stored)
+        (effects.replies, stored, self.core.heard() > before)
     }
 
     /// Stores some records again; returns the position of the next ones. After the last record it
@@ -462,11 +463,11 @@ mod tests {
     fn install(state: &mut State, epoch: Epoch) {
         let config = Config { generation: 1, quorum: 1, size: 1, members: Vec::new(), earlier: Vec::new() };
         let end = ToFollower::InstallEnd { epoch, config, covered: Covered::Buckets(Buckets::all()), token: 1 };
-        let _ = state.step(&mut vec![ToFollower::Prepare { epoch }, end], "l");
+        let _ = state.step(&mut vec![ToFollower::Prepare { epoch }, end], &"l".into());
     }
 
     fn heartbeat(state: &mut State, round: u64, lag_us: u64, heard: u64) {
-        let _ = state.step(&mut vec![ToFollower::Probe { epoch: EPOCH, round, lag_us, heard }], "l");
+        let _ = state.step(&mut vec![ToFollower::Probe { epoch: EPOCH, round, lag_us, heard }], &"l".into());
     }
 
     fn as_of(state: &State) -> Option<Instant> {
@@ -547,7 +548,7 @@ mod tests {
             (format!("key{key}").into(), record)
         };
         let records = (0..10).map(record).collect();
-        let _ = replica.state.lock().step(&mut vec![ToFollower::Install { epoch: EPOCH, records }], "l");
+        let _ = replica.state.lock().step(&mut vec![ToFollower::Install { epoch: EPOCH, records }], &"l".into());
         replica.replicate("key3", "from outside", 9).expect("taken");
         replica.replicate("other", "from outside", 1).expect("taken");
         for (keys, bytes) in [(1, 1_000), (3, 1_000), (100, 1), (100, 30), (100, 1_000)] {

@@ -35,6 +35,8 @@ pub(crate) enum Action {
     Elect(u8),
     /// The leader sends heartbeats.
     Tick(u8),
+    /// The leader resigns, if no write is under way.
+    Resign(u8),
     /// Of a key.
     Write(u8, u8),
     Delete(u8, u8),
@@ -148,6 +150,9 @@ impl World {
         if !leader.is_open() {
             return;
         }
+        if left.resigns > 0 {
+            actions.push(Action::Resign(number));
+        }
         let keys = 0..plan.keys as u8;
         if left.writes > 0 {
             actions.extend(keys.clone().map(|key| Action::Write(number, key)));
@@ -223,6 +228,10 @@ impl World {
             Action::Tick(number) => {
                 self.left.ticks -= 1;
                 self.drive(usize::from(number), plan, |leader| leader.tick(0));
+            }
+            Action::Resign(number) => {
+                self.left.resigns -= 1;
+                self.drive(usize::from(number), plan, |leader| _ = leader.resign());
             }
             Action::Write(number, key) => {
                 self.left.writes -= 1;

@@ -15,6 +15,7 @@ pub(crate) const PLAN: Plan = Plan {
     founded: true,
     behind: false,
     late_installs: false,
+    takeover_rounds: 0,
     terms: 3,
     left: Left {
         leaders: 2,
@@ -29,6 +30,7 @@ pub(crate) const PLAN: Plan = Plan {
         changes: 0,
         sizes: 0,
         ticks: 0,
+        resigns: 0,
         restores: 0,
     },
     mutation: None,
@@ -82,6 +84,7 @@ fn check(plan: Plan) {
         sizes,
         ticks,
         restores,
+        resigns,
     } = plan.left;
     let plan = if goes_further() {
         let more = |some: u8| if some > 0 { some + 1 } else { 0 };
@@ -98,6 +101,7 @@ fn check(plan: Plan) {
             changes: more(changes),
             sizes: more(sizes),
             ticks: more(ticks),
+            resigns: more(resigns),
             restores: more(restores),
         };
         Plan { terms: plan.terms + 1, left, ..plan }
@@ -239,6 +243,7 @@ pub(crate) const MUCH: Left = Left {
     changes: 1,
     sizes: 0,
     ticks: 0,
+    resigns: 0,
     restores: 0,
 };
 
@@ -271,6 +276,13 @@ fn walks_with_followers_that_come_and_go() {
 }
 
 #[test]
+fn walks_with_candidates() {
+    for quorum in 1..=3 {
+        check_walks(Plan { quorum, takeover_rounds: 1, terms: 12, left: WAITING, ..SMALL });
+    }
+}
+
+#[test]
 fn walks_with_restores() {
     for quorum in 1..=2 {
         check_walks(Plan { quorum, terms: 12, left: RESTORING, ..SMALL });
@@ -279,6 +291,20 @@ fn walks_with_restores() {
 
 /// Followers leave the cluster and come back with another disk.
 pub(crate) const GOING: Left = Left { sizes: 4, ticks: 12, changes: 2, repeats: 1, deletes: 0, reads: 2, ..MUCH };
+
+/// Leader processes ask for promises only after some heartbeats in which followers heard no leader.
+const WAITING: Left = Left {
+    leaders: 1,
+    ticks: 40,
+    resigns: 1,
+    writes: 3,
+    deletes: 0,
+    reads: 1,
+    repeats: 0,
+    stops: 2,
+    changes: 0,
+    ..MUCH
+};
 
 /// A client restores backups.
 pub(crate) const RESTORING: Left = Left { restores: 4, retries: 2, wipes: 0, changes: 0, ..MUCH };

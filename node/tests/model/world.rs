@@ -53,6 +53,8 @@ pub(crate) struct Left {
     pub(crate) sizes: u8,
     /// Heartbeats of leaders.
     pub(crate) ticks: u8,
+    /// Leaders that resign.
+    pub(crate) resigns: u8,
     /// Restores that a client begins or gives up.
     pub(crate) restores: u8,
 }
@@ -76,6 +78,8 @@ pub(crate) struct Plan {
     pub(crate) behind: bool,
     /// A state transfer is read when it is received, not when it was decided on: what really happens is in between.
     pub(crate) late_installs: bool,
+    /// After how many heartbeats without a sign of a leader another one asks for promises; 0: at once.
+    pub(crate) takeover_rounds: u32,
     /// Terms above this one are not explored: leaders that start can interrupt each other for ever.
     pub(crate) terms: u64,
     pub(crate) left: Left,
@@ -88,6 +92,7 @@ impl Plan {
             writes_in_flight: 64,
             backlog_writes: self.backlog,
             backlog_bytes: 1 << 20,
+            takeover_rounds: self.takeover_rounds,
             ..leader::Limits::default()
         };
         if !self.small {
@@ -276,7 +281,9 @@ impl World {
 /// The epoch that a message is of.
 pub(crate) fn epoch_of(message: &ToFollower) -> Epoch {
     match message {
+        ToFollower::Greet => Epoch::default(),
         ToFollower::Prepare { epoch }
+        | ToFollower::Resign { epoch }
         | ToFollower::Compare { epoch, .. }
         | ToFollower::Fetch { epoch, .. }
         | ToFollower::Writes { epoch, .. }

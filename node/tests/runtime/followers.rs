@@ -222,7 +222,7 @@ impl Connect for Network {
         let (leader, served) = (format!("L{}", self.leader), world.clone());
         world.run_in(place, async move {
             let connection = Connection { reader: serve_reader, writer: serve_writer, read: BytesMut::new() };
-            let ended = replica.serve(connection, leader.clone()).await;
+            let ended = replica.serve(connection, leader.as_str().into()).await;
             served.note(|| format!("f-{place} ends the connection of {leader}: {ended:?}"));
         });
         world.sweep_links();

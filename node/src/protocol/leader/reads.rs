@@ -84,8 +84,16 @@ impl<W, R> Leader<W, R> {
     /// Heartbeat: reports its lag to every connected follower, and repeats questions that may be
     /// lost.
     pub fn tick(&mut self, now_us: u64) {
-        if matches!(self.phase, Phase::Recovering(_) | Phase::Opening) {
-            self.ask_again();
+        match self.phase {
+            Phase::Waiting(_) => self.tick_candidate(),
+            // Followers count this repetition as a leader that is heard. One that gets no further
+            // lets another candidate try.
+            Phase::Recovering(_) if self.is_stalled() => {}
+            Phase::Recovering(_) | Phase::Opening => {
+                self.stalled_ticks = self.stalled_ticks.saturating_add(1);
+                self.ask_again();
+            }
+            Phase::Open | Phase::Fenced(_) => {}
         }
         if !matches!(self.phase, Phase::Opening | Phase::Open) {
             return;

@@ -49,6 +49,13 @@ pub struct RecoveryView {
     pub opened_before: bool,
 }
 
+impl RecoveryView {
+    /// Whether enough followers answered.
+    pub fn is_enough(&self) -> bool {
+        self.needed.map_or(self.answered >= self.size && !self.opened_before, |needed| self.counting >= needed)
+    }
+}
+
 impl Recovery {
     pub(super) fn new(epoch: Epoch, limits: &Limits) -> Self {
         Self {
@@ -108,6 +115,8 @@ impl<W, R> Leader<W, R> {
     /// missing. Only for an operator who knows that the other followers will not return. Returns
     /// false if this leader is neither recovering nor opening.
     pub fn accept_loss(&mut self) -> bool {
+        // A person decided: this one leads.
+        self.elect();
         match &mut self.phase {
             Phase::Recovering(recovery) => {
                 recovery.loss_accepted = true;
@@ -126,14 +135,16 @@ impl<W, R> Leader<W, R> {
 
     /// Progress of recovery; `None` once the leader opens.
     pub fn recovery(&self) -> Option<RecoveryView> {
-        matches!(self.phase, Phase::Recovering(_) | Phase::Waiting).then(|| {
-            let config = self.highest_synced().map(|synced| synced.config);
-            let promised = self.mask_of(|slot| slot.promised);
+        matches!(self.phase, Phase::Recovering(_) | Phase::Waiting(_)).then(|| {
+            // A candidate reports who would promise.
+            let candidate = self.settings.limits.takeover_rounds > 0 && matches!(self.phase, Phase::Waiting(_));
+            let promised = self.mask_of(|slot| slot.promised || (candidate && slot.link == Link::Greeted));
+            let config = self.highest_synced_of(promised).map(|synced| synced.config);
             // If several rules bind, the one that misses most promises.
             let rule = config.iter().flat_map(Config::binding);
-            let rule = rule.map(|rule| (rule.recovery_size(), self.counting(rule).count()));
+            let rule = rule.map(|rule| (rule.recovery_size(), (self.members(rule) & promised).count()));
             let rule = rule.max_by_key(|(needed, counting)| needed.saturating_sub(*counting));
-            let blank = self.mask_of(|slot| slot.promised && slot.synced_epoch().is_none());
+            let blank = promised & self.mask_of(|slot| slot.synced_epoch().is_none());
             RecoveryView {
                 needed: rule.map(|(needed, _)| needed),
                 answered: promised.count(),
@@ -148,8 +159,13 @@ impl<W, R> Leader<W, R> {
     /// The highest epoch of which a follower that promised has the full state, and the newest rule
     /// there.
     fn highest_synced(&self) -> Option<Synced> {
+        self.highest_synced_of(self.mask_of(|slot| slot.promised))
+    }
+
+    /// The same among these followers.
+    pub(super) fn highest_synced_of(&self, followers: Mask) -> Option<Synced> {
         self.each_slot()
-            .filter(|(_, slot)| slot.promised)
+            .filter(|(id, _)| followers.contains(*id))
             .filter_map(|(_, slot)| slot.hello.as_ref()?.synced.as_ref())
             .max_by_key(|synced| (synced.epoch, synced.config.generation))
             .cloned()
@@ -158,7 +174,12 @@ impl<W, R> Leader<W, R> {
     /// The promises that count: those from disks that are members. A disk that was emptied has a
     /// new id, which is no member's.
     fn counting(&self, config: &Config) -> Mask {
-        self.mask_of(|slot| slot.promised && slot.hello.as_ref().is_some_and(|hello| config.contains(hello.id)))
+        self.members(config) & self.mask_of(|slot| slot.promised)
+    }
+
+    /// The followers whose disk is a member.
+    pub(super) fn members(&self, config: &Config) -> Mask {
+        self.mask_of(|slot| slot.hello.as_ref().is_some_and(|hello| config.contains(hello.id)))
     }
 
     /// Whether the answers of these followers include every acknowledged write, under every rule

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::candidate::Silence;
 use crate::protocol::digest::{Buckets, Digest};
 use crate::protocol::messages::Hello;
 use crate::protocol::types::{Epoch, FollowerId};
@@ -87,6 +88,8 @@ pub(super) struct Slot {
     pub(super) progress: Progress,
     /// Highest round of probes that it answered.
     pub(super) probed: u64,
+    /// What it heard of another leader, while this one is a candidate.
+    pub(super) silence: Silence,
 }
 
 impl Slot {
@@ -102,6 +105,7 @@ impl Slot {
             bound: None,
             progress: Progress::default(),
             probed: 0,
+            silence: Silence::default(),
         }
     }
 

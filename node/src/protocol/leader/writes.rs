@@ -72,6 +72,15 @@ pub enum Refusal {
     /// The leader is still recovering.
     #[error("the leader is recovering")]
     Recovering,
+    /// This process waits, since another leader is at work.
+    #[error("{leader} leads")]
+    Standby {
+        /// The URL of that leader.
+        leader: Arc<str>,
+    },
+    /// This leader resigned.
+    #[error("this leader handed over")]
+    Resigned,
     /// Another leader took over.
     #[error("this leader was replaced by the leader of epoch {0}")]
     Fenced(Epoch),
@@ -149,8 +158,9 @@ impl<W, R> Leader<W, R> {
     pub(super) fn refusal(&self) -> Result<(), Refusal> {
         match self.phase {
             Phase::Open => Ok(()),
+            Phase::Fenced(by) if by == self.epoch => Err(Refusal::Resigned),
             Phase::Fenced(by) => Err(Refusal::Fenced(by)),
-            _ => Err(Refusal::Recovering),
+            _ => Err(self.heard_leader().map_or(Refusal::Recovering, |leader| Refusal::Standby { leader })),
         }
     }
 

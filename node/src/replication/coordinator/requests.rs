@@ -10,6 +10,9 @@ use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::leader::{Accepted, NewWrite, Part, Receipt, Refusal, Saved, Unfinished};
 use crate::protocol::types::{Epoch, Record};
 
+/// How long a leader that resigns waits for its followers.
+const RESIGN_MAX: Duration = Duration::from_secs(1);
+
 /// The outcome of a write.
 #[derive(Debug)]
 pub enum WriteOutcome {
@@ -149,6 +152,21 @@ impl Coordinator {
     /// [`Refusal`] when nothing was accepted.
     pub(crate) fn end_restore(self: &Arc<Self>, backup: Option<&str>) -> Result<Taken, Refusal> {
         self.mark_restore(|state, now_us, sender| state.core.end_restore(backup, now_us, sender))
+    }
+
+    /// Stops leading once no write is under way, and waits until the connected followers know it, at
+    /// most for [`RESIGN_MAX`]. The caller refuses new writes meanwhile.
+    pub(crate) async fn resign(self: &Arc<Self>) {
+        let mut changes = tokio::time::interval(Duration::from_millis(5));
+        while !self.step(|state| state.core.resign()) {
+            changes.tick().await;
+        }
+        let known = async {
+            while !self.look(|state| state.core.has_resigned()) {
+                changes.tick().await;
+            }
+        };
+        let _ = tokio::time::timeout(RESIGN_MAX, known).await;
     }
 
     fn mark_restore(

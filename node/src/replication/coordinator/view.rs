@@ -1,10 +1,12 @@
 //! Views of the leader for status, probes and metrics.
 
+use std::sync::Arc;
+
 use kvcluster_api::config::{ConfigView, LiveConfig, PendingConfig};
 use tracing::{info, warn};
 
 use super::{Coordinator, State};
-use crate::protocol::leader::{AuditCounts, CutOff, FollowerView, RecoveryView, Unfinished};
+use crate::protocol::leader::{AuditCounts, CandidateView, CutOff, FollowerView, RecoveryView, Unfinished};
 use crate::protocol::types::Epoch;
 
 /// The condition of the leader.
@@ -12,6 +14,10 @@ use crate::protocol::types::Epoch;
 pub enum Condition {
     /// Another leader replaced it, with this epoch.
     Fenced(Epoch),
+    /// It asks for no promises while another leader may be at work.
+    Candidate(CandidateView, RecoveryView),
+    /// It resigned.
+    Resigned,
     /// It collects promises and merges records.
     Recovering(RecoveryView),
     /// It installs the merged state: (followers that have it, followers needed), as far as that is known.
@@ -106,12 +112,25 @@ impl Coordinator {
 
     /// The epoch of the leader that replaced this one.
     pub fn fenced_by(&self) -> Option<Epoch> {
-        self.look(|state| state.core.fenced_by())
+        self.look(|state| state.core.fenced_by().filter(|by| *by != state.core.epoch()))
     }
 
-    /// Whether an open leader has writes without their quorum.
-    pub fn has_writes_in_flight(&self) -> bool {
-        self.look(|state| state.core.is_open() && state.core.in_flight() > 0)
+    /// The URL of the leader, while this process is its standby.
+    pub(crate) fn leads_elsewhere(&self) -> Option<Arc<str>> {
+        self.look(|state| state.core.candidate()?.leader)
+    }
+
+    /// Waits until another leader replaced this one, and returns its epoch.
+    pub(crate) async fn replaced(&self) -> Epoch {
+        let mut changes = self.changes();
+        loop {
+            if let Some(by) = self.fenced_by() {
+                return by;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
@@ -134,9 +153,12 @@ impl State {
     fn condition(&self) -> Condition {
         let core = &self.core;
         if let Some(by) = core.fenced_by() {
-            Condition::Fenced(by)
+            if by == core.epoch() { Condition::Resigned } else { Condition::Fenced(by) }
         } else if let Some(recovery) = core.recovery() {
-            Condition::Recovering(recovery)
+            match core.candidate() {
+                Some(candidate) => Condition::Candidate(candidate, recovery),
+                None => Condition::Recovering(recovery),
+            }
         } else if core.is_opening() {
             Condition::Opening(core.change_progress())
         } else if let Some(cut_off) = core.cut_off() {

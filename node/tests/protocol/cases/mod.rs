@@ -1,6 +1,7 @@
 //! Cases that found real bugs in such systems, told step by step in a world in which nothing else happens.
 
 mod backup;
+mod candidates;
 mod fetches;
 mod followers;
 mod leaders;

@@ -171,9 +171,9 @@ impl World {
 
     /// What is not yet as it should be once all faults are over.
     pub(crate) fn why_not_converged(&mut self) -> String {
-        let leading = self.leading();
-        let [number] = leading[..] else {
-            return format!("{} leaders", leading.len());
+        let contending = self.contending();
+        let [number] = contending[..] else {
+            return format!("{} leaders", contending.len());
         };
         let lead = &self.leads[number].leader;
         if !lead.is_open() {

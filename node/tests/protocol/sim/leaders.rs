@@ -265,7 +265,12 @@ impl World {
         (0..self.leads.len()).filter(|number| self.is_leading(*number)).collect()
     }
 
-    /// Ends fenced leaders, as their liveness probe would, and starts one when there is none.
+    /// The leader processes that lead or try to: standbys are not among them.
+    pub(crate) fn contending(&self) -> Vec<usize> {
+        self.leading().into_iter().filter(|number| self.leads[*number].leader.candidate().is_none()).collect()
+    }
+
+    /// Ends fenced leaders, as their liveness probe would, and starts one when there are too few.
     pub(crate) fn supervise(&mut self) {
         for number in 0..self.leads.len() {
             let lead = &self.leads[number];
@@ -273,7 +278,8 @@ impl World {
                 self.kill_leader(number);
             }
         }
-        if self.leading().iter().all(|number| self.leads[*number].paused) && (!self.faults_on || self.chance(0.5)) {
+        let running = self.leading().iter().filter(|number| !self.leads[**number].paused).count();
+        if running <= self.plan.standbys && (!self.faults_on || self.chance(0.5)) {
             self.start_leader();
         }
         self.after(50_000, Event::Supervise);

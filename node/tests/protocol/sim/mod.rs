@@ -100,8 +100,10 @@ pub(crate) struct Plan {
     /// A client that restores backups.
     pub(crate) restores: bool,
     pub(crate) sizes: Sizes,
-    /// A leader that finds none leading is started by itself.
+    /// Leader processes are started by themselves where too few run.
     pub(crate) supervised: bool,
+    /// How many of them run beside the one that leads.
+    pub(crate) standbys: usize,
     pub(crate) mutation: Option<Mutation>,
 }
 
@@ -163,8 +165,17 @@ impl Plan {
             sizes: Self::random_sizes(&mut rng),
             restores: rng.random_bool(0.25),
             supervised: true,
+            standbys: 0,
             mutation: None,
         }
+        .with_candidates(rng)
+    }
+
+    /// In half of the worlds leader processes ask for promises only when no leader can commit, and some have standbys.
+    fn with_candidates(mut self, mut rng: SmallRng) -> Self {
+        self.sizes.leader.takeover_rounds = if rng.random_bool(0.5) { rng.random_range(1..=3) } else { 0 };
+        self.standbys = if self.sizes.leader.takeover_rounds > 0 { rng.random_range(0..=2) } else { 0 };
+        self
     }
 
     fn random_sizes(rng: &mut SmallRng) -> Sizes {
@@ -189,6 +200,7 @@ impl Plan {
             restores: false,
             sizes: Sizes::large(),
             supervised: false,
+            standbys: 0,
             mutation: None,
         }
     }

@@ -1,0 +1,166 @@
+//! Goal: a leader that is lost is replaced by its standby, nothing acknowledged is lost, and no client has to know who leads.
+//! Method: real processes, of which the leading one is killed, paused, and asked to hand over.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use support::{KV_BENCH, eventually};
+use tempfile::TempDir;
+
+/// Gives up on a leader that does not answer.
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().timeout(Duration::from_secs(1)).build().expect("a client")
+}
+
+struct Pair {
+    cluster: LocalCluster,
+    urls: [String; 2],
+    client: reqwest::Client,
+    /// The acknowledged values by their keys.
+    acknowledged: BTreeMap<String, u64>,
+    _logs: TempDir,
+}
+
+impl Pair {
+    /// A leader, its standby, and five followers with W = 3.
+    async fn start() -> Self {
+        let logs = TempDir::new().expect("a directory");
+        let options = LocalClusterOptions {
+            write_quorum: 3,
+            max_delay_ms: 0,
+            environment: vec![("TAKEOVER_AFTER_MS".to_owned(), "500".to_owned())],
+            ..LocalClusterOptions::new(KV_BENCH, logs.path())
+        };
+        let mut cluster = LocalCluster::start(options).await.expect("the cluster starts");
+        let (_, standby) = cluster.start_rival().await.expect("the standby starts");
+        let urls = [cluster.leader_url(), standby];
+        let pair = Self { cluster, urls, client: client(), acknowledged: BTreeMap::new(), _logs: logs };
+        pair.reports(1, "standby").await;
+        pair
+    }
+
+    async fn status(&self, node: usize) -> Option<Value> {
+        self.client.get(format!("{}/status", self.urls[node])).send().await.ok()?.json().await.ok()
+    }
+
+    async fn reports(&self, node: usize, state: &str) -> Value {
+        eventually(state, async || self.status(node).await.filter(|status| status["state"] == state)).await
+    }
+
+    /// Writes by way of one node; follows redirects.
+    async fn put(&mut self, node: usize) -> Option<StatusCode> {
+        let number = self.acknowledged.len() as u64;
+        let body = json!({"key": format!("key{number}"), "value": number.to_string()}).to_string();
+        let answer = self.client.post(format!("{}/put", self.urls[node])).body(body).send().await.ok()?;
+        if answer.status().is_success() {
+            self.acknowledged.insert(format!("key{number}"), number);
+        }
+        Some(answer.status())
+    }
+
+    async fn reads_everything(&self, node: usize) {
+        for (key, value) in &self.acknowledged {
+            let url = format!("{}/get?key={key}", self.urls[node]);
+            let found: Value = self.client.get(url).send().await.expect("an answer").json().await.expect("JSON");
+            assert_eq!(found["value"], value.to_string(), "{key}: {found}");
+        }
+    }
+
+    /// Writes by way of `node` until a write is acknowledged.
+    async fn writes_again(&mut self, node: usize) {
+        let begun = Instant::now();
+        let deadline = begun + support::PATIENCE;
+        while self.put(node).await != Some(StatusCode::OK) {
+            assert!(Instant::now() < deadline, "no write is acknowledged");
+        }
+        println!("writes go on after {} ms", begun.elapsed().as_millis());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_is_replaced_and_comes_back_as_the_standby() {
+    let mut pair = Pair::start().await;
+    for _ in 0..100 {
+        assert_eq!(pair.put(0).await, Some(StatusCode::OK));
+    }
+    for killed in [0, 1] {
+        let next = 1 - killed;
+        assert_eq!(pair.put(next).await, Some(StatusCode::OK), "the standby redirects to the leader");
+        if killed == 0 { pair.cluster.kill_leader() } else { pair.cluster.kill_rivals() }.expect("killed");
+        pair.writes_again(next).await;
+        pair.reads_everything(next).await;
+        if killed == 0 { pair.cluster.start_leader().await } else { pair.cluster.start_rival().await.map(drop) }
+            .expect("it starts again");
+        let status = pair.reports(killed, "standby").await;
+        assert!(status["message"].as_str().is_some_and(|it| it.starts_with(&pair.urls[next])), "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_names_the_leader_and_answers_for_itself_alone() {
+    let pair = Pair::start().await;
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().expect("a client");
+    let leader = &pair.urls[0];
+    for (method, path) in [
+        (reqwest::Method::POST, "/put"),
+        (reqwest::Method::POST, "/delete"),
+        (reqwest::Method::GET, "/get?key=a%20b&consistency=local"),
+        (reqwest::Method::GET, "/dump"),
+        (reqwest::Method::GET, "/config"),
+        (reqwest::Method::PATCH, "/config?wait_ms=5"),
+    ] {
+        let url = format!("{}{path}", pair.urls[1]);
+        let answer = client.request(method, url).body(r#"{"key":"k","value":"v"}"#).send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT, "{path}");
+        assert_eq!(answer.headers()["location"], format!("{leader}{path}"));
+        let body: Value = answer.json().await.expect("JSON");
+        assert_eq!((&body["ok"], &body["leader"]), (&json!(false), &json!(leader)), "{body}");
+        assert_eq!(body["outcome"], "not_applied");
+    }
+    for path in ["/status", "/readyz", "/healthz", "/metrics"] {
+        let answer = client.get(format!("{}{path}", pair.urls[1])).send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+    }
+    let follower = pair.client.post(format!("{}/put", pair.cluster.follower_url(0))).send().await.expect("an answer");
+    assert_eq!(follower.status(), StatusCode::NOT_FOUND);
+    assert_eq!(follower.json::<Value>().await.expect("JSON")["leader"], json!(leader));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_paused_too_long_ends_and_says_why() {
+    let mut pair = Pair::start().await;
+    assert_eq!(pair.put(0).await, Some(StatusCode::OK));
+    pair.cluster.pause_leader().expect("paused");
+    pair.writes_again(1).await;
+    pair.cluster.resume_leader().expect("resumed");
+    assert_eq!(pair.cluster.leader_ends().await.expect("it ends"), Some(1), "its supervisor starts it again");
+    let log = std::fs::read_to_string(pair.cluster.leader_log()).expect("a log");
+    assert!(log.contains("replaced by the leader of epoch"), "{log}");
+    pair.reads_everything(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_hands_over() {
+    let mut pair = Pair::start().await;
+    for _ in 0..100 {
+        assert_eq!(pair.put(0).await, Some(StatusCode::OK));
+    }
+    let answer = pair.client.post(format!("{}/hand-over", pair.urls[0])).send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    assert_eq!(pair.cluster.leader_ends().await.expect("it ends"), Some(0));
+    pair.writes_again(1).await;
+    pair.reads_everything(1).await;
+    let answer = pair.client.post(format!("{}/hand-over", pair.urls[0])).send().await;
+    assert!(answer.is_err(), "the process is gone");
+    pair.cluster.start_leader().await.expect("it starts again");
+    pair.reports(0, "standby").await;
+    let refused = pair.client.get(format!("{}/status", pair.urls[1])).send().await.expect("an answer");
+    assert_eq!(refused.json::<Value>().await.expect("JSON")["state"], "open");
+}
