@@ -4,12 +4,13 @@
 #
 #   tests/compose.sh           builds the image, starts a project of its own, and always removes it
 #
-# Needs docker with compose v2, curl, jq and python3, and the ports 8000-8005. Prints one line for each
+# Needs docker with compose v2, curl, jq and python3, and the ports 8000-8005 and 8010. Prints one line for each
 # claim, with figures in brackets. Exit code 1 if a claim fails. It waits for conditions, never for a time.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 leader=http://127.0.0.1:8000
+standby=http://127.0.0.1:8010
 project=kvcluster-test-$$
 scratch=$(mktemp -d)
 passed=0
@@ -23,7 +24,7 @@ finish() {
   touch "$scratch/stop"
   wait
   [ "$code" -eq 0 ] || node_logs
-  compose down --volumes --timeout 20 >/dev/null 2>&1 || true
+  compose --profile standby down --volumes --timeout 20 >/dev/null 2>&1 || true
   rm -rf "$scratch"
   echo "$passed passed, $failed failed"
   [ "$code" -eq 0 ] && [ "$failed" -gt 0 ] && code=1
@@ -274,6 +275,31 @@ quorum_from_environment() {
 }
 in_force() { local quorum; quorum=$(field "$leader/config" .write_quorum); echo "quorum $quorum"; [ "$quorum" = "$1" ]; }
 
+standby_takes_over() {
+  local begun before
+  compose --profile standby up -d --wait --wait-timeout 60 || return 1
+  eventually 30 state_is standby "$standby" || return 1
+  expect "answer of the standby" "$(curl -s -o /dev/null -w '%{http_code} %{redirect_url}' "$standby/get?key=color")" \
+    "307 http://leader:8000/get?key=color" || return 1
+  before=$(epoch) begun=$(now_ms)
+  docker kill leader || return 1
+  eventually 30 takes_a_write "$standby" || return 1
+  echo "from epoch $before: the first write is acknowledged $(since "$begun") after the leader was killed"
+}
+state_is() { local state; state=$(field "$2/status" .state); echo "$state"; [ "$state" = "$1" ]; }
+takes_a_write() { curl -sf -m 2 -H 'content-type: application/json' -d '{"key":"taken","value":"over"}' "$1/put"; }
+hands_back() {
+  compose up -d || return 1
+  eventually 30 state_is standby "$leader" || return 1
+  local begun; begun=$(now_ms)
+  curl -sf -X POST "$standby/hand-over" || return 1
+  eventually 30 takes_a_write "$leader" || return 1
+  local back; back=$(since "$begun")
+  eventually 30 state_is standby "$standby" || return 1
+  compose --profile standby rm --stop --force standby || return 1
+  echo "the leader takes writes $back after the standby handed over"
+}
+
 # The change of quorums needs the leader alone; comparing the data needs the followers too.
 sweep_from_image() {
   docker run --rm --network kvnet --entrypoint kv-bench kvcluster sweep --leader http://leader:8000 --writes 60 --out /tmp/out \
@@ -303,7 +329,7 @@ everything_again() {
 
 nothing_left() {
   local filter=label=com.docker.compose.project=$project
-  compose down --volumes >/dev/null 2>&1 || return 1
+  compose --profile standby down --volumes >/dev/null 2>&1 || return 1
   expect "what is left" "$(docker ps -aq --filter "$filter")$(docker volume ls -q --filter "$filter")$(docker network ls -q --filter "$filter")" ""
 }
 
@@ -365,6 +391,10 @@ calm
 check "nothing acknowledged is lost" none_lost || true
 check "sequence numbers go on" sequences_go_on 0 || true
 check "all followers have what the leader has" followers_agree || true
+
+check "a standby redirects, and takes over when the leader is killed" standby_takes_over || true
+check "the leader comes back as the standby, and gets the lead handed over" hands_back || true
+check "nothing acknowledged is lost" none_lost || true
 
 check "WRITE_QUORUM=5 docker compose up: the leader alone starts anew, with quorum 5" quorum_from_environment || true
 check "nothing acknowledged is lost" none_lost || true
