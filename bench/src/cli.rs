@@ -4,6 +4,7 @@ mod check;
 mod cluster;
 mod compare;
 mod curves;
+mod failover;
 mod load;
 mod recover;
 mod sweep;
@@ -14,8 +15,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 pub use self::{
-    check::CheckArguments, compare::CompareArguments, curves::CurvesArguments, load::LoadArguments,
-    recover::RecoverArguments, sweep::SweepArguments,
+    check::CheckArguments, compare::CompareArguments, curves::CurvesArguments, failover::FailoverArguments,
+    load::LoadArguments, recover::RecoverArguments, sweep::SweepArguments,
 };
 use crate::{
     node_command,
@@ -83,6 +84,11 @@ enum Command {
     /// Starts a leader and followers with disks on this machine, writes many keys, then restarts the leader, empties a
     /// follower, kills everything at once, and overwrites keys at random, while it looks at time, memory and disk.
     Recover(Box<RecoverArguments>),
+    /// Measure for how long writes stop when the leader is lost and its standby takes over
+    ///
+    /// Starts two leader processes and their followers on this machine. While clients write, kills the process that leads, pauses
+    /// it, or asks it to hand over, again and again. Then reads every acknowledged write; exits with 3 where one is missing.
+    Failover(Box<FailoverArguments>),
     /// Run a node with the settings of the environment, until standard input ends
     #[command(hide = true)]
     Node,
@@ -107,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Backup(arguments) => exit_code(arguments.refuse("backup")),
         Command::Restore(arguments) => exit_code(arguments.refuse("restore")),
         Command::Recover(arguments) => exit_code(recover::main(&arguments)),
+        Command::Failover(arguments) => exit_code(failover::main(&arguments)),
         Command::Node => node_command::main(),
     }
 }

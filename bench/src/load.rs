@@ -10,6 +10,7 @@ pub mod compare;
 mod cpu;
 pub mod curves;
 mod engine;
+pub mod failover;
 pub mod footprint;
 mod keys;
 mod link;

@@ -164,3 +164,17 @@ async fn a_leader_hands_over() {
     let refused = pair.client.get(format!("{}/status", pair.urls[1])).send().await.expect("an answer");
     assert_eq!(refused.json::<Value>().await.expect("JSON")["state"], "open");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kv_bench_measures_for_how_long_writes_stop() {
+    let out = TempDir::new().expect("a directory");
+    for (loss, words) in [("kill", "killed 2 times"), ("hand-over", "asked to hand over 2 times")] {
+        let line = ["failover", "--rounds", "2", "--loss", loss, "--fill", "100", "--disk", "--quorum", "2"];
+        let run = support::kv_bench(out.path(), &line).await;
+        let text = support::stdout(&run);
+        assert!(run.status.success(), "{text}{}", support::stderr(&run));
+        for words in [words, "writes stop for", "acknowledged writes: all are there", "100 keys before", "on disk"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    }
+}

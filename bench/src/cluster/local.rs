@@ -296,6 +296,17 @@ impl LocalCluster {
         Ok(())
     }
 
+    /// From now on the process that takes over is the leader: exchanges the first one, which has ended, with its standby.
+    ///
+    /// # Errors
+    /// Unless exactly one other leader runs.
+    pub fn swap_leaders(&mut self) -> Result<()> {
+        let [rival] = &mut self.rivals[..] else { bail!("failed to exchange the leaders: there are not two of them") };
+        std::mem::swap(&mut self.leader, rival);
+        self.client = self.client.at(&self.leader.url());
+        Ok(())
+    }
+
     /// Starts the leader again, on its port with its settings; returns when it answers HTTP, which is before it has
     /// recovered: see [`LocalCluster::wait_until_open`].
     pub async fn start_leader(&mut self) -> Result<()> {

@@ -1,0 +1,140 @@
+//! `kv-bench failover`: for how long writes stop when the leader is lost.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::EXIT_VIOLATION;
+use crate::{
+    cluster::LocalClusterOptions,
+    interrupt::{EXIT_INTERRUPTED, Interrupt},
+    load::failover::{self, Failover, FailoverOptions, Loss},
+    output::{WrongUsage, print},
+    progress::Progress,
+    stats::Summary,
+};
+
+/// The settings of a failover.
+#[derive(Clone, Debug, Args)]
+pub struct FailoverArguments {
+    /// How often the leader is lost
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+
+    /// How the leader is lost: kill -9, a pause that ends once another one leads, or POST /hand-over
+    #[arg(long, value_enum, default_value = "kill")]
+    loss: Loss,
+
+    /// Clients that write, each one write at a time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    clients: u16,
+
+    /// Further keys of 100 bytes that are written first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    fill: u64,
+
+    /// Followers to start
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60))]
+    follower_count: u16,
+
+    /// Followers that confirm a write
+    #[arg(long, alias = "write-quorum", value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    quorum: u16,
+
+    /// TAKEOVER_AFTER_MS of both leader processes
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(300..))]
+    takeover_after_ms: u32,
+
+    /// Gives followers disks
+    #[arg(long)]
+    disk: bool,
+
+    /// Directory of the nodes' data and logs; what the last run left there goes
+    #[arg(long, value_name = "DIRECTORY", default_value = "out/failover")]
+    out: PathBuf,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When a node fails or nobody takes over.
+pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
+    let FailoverArguments { rounds, loss, clients, fill, follower_count, quorum, takeover_after_ms, disk, out } =
+        arguments;
+    if quorum > follower_count {
+        return Err(WrongUsage::error(format!(
+            "write quorum {quorum} is not possible with {follower_count} followers"
+        )));
+    }
+    let data = out.join("data");
+    if data.exists() {
+        fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
+    }
+    let program = std::env::current_exe().context("failed to find this program's own file")?;
+    let cluster = LocalClusterOptions {
+        followers: *follower_count,
+        write_quorum: *quorum,
+        max_delay_ms: 0,
+        data_directory: disk.then(|| data.clone()),
+        environment: vec![("TAKEOVER_AFTER_MS".to_owned(), takeover_after_ms.to_string())],
+        ..LocalClusterOptions::new(program, out.join("logs"))
+    };
+    let options = FailoverOptions {
+        rounds: *rounds,
+        loss: *loss,
+        clients: usize::from(*clients),
+        fill: *fill,
+        patience: Duration::from_secs(120),
+    };
+    let (measured, interrupted) = super::run(async {
+        let interrupt = Interrupt::listen()?;
+        let progress = Progress::on_stderr();
+        let bar = progress.bar(*rounds);
+        let report = |what: &str, done| {
+            progress.note(what);
+            bar.set_position(done);
+        };
+        let measured = failover::measure(cluster, options, &interrupt, report).await;
+        bar.finish_and_clear();
+        progress.finish();
+        anyhow::Ok((measured?, interrupt.is_requested()))
+    })?;
+    print(&text(&measured, arguments));
+    if data.exists() {
+        fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
+    }
+    Ok(match (measured.lost.is_empty(), interrupted) {
+        (false, _) => EXIT_VIOLATION,
+        (true, true) => EXIT_INTERRUPTED,
+        (true, false) => 0,
+    })
+}
+
+fn text(measured: &Failover, arguments: &FailoverArguments) -> String {
+    let Failover { gaps_ms, acknowledged, refused, indeterminate, unanswered, lost } = measured;
+    let FailoverArguments { loss, follower_count, quorum, takeover_after_ms, fill, clients, disk, .. } = arguments;
+    let loss = match loss {
+        Loss::Kill => "killed",
+        Loss::Pause => "paused",
+        Loss::HandOver => "asked to hand over",
+    };
+    let mut text = format!(
+        "leader {loss} {} times; N = {follower_count}, W = {quorum}, {}, {fill} keys before, {clients} clients, \
+         TAKEOVER_AFTER_MS={takeover_after_ms}\n",
+        gaps_ms.len(),
+        if *disk { "on disk" } else { "in memory" }
+    );
+    if let Some(Summary { p50_ms, p99_ms, max_ms, .. }) = Summary::of(gaps_ms) {
+        text.push_str(&format!("writes stop for    p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms, at most {max_ms:.0} ms\n"));
+    }
+    text.push_str(&format!(
+        "requests           {acknowledged} acknowledged, {refused} refused or redirected, {indeterminate} of unknown \
+         outcome, {unanswered} without an answer\n"
+    ));
+    match &lost[..] {
+        [] => text.push_str("acknowledged writes: all are there\n"),
+        lost => lost.iter().for_each(|line| text.push_str(&format!("LOST: {line}\n"))),
+    }
+    text
+}
