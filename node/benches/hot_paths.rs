@@ -1,6 +1,6 @@
 //! Measures the cost of each step of a write in the program, without sockets, clocks and disks:
 //!
-//!     cargo bench -p kv-node
+//!     cargo bench -p kv-node --features measurements
 //!
 //! The times depend on the machine, so CI does not check them. CI checks the number of instructions
 //! instead; see `tests/instructions.sh`.

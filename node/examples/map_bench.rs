@@ -1,6 +1,6 @@
 //! What one key more costs at worst, and what each key takes, in the map of this release and in those that it replaced:
 //!
-//!     cargo run --release -p kv-node --example map_bench -- [KEYS]
+//!     cargo run --release -p kv-node --features measurements --example map_bench -- [KEYS]
 //!
 //! The keys are put in one after the other, each with a value of 100 bytes beside the map, as the nodes have it. A map that
 //! grows at once shows in its longest insertion. Memory is what Linux counts for this process, so that each map gets a

@@ -1,6 +1,7 @@
 //! Compares the store with embedded databases for one job: group commit by one thread, each batch with one sync.
 //!
-//! `cargo run --release -p kv-node --example store_bench -- [DIRECTORY] [KEYS] [SECONDS]`, on the disk to be measured.
+//! `cargo run --release -p kv-node --features measurements --example store_bench -- [DIRECTORY] [KEYS] [SECONDS]`, on the
+//! disk to be measured.
 //! Records have 100 bytes, keys are overwritten at random. `docs/storage.md` holds the figures.
 
 use std::error::Error;
