@@ -1,18 +1,15 @@
 //! What bounds a leader's memory and time, and what a leader or a follower refuses to believe.
 
-#[allow(dead_code, reason = "shared with others, which use all of it")]
-#[path = "shared/direct.rs"]
-mod direct;
-
 use std::sync::Arc;
 
-use direct::{Core, Followers, connect, deliver, followers, leader_with};
 use kv_node::protocol::follower::Effects;
 use kv_node::protocol::leader::{
     Accepted, CutOff, Limits, NewWrite, Output, Part, Refusal, ResetReason, Saved, Unfinished,
 };
 use kv_node::protocol::messages::{Hello, ToFollower, ToLeader};
 use kv_node::protocol::types::{Epoch, SEQ_MAX};
+
+use crate::direct::{Core, Followers, connect, deliver, followers, leader_with};
 
 fn write(key: &str, value: &str, token: Option<&str>) -> NewWrite {
     let (value, retry_token) = (Some(value.into()), token.map(Arc::from));

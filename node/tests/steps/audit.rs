@@ -1,14 +1,11 @@
 //! The comparison in the background: it finds what no message brought about, mends it, and raises no false alarm.
 
-#[allow(dead_code, reason = "shared with others, which use all of it")]
-#[path = "shared/direct.rs"]
-mod direct;
-
-use direct::{Core, Followers, connect, deliver, followers, leader_with};
 use kv_node::protocol::follower::{Follower, Kept};
 use kv_node::protocol::keymap::KeyMap;
 use kv_node::protocol::leader::{AuditCounts, Limits, NewWrite};
 use kv_node::protocol::types::{Epoch, Record, Version};
+
+use crate::direct::{Core, Followers, connect, deliver, followers, leader_with};
 
 const KEYS: usize = 300;
 

@@ -1,10 +1,6 @@
 //! Leaders that learn of their followers only as those connect, as under DNS discovery.
 
-#[allow(dead_code, reason = "shared with others, which use all of it")]
-#[path = "shared/direct.rs"]
-mod direct;
-
-use direct::{connect, connect_leaving, followers, leader, leader_of};
+use crate::direct::{connect, connect_leaving, followers, leader, leader_of};
 
 /// Goal: a restarted leader opens with exactly max(N − W + 1, W) followers, whatever becomes of the others.
 /// Method: every three of five, in every order of two generations of leaders.

@@ -1,13 +1,10 @@
 //! What a new leader asks of its followers and sends to them: what differs, and nothing else.
 
-#[allow(dead_code, reason = "shared with others, which use all of it")]
-#[path = "shared/direct.rs"]
-mod direct;
-
-use direct::{Core, Followers, Traffic, connect, deliver, followers, leader};
 use kv_node::protocol::leader::{Accepted, NewWrite};
 use kv_node::protocol::messages::ToFollower;
 use kv_node::protocol::types::Epoch;
+
+use crate::direct::{Core, Followers, Traffic, connect, deliver, followers, leader};
 
 const KEYS: usize = 5_000;
 
