@@ -2,7 +2,7 @@
 
 use crate::actions::Action;
 use crate::clients::KEYS;
-use crate::search::{Explored, Order, explore, walk};
+use crate::search::{Explored, explore, walk};
 use crate::world::{FOLLOWERS, Left, Plan, World};
 
 /// Two more leaders and one more write.
@@ -109,7 +109,7 @@ fn check(plan: Plan) {
         plan
     };
     let begun = std::time::Instant::now();
-    match explore(&plan, first(&plan), Order::Depth, usize::MAX) {
+    match explore(&plan, first(&plan), usize::MAX) {
         Ok(explored) => {
             println!("{plan:?}: {explored:?} in {:.1} s", begun.elapsed().as_secs_f64());
             let Explored { states, opened, acknowledged, .. } = explored;

@@ -13,8 +13,8 @@
 //! The checks whose names begin with `walks_` do not visit every state: there are too many. They take thousands of random
 //! walks of bounded length from a fixed seed. They cover two keys with deletes, writes that are retried under their
 //! idempotency key, followers that fall behind the backlog, followers that leave and return with another disk, restores of
-//! backups, and much larger bounds of everything else. All other checks visit every state. Mutations are searched breadth
-//! first, up to the first state in which something does not hold, or by the same walks.
+//! backups, and much larger bounds of everything else. All other checks visit every state. The search for a mutation ends
+//! at the first state in which something does not hold, as do the walks.
 //!
 //! `cargo test -p kv-node --test model -- --nocapture` prints how many states there were. `MODEL_MORE=1` goes further, for
 //! as long and with as much memory as there is: one more of everything that the bounds of a check have any of, and twenty

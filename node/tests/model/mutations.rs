@@ -1,5 +1,5 @@
 //! Goal: the model finds the absence of each rule. Method: the rule is off, and some state within small bounds breaks what
-//! must hold. What is found first is found on a shortest way, which is printed.
+//! must hold. The way to it is printed; it is not the shortest one.
 //!
 //! The second list is for mutations that need more steps than an exhaustive search reaches: the random walks of the checks
 //! find them. One mutation of the simulation is not here: a follower that keeps what is older than a state that it took
@@ -7,7 +7,7 @@
 
 use crate::checks::{GOING, MUCH, PLAN, RESTORING, SEED, SMALL, STEPS_MAX, WALKS, first};
 use crate::mutation::Mutation;
-use crate::search::{Order, explore, walk};
+use crate::search::{explore, walk};
 use crate::world::{Left, Plan};
 
 /// States to look at before a mutation counts as not found.
@@ -15,7 +15,7 @@ const STATES_MAX: usize = 1_500_000;
 
 fn is_found(mutation: Mutation, plan: Plan) {
     let plan = Plan { mutation: Some(mutation), ..plan };
-    match explore(&plan, first(&plan), Order::Breadth, STATES_MAX) {
+    match explore(&plan, first(&plan), STATES_MAX) {
         Ok(explored) => panic!("{mutation:?} is not found: {explored:?}"),
         Err(found) if found.way.is_empty() => panic!("{mutation:?} is not found: {}", found.why),
         Err(found) => {

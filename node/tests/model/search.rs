@@ -1,6 +1,6 @@
 //! Visits every state that can be reached, each once; or walks through some of them at random.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use rand::rngs::SmallRng;
@@ -8,14 +8,6 @@ use rand::{RngExt, SeedableRng};
 
 use crate::actions::Action;
 use crate::world::{Plan, World};
-
-/// Which state comes next: the oldest known one, so that what is found is found on a shortest way, or the newest, which
-/// needs little memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    Breadth,
-    Depth,
-}
 
 /// A search that visited everything and found nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,19 +46,16 @@ impl Hasher for AsItIs {
 
 /// # Errors
 /// What does not hold, and how to get there; or that there are more states than that.
-pub(crate) fn explore(plan: &Plan, mut first: World, order: Order, states_max: usize) -> Result<Explored, Box<Found>> {
+pub(crate) fn explore(plan: &Plan, mut first: World, states_max: usize) -> Result<Explored, Box<Found>> {
     let mut known: HashSet<u64, BuildHasherDefault<AsItIs>> = HashSet::default();
     // From which state, by which action.
     let mut ways: Vec<(u32, Action)> = vec![(0, Action::Start)];
     let (mut steps, mut opened, mut acknowledged) = (0, 0, 0);
     known.insert(first.fingerprint());
     let (epoch, writes) = (first.clients.last_opened(), first.clients.acknowledged_writes());
-    let mut open = VecDeque::from([(0_u32, first)]);
-    loop {
-        let next = if order == Order::Breadth { open.pop_front() } else { open.pop_back() };
-        let Some((number, world)) = next else {
-            return Ok(Explored { states: known.len(), steps, opened, acknowledged });
-        };
+    // The newest state comes next: that needs little memory.
+    let mut open = vec![(0_u32, first)];
+    while let Some((number, world)) = open.pop() {
         opened += usize::from(world.clients.last_opened() > epoch);
         acknowledged += usize::from(world.clients.acknowledged_writes() > writes);
         for action in world.actions(plan) {
@@ -86,9 +75,10 @@ pub(crate) fn explore(plan: &Plan, mut first: World, order: Order, states_max: u
                 let why = format!("there are more than {states_max} states");
                 return Err(Box::new(Found { why, way: Vec::new(), states: known.len() }));
             }
-            open.push_back((reached, after));
+            open.push((reached, after));
         }
     }
+    Ok(Explored { states: known.len(), steps, opened, acknowledged })
 }
 
 /// Takes so many random walks from a state, each until nothing can happen or after so many steps.

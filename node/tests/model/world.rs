@@ -5,7 +5,7 @@
 //! is delivered to, ever again, is as good as dead, and one that goes on later was paused.
 
 use std::collections::VecDeque;
-use std::fmt::Debug;
+use std::fmt::{Debug, Write};
 use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
@@ -189,7 +189,10 @@ impl Digest for Process {
 }
 
 fn of_debug(value: &impl Debug) -> u64 {
-    xxh3_64(format!("{value:?}").as_bytes())
+    // More than a leader takes: a text that grows is copied again and again.
+    let mut text = String::with_capacity(16 << 10);
+    write!(text, "{value:?}").expect("a String takes every text");
+    xxh3_64(text.as_bytes())
 }
 
 /// On its way to a follower.
