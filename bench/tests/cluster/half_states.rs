@@ -1,15 +1,14 @@
 //! Goal: a node whose state is not whole says so to every kind of read. Method: real clusters, with a leader that cannot
 //! recover and with a restore that has begun.
 
-mod support;
-
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use support::{
+use tempfile::TempDir;
+
+use crate::support::{
     backup::{TOKEN, cluster, put},
     eventually,
 };
-use tempfile::TempDir;
 
 async fn get(url: &str) -> (StatusCode, Value) {
     let answer = reqwest::get(url).await.expect("answers");

@@ -1,8 +1,6 @@
 //! Goal: a leader that is lost is replaced by its standby, nothing acknowledged is lost, and no client has to know who leads.
 //! Method: real processes, of which the leading one is killed, paused, and asked to hand over.
 
-mod support;
-
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
@@ -11,8 +9,9 @@ use std::{
 use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use support::{KV_BENCH, eventually};
 use tempfile::TempDir;
+
+use crate::support::{self, KV_BENCH, eventually};
 
 /// Gives up on a leader that does not answer.
 fn client() -> reqwest::Client {

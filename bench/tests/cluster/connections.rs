@@ -1,8 +1,6 @@
 //! Goal: clients that are idle, slow or gone cost a node neither descriptors nor memory without bound, and every client that
 //! asks properly gets an answer. Method: real nodes with short limits, and clients that speak TCP by hand.
 
-mod support;
-
 use std::{
     io::{Read, Write},
     net::TcpStream as StdTcpStream,
@@ -15,13 +13,14 @@ use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use reqwest::StatusCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
-use support::{KV_BENCH, PATIENCE, eventually};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
+
+use crate::support::{KV_BENCH, PATIENCE, eventually};
 
 /// One follower, W = 1, no delays, in memory.
 async fn cluster(logs: &TempDir, program: impl Into<PathBuf>, settings: &[(&str, &str)]) -> LocalCluster {

@@ -1,13 +1,15 @@
 //! Goal: a backup is one moment of the whole state, comes back as it was, and is refused where it is not whole or would
 //! undo something. Method: real clusters, and the program as people use it.
 
-mod support;
-
 use std::fs;
 
 use serde_json::{Value, json};
-use support::backup::{TOKEN, backup, cluster, dump, post, put, restore};
-use support::{stderr, stdout};
+
+use crate::support::{
+    self,
+    backup::{TOKEN, backup, cluster, dump, post, put, restore},
+    stderr, stdout,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_comes_back_as_it_was_and_goes_on() {

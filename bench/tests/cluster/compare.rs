@@ -1,13 +1,12 @@
 //! Goal: a comparison tells what it has, and leaves nothing behind. Method: the real program; in place of Redis, which need not
 //! be installed here, a program of that name that writes down its process id and never answers.
 
-mod support;
-
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
 
 use serde_json::Value;
-use support::{KV_BENCH, eventually, signal, stderr, stdout};
 use tokio::process::{Child, Command};
+
+use crate::support::{self, KV_BENCH, eventually, signal, stderr, stdout};
 
 fn compare(out: &Path, path: &Path) -> Command {
     let mut command = Command::new(KV_BENCH);

@@ -1,13 +1,12 @@
 //! Goal: the local cluster does to its processes what its methods say. Method: real nodes, killed, frozen and started
 //! again; what they do is asked over HTTP.
 
-mod support;
-
 use std::path::Path;
 
 use kv_bench::cluster::{LocalCluster, LocalClusterOptions, Program};
 use serde_json::{Value, json};
-use support::{KV_BENCH, PATIENCE, eventually};
+
+use crate::support::{KV_BENCH, PATIENCE, eventually};
 
 fn options(logs: &Path) -> LocalClusterOptions {
     LocalClusterOptions { followers: 2, write_quorum: 1, max_delay_ms: 5, ..LocalClusterOptions::new(KV_BENCH, logs) }

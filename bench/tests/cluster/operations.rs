@@ -1,8 +1,6 @@
 //! Goal: what an operator changes is never lost, and the log says once what he needs to know. Method: real nodes, many
 //! changes at once, and followers that are gone or have two names.
 
-mod support;
-
 use std::{
     fs::{self, File},
     net::TcpListener,
@@ -12,8 +10,9 @@ use std::{
 
 use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use serde_json::{Value, json};
-use support::{KV_BENCH, eventually};
 use tempfile::TempDir;
+
+use crate::support::{KV_BENCH, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_changes_at_once_each_gets_a_generation_of_its_own() {

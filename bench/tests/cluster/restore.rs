@@ -2,8 +2,6 @@
 //! repeated. Method: real clusters, and `kvctl restore` in the middle of a backup of some 40 requests, while the program,
 //! the leader, a follower or all nodes are killed with SIGKILL.
 
-mod support;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -17,13 +15,14 @@ use kv_bench::{
 use kv_node::{backup::Writer, protocol::leader::Saved};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use support::{
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::support::{
     KV_BENCH, KVCTL,
     backup::{TOKEN, backup, dump, post, put, restore},
     eventually, stderr,
 };
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
 
 /// Keys of the backup: with their values, about 10 MB.
 const KEYS: u64 = 5_000;

@@ -1,0 +1,17 @@
+//! Tests of whole clusters: real nodes, and the programs as people use them.
+//!
+//! What measures, or needs the machine for itself, is a program of its own: `check`, `dumps`, `load` and `sweep`.
+
+mod answers;
+mod backup;
+mod compare;
+mod connections;
+mod contract;
+mod half_states;
+mod local_cluster;
+mod operations;
+mod replication;
+mod restore;
+mod standby;
+#[path = "../support/mod.rs"]
+mod support;
