@@ -5,17 +5,18 @@
 //! is delivered to, ever again, is as good as dead, and one that goes on later was paused.
 
 use std::collections::VecDeque;
-use std::fmt::{Debug, Write};
-use std::hash::{Hash, Hasher};
+use std::fmt::{self, Debug, Write};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::Deref;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
 use kv_node::protocol::digest::{BucketLimits, Buckets};
 use kv_node::protocol::follower::{self, Follower};
 use kv_node::protocol::leader::{self, InstallJob, Leader, SlotId};
 use kv_node::protocol::messages::{ToFollower, ToLeader};
 use kv_node::protocol::types::{Epoch, FollowerId};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::clients::Clients;
 use crate::mutation::Mutation;
@@ -188,11 +189,20 @@ impl Digest for Process {
     }
 }
 
+/// Hashes a text as it is written, piece by piece: half of the time of a search goes to this.
+struct Text<H>(H);
+
+impl<H: Hasher> fmt::Write for Text<H> {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        self.0.write(piece.as_bytes());
+        Ok(())
+    }
+}
+
 fn of_debug(value: &impl Debug) -> u64 {
-    // More than a leader takes: a text that grows is copied again and again.
-    let mut text = String::with_capacity(16 << 10);
-    write!(text, "{value:?}").expect("a String takes every text");
-    xxh3_64(text.as_bytes())
+    let mut text = Text(FixedState::default().build_hasher());
+    write!(text, "{value:?}").expect("a hasher takes every text");
+    text.0.finish()
 }
 
 /// On its way to a follower.
