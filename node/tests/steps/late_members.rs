@@ -1,6 +1,10 @@
 //! Leaders that learn of their followers only as those connect, as under DNS discovery.
 
-use crate::direct::{connect, connect_leaving, followers, leader, leader_of};
+use std::collections::BTreeSet;
+
+use kv_node::protocol::leader::DelayRange;
+
+use crate::direct::{Core, connect, connect_leaving, deliver, followers, leader, leader_of};
 
 /// Goal: a restarted leader opens with exactly max(N − W + 1, W) followers, whatever becomes of the others.
 /// Method: every three of five, in every order of two generations of leaders.
@@ -62,4 +66,23 @@ fn a_blank_follower_that_leaves_is_not_waited_for() {
     assert!(!connect_leaving(&mut fresh, &mut followers, 4));
     (0..3).for_each(|place| connect(&mut fresh, &mut followers, place));
     assert!(fresh.is_open() && fresh.settled());
+}
+
+/// Goal: a leader that knows its followers by other names than the one before opens with all of them. Method: W = 5 of five;
+/// it meets four by new names, which suffices for a recovery, and then the fifth.
+#[test]
+fn a_leader_may_know_the_followers_by_other_names() {
+    let all = |leader: &mut Core| leader.set(5, 5, DelayRange { min_us: 0, max_us: 0 });
+    let (mut followers, mut old, mut next) = (followers(), leader(1), leader(2));
+    (0..5).for_each(|place| connect(&mut old, &mut followers, place));
+    all(&mut old);
+    deliver(&mut old, &mut followers);
+    all(&mut next);
+    for place in [0, 1, 2, 4, 3] {
+        let slot = next.declare(&format!("other-name-{place}")).expect("a slot");
+        next.hello(slot, place as u64 + 1, followers.places[place].hello());
+        deliver(&mut next, &mut followers);
+    }
+    let ids: BTreeSet<_> = next.config().expect("a rule").members.iter().map(|member| member.id).collect();
+    assert_eq!((next.is_open(), ids.len()), (true, 5), "{:?}", next.config());
 }

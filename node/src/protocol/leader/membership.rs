@@ -232,6 +232,8 @@ impl<W, R> Leader<W, R> {
         let room = usize::from(size).saturating_sub(members.len());
         let absent = earlier.into_iter().flat_map(|earlier| &earlier.members);
         let absent = absent.filter(|member| self.each_slot().all(|(_, slot)| slot.name != member.name));
+        // An earlier leader may have known the same disk by another name.
+        let absent = absent.filter(|member| members.iter().all(|known| known.id != member.id));
         let absent: Vec<Member> = absent.take(room).cloned().collect();
         members.extend(absent);
     }
