@@ -11,7 +11,7 @@ use kvcluster_api::config::{ConfigError, LiveConfig};
 use kvcluster_api::status::FollowerState;
 use rand::RngExt;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::followers::Network;
 use crate::plan::PLACES_MAX;
@@ -118,12 +118,32 @@ impl World {
         self.running().into_iter().filter(|(_, leader)| leader.fenced_by().is_none()).collect()
     }
 
+    /// The same without standbys.
+    fn contending(&self) -> Vec<(usize, Arc<Coordinator>)> {
+        let mut leading = self.leading();
+        leading.retain(|(_, leader)| !matches!(leader.condition(), Condition::Candidate(..) | Condition::Resigned));
+        leading
+    }
+
+    /// Asks a leader to hand over, and ends it.
+    pub(crate) fn hand_over(self: &Arc<Self>, number: usize) {
+        let Some(leader) = self.state.lock().leads[number].coordinator.clone() else { return };
+        self.note(|| format!("L{number} hands over"));
+        let world = self.clone();
+        tokio::spawn(async move {
+            // Clients go on writing, so that a moment without a write under way may not come.
+            let resigned = timeout(Duration::from_secs(2), leader.resign()).await;
+            world.note(|| format!("L{number} has resigned: {}", resigned.is_ok()));
+            world.kill_leader(number);
+        });
+    }
+
     fn running(&self) -> Vec<(usize, Arc<Coordinator>)> {
         let state = self.state.lock();
         state.leads.iter().enumerate().filter_map(|(number, lead)| Some((number, lead.coordinator.clone()?))).collect()
     }
 
-    /// Ends leaders that were replaced, as their liveness probe would, and starts one when there is none.
+    /// Ends leaders that were replaced, as their liveness probe would, and starts one when there are too few.
     pub(crate) async fn supervise(self: Arc<Self>) {
         loop {
             for (number, leader) in self.running() {
@@ -135,7 +155,7 @@ impl World {
                 let state = &mut *self.state.lock();
                 !state.faults_on || state.rng.random_bool(0.5)
             };
-            if self.leading().is_empty() && chance {
+            if self.leading().len() <= self.plan.standbys && chance {
                 self.start_leader();
             }
             sleep(Duration::from_millis(100)).await;
@@ -156,7 +176,7 @@ impl World {
     /// What is not as it should be once nothing fails any more; empty when all is.
     pub(crate) fn why_not_converged(&self) -> String {
         let unsettled = self.why_not_settled();
-        let leading = self.leading();
+        let leading = self.contending();
         let Some((number, leader)) = leading.first().filter(|_| unsettled.is_empty()) else { return unsettled };
         let backlog = leader.view().backlog;
         if backlog > 0 {
@@ -168,7 +188,8 @@ impl World {
 
     /// Whether the rule in force is the wanted one, and every follower that lost its state has received it again.
     pub(crate) fn nothing_is_missing(&self) -> bool {
-        let (true, Some((_, leader))) = (self.why_not_settled().is_empty(), self.leading().into_iter().next()) else {
+        let (true, Some((_, leader))) = (self.why_not_settled().is_empty(), self.contending().into_iter().next())
+        else {
             return false;
         };
         let epoch = leader.epoch();
@@ -182,7 +203,7 @@ impl World {
 
     /// Why not every wanted follower takes writes of one leader under the wanted rule; empty when all do.
     pub(crate) fn why_not_settled(&self) -> String {
-        let leading = self.leading();
+        let leading = self.contending();
         let [(number, leader)] = &leading[..] else {
             return format!("{} leaders", leading.len());
         };

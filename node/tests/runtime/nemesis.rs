@@ -33,7 +33,8 @@ impl World {
                 count => leading[self.below(count as u64) as usize].0,
             };
             match self.below(24) {
-                0 | 1 => self.kill_leader(leader),
+                0 => self.kill_leader(leader),
+                1 => self.hand_over(leader),
                 2 | 3 => {
                     if leading.len() < 3 {
                         self.start_leader();

@@ -31,6 +31,8 @@ pub(crate) struct Plan {
     /// How much of a state one message or one step carries, and how much a leader keeps.
     pub(crate) leader: leader::Limits,
     pub(crate) follower: follower::Limits,
+    /// Leader processes that run beside the one that leads.
+    pub(crate) standbys: usize,
     /// Followers that forget everything at a restart.
     pub(crate) memory: bool,
     /// How long the faults last.
@@ -55,9 +57,20 @@ impl Plan {
             pipe_bytes: [2 << 10, 16 << 10, 256 << 10][rng.random_range(0..3)],
             leader: leader_limits(&mut rng),
             follower: follower_limits(&mut rng),
+            standbys: 0,
             memory: rng.random_bool(0.15),
             faulty: Duration::from_secs(8),
         }
+        .with_candidates(rng)
+    }
+
+    /// In half of the worlds leader processes ask for promises only when no leader can commit, and some have a standby.
+    fn with_candidates(mut self, mut rng: SmallRng) -> Self {
+        if rng.random_bool(0.5) {
+            self.leader.takeover_rounds = rng.random_range(1..=5);
+            self.standbys = rng.random_range(0..=1);
+        }
+        self
     }
 }
 

@@ -155,8 +155,8 @@ impl Coordinator {
     }
 
     /// Stops leading once no write is under way, and waits until the connected followers know it, at
-    /// most for [`RESIGN_MAX`]. The caller refuses new writes meanwhile.
-    pub(crate) async fn resign(self: &Arc<Self>) {
+    /// most for a second. The caller refuses new writes meanwhile.
+    pub async fn resign(self: &Arc<Self>) {
         let mut changes = tokio::time::interval(Duration::from_millis(5));
         while !self.step(|state| state.core.resign()) {
             changes.tick().await;
