@@ -99,8 +99,8 @@ pub struct Limits {
     pub audit_keys: usize,
     /// Time between two comparisons of all followers, in microseconds.
     pub audit_pause_us: u64,
-    /// For how many questions in a row, one with each tick, a follower has to hear nobody before
-    /// its leader counts as lost. 0: this leader asks for promises at once, whoever leads.
+    /// For how many questions in a row, one with each tick, a follower has to report no message of
+    /// its leader before the leader counts as lost. 0: this leader asks for promises at once, whoever leads.
     pub takeover_rounds: u32,
 }
 
@@ -150,7 +150,10 @@ enum Phase {
     /// Installs the merged state and opens once enough followers have it.
     Opening,
     Open,
+    /// Another leader took over, with this epoch.
     Fenced(Epoch),
+    /// It stopped by itself.
+    Resigned,
 }
 
 /// The newest accepted record of one key, and its newest committed record.
@@ -299,7 +302,7 @@ impl<W, R> Leader<W, R> {
         let needed = match self.phase {
             Phase::Waiting(_) | Phase::Recovering(_) => hello.synced.is_some(),
             Phase::Opening | Phase::Open => self.rules.name(&hello.name),
-            Phase::Fenced(_) => false,
+            Phase::Fenced(_) | Phase::Resigned => false,
         };
         if needed { self.add(Slot { wanted: false, ..Slot::new(hello.name.clone()) }) } else { None }
     }
@@ -371,11 +374,11 @@ impl<W, R> Leader<W, R> {
             self.on_other_epoch(promised, contended);
         } else if promised == epoch {
             self.on_promised(id);
-        } else if !matches!(self.phase, Phase::Waiting(_) | Phase::Fenced(_)) {
+        } else if !matches!(self.phase, Phase::Waiting(_) | Phase::Fenced(_) | Phase::Resigned) {
             self.out.push(Output::Send(id, ToFollower::Prepare { epoch }));
         }
         self.outdo(promised);
-        self.ask_if_nobody_leads();
+        self.elect_if_none_leads();
     }
 
     /// Makes this slot the only one with this disk; the leader would otherwise count the disk
@@ -475,10 +478,7 @@ impl<W, R> Leader<W, R> {
         self.stalled_ticks = 0;
         self.phase = Phase::Recovering(Recovery::new(self.epoch, &self.settings.limits));
         self.start_over();
-        let epoch = self.epoch;
-        let greeted = self.mask_of(|slot| slot.link == Link::Greeted);
-        let greeted = (0..self.slots.len()).map(|index| SlotId(index as u8)).filter(|id| greeted.contains(*id));
-        self.out.extend(greeted.map(|id| Output::Send(id, ToFollower::Prepare { epoch })));
+        self.ask_for_promises();
     }
 
     /// Forgets what followers answered in the epoch before.
@@ -503,7 +503,7 @@ impl<W, R> Leader<W, R> {
     /// writes.
     fn on_other_epoch(&mut self, promised: Epoch, contended: bool) {
         match self.phase {
-            Phase::Fenced(_) => {}
+            Phase::Fenced(_) | Phase::Resigned => {}
             Phase::Open => self.fence(promised),
             _ => {
                 self.epoch.term = self.epoch.term.max(promised.term + 1);
@@ -531,21 +531,19 @@ impl<W, R> Leader<W, R> {
         if matches!(self.phase, Phase::Open) && self.in_flight() > 0 {
             return false;
         }
-        if matches!(self.phase, Phase::Fenced(_)) {
+        if self.has_ended() {
             return true;
         }
         let epoch = self.epoch;
-        let promised = self.mask_of(|slot| slot.promised && slot.link != Link::Down);
-        let promised = (0..self.slots.len()).map(|index| SlotId(index as u8)).filter(|id| promised.contains(*id));
-        self.out.extend(promised.map(|id| Output::Send(id, ToFollower::Resign { epoch })));
-        self.phase = Phase::Fenced(epoch);
+        self.send_each(|slot| slot.promised && slot.link != Link::Down, || ToFollower::Resign { epoch });
+        self.phase = Phase::Resigned;
         self.refuse_reads();
         true
     }
 
-    /// Whether every connected follower knows that this leader resigned.
-    pub fn has_resigned(&self) -> bool {
-        self.fenced_by().is_some() && self.each_slot().all(|(_, slot)| !slot.promised || slot.link == Link::Down)
+    /// Whether this leader resigned and a connected follower may not know it yet.
+    pub fn is_resigning(&self) -> bool {
+        self.is_resigned() && self.each_slot().any(|(_, slot)| slot.promised && slot.link != Link::Down)
     }
 
     fn fence(&mut self, by: Epoch) {
@@ -571,7 +569,7 @@ impl<W, R> Leader<W, R> {
                 self.elect();
             }
             Phase::Opening | Phase::Open => self.admit(id),
-            Phase::Waiting(_) | Phase::Fenced(_) => {}
+            Phase::Waiting(_) | Phase::Fenced(_) | Phase::Resigned => {}
         }
     }
 
@@ -585,6 +583,13 @@ impl<W, R> Leader<W, R> {
 
     fn each_slot(&self) -> impl Iterator<Item = (SlotId, &Slot)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| Some((SlotId(index as u8), slot.as_ref()?)))
+    }
+
+    /// Sends a message to every follower of which the condition holds.
+    fn send_each(&mut self, condition: impl Fn(&Slot) -> bool, message: impl Fn() -> ToFollower) {
+        let slots = self.slots.iter().enumerate();
+        let chosen = slots.filter(|(_, slot)| slot.as_ref().is_some_and(&condition));
+        self.out.extend(chosen.map(|(index, _)| Output::Send(SlotId(index as u8), message())));
     }
 
     fn mask_of(&self, condition: impl Fn(&Slot) -> bool) -> Mask {

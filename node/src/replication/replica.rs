@@ -319,14 +319,14 @@ impl Replica {
                 messages.push(message);
             }
             if !messages.is_empty() {
-                let (replies, mut stored, heard) = self.state.lock().step(&mut messages, &leader);
+                let (replies, mut stored, obeys) = self.state.lock().step(&mut messages, &leader);
                 if deliberate::is_on(DeliberateFault::ConfirmsBeforeStored) {
                     stored = Store::Memory.append(Vec::new());
                 }
                 // Keep-alives, so that the leader does not close the connection while a slow disk
                 // stores.
                 while timeout(ALIVE_EVERY, stored.wait()).await.map_or(Ok(true), |wait| wait.map(|()| false))? {
-                    if heard {
+                    if obeys {
                         // The leader's next messages wait unread, so its silence proves nothing.
                         self.state.lock().core.still_hears();
                     }
@@ -368,7 +368,7 @@ impl State {
     /// Handles messages of a leader. Also returns whether the follower obeys this leader.
     fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &Arc<str>) -> (Vec<ToLeader>, Stored, bool) {
         let mut effects = Effects::default();
-        let before = self.core.heard();
+        let heard_before = self.core.heard();
         let now = Instant::now();
         for message in messages.drain(..) {
             if let Some(reply) = deliberate::answer_to_replaced_leader(&message, self.core.promised()) {
@@ -402,7 +402,7 @@ impl State {
             }
         }
         let stored = self.store.append(effects.changes);
-        (effects.replies, stored, self.core.heard() > before)
+        (effects.replies, stored, self.core.heard() > heard_before)
     }
 
     /// Stores some records again; returns the position of the next ones. After the last record it

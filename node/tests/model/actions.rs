@@ -9,7 +9,7 @@ use kv_node::protocol::types::{Epoch, FollowerId};
 
 use crate::clients::{Act, KEYS};
 use crate::mutation::{self, Mutation};
-use crate::world::{FOLLOWERS, Lead, Link, Part, Place, Plan, Process, Rule, Sent, World, epoch_of};
+use crate::world::{FOLLOWERS, Lead, Link, Part, Place, Plan, Process, Rule, Sent, World};
 
 /// One step of one state; leaders and followers by their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl World {
         for place in 0..FOLLOWERS as u8 {
             let link = &lead.links[usize::from(place)];
             actions.extend((0..link.late.len()).map(|which| Action::Late(number, place, which as u8)));
-            if lead.process.leader.fenced_by().is_some() {
+            if lead.process.leader.has_ended() {
                 continue;
             }
             if !link.live {
@@ -135,7 +135,7 @@ impl World {
             }
         }
         let Process { leader, waits, told, .. } = &*lead.process;
-        if leader.fenced_by().is_some() {
+        if leader.has_ended() {
             return;
         }
         if *waits {
@@ -392,7 +392,7 @@ impl World {
             link.up.clear();
             std::mem::replace(&mut link.live, false)
         });
-        if was_live && self.leads[at.0].process.leader.fenced_by().is_none() {
+        if was_live && !self.leads[at.0].process.leader.has_ended() {
             let Some(slot) = self.leads[at.0].process.slots[at.1] else { return };
             self.drive(at.0, plan, |leader| leader.closed(slot, SESSION));
         }
@@ -423,7 +423,7 @@ impl World {
                 let promised = place.follower.promised();
                 let refused = |message: &ToFollower| {
                     let settled = matches!(message, ToFollower::Prepare { epoch } if *epoch == promised);
-                    epoch_of(message) < promised || settled
+                    message.epoch().unwrap_or_default() < promised || settled
                 };
                 if link.late.iter().flatten().any(refused) {
                     link.change(|link| {

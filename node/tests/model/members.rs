@@ -1,7 +1,7 @@
 //! Followers that come and go.
 //!
-//! A leader knows the followers that its settings ask for, and each one that connects and has to be asked or told before
-//! it may leave. The disk of a follower is deleted once a leader releases it, unless it is wanted again.
+//! A leader knows the followers that its settings ask for, and each other one that connects and that it still needs. The
+//! disk of a follower is deleted once a leader releases it, unless it is wanted again.
 
 use kv_node::protocol::leader::Leader;
 

@@ -15,7 +15,7 @@ use kv_node::protocol::digest::{BucketLimits, Buckets};
 use kv_node::protocol::follower::{self, Follower};
 use kv_node::protocol::leader::{self, InstallJob, Leader, SlotId};
 use kv_node::protocol::messages::{ToFollower, ToLeader};
-use kv_node::protocol::types::{Epoch, FollowerId};
+use kv_node::protocol::types::FollowerId;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::clients::Clients;
@@ -185,7 +185,7 @@ pub(crate) struct Process {
 impl Digest for Process {
     fn digest(&self) -> u64 {
         // One that was replaced does nothing any more, whatever it holds.
-        if self.leader.fenced_by().is_some() { 0 } else { of_debug(self) }
+        if self.leader.has_ended() { 0 } else { of_debug(self) }
     }
 }
 
@@ -288,21 +288,5 @@ impl World {
                 let left = rule.members.iter().filter(|member| member.id != lost && there(member.id));
                 left.count() >= rule.recovery_size()
             })
-    }
-}
-
-/// The epoch that a message is of.
-pub(crate) fn epoch_of(message: &ToFollower) -> Epoch {
-    match message {
-        ToFollower::Greet => Epoch::default(),
-        ToFollower::Prepare { epoch }
-        | ToFollower::Resign { epoch }
-        | ToFollower::Compare { epoch, .. }
-        | ToFollower::Fetch { epoch, .. }
-        | ToFollower::Writes { epoch, .. }
-        | ToFollower::Install { epoch, .. }
-        | ToFollower::InstallEnd { epoch, .. }
-        | ToFollower::Configure { epoch, .. }
-        | ToFollower::Probe { epoch, .. } => *epoch,
     }
 }

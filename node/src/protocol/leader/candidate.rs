@@ -1,8 +1,8 @@
 //! Candidates: when a leader process that does not lead may ask for promises.
 //!
 //! A promise fences the leader that had it before. So a candidate asks only when no leader can
-//! commit: N − W + 1 members, under every rule that binds, hear nobody. Such a leader has at most
-//! W − 1 followers left. Safety does not depend on this: the promises fence.
+//! commit: N − W + 1 members, under every rule that binds, hear no leader. A leader that so many do
+//! not hear has at most W − 1 followers left. Safety does not depend on this: the promises fence.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(super) struct Silence {
 /// The state of a candidate.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Candidacy {
-    /// Ticks until it asks for promises, if nobody is heard until then. Random, so that one of
+    /// Ticks until it asks for promises, if followers hear no leader until then. Random, so that one of
     /// several candidates asks first.
     wait: Option<u32>,
 }
@@ -49,17 +49,21 @@ pub struct CandidateView {
 impl<W, R> Leader<W, R> {
     /// What this process knows while it asks for no promises; `None` in any other phase.
     pub fn candidate(&self) -> Option<CandidateView> {
-        let waits = self.settings.limits.takeover_rounds > 0 && matches!(self.phase, Phase::Waiting(_));
-        waits.then(|| {
+        self.is_candidate().then(|| {
             let answered = self.mask_of(|slot| slot.link != Link::Down).count();
             CandidateView { leader: self.heard_leader(), answered, hearing: self.hearing().count() }
         })
     }
 
+    /// Whether this process waits until no other leader can commit.
+    pub(super) fn is_candidate(&self) -> bool {
+        self.settings.limits.takeover_rounds > 0 && matches!(self.phase, Phase::Waiting(_))
+    }
+
     /// The URL of the leader that followers hear, while this process is a candidate. Of two, it is
     /// the one with the higher epoch.
     pub(super) fn heard_leader(&self) -> Option<Arc<str>> {
-        if !matches!(self.phase, Phase::Waiting(_)) {
+        if !self.is_candidate() {
             return None;
         }
         let hearing = self.hearing();
@@ -103,12 +107,8 @@ impl<W, R> Leader<W, R> {
         let Phase::Waiting(_) = self.phase else { return };
         let Some(slot) = self.slot_mut(id) else { return };
         slot.silence.asked = false;
-        let known = slot.hello.as_ref().is_some_and(|known| known.id == hello.id);
-        if !known {
-            return;
-        }
-        let same =
-            slot.hello.as_ref().is_some_and(|known| (known.heard, known.promised) == (hello.heard, hello.promised));
+        let Some(known) = slot.hello.as_ref().filter(|known| known.id == hello.id) else { return };
+        let same = (known.heard, known.promised) == (hello.heard, hello.promised);
         slot.silence.rounds = if same { slot.silence.rounds.saturating_add(1) } else { 0 };
         let promised = hello.promised;
         slot.hello = Some(hello);
@@ -118,25 +118,20 @@ impl<W, R> Leader<W, R> {
         if candidacy.wait == Some(0) && self.is_leaderless(|leader, slot| answered(slot) && leader.is_silent(slot)) {
             self.elect();
         }
-        self.ask_if_nobody_leads();
+        self.elect_if_none_leads();
     }
 
-    /// Asks for promises without a wait if no leader is left that a follower could hear.
-    pub(super) fn ask_if_nobody_leads(&mut self) {
-        if self.settings.limits.takeover_rounds > 0 && matches!(self.phase, Phase::Waiting(_)) && self.nobody_leads() {
+    /// Asks for promises without a wait if enough followers report that no process leads.
+    pub(super) fn elect_if_none_leads(&mut self) {
+        if self.is_candidate() && self.is_leaderless(|_, slot| slot.knows_of_no_leader()) {
             self.elect();
         }
-    }
-
-    /// Whether enough followers report that nobody leads: none ever did, or the leader resigned.
-    fn nobody_leads(&self) -> bool {
-        self.is_leaderless(|_, slot| slot.hello.as_ref().is_some_and(|hello| hello.heard == 0))
     }
 
     /// Whether so many followers are without a leader that no leader can commit.
     fn is_leaderless(&self, without: impl Fn(&Self, &Slot) -> bool) -> bool {
         let said = self.mask_of(|slot| slot.link != Link::Down && slot.hello.is_some());
-        let without: Mask = self.mask_of(|slot| slot.link != Link::Down && without(self, slot));
+        let without = self.mask_of(|slot| slot.link != Link::Down && without(self, slot));
         match self.highest_synced_of(said) {
             Some(Synced { config, .. }) => {
                 config.binding().all(|rule| (self.members(rule) & without).count() >= rule.recovery_size())
@@ -150,14 +145,13 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Whether recovery gets no further. Without candidates nobody else would try.
+    /// Whether recovery gets no further. Without candidates no other process would try.
     pub(super) fn is_stalled(&self) -> bool {
         let rounds = self.settings.limits.takeover_rounds;
         rounds > 0 && self.stalled_ticks > rounds
     }
 
     fn is_silent(&self, slot: &Slot) -> bool {
-        let nobody = slot.hello.as_ref().is_some_and(|hello| hello.heard == 0);
-        nobody || slot.silence.rounds >= self.settings.limits.takeover_rounds
+        slot.knows_of_no_leader() || slot.silence.rounds >= self.settings.limits.takeover_rounds
     }
 }

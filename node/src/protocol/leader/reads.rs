@@ -91,9 +91,9 @@ impl<W, R> Leader<W, R> {
             Phase::Recovering(_) if self.is_stalled() => {}
             Phase::Recovering(_) | Phase::Opening => {
                 self.stalled_ticks = self.stalled_ticks.saturating_add(1);
-                self.ask_again();
+                self.ask_for_promises();
             }
-            Phase::Open | Phase::Fenced(_) => {}
+            Phase::Open | Phase::Fenced(_) | Phase::Resigned => {}
         }
         if !matches!(self.phase, Phase::Opening | Phase::Open) {
             return;

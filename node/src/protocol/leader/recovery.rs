@@ -3,7 +3,7 @@
 
 use super::mask::Mask;
 use super::membership::Stage;
-use super::slot::Gathered;
+use super::slot::{Gathered, Slot};
 use super::{Entry, Leader, LeaderSettings, Limits, Link, Output, Phase, ResetReason, SlotId};
 use crate::protocol::digest::{BucketLimits, Digest, seed_of};
 use crate::protocol::keymap::KeyMap;
@@ -137,7 +137,7 @@ impl<W, R> Leader<W, R> {
     pub fn recovery(&self) -> Option<RecoveryView> {
         matches!(self.phase, Phase::Recovering(_) | Phase::Waiting(_)).then(|| {
             // A candidate reports who would promise.
-            let candidate = self.settings.limits.takeover_rounds > 0 && matches!(self.phase, Phase::Waiting(_));
+            let candidate = self.is_candidate();
             let promised = self.mask_of(|slot| slot.promised || (candidate && slot.link == Link::Greeted));
             let config = self.highest_synced_of(promised).map(|synced| synced.config);
             // If several rules bind, the one that misses most promises.
@@ -221,13 +221,13 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Repeats the question for promises. Another leader may have overtaken a promise since, which
-    /// this leader would not notice while it waits.
-    pub(super) fn ask_again(&mut self) {
+    /// Asks every follower without this leader's state for a promise. Also repeats the question
+    /// where the follower promised: another leader may have overtaken the promise since, which this
+    /// leader would not notice while it waits.
+    pub(super) fn ask_for_promises(&mut self) {
         let epoch = self.epoch;
-        let asked = self.mask_of(|slot| matches!(slot.link, Link::Greeted | Link::Promised));
-        let asked = (0..self.slots.len()).map(|index| SlotId(index as u8)).filter(|id| asked.contains(*id));
-        self.out.extend(asked.map(|id| Output::Send(id, ToFollower::Prepare { epoch })));
+        let asked = |slot: &Slot| matches!(slot.link, Link::Greeted | Link::Promised);
+        self.send_each(asked, || ToFollower::Prepare { epoch });
     }
 
     fn fetching(&self) -> bool {

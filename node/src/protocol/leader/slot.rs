@@ -117,6 +117,11 @@ impl Slot {
         Self { wanted, session, link, hello, bound, ..Self::new(name) }
     }
 
+    /// Whether the follower reports that no process leads: none ever did, or the leader resigned.
+    pub(super) fn knows_of_no_leader(&self) -> bool {
+        self.hello.as_ref().is_some_and(|hello| hello.heard == 0)
+    }
+
     pub(super) fn synced_epoch(&self) -> Option<Epoch> {
         self.hello.as_ref()?.synced.as_ref().map(|synced| synced.epoch)
     }

@@ -75,6 +75,16 @@ impl<W, R> Leader<W, R> {
         if let Phase::Fenced(by) = self.phase { Some(by) } else { None }
     }
 
+    /// Whether this leader resigned.
+    pub fn is_resigned(&self) -> bool {
+        matches!(self.phase, Phase::Resigned)
+    }
+
+    /// Whether this leader serves nothing any more: another one replaced it, or it resigned.
+    pub fn has_ended(&self) -> bool {
+        self.is_resigned() || self.fenced_by().is_some()
+    }
+
     /// Whether the leader is installing the merged state.
     pub fn is_opening(&self) -> bool {
         matches!(self.phase, Phase::Opening)

@@ -158,7 +158,7 @@ impl<W, R> Leader<W, R> {
     pub(super) fn refusal(&self) -> Result<(), Refusal> {
         match self.phase {
             Phase::Open => Ok(()),
-            Phase::Fenced(by) if by == self.epoch => Err(Refusal::Resigned),
+            Phase::Resigned => Err(Refusal::Resigned),
             Phase::Fenced(by) => Err(Refusal::Fenced(by)),
             _ => Err(self.heard_leader().map_or(Refusal::Recovering, |leader| Refusal::Standby { leader })),
         }

@@ -73,9 +73,7 @@ impl Coordinator {
         }
         let (answer, receiver) = oneshot::channel();
         self.step(|state| state.core.read(ReadWaiter { key: key.into(), answer }))?;
-        receiver
-            .await
-            .map_err(|_| self.look(|state| state.core.fenced_by()).map_or(Refusal::Recovering, Refusal::Fenced))
+        receiver.await.map_err(|_| self.local_refusal().err().unwrap_or(Refusal::Recovering))
     }
 
     /// Whether the leader may show what it has without asking its followers.
@@ -162,7 +160,7 @@ impl Coordinator {
             changes.tick().await;
         }
         let known = async {
-            while !self.look(|state| state.core.has_resigned()) {
+            while self.look(|state| state.core.is_resigning()) {
                 changes.tick().await;
             }
         };

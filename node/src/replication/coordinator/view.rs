@@ -112,7 +112,7 @@ impl Coordinator {
 
     /// The epoch of the leader that replaced this one.
     pub fn fenced_by(&self) -> Option<Epoch> {
-        self.look(|state| state.core.fenced_by().filter(|by| *by != state.core.epoch()))
+        self.look(|state| state.core.fenced_by())
     }
 
     /// The URL of the leader, while this process is its standby.
@@ -153,7 +153,9 @@ impl State {
     fn condition(&self) -> Condition {
         let core = &self.core;
         if let Some(by) = core.fenced_by() {
-            if by == core.epoch() { Condition::Resigned } else { Condition::Fenced(by) }
+            Condition::Fenced(by)
+        } else if core.is_resigned() {
+            Condition::Resigned
         } else if let Some(recovery) = core.recovery() {
             match core.candidate() {
                 Some(candidate) => Condition::Candidate(candidate, recovery),

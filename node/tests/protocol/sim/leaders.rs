@@ -258,7 +258,7 @@ impl World {
     }
 
     pub(crate) fn is_leading(&self, number: usize) -> bool {
-        !self.leads[number].dead && self.leads[number].leader.fenced_by().is_none()
+        !self.leads[number].dead && !self.leads[number].leader.has_ended()
     }
 
     pub(crate) fn leading(&self) -> Vec<usize> {
@@ -274,7 +274,7 @@ impl World {
     pub(crate) fn supervise(&mut self) {
         for number in 0..self.leads.len() {
             let lead = &self.leads[number];
-            if !lead.dead && !lead.paused && lead.leader.fenced_by().is_some() && self.chance(0.3) {
+            if !lead.dead && !lead.paused && lead.leader.has_ended() && self.chance(0.3) {
                 self.kill_leader(number);
             }
         }
