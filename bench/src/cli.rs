@@ -9,7 +9,7 @@ mod load;
 mod recover;
 mod sweep;
 
-use std::{fs, path::Path, process::ExitCode};
+use std::{fs, io::ErrorKind, path::Path, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -131,6 +131,25 @@ impl MovedArguments {
         let line =
             self.arguments.iter().fold(format!("kvctl {command}"), |line, argument| format!("{line} {argument}"));
         Err(WrongUsage::error(format!("{command} is a command of kvctl now: {line}")))
+    }
+}
+
+/// # Errors
+/// When no write could reach this quorum.
+fn require_possible(quorum: u16, followers: u16) -> Result<()> {
+    if quorum > followers {
+        return Err(WrongUsage::error(format!("write quorum {quorum} is not possible with {followers} followers")));
+    }
+    Ok(())
+}
+
+/// Removes a directory with all that is in it, if it is there.
+fn remove_directory(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("failed to remove {}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

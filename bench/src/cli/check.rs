@@ -1,6 +1,6 @@
 //! `kv-bench check`: settings → cluster → faults and clients → verdict and files → exit code.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -155,9 +155,7 @@ impl CheckArguments {
     /// The cluster to start. Data of an earlier check goes: this one begins with followers that have nothing.
     fn local_cluster(&self) -> Result<LocalClusterOptions> {
         let data = self.out.join("data");
-        if data.exists() {
-            fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
-        }
+        super::remove_directory(&data)?;
         Ok(LocalClusterOptions {
             data_directory: (self.durability() == Durability::Disk).then_some(data),
             wired: true,

@@ -188,11 +188,7 @@ impl ClusterArguments {
                 "minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms"
             )));
         }
-        if write_quorum > followers {
-            return Err(WrongUsage::error(format!(
-                "write quorum {write_quorum} is not possible with {followers} followers"
-            )));
-        }
+        super::require_possible(write_quorum, followers)?;
         let timeout_ms = self.replication_timeout_ms.or(defaults.replication_timeout_ms);
         Ok(LocalClusterOptions {
             followers,

@@ -1,6 +1,6 @@
 //! `kv-bench failover`: for how long writes stop when the leader is lost.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -10,7 +10,7 @@ use crate::{
     cluster::LocalClusterOptions,
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     load::failover::{self, Failover, FailoverOptions, Loss},
-    output::{WrongUsage, print},
+    output::print,
     progress::Progress,
     stats::Summary,
 };
@@ -58,19 +58,13 @@ pub struct FailoverArguments {
 /// Runs it.
 ///
 /// # Errors
-/// When a node fails or nobody takes over.
+/// When a node fails or no standby takes over.
 pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
     let FailoverArguments { rounds, loss, clients, fill, follower_count, quorum, takeover_after_ms, disk, out } =
         arguments;
-    if quorum > follower_count {
-        return Err(WrongUsage::error(format!(
-            "write quorum {quorum} is not possible with {follower_count} followers"
-        )));
-    }
+    super::require_possible(*quorum, *follower_count)?;
     let data = out.join("data");
-    if data.exists() {
-        fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
-    }
+    super::remove_directory(&data)?;
     let program = std::env::current_exe().context("failed to find this program's own file")?;
     let cluster = LocalClusterOptions {
         followers: *follower_count,
@@ -101,9 +95,7 @@ pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
         anyhow::Ok((measured?, interrupt.is_requested()))
     })?;
     print(&text(&measured, arguments));
-    if data.exists() {
-        fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
-    }
+    super::remove_directory(&data)?;
     Ok(match (measured.lost.is_empty(), interrupted) {
         (false, _) => EXIT_VIOLATION,
         (true, true) => EXIT_INTERRUPTED,

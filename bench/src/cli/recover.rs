@@ -1,6 +1,6 @@
 //! `kv-bench recover`: how long a cluster with many keys needs to be itself again.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -8,7 +8,7 @@ use clap::Args;
 use crate::{
     cluster::LocalClusterOptions,
     load::recovery::{self, Recovery, RecoveryOptions},
-    output::{WrongUsage, print},
+    output::print,
 };
 
 /// The settings of a recovery.
@@ -49,15 +49,9 @@ pub struct RecoverArguments {
 /// When a node fails or does not come back.
 pub(super) fn main(arguments: &RecoverArguments) -> Result<u8> {
     let RecoverArguments { keys, value_size_bytes, connections, overwrites, follower_count, quorum, out } = arguments;
-    if quorum > follower_count {
-        return Err(WrongUsage::error(format!(
-            "write quorum {quorum} is not possible with {follower_count} followers"
-        )));
-    }
+    super::require_possible(*quorum, *follower_count)?;
     let data = out.join("data");
-    if data.exists() {
-        fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
-    }
+    super::remove_directory(&data)?;
     let program = std::env::current_exe().context("failed to find this program's own file")?;
     let cluster = LocalClusterOptions {
         followers: *follower_count,
@@ -77,7 +71,7 @@ pub(super) fn main(arguments: &RecoverArguments) -> Result<u8> {
     let measured = super::run(recovery::measure(cluster, options, |what| eprintln!("{what} …")))?;
     print(&told(&measured, &options));
     // A second look at the result does not need it, and it is large.
-    fs::remove_dir_all(&data).with_context(|| format!("failed to remove {}", data.display()))?;
+    super::remove_directory(&data)?;
     Ok(0)
 }
 

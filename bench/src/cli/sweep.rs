@@ -12,7 +12,7 @@ use super::{
 use crate::{
     cluster::{self, LocalClusterOptions, RunningCluster},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
-    output::{WrongUsage, print},
+    output::print,
     progress::Progress,
     sweep::{
         report::{self, SweepReport},
@@ -111,9 +111,7 @@ impl SweepArguments {
         };
         let options = self.cluster.local(&self.out, defaults)?;
         let LocalClusterOptions { followers, .. } = options;
-        if let Some(quorum) = self.quorums.iter().flatten().find(|quorum| **quorum > followers) {
-            return Err(WrongUsage::error(format!("write quorum {quorum} is not possible with {followers} followers")));
-        }
+        self.quorums.iter().flatten().try_for_each(|quorum| super::require_possible(*quorum, followers))?;
         Ok(options)
     }
 

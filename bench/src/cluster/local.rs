@@ -278,7 +278,7 @@ impl LocalCluster {
                         std::mem::swap(&mut self.leader, rival);
                     }
                     self.client = self.client.at(url);
-                    self.rivals.iter_mut().try_for_each(NodeProcess::kill)?;
+                    self.kill_rivals()?;
                 }
                 _ if Instant::now() > deadline => {
                     let word = |state: Option<LeaderState>| state.map_or("unreachable".to_owned(), |it| it.to_string());

@@ -25,6 +25,7 @@ use crate::{
     client::NodeClient,
     cluster::{LocalCluster, LocalClusterOptions},
     interrupt::Interrupt,
+    load::recovery::{until, write},
 };
 
 /// How often a condition is looked at while it is waited for.
@@ -35,6 +36,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The pause before a client asks again after it was refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
+
+/// Connections that write the further keys, and the size of their values.
+const FILL_CONNECTIONS: usize = 64;
+const FILL_VALUE_BYTES: usize = 100;
 
 /// How many acknowledgements of the next leader end a round.
 const ACKNOWLEDGED_AFTER: usize = 50;
@@ -154,7 +159,7 @@ fn key_of(client: usize) -> String {
 /// Starts a cluster with a leader and its standby, and loses the one that leads again and again.
 ///
 /// # Errors
-/// When a node fails or nobody takes over in time; the error shows the end of a log.
+/// When a node fails or no standby takes over in time; the error shows the end of a log.
 pub async fn measure(
     cluster: LocalClusterOptions,
     options: FailoverOptions,
@@ -164,7 +169,8 @@ pub async fn measure(
     let FailoverOptions { rounds, loss, clients, fill, patience } = options;
     report("starting the cluster", 0);
     let mut cluster = LocalCluster::start(LocalClusterOptions { start_timeout: patience, ..cluster }).await?;
-    write_keys(&cluster, fill, clients).await?;
+    let client = NodeClient::new(NodeClient::http(FILL_CONNECTIONS)?, &cluster.leader_url(), None);
+    write(&client, FILL_CONNECTIONS, fill, FILL_VALUE_BYTES, fill_key).await?;
     let (_, standby) = cluster.start_rival().await?;
     let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(ANSWER_TIMEOUT).build()?;
     let shared = Arc::new(Shared {
@@ -276,52 +282,24 @@ fn longest_gap_ms(begun: Instant, acknowledged: &[Acknowledged]) -> f64 {
 async fn settled(cluster: &LocalCluster, standby: &str, patience: Duration) -> Result<()> {
     let leader = NodeClient::new(NodeClient::http(1)?, &cluster.leader_url(), None);
     let standby = leader.at(standby);
-    let deadline = Instant::now() + patience;
     let followers = cluster.follower_urls().len();
-    loop {
-        let (leads, waits) = (leader.status().await, standby.status().await);
-        let missing = match (&leads, &waits) {
-            (Ok(leads), _) if leads.state != LeaderState::Open => format!("the leader is {}", leads.state),
-            (Ok(leads), Ok(waits)) => {
-                let streaming = leads.followers.iter().filter(|it| it.state == FollowerState::Streaming).count();
-                if streaming == followers && waits.state == LeaderState::Standby {
-                    return Ok(());
-                }
-                format!("{streaming} of {followers} followers take part, the other process is {}", waits.state)
-            }
-            (Err(error), _) | (_, Err(error)) => format!("{error:#}"),
+    until("the cluster does not settle", patience, async || {
+        let (leads, waits) = match (leader.status().await, standby.status().await) {
+            (Ok(leads), Ok(waits)) => (leads, waits),
+            (Err(error), _) | (_, Err(error)) => return Some(format!("{error:#}")),
         };
-        if Instant::now() > deadline {
-            bail!("the cluster does not settle within {} s: {missing}", patience.as_secs());
-        }
-        sleep(POLL_INTERVAL).await;
-    }
+        let streaming = leads.followers.iter().filter(|it| it.state == FollowerState::Streaming).count();
+        let settled = leads.state == LeaderState::Open && streaming == followers && waits.state == LeaderState::Standby;
+        (!settled).then(|| {
+            let (leads, waits) = (leads.state, waits.state);
+            format!("the leader is {leads} with {streaming} of {followers} followers, the other process is {waits}")
+        })
+    })
+    .await
 }
 
 fn fill_key(number: u64) -> String {
     format!("fill-{number:09}")
-}
-
-async fn write_keys(cluster: &LocalCluster, keys: u64, clients: usize) -> Result<()> {
-    let client = NodeClient::new(NodeClient::http(clients)?, &cluster.leader_url(), None);
-    let next = Arc::new(AtomicU64::new(0));
-    let mut writers = JoinSet::new();
-    for _ in 0..clients.max(64) {
-        let (client, next) = (client.clone(), next.clone());
-        writers.spawn(async move {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= keys {
-                    return anyhow::Ok(());
-                }
-                client.write(&fill_key(number), &"x".repeat(100), Duration::from_secs(60)).await?;
-            }
-        });
-    }
-    while let Some(ended) = writers.join_next().await {
-        ended.context("a writer panicked")??;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -88,7 +88,8 @@ pub async fn measure(cluster: LocalClusterOptions, options: RecoveryOptions, say
     let mut result = Recovery::default();
 
     say("writing every key");
-    result.fill = write(&client, options, options.keys, Arc::new(|number| number)).await?;
+    let RecoveryOptions { connections, value_size_bytes, .. } = options;
+    result.fill = write(&client, connections, options.keys, value_size_bytes, key_name).await?;
     settled(&client, followers, options.patience).await?;
     let (leader, others) = match &cluster.process_ids()[..] {
         [leader, others @ ..] => (*leader, others.to_vec()),
@@ -137,33 +138,34 @@ pub async fn measure(cluster: LocalClusterOptions, options: RecoveryOptions, say
         }
     });
     let keys = options.keys;
-    let scattered = move |number: u64| (number ^ (number >> 7)).wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys;
-    result.overwrite = write(&client, options, options.overwrites, Arc::new(scattered)).await?;
+    let scattered = move |number: u64| key_name((number ^ (number >> 7)).wrapping_mul(0x9e37_79b9_7f4a_7c15) % keys);
+    result.overwrite = write(&client, connections, options.overwrites, value_size_bytes, scattered).await?;
     watch.abort();
     result.disk_bytes_overwriting_max = most.load(Ordering::Relaxed).max(disk_bytes(&first)?);
     Ok(result)
 }
 
-/// Writes so many values; returns how long that took.
-async fn write(
+/// Writes so many values over so many connections, each to the key with the name of its number; returns how long that took.
+pub(super) async fn write(
     client: &NodeClient,
-    options: RecoveryOptions,
+    connections: usize,
     writes: u64,
-    key: Arc<dyn Fn(u64) -> u64 + Send + Sync>,
+    value_size_bytes: usize,
+    key: impl Fn(u64) -> String + Copy + Send + 'static,
 ) -> Result<Duration> {
     let begun = Instant::now();
     let next = Arc::new(AtomicU64::new(0));
-    let value: Arc<str> = "v".repeat(options.value_size_bytes).into();
+    let value: Arc<str> = "v".repeat(value_size_bytes).into();
     let mut writers = JoinSet::new();
-    for _ in 0..options.connections {
-        let (client, next, key, value) = (client.clone(), next.clone(), key.clone(), value.clone());
+    for _ in 0..connections {
+        let (client, next, value) = (client.clone(), next.clone(), value.clone());
         writers.spawn(async move {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= writes {
                     return anyhow::Ok(());
                 }
-                client.write(&key_name(key(number)), &value, WRITE_TIMEOUT).await?;
+                client.write(&key(number), &value, WRITE_TIMEOUT).await?;
             }
         });
     }
@@ -197,7 +199,8 @@ async fn settled(client: &NodeClient, followers: usize, patience: Duration) -> R
     .await
 }
 
-async fn until(what: &str, patience: Duration, missing: impl AsyncFn() -> Option<String>) -> Result<()> {
+/// Waits until nothing is missing any more.
+pub(super) async fn until(what: &str, patience: Duration, missing: impl AsyncFn() -> Option<String>) -> Result<()> {
     let deadline = Instant::now() + patience;
     while let Some(missing) = missing().await {
         if Instant::now() > deadline {
