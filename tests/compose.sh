@@ -287,12 +287,19 @@ standby_takes_over() {
   echo "from epoch $before: the first write is acknowledged $(since "$begun") after the leader was killed"
 }
 state_is() { local state; state=$(field "$2/status" .state); echo "$state"; [ "$state" = "$1" ]; }
-takes_a_write() { curl -sf -m 2 -H 'content-type: application/json' -d '{"key":"taken","value":"over"}' "$1/put"; }
+# A redirect to another leader is no acknowledgement.
+takes_a_write() {
+  local answer
+  answer=$(curl -s -m 2 -H 'content-type: application/json' -d '{"key":"taken","value":"over"}' "$1/put")
+  echo "$answer"
+  [ "$(jq -r .ok <<<"$answer")" = true ]
+}
 hands_back() {
   compose up -d || return 1
   eventually 30 state_is standby "$leader" || return 1
   local begun; begun=$(now_ms)
-  curl -sf -X POST "$standby/hand-over" || return 1
+  expect "answer to POST /hand-over" "$(curl -s -o "$scratch/handed" -w '%{http_code}' -X POST "$standby/hand-over")" 202 ||
+    { cat "$scratch/handed"; return 1; }
   eventually 30 takes_a_write "$leader" || return 1
   local back; back=$(since "$begun")
   eventually 30 state_is standby "$standby" || return 1
