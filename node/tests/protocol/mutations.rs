@@ -38,13 +38,13 @@ mutations! {
     taking_writes_of_old_leaders_is_found: TakesWritesOfOldLeaders, |_| {};
     replies_before_the_sync_are_found: RepliesBeforeSync, |plan| plan.sync_us = 10_000;
     reads_without_asking_are_found: ReadsWithoutAsking, |_| {};
-    rules_that_are_not_stored_are_found: RulesAreNotStored, |_| {};
-    forgetting_earlier_rules_is_found: ForgetsEarlierRules, |_| {};
+    rules_that_are_not_stored_are_found: RulesAreNotStored, Plan::leave_candidates_out;
+    forgetting_earlier_rules_is_found: ForgetsEarlierRules, Plan::leave_candidates_out;
     installs_that_are_not_stored_are_found: InstallsAreNotStored, |_| {};
     keeping_what_is_older_is_found: KeepsWhatIsOlder, |_| {};
     filters_that_outlive_their_fetch_are_found: FiltersOutliveTheirFetch, |_| {};
     digests_that_leave_out_keys_are_found: DigestsLeaveOutKeys, |_| {};
     deleted_keys_that_are_not_reported_are_found: DeletedKeysAreNotReported, |_| {};
-    retry_marks_that_are_not_stored_are_found: RetryMarksAreNotStored, |_| {};
+    retry_marks_that_are_not_stored_are_found: RetryMarksAreNotStored, Plan::leave_candidates_out;
     restore_marks_that_are_not_stored_are_found: RestoreMarksAreNotStored, |plan| plan.restores = true;
 }

@@ -178,6 +178,12 @@ impl Plan {
         self
     }
 
+    /// Leader processes ask for promises at once. More of them lead, one after another.
+    pub(crate) fn leave_candidates_out(&mut self) {
+        self.sizes.leader.takeover_rounds = 0;
+        self.standbys = 0;
+    }
+
     fn random_sizes(rng: &mut SmallRng) -> Sizes {
         let mut sizes = if rng.random_bool(0.8) { Sizes::small(rng) } else { Sizes::large() };
         sizes.leader.backlog_writes = [4, 16, 1_000][rng.random_range(0..3)];
