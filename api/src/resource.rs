@@ -178,9 +178,9 @@ pub struct KvClusterSpec {
     #[serde(default)]
     pub log_level: LogLevel,
 
-    /// Resources and scheduling of the leader's pod. It keeps all keys in memory and has no volume.
+    /// Standbys, and resources and scheduling of the leader's pods. A leader keeps all keys in memory and has no volume.
     #[serde(default)]
-    pub leader: PodSettings,
+    pub leader: LeaderSettings,
 
     /// Resources and scheduling of the followers' pods.
     #[serde(default)]
@@ -316,6 +316,24 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+/// Standbys, and resources and scheduling of the leader's pods. A change replaces the pods one by one.
+#[derive(Clone, Debug, Default, PartialEq, KubeSchema, Serialize, Deserialize)]
+#[x_kube(validation = rule!(
+    "self.standbys >= 0 && self.standbys <= 4",
+    "'leader.standbys is %d: it must be 0 to 4'.format([self.standbys])"
+))]
+#[serde(rename_all = "camelCase")]
+pub struct LeaderSettings {
+    /// The number of leader pods beside the one that leads, 0 to 4, on other machines where possible; 1 is recommended. A
+    /// standby takes over once the followers have not heard the leader for half a second. The Service NAME has the pod that
+    /// leads. Without standbys a lost leader is replaced once Kubernetes notices the loss.
+    #[serde(default)]
+    pub standbys: i32,
+    /// Resources and scheduling.
+    #[serde(flatten)]
+    pub pod: PodSettings,
 }
 
 /// Resources and scheduling of a pod. A change replaces the pods one by one.

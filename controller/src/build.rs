@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -28,6 +28,9 @@ pub const PORT: i32 = 8000;
 
 /// The value of `app.kubernetes.io/name` on every object.
 pub const APP: &str = "kvcluster";
+
+/// The label of the pod that leads, with the value `true`, in a cluster with standbys. The operator sets it.
+pub const LEADS: &str = "kvcluster.io/leads";
 
 /// The value of `app.kubernetes.io/managed-by` on every object.
 pub const MANAGER: &str = "kv-controller";
@@ -64,8 +67,12 @@ pub struct Inputs {
     pub token: String,
     /// The number of follower pods: more than the spec asks for while a scale-down is under way.
     pub follower_pods: i32,
+    /// The number of leader pods: fewer than the spec asks for while pods are prepared for the first standbys.
+    pub leader_pods: i32,
     /// Whether the cluster was ever open for writes.
     pub opened: bool,
+    /// Whether the Service of the leader selects the pod with the label [`LEADS`].
+    pub leader_by_label: bool,
 }
 
 /// Builds every object of a KvCluster.
@@ -76,7 +83,7 @@ pub fn build(cluster: &Validated, inputs: &Inputs) -> Resources {
         secret: secret::secret(cluster, &inputs.token),
         config: config_map::config_map(cluster, inputs.opened),
         peers: services::peers(cluster),
-        write: services::write(cluster),
+        write: services::write(cluster, inputs.leader_by_label),
         read: services::read(cluster),
         followers: followers::stateful_set(cluster, inputs),
         leader: leader::deployment(cluster, inputs),
@@ -142,6 +149,13 @@ pub mod names {
     pub fn secret(cluster: &str) -> String {
         format!("{cluster}-auth")
     }
+}
+
+/// Whether a leader pod was made for a cluster with standbys, and so may wait as a standby.
+#[must_use]
+pub fn may_stand_by(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.flat_map(|container| container.env.iter().flatten()).any(|env| env.name == leader::ADVERTISE_URL)
 }
 
 /// The labels that select the pods of a cluster, or those of one component. They never change: selectors are immutable.

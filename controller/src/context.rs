@@ -19,6 +19,7 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
+use crate::reconcile::lead::LeadLabels;
 use crate::reconcile::leader_client::LeaderClient;
 use crate::reconcile::validate::Defaults;
 
@@ -30,6 +31,8 @@ pub struct Context {
     pub applier: Applier,
     /// Speaks with leaders.
     pub leaders: LeaderClient,
+    /// Label the pods that lead.
+    pub lead_labels: LeadLabels,
     /// Writes events.
     pub recorder: Recorder,
     /// The objects that the watches cache.

@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::reconcile;
 use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
+use crate::reconcile::lead::LeadLabels;
 use crate::reconcile::leader_client::LeaderClient;
 use crate::reconcile::validate::Defaults;
 use crate::settings::Settings;
@@ -128,6 +129,7 @@ fn work(
     let context = Arc::new(Context {
         applier: Applier::new(client.clone()),
         leaders: LeaderClient::new().context("failed to make an HTTP client")?,
+        lead_labels: LeadLabels::default(),
         recorder: Recorder::new(client.clone(), settings.pod_name.clone()),
         stores: Stores {
             accounts,
@@ -163,6 +165,7 @@ fn work(
                 let namespace = gone.namespace.clone().unwrap_or_default();
                 context.memory.forget(&namespace, &gone.name);
                 context.applier.forget(&namespace, &gone.name);
+                context.lead_labels.stop(&namespace, &gone.name);
             }
             Err(error) => tracing::warn!(%error, "failed to watch"),
         }

@@ -3,6 +3,8 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
+use crate::build::LEADS;
+
 /// The address of a running pod.
 #[must_use]
 pub fn running_address(pod: &Pod) -> Option<&str> {
@@ -15,6 +17,12 @@ pub fn running_address(pod: &Pod) -> Option<&str> {
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|(status, _)| status == "True") && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Whether the pod has the label of the one that leads.
+#[must_use]
+pub fn is_labelled_as_leader(pod: &Pod) -> bool {
+    pod.labels().get(LEADS).is_some_and(|value| value == "true")
 }
 
 /// Why a pod does not run, as `NAME: REASON`. None when no problem is known.

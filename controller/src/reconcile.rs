@@ -2,11 +2,12 @@
 //!
 //! 1. [`validate`]: from the resource to a type that the later steps may trust.
 //! 2. [`observe`] (client): the token and the leader's status, by [`leader_client`].
-//! 3. [`scale`]: how many follower pods there have to be.
-//! 4. [`build`](crate::build): the desired objects.
-//! 5. [`apply`] (client): the objects that differ, by [`applier`].
-//! 6. [`configure`] (client): the leader gets quorum, delay, timeout and number of followers, without a restart.
-//! 7. [`report`] (client): the [`status`] and the [`events`], written only where they differ.
+//! 3. [`scale`]: how many follower pods and leader pods there have to be.
+//! 4. [`lead`]: starts the task that labels the pod that leads, where there are standbys.
+//! 5. [`build`](crate::build): the desired objects.
+//! 6. [`apply`] (client): the objects that differ, by [`applier`].
+//! 7. [`configure`] (client): the leader gets quorum, delay, timeout and number of followers, without a restart.
+//! 8. [`report`] (client): the [`status`] and the [`events`], written only where they differ.
 //!
 //! A scale-up first grows the StatefulSet and then configures the leader. A scale-down first configures the leader, and
 //! the StatefulSet shrinks once the leader no longer needs the followers that leave.
@@ -31,6 +32,7 @@ pub mod applier;
 pub mod apply;
 pub mod configure;
 pub mod events;
+pub mod lead;
 pub mod leader_client;
 pub mod observe;
 pub mod report;
@@ -146,7 +148,9 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
         &cluster,
         &Inputs {
             follower_pods: scale::follower_pods(&cluster, &observed.leader, &previous, observed.follower_pods),
+            leader_pods: scale::leader_pods(&cluster, &observed.leader_pods),
             opened: previous.opened || observed.leader.open().is_some(),
+            leader_by_label: context.lead_labels.keep(&cluster, &observed.leader_pods, context),
             token: observed.token.clone(),
         },
     );

@@ -8,6 +8,9 @@ use crate::config::{ConfigError, FOLLOWERS_MAX, LiveConfig};
 /// The longest delay and the longest replication timeout of a KvCluster, in milliseconds: ten minutes.
 const MILLISECONDS_MAX: u32 = 600_000;
 
+/// The most standbys of a KvCluster.
+const STANDBYS_MAX: u16 = 4;
+
 impl KvCluster {
     /// The values that the spec asks a leader to use, with the generation of the spec.
     ///
@@ -39,6 +42,14 @@ impl KvCluster {
             return Err(ConfigError(format!("delay.minMs {min_ms} is not below replicationTimeoutMs {timeout_ms}")));
         }
         Ok(config)
+    }
+
+    /// The number of leader pods beside the one that leads.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if it is out of bounds.
+    pub fn standbys(&self) -> Result<u16, ConfigError> {
+        within("leader.standbys", self.spec.leader.standbys, 0..=STANDBYS_MAX)
     }
 }
 

@@ -19,7 +19,8 @@ pub(super) fn config_map(cluster: &Validated, opened: bool) -> ConfigMap {
         ("MAX_DELAY_MS", max_delay_ms.to_string()),
         ("REPLICATION_TIMEOUT_MS", replication_timeout_ms.to_string()),
         ("CLUSTER_OPENED", opened.to_string()),
-        // The leader's new pod takes over from the old one, which ends once the new one is ready.
+        // Without standbys the leader's new pod takes over from the old one, which ends once the new one is ready. Pods
+        // of a cluster with standbys have another value.
         ("TAKEOVER_AFTER_MS", "0".to_owned()),
     ];
     ConfigMap {

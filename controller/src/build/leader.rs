@@ -1,11 +1,12 @@
-//! The leader. It has no volume, because followers store all data, and it may start on any machine.
+//! The leader pods. They have no volume, because followers store all data, and may start on any machine.
 //!
-//! An upgrade starts the new leader beside the old one. Two at once are safe: followers obey the higher epoch, so the new
-//! leader takes over once it has their promises, and the old one acknowledges nothing from then on. Ending the old one
-//! first would stop writes for the whole start of a pod.
+//! An upgrade starts a new pod beside the old ones. Without standbys the new leader takes over once it has the followers'
+//! promises, and the old one acknowledges nothing from then on. Ending the old one first would stop writes for the whole
+//! start of a pod. With standbys the new pod waits, and is ready as a standby. Kubernetes then ends an old pod; one that
+//! leads hands over.
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
-use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, Toleration};
+use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, Toleration, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::build::{Component, Inputs, PORT, metadata, names, pod, selector};
@@ -15,8 +16,22 @@ use crate::reconcile::validate::Validated;
 /// default of 300 s suits pods whose data would have to move too.
 const NODE_LOST_TOLERATION_S: i64 = 5;
 
+/// The setting that the pods have in a cluster with standbys: the URL to which a standby redirects clients.
+pub(super) const ADVERTISE_URL: &str = "ADVERTISE_URL";
+
+/// For how long followers must not have heard the leader before a standby takes over, in milliseconds.
+const TAKEOVER_AFTER_MS: u32 = 500;
+
 pub(super) fn deployment(cluster: &Validated, inputs: &Inputs) -> Deployment {
-    let env = vec![pod::env("FOLLOWERS", &discovery_url(cluster))];
+    let mut env = vec![pod::env("FOLLOWERS", &discovery_url(cluster))];
+    if cluster.standbys > 0 {
+        // Here and not in the ConfigMap: a pod that restarts while standbys are being removed would read 0 there, and
+        // take the lead back from the pod that replaces it.
+        env.push(pod::env("TAKEOVER_AFTER_MS", &TAKEOVER_AFTER_MS.to_string()));
+        // By address, because pods of a Deployment have no names in DNS.
+        env.push(pod::env_of_field("POD_IP", "status.podIP"));
+        env.push(pod::env(ADVERTISE_URL, &format!("http://$(POD_IP):{PORT}")));
+    }
     let mut template = pod::template(cluster, Component::Leader, &inputs.token, env);
     if let Some(spec) = template.spec.as_mut() {
         for container in &mut spec.containers {
@@ -33,11 +48,12 @@ pub(super) fn deployment(cluster: &Validated, inputs: &Inputs) -> Deployment {
             value: None,
         });
         spec.tolerations.get_or_insert_default().extend(leaves);
+        spec.topology_spread_constraints = (cluster.standbys > 0).then(|| vec![spread(cluster)]);
     }
     Deployment {
         metadata: metadata(cluster, names::leader(&cluster.name), Some(Component::Leader)),
         spec: Some(DeploymentSpec {
-            replicas: Some(1),
+            replicas: Some(inputs.leader_pods),
             selector: selector(cluster, Some(Component::Leader)),
             revision_history_limit: Some(2),
             strategy: Some(DeploymentStrategy {
@@ -51,6 +67,18 @@ pub(super) fn deployment(cluster: &Validated, inputs: &Inputs) -> Deployment {
             ..DeploymentSpec::default()
         }),
         status: None,
+    }
+}
+
+/// Spreads the pods of one revision: a standby on the machine of the leader would be lost with it.
+fn spread(cluster: &Validated) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: cluster.spread.topology_key.clone(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(selector(cluster, Some(Component::Leader))),
+        match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
+        ..TopologySpreadConstraint::default()
     }
 }
 

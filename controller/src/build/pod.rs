@@ -104,17 +104,7 @@ fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
     vec![
         env("ROLE", component.as_str()),
         env("PORT", &PORT.to_string()),
-        EnvVar {
-            name: "NODE_NAME".to_owned(),
-            value_from: Some(EnvVarSource {
-                field_ref: Some(ObjectFieldSelector {
-                    api_version: Some("v1".to_owned()),
-                    field_path: "metadata.name".to_owned(),
-                }),
-                ..EnvVarSource::default()
-            }),
-            value: None,
-        },
+        env_of_field("NODE_NAME", "metadata.name"),
         EnvVar {
             name: "AUTH_TOKEN".to_owned(),
             value_from: Some(EnvVarSource {
@@ -135,6 +125,13 @@ fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
 
 pub(super) fn env(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(value.to_owned()), value_from: None }
+}
+
+/// A variable with the value of a field of the pod.
+pub(super) fn env_of_field(name: &str, path: &str) -> EnvVar {
+    let field = ObjectFieldSelector { api_version: Some("v1".to_owned()), field_path: path.to_owned() };
+    let source = EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() };
+    EnvVar { name: name.to_owned(), value_from: Some(source), value: None }
 }
 
 fn requirements(resources: Option<Resources>) -> ResourceRequirements {

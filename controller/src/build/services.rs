@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::build::{Component, PORT, metadata, names, selector_labels};
+use crate::build::{Component, LEADS, PORT, metadata, names, selector_labels};
 use crate::reconcile::validate::Validated;
 
 /// The addresses of all followers, ready or not: a follower becomes ready only after the leader has found it and sent it
@@ -19,9 +19,17 @@ pub(super) fn peers(cluster: &Validated) -> Service {
     service
 }
 
-/// The leader, once it is open.
-pub(super) fn write(cluster: &Validated) -> Service {
-    service(cluster, names::write(&cluster.name), Component::Leader)
+/// The leader, once it is open. A standby is ready too, so beside one the leader is selected `by_label`. The operator
+/// labels a pod that is open, so the Service does not wait until Kubernetes finds it ready.
+pub(super) fn write(cluster: &Validated, by_label: bool) -> Service {
+    let mut service = service(cluster, names::write(&cluster.name), Component::Leader);
+    if let Some(spec) = service.spec.as_mut()
+        && by_label
+    {
+        spec.selector.get_or_insert_default().insert(LEADS.to_owned(), "true".to_owned());
+        spec.publish_not_ready_addresses = Some(true);
+    }
+    service
 }
 
 /// The followers that are up to date.

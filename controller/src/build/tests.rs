@@ -20,11 +20,23 @@ spread: {topologyKey: topology.kubernetes.io/zone, mode: Required}
 ";
 
 fn objects(spec: &str) -> Resources {
-    build(&validated(spec), &Inputs { token: "0123".to_owned(), follower_pods: 7, opened: true })
+    let cluster = validated(spec);
+    build(&cluster, &Inputs { leader_pods: 1 + i32::from(cluster.standbys), ..inputs() })
+}
+
+fn inputs() -> Inputs {
+    Inputs { token: "0123".to_owned(), follower_pods: 7, leader_pods: 1, opened: true, leader_by_label: false }
 }
 
 fn json_of(object: &impl serde::Serialize) -> Value {
     serde_json::to_value(object).expect("an object is JSON")
+}
+
+/// The variables of a workload's container, by name.
+fn env_of(workload: &impl serde::Serialize) -> BTreeMap<String, Value> {
+    let pod = pod_of(workload);
+    let env = pod["spec"]["containers"][0]["env"].as_array().expect("env").clone();
+    env.into_iter().map(|one| (one["name"].as_str().expect("a name").to_owned(), one)).collect()
 }
 
 fn pod_of(workload: &impl serde::Serialize) -> Value {
@@ -134,8 +146,7 @@ fn pods_keep_to_the_restricted_profile_and_have_no_token_of_kubernetes() {
 
 #[test]
 fn the_token_is_in_the_secret_alone_and_another_one_restarts_the_pods() {
-    let build_with =
-        |token: &str| build(&validated("{}"), &Inputs { token: token.to_owned(), follower_pods: 5, opened: false });
+    let build_with = |token: &str| build(&validated("{}"), &Inputs { token: token.to_owned(), ..inputs() });
     let (one, two) = (build_with("one-secret"), build_with("another"));
     assert_ne!(pod_of(&one.leader), pod_of(&two.leader));
     assert_ne!(pod_of(&one.followers), pod_of(&two.followers));
@@ -187,4 +198,47 @@ fn the_network_policy_admits_the_operator_whatever_clients_are_named() {
             && peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "kv-controller"
     }));
     assert!(objects("{networkPolicy: {enabled: false}}").policy.is_none());
+}
+
+// Goal: with standbys several pods wait for one another, and their number is no part of the pods. Without standbys nothing
+// is there that a standby needs, so that an upgrade of the operator leaves the pods alone.
+#[test]
+fn standbys_are_pods_of_the_leader_that_redirect_to_one_another_on_other_machines() {
+    let (none, one, two) = (objects("{}"), objects("{leader: {standbys: 1}}"), objects("{leader: {standbys: 2}}"));
+    let replicas = |resources: &Resources| json_of(&resources.leader)["spec"]["replicas"].clone();
+    assert_eq!([replicas(&none), replicas(&one), replicas(&two)], [json!(1), json!(2), json!(3)]);
+    assert_eq!(pod_of(&one.leader), pod_of(&two.leader));
+
+    let env = env_of(&one.leader);
+    assert_eq!(env["ADVERTISE_URL"]["value"], json!("http://$(POD_IP):8000"));
+    assert_eq!(env["POD_IP"]["valueFrom"]["fieldRef"]["fieldPath"], json!("status.podIP"));
+    let spread = pod_of(&one.leader)["spec"]["topologySpreadConstraints"][0].clone();
+    assert_eq!(spread["topologyKey"], json!("kubernetes.io/hostname"));
+    assert_eq!(spread["whenUnsatisfiable"], json!("ScheduleAnyway"));
+    assert_eq!(spread["labelSelector"]["matchLabels"]["app.kubernetes.io/component"], json!("leader"));
+    assert_eq!(spread["matchLabelKeys"], json!(["pod-template-hash"]));
+    assert_eq!(env["TAKEOVER_AFTER_MS"]["value"], json!("500"));
+
+    assert_eq!(json_of(&none.config)["data"], json_of(&one.config)["data"]);
+    assert!(!env_of(&none.leader).contains_key("TAKEOVER_AFTER_MS"));
+    assert!(!env_of(&none.leader).contains_key("ADVERTISE_URL"));
+    assert_eq!(pod_of(&none.leader)["spec"]["topologySpreadConstraints"], Value::Null);
+    let pod = |resources: &Resources| -> Pod { serde_json::from_value(pod_of(&resources.leader)).expect("a pod") };
+    assert!(may_stand_by(&pod(&one)) && !may_stand_by(&pod(&none)));
+}
+
+#[test]
+fn the_service_selects_the_pod_that_leads_by_label_where_it_is_asked_to() {
+    let selector = |leader_by_label| {
+        let inputs = Inputs { leader_by_label, ..inputs() };
+        let spec = json_of(&build(&validated("{}"), &inputs).write)["spec"].clone();
+        assert_eq!(spec["publishNotReadyAddresses"] == true, leader_by_label, "the label alone says who leads");
+        spec["selector"].clone()
+    };
+    let plain = json!({"app.kubernetes.io/name": "kvcluster", "app.kubernetes.io/instance": "demo",
+        "app.kubernetes.io/component": "leader"});
+    assert_eq!(selector(false), plain);
+    let mut labelled = plain;
+    labelled["kvcluster.io/leads"] = json!("true");
+    assert_eq!(selector(true), labelled);
 }

@@ -153,7 +153,7 @@ fn rules() -> Value {
         rule("apps", &["deployments", "statefulsets"], &KEEP),
         rule("", &["configmaps", "serviceaccounts", "services"], &KEEP),
         rule("", &["secrets"], &["get", "create", "patch"]),
-        rule("", &["pods"], &["get", "list", "watch"]),
+        rule("", &["pods"], &["get", "list", "watch", "patch"]),
         rule("policy", &["poddisruptionbudgets"], &KEEP),
         rule("networking.k8s.io", &["networkpolicies"], &["get", "list", "watch", "create", "patch", "delete"]),
         rule("events.k8s.io", &["events"], &["create"]),

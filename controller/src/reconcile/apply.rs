@@ -1,4 +1,4 @@
-//! Step 5 (client): the objects that differ from those that exist.
+//! Step 6 (client): the objects that differ from those that exist.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Step 6 (client): the leader gets the values of the spec, without a restart.
+//! Step 7 (client): the leader gets the values of the spec, without a restart.
 
 use super::leader_client::{Configured, LeaderSeen};
 use super::validate::Validated;

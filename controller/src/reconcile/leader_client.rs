@@ -15,13 +15,14 @@ use kvcluster_api::status::{Epoch, LeaderState, LeaderStatus};
 use reqwest::RequestBuilder;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::build::PORT;
 use crate::pods;
 
 /// How long a leader may take to answer.
 const TIMEOUT: Duration = Duration::from_millis(1500);
-/// How long the operator repeats requests that are refused at once.
+/// How long the operator repeats requests that no leader answers.
 const PERSISTENCE: Duration = Duration::from_millis(1500);
 /// How long a leader may wait within one request until a change of the configuration is in force.
 const IN_FORCE_WAIT_MS: u64 = 700;
@@ -91,8 +92,8 @@ pub struct Leader {
     pub pod: String,
     /// Its base URL, `http://ADDRESS:PORT`.
     pub url: String,
-    /// Whether the pod is ready, so that the Service sends it clients.
-    pub ready: bool,
+    /// Whether the Service sends it clients: its pod is ready, or labelled as the one that leads.
+    pub reached: bool,
     /// Its answer.
     pub status: LeaderStatus,
 }
@@ -158,21 +159,35 @@ impl LeaderClient {
     /// Asks the leader pods of a cluster, and returns what is known of its leader.
     ///
     /// Requests without an answer are repeated for a moment: a NetworkPolicy admits a new operator only after a while,
-    /// and the refusals until then say nothing about the leader.
+    /// and the refusals until then say nothing about the leader. So are those that only standbys answer: one of them leads
+    /// soon, and until then it knows less of the cluster than a leader.
     pub async fn observe(&self, leader_pods: &[Arc<Pod>]) -> LeaderSeen {
         let started = Instant::now();
         loop {
             let seen = self.observe_once(leader_pods).await;
-            if !matches!(seen, LeaderSeen::Unreachable { .. }) || started.elapsed() > PERSISTENCE {
+            let repeats = match &seen {
+                LeaderSeen::Unreachable { .. } => true,
+                LeaderSeen::Answered(leader) => leader.status.state == LeaderState::Standby,
+                LeaderSeen::NotRunning(_) => false,
+            };
+            if !repeats || started.elapsed() > PERSISTENCE {
                 return seen;
             }
             tokio::time::sleep(PERSISTENCE / 5).await;
         }
     }
 
+    /// Asks the leader pods of a cluster, and returns the open leader with the highest epoch of those that answer within
+    /// `patience`.
+    pub async fn find_open(&self, leader_pods: &[Arc<Pod>], patience: Duration) -> Option<Leader> {
+        let asked = running(leader_pods).map(|(pod, address)| timeout(patience, self.ask(pod, address)));
+        let answered = join_all(asked).await.into_iter().flatten().flatten();
+        let open = answered.filter(|leader| leader.status.state == LeaderState::Open);
+        open.reduce(|best, leader| if rank(&leader) > rank(&best) { leader } else { best })
+    }
+
     async fn observe_once(&self, leader_pods: &[Arc<Pod>]) -> LeaderSeen {
-        let running: Vec<(&Pod, &str)> =
-            leader_pods.iter().filter_map(|pod| Some((pod.as_ref(), pods::running_address(pod)?))).collect();
+        let running: Vec<(&Pod, &str)> = running(leader_pods).collect();
         let answers = join_all(running.iter().map(|(pod, address)| self.ask(pod, address))).await;
         let mut unreachable = None;
         let mut best: Option<Leader> = None;
@@ -199,7 +214,8 @@ impl LeaderClient {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
         let url = format!("http://{host}:{}", self.port);
         let status = read(self.http.get(format!("{url}/status")), "leader's status").await?;
-        Ok(Leader { pod: pod.name_any(), url, ready: pods::is_ready(pod), status })
+        let reached = pods::is_ready(pod) || pods::is_labelled_as_leader(pod);
+        Ok(Leader { pod: pod.name_any(), url, reached, status })
     }
 
     /// Sends the leader the values that it should use, unless they are in force or pending there already.
@@ -218,6 +234,11 @@ impl LeaderClient {
             Err(error) => Configured::Failed(error),
         }
     }
+}
+
+/// The running pods, each with its address.
+fn running(leader_pods: &[Arc<Pod>]) -> impl Iterator<Item = (&Pod, &str)> {
+    leader_pods.iter().filter_map(|pod| Some((pod.as_ref(), pods::running_address(pod)?)))
 }
 
 /// Sends a request and reads the document that answers it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use kvcluster_api::resource::KvCluster;
 
@@ -20,6 +20,8 @@ pub struct Observation {
     pub token: String,
     /// The leader.
     pub leader: LeaderSeen,
+    /// The leader pods.
+    pub leader_pods: Vec<Arc<Pod>>,
     /// The replicas that the StatefulSet asks for, where it exists.
     pub follower_pods: Option<i32>,
 }
@@ -34,7 +36,7 @@ pub async fn observe(resource: &KvCluster, cluster: &Validated, context: &Contex
     let leader = context.leaders.observe(&leader_pods).await;
     let stateful_set = cached(&context.stores.stateful_sets, &cluster.namespace, &names::followers(&cluster.name));
     let follower_pods = stateful_set.and_then(|set| set.spec.as_ref()?.replicas);
-    Ok(Observation { secret, token, leader, follower_pods })
+    Ok(Observation { secret, token, leader, leader_pods, follower_pods })
 }
 
 /// The token of the Secret; without one the token that the pods were started with; without one a new token.

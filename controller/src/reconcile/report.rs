@@ -1,4 +1,4 @@
-//! Step 7 (client): the status and the events, written only where they differ.
+//! Step 8 (client): the status and the events, written only where they differ.
 
 use std::sync::Arc;
 
@@ -43,12 +43,14 @@ pub fn status(
     let stateful_set = cached(&context.stores.stateful_sets, namespace, &names::followers(name));
     let stateful_set = newest(stateful_set, applied.map(|applied| &applied.followers));
     let follower_pods = context.stores.pods_of(namespace, name, Component::Follower);
+    let leader_pods = context.stores.pods_of(namespace, name, Component::Leader);
     let seen = Seen {
         leader: results.leader,
         configured: results.configured,
         deployment: deployment.as_deref(),
         stateful_set: stateful_set.as_deref(),
         follower_pods: &follower_pods,
+        leader_pods: &leader_pods,
         problem: results.applied.err().map(|error| (error.reason(), error.to_string())),
     };
     status::compute(cluster, &seen, previous, Timestamp::now())

@@ -1,10 +1,13 @@
-//! Step 3 (no client): how many follower pods there have to be.
+//! Step 3 (no client): how many follower pods and leader pods there have to be.
 
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
 use kvcluster_api::resource::KvClusterStatus;
 
 use super::leader_client::LeaderSeen;
 use super::validate::Validated;
-use crate::build::names;
+use crate::build::{self, names};
 
 /// How many follower pods there have to be: as many as the spec asks for, and during a scale-down all that exist.
 ///
@@ -38,10 +41,39 @@ pub fn follower_pods(
     wanted.max(in_use).max(listed)
 }
 
+/// How many leader pods there have to be: one, and the standbys.
+///
+/// The first standbys wait until no pod is left that was made without. When a Deployment grows, Kubernetes adds pods of the
+/// old template too, and such a pod takes the lead at once.
+#[must_use]
+pub fn leader_pods(cluster: &Validated, existing: &[Arc<Pod>]) -> i32 {
+    let stays = |pod: &&Arc<Pod>| pod.metadata.deletion_timestamp.is_none();
+    let prepared = existing.iter().filter(stays).all(|pod| build::may_stand_by(pod));
+    1 + if prepared { i32::from(cluster.standbys) } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixtures::validated;
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::json;
+
+    #[test]
+    fn the_first_standbys_wait_until_pods_made_without_are_on_their_way_out() {
+        let with = |variable: &str, going: bool| {
+            let containers = json!([{"name": "kv-node", "env": [{"name": variable, "value": "x"}]}]);
+            let deleted = going.then(|| Timestamp::UNIX_EPOCH.to_string());
+            let pod =
+                json!({"metadata": {"name": "x", "deletionTimestamp": deleted}, "spec": {"containers": containers}});
+            Arc::new(serde_json::from_value(pod).expect("a pod"))
+        };
+        let two = validated("{leader: {standbys: 2}}");
+        assert_eq!(leader_pods(&two, &[]), 3);
+        assert_eq!(leader_pods(&two, &[with("ROLE", false), with("ADVERTISE_URL", false)]), 1);
+        assert_eq!(leader_pods(&two, &[with("ROLE", true), with("ADVERTISE_URL", false)]), 3);
+        assert_eq!(leader_pods(&validated("{}"), &[with("ADVERTISE_URL", false)]), 1);
+    }
 
     #[test]
     fn a_leader_that_does_not_answer_keeps_every_follower_and_a_new_cluster_has_none_to_keep() {

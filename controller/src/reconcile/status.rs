@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -31,6 +31,8 @@ pub struct Seen<'a> {
     pub stateful_set: Option<&'a StatefulSet>,
     /// The follower pods.
     pub follower_pods: &'a [Arc<Pod>],
+    /// The leader pods.
+    pub leader_pods: &'a [Arc<Pod>],
     /// Why an object could not be applied: the reason in one word, and a sentence.
     pub problem: Option<(&'a str, String)>,
 }
@@ -66,7 +68,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         progressing(cluster, seen, opened, &missing),
         quorum_available(seen),
         config_applied(cluster, seen),
-        degraded(seen, opened, &missing),
+        degraded(cluster, seen, opened, &missing),
     ];
     let is = |type_: &str, verdict: Verdict| findings.iter().any(|f| f.type_ == type_ && f.verdict == verdict);
     let phase = match seen.leader.answered().map(|leader| leader.status.state) {
@@ -131,7 +133,7 @@ fn ready_condition(seen: &Seen<'_>) -> Finding {
             LeaderState::Open if leader.status.restore.is_some() => {
                 not("Restoring", leader_message(leader, "an unfinished restore keeps the leader from serving clients"))
             }
-            LeaderState::Open if !leader.ready => {
+            LeaderState::Open if !leader.reached => {
                 not("LeaderNotReady", format!("{} is open, and the Service does not send it clients yet", leader.pod))
             }
             LeaderState::Open => finding("Ready", Verdict::True, "Open", format!("{} takes writes", leader.pod)),
@@ -187,7 +189,7 @@ fn config_applied(cluster: &Validated, seen: &Seen<'_>) -> Finding {
     )
 }
 
-fn degraded(seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {
+fn degraded(cluster: &Validated, seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {
     let with = |verdict, reason, message: String| finding("Degraded", verdict, reason, message);
     if !opened {
         return with(Verdict::False, "Creating", "the cluster has not taken writes yet".to_owned());
@@ -205,6 +207,9 @@ fn degraded(seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {
         members.iter().filter(|follower| !follower.confirms()).map(|follower| describe(follower, seen)).collect();
     let unknown = usize::from(leader.status.config.in_force.followers).saturating_sub(members.len());
     if down.is_empty() && unknown == 0 {
+        if let Some(message) = missing_standbys(cluster, seen, leader) {
+            return with(Verdict::True, "StandbysMissing", message);
+        }
         return with(Verdict::False, "AllPresent", "every follower has the data and receives new writes".to_owned());
     }
     let listed = if down.is_empty() { missing.join("; ") } else { down.join("; ") };
@@ -258,7 +263,38 @@ fn rolling_out(seen: &Seen<'_>) -> Option<String> {
     let updated = status.updated_replicas.unwrap_or_default();
     let behind = status.observed_generation != deployment.metadata.generation;
     let old_remain = status.replicas.unwrap_or_default() > updated;
+    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    if wanted > 1 {
+        let available = status.available_replicas.unwrap_or_default();
+        return (behind || old_remain || updated < wanted || is_starting(status))
+            .then(|| format!("leader: {updated} of {wanted} pods are updated, {available} of all pods are available"));
+    }
     (behind || old_remain || updated < 1).then(|| "leader: a new pod takes over".to_owned())
+}
+
+/// Whether the pods of the newest template have not all been available at once yet.
+fn is_starting(status: &DeploymentStatus) -> bool {
+    let conditions = status.conditions.iter().flatten();
+    let progressing = conditions.filter(|condition| condition.type_ == "Progressing");
+    progressing
+        .filter_map(|condition| condition.reason.as_deref())
+        .any(|reason| matches!(reason, "NewReplicaSetCreated" | "FoundNewReplicaSet" | "ReplicaSetUpdated"))
+}
+
+/// Which standbys that the spec asks for are not ready, and why. A rollout starts new ones before it ends old ones.
+fn missing_standbys(cluster: &Validated, seen: &Seen<'_>, leader: &Leader) -> Option<String> {
+    let others = seen.leader_pods.iter().filter(|pod| pod.name_any() != leader.pod);
+    let (ready, other): (Vec<_>, Vec<_>) = others.partition(|pod| pods::is_ready(pod));
+    if ready.len() >= usize::from(cluster.standbys) || rolling_out(seen).is_some() {
+        return None;
+    }
+    let reason = |pod: &&Arc<Pod>| pods::problem(pod).unwrap_or_else(|| format!("{}: is not ready", pod.name_any()));
+    let mut message = format!("{} of {} standbys are ready", ready.len(), cluster.standbys);
+    for reason in other.iter().map(reason) {
+        message.push_str("; ");
+        message.push_str(&reason);
+    }
+    Some(message)
 }
 
 /// The followers that the spec asks for and that do not receive new writes, each with the reason.

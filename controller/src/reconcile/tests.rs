@@ -19,11 +19,12 @@ use tower_test::mock;
 use super::*;
 use crate::build::{Component, labels};
 use crate::context::{Memory, Stores};
-use crate::fixtures::{UID, cluster, defaults};
+use crate::fixtures::{UID, cluster, defaults, validated};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
+use crate::reconcile::lead::LeadLabels;
 use crate::reconcile::leader_client::LeaderClient;
 
 /// One request, as the API server saw it.
@@ -116,12 +117,17 @@ impl ScriptedLeader {
 
     /// One that lists so many followers.
     async fn start_with(listed: u32, config: Value, answer: (u16, Value)) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), 1, listed, config, answer).await
+    }
+
+    /// One at this address, with an epoch of this term.
+    async fn start_at(address: SocketAddr, term: u64, listed: u32, config: Value, answer: (u16, Value)) -> Self {
         let patched: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
         let log = patched.clone();
         let followers: Vec<Value> = (0..listed)
             .map(|n| json!({"name": format!("demo-follower-{n}"), "state": "streaming", "member": true}))
             .collect();
-        let status = json!({"role": "leader", "state": "open", "epoch": {"term": 1, "leader": "a"}, "config": config, "followers": followers});
+        let status = json!({"role": "leader", "state": "open", "epoch": {"term": term, "leader": "a"}, "config": config, "followers": followers});
         let change = move |headers: axum::http::HeaderMap, Json(body): Json<Value>| async move {
             let token =
                 headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
@@ -130,7 +136,7 @@ impl ScriptedLeader {
         };
         let router =
             Router::new().route("/status", get(move || async move { Json(status) })).route("/config", patch(change));
-        let listener = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
+        let listener = tokio::net::TcpListener::bind(address).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { port, patched }
@@ -186,6 +192,7 @@ fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
     Arc::new(Context {
         applier: Applier::new(client.clone()),
         leaders: LeaderClient::on_port(leader_port).expect("a client"),
+        lead_labels: LeadLabels::default(),
         recorder: Recorder::new(client.clone(), "operator-0".to_owned()),
         stores: Stores {
             accounts: store(vec![]),
@@ -208,9 +215,13 @@ fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
 }
 
 fn leader_pod() -> Pod {
+    leader_pod_at("demo-leader-x", "127.0.0.1")
+}
+
+fn leader_pod_at(name: &str, address: &str) -> Pod {
     let pod = json!({
-        "metadata": {"name": "demo-leader-x", "namespace": "shop", "labels": labels("demo", Some(Component::Leader))},
-        "status": {"phase": "Running", "podIP": "127.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}});
+        "metadata": {"name": name, "namespace": "shop", "labels": labels("demo", Some(Component::Leader))},
+        "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": "True"}]}});
     serde_json::from_value(pod).expect("a pod")
 }
 
@@ -416,6 +427,52 @@ async fn a_scale_down_shrinks_the_stateful_set_only_once_the_leader_has_let_go_o
         let applied = api.applied("statefulsets/demo-follower")["spec"]["replicas"].clone();
         assert_eq!(applied, json!(pods), "{before} with {listed} followers listed");
     }
+}
+
+// Goal: of two pods that claim to lead, the one with the higher epoch gets the label, by which the Service selects, and
+// the task ends with the last pod that may be a standby. Method: the old leader has the label, and both answer.
+#[tokio::test]
+async fn the_label_is_on_the_open_leader_with_the_highest_epoch() {
+    let (api, client) = ApiServer::start(|_| None);
+    let old = ScriptedLeader::start(config(4, 3, 5), (500, json!({}))).await;
+    let address = SocketAddr::from(([127, 0, 0, 2], old.port));
+    let _new = ScriptedLeader::start_at(address, 2, 5, config(4, 3, 5), (500, json!({}))).await;
+    let mut labelled = leader_pod();
+    labelled.labels_mut().insert(build::LEADS.to_owned(), "true".to_owned());
+    let pods = vec![labelled, leader_pod_at("demo-leader-y", "127.0.0.2")];
+    let context = context(client, old.port, pods);
+    reconcile(guarded(opened("{leader: {standbys: 1}}", 5)), context.clone()).await.expect("it succeeds");
+    assert_eq!(api.applied("services/demo")["spec"]["selector"][build::LEADS], json!("true"));
+    let patched = || -> Vec<Asked> { api.writes().into_iter().filter(|asked| asked.path.contains("/pods/")).collect() };
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while patched().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("both pods are labelled");
+    for (asked, pod, leads) in
+        [(&patched()[0], "demo-leader-y", json!("true")), (&patched()[1], "demo-leader-x", Value::Null)]
+    {
+        assert!(asked.path.ends_with(pod), "{asked:?}");
+        assert_eq!(asked.body["metadata"]["labels"][build::LEADS], leads, "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_standbys_no_pod_is_labelled_and_the_service_selects_by_readiness_alone() {
+    let (api, client) = ApiServer::start(|_| None);
+    let leader = ScriptedLeader::start(config(4, 3, 5), (500, json!({}))).await;
+    let context = context(client, leader.port, vec![leader_pod()]);
+    let pods = [Arc::new(leader_pod())];
+    reconcile(guarded(opened("{}", 5)), context.clone()).await.expect("it succeeds");
+    assert_eq!(api.applied("services/demo")["spec"]["selector"].get(build::LEADS), None);
+    assert!(!context.lead_labels.keep(&validated("{}"), &pods, &context));
+    assert_eq!(context.lead_labels.running(), 0);
+    assert!(context.lead_labels.keep(&validated("{leader: {standbys: 1}}"), &pods, &context));
+    assert_eq!(context.lead_labels.running(), 1);
+    assert!(!context.lead_labels.keep(&validated("{}"), &pods, &context));
+    assert_eq!(context.lead_labels.running(), 0, "the last pod that may be a standby is gone");
 }
 
 #[test]

@@ -61,8 +61,10 @@ pub struct Validated {
     pub image_pull_secrets: Vec<String>,
     /// How much the pods log.
     pub log_level: LogLevel,
-    /// Resources and scheduling of the leader.
+    /// Resources and scheduling of the leader pods.
     pub leader: PodSettings,
+    /// How many of them run beside the one that leads.
+    pub standbys: u16,
     /// Resources and scheduling of the followers.
     pub followers: PodSettings,
     /// How followers are spread.
@@ -119,7 +121,8 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         image_pull_policy: image_pull_policy.unwrap_or(defaults.image_pull_policy),
         image_pull_secrets,
         log_level,
-        leader,
+        leader: leader.pod,
+        standbys: cluster.standbys()?,
         followers,
         spread,
         network: network_policy,

@@ -88,13 +88,13 @@ async fn the_node_of_a_follower_is_cut_off_and_healed() {
 }
 
 /// A pulled cable; it is plugged again when this goes, also when the test fails.
-struct Cable {
+pub struct Cable {
     program: String,
     node: String,
 }
 
 impl Cable {
-    fn cut(node: &str) -> Self {
+    pub fn cut(node: &str) -> Self {
         let program = std::env::var("E2E_CABLE").expect("E2E_CABLE names the program that pulls cables");
         let node = node.trim_start_matches("node").to_owned();
         assert!(Command::new(&program).args(["cut", &node]).status().unwrap().success());
@@ -109,12 +109,12 @@ impl Drop for Cable {
     }
 }
 
-fn leader_other_than(cluster: &kvcluster_api::resource::KvCluster, old: &Pod) -> bool {
+pub fn leader_other_than(cluster: &kvcluster_api::resource::KvCluster, old: &Pod) -> bool {
     let leader = cluster.status.as_ref().and_then(|status| status.leader.clone());
     leader.is_some_and(|leader| leader != old.name_any()) && is_true(cluster, "Ready")
 }
 
-fn node_of(pod: &Pod) -> String {
+pub fn node_of(pod: &Pod) -> String {
     pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap()
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::runtime::wait::await_condition;
@@ -126,13 +126,20 @@ impl Demo {
 
     /// A URL at which a ready pod of this component answers, as a client of the Service would see it.
     pub async fn url(&self, component: &'static str) -> String {
-        forward(
-            self.client.clone(),
-            self.namespace.clone(),
-            format!("app.kubernetes.io/name=kvcluster,app.kubernetes.io/component={component}"),
-            8000,
-        )
-        .await
+        let labels = format!("app.kubernetes.io/name=kvcluster,app.kubernetes.io/component={component}");
+        forward(self.client.clone(), self.namespace.clone(), Selection::Labels(labels), 8000).await
+    }
+
+    /// The URL of the Service of the leader: its own address where this machine reaches it, otherwise one at which a pod
+    /// that the Service selects answers.
+    pub async fn service(&self) -> String {
+        let service = self.api::<Service>().get("demo").await.unwrap();
+        let address = format!("{}:8000", service.spec.unwrap().cluster_ip.unwrap());
+        let reached = tokio::time::timeout(Duration::from_secs(2), TcpStream::connect(&address)).await;
+        if reached.is_ok_and(|connected| connected.is_ok()) {
+            return format!("http://{address}");
+        }
+        forward(self.client.clone(), self.namespace.clone(), Selection::Service("demo"), 8000).await
     }
 }
 
@@ -150,15 +157,23 @@ where
     tokio::time::timeout(patience, watched).await.is_ok()
 }
 
-/// Listens on this machine, and hands each connection to a ready pod with these labels. Works from wherever the API server
+/// Which pods connections go to.
+#[derive(Clone)]
+pub enum Selection {
+    /// Those with these labels.
+    Labels(String),
+    /// Those that this Service selects when a connection begins.
+    Service(&'static str),
+}
+
+/// Listens on this machine, and hands each connection to a ready pod of the selection. Works from wherever the API server
 /// can be reached, as `kubectl port-forward` does, and finds the new pod after the old one went, as a Service does.
-pub async fn forward(client: Client, namespace: String, labels: String, port: u16) -> String {
+pub async fn forward(client: Client, namespace: String, selection: Selection, port: u16) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((connection, _)) = listener.accept().await {
-            let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-            tokio::spawn(carry(pods, labels.clone(), port, connection));
+            tokio::spawn(carry(client.clone(), namespace.clone(), selection.clone(), port, connection));
         }
     });
     url
@@ -180,7 +195,23 @@ pub async fn forward_to(client: Client, pod: Pod, port: u16) -> String {
 }
 
 // A connection that finds no ready pod is closed, which the client sees as an error.
-async fn carry(pods: Api<Pod>, labels: String, port: u16, mut connection: TcpStream) -> Option<()> {
+async fn carry(
+    client: Client,
+    namespace: String,
+    selection: Selection,
+    port: u16,
+    mut connection: TcpStream,
+) -> Option<()> {
+    let labels = match selection {
+        Selection::Labels(labels) => labels,
+        Selection::Service(name) => {
+            let services: Api<Service> = Api::namespaced(client.clone(), &namespace);
+            let selector = services.get(name).await.ok()?.spec?.selector?;
+            let labels: Vec<String> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            labels.join(",")
+        }
+    };
+    let pods: Api<Pod> = Api::namespaced(client, &namespace);
     let ready = pods.list(&ListParams::default().labels(&labels)).await.ok()?.items.into_iter().filter(is_ready);
     // A pod on its way out may still count as ready: the youngest is the one that stays.
     let pod = ready.max_by_key(|pod| pod.metadata.creation_timestamp.clone())?;

@@ -18,5 +18,6 @@ mod quorum;
 mod refused;
 mod repair;
 mod scale;
+mod standby;
 mod sweep;
 mod writer;

@@ -33,6 +33,8 @@ async fn contradictions_are_refused_in_words() {
         (json!({"storage": {"size": "63Mi"}}), "storage.size 63Mi is too small for the log of a follower"),
         (json!({"storage": {"size": "67108863"}}), "storage.size 67108863 is too small for the log of a follower"),
         (json!({"durability": "Tape"}), "supported values: \"Disk\", \"Memory\""),
+        (json!({"leader": {"standbys": 5}}), "leader.standbys is 5: it must be 0 to 4"),
+        (json!({"leader": {"standbys": -1}}), "leader.standbys is -1: it must be 0 to 4"),
         (json!({"leader": {"resources": {"requests": {"cpu": "lots"}}}}), "spec.leader.resources.requests.cpu"),
     ];
     for (spec, message) in cases {

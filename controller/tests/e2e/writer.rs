@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use reqwest::redirect::Policy;
 use serde_json::json;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -14,11 +15,15 @@ use crate::harness::{Demo, PATIENCE, ask};
 
 const CLIENTS: usize = 4;
 
+/// The number of writers so far, so that each writes keys of its own.
+static WRITERS: AtomicU64 = AtomicU64::new(0);
+
 #[derive(Default)]
 struct Log {
     acknowledged: Mutex<BTreeMap<String, String>>,
     times: Mutex<Vec<Instant>>,
     failed: AtomicU64,
+    redirected: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -32,15 +37,19 @@ pub struct Writer {
 pub struct Report {
     acknowledged: usize,
     failed: u64,
-    longest_gap: Duration,
+    /// How many answers named another leader.
+    pub redirected: u64,
+    /// The longest time without an acknowledgement.
+    pub longest_gap: Duration,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { acknowledged, failed, longest_gap } = self;
+        let Self { acknowledged, failed, redirected, longest_gap } = self;
         write!(
             f,
-            "{acknowledged} writes acknowledged and none lost, {failed} not acknowledged, none for {longest_gap:?} at most"
+            "{acknowledged} writes acknowledged and none lost, {failed} not acknowledged ({redirected} of them \
+             redirected), none for {longest_gap:?} at most"
         )
     }
 }
@@ -48,11 +57,19 @@ impl fmt::Display for Report {
 impl Writer {
     /// Starts writing to the leader, each client one write after the other.
     pub async fn start(demo: &Demo) -> Self {
-        let url = demo.url("leader").await;
+        // Longer than a leader may take to answer, and shorter than the gap that a failure leaves, so that a connection to
+        // a pod that is gone is given up.
+        Self::start_at(vec![demo.url("leader").await], Duration::from_secs(6)).await
+    }
+
+    /// Starts writing at the first URL. A client that fails, or has no answer within `timeout`, goes on at the next URL, or
+    /// where it is redirected to if it knows several.
+    pub async fn start_at(urls: Vec<String>, timeout: Duration) -> Self {
         let log = Arc::new(Log::default());
         let mut clients = JoinSet::new();
-        for client in 0..CLIENTS {
-            clients.spawn(write(client, format!("{url}/put"), log.clone()));
+        let writer = WRITERS.fetch_add(1, Relaxed);
+        for client in (0..CLIENTS).map(|client| format!("writer-{writer}-client-{client}")) {
+            clients.spawn(write(client, urls.clone(), timeout, log.clone()));
         }
         let writer = Self { log, clients };
         writer.progress().await;
@@ -74,7 +91,7 @@ impl Writer {
         self.log.stop.store(true, Relaxed);
         while self.clients.join_next().await.is_some() {}
         let acknowledged = self.log.acknowledged.lock().await.clone();
-        let (code, dump) = ask(reqwest::Method::GET, &format!("{}/dump", demo.url("leader").await), None).await;
+        let (code, dump) = ask(reqwest::Method::GET, &format!("{}/dump", demo.service().await), None).await;
         assert_eq!(code, 200);
         let entries = &dump["entries"];
         let lost: Vec<&String> = acknowledged
@@ -92,24 +109,38 @@ impl Writer {
         let mut times = self.log.times.lock().await.clone();
         times.sort();
         let longest_gap = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
-        Report { acknowledged: acknowledged.len(), failed: self.log.failed.load(Relaxed), longest_gap }
+        Report {
+            acknowledged: acknowledged.len(),
+            failed: self.log.failed.load(Relaxed),
+            redirected: self.log.redirected.load(Relaxed),
+            longest_gap,
+        }
     }
 }
 
-async fn write(client: usize, url: String, log: Arc<Log>) {
-    // Shorter than the gap that a failure leaves, so that a connection to a pod that is gone is given up.
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(6)).no_proxy().build().unwrap();
+async fn write(client: String, urls: Vec<String>, timeout: Duration, log: Arc<Log>) {
+    let http = reqwest::Client::builder().timeout(timeout).connect_timeout(timeout / 4).redirect(Policy::none());
+    let http = http.no_proxy().build().unwrap();
+    let several = urls.len() > 1;
+    let mut urls = urls.into_iter().cycle();
+    let mut url = urls.next().unwrap();
     for number in 0_u64.. {
         if log.stop.load(Relaxed) {
             return;
         }
-        let (key, value) = (format!("client-{client}-write-{number}"), format!("{client}:{number}"));
-        let response = http.post(&url).json(&json!({"key": key, "value": value})).send().await;
-        if response.is_ok_and(|response| response.status().is_success()) {
+        let (key, value) = (format!("{client}-write-{number}"), format!("{client}:{number}"));
+        let response = http.post(format!("{url}/put")).json(&json!({"key": key, "value": value})).send().await;
+        if response.as_ref().is_ok_and(|response| response.status().is_success()) {
             log.times.lock().await.push(Instant::now());
             log.acknowledged.lock().await.insert(key, value);
         } else {
             log.failed.fetch_add(1, Relaxed);
+            let elsewhere = response.ok().and_then(|response| {
+                let location = response.headers().get(reqwest::header::LOCATION)?.to_str().ok()?;
+                Some(location.trim_end_matches("/put").to_owned())
+            });
+            log.redirected.fetch_add(u64::from(elsewhere.is_some()), Relaxed);
+            url = elsewhere.filter(|_| several).or_else(|| urls.next()).unwrap();
             // Neither hammer a leader that is not there, nor miss its return by much.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -22,7 +22,12 @@ fn leader(state: &str, followers: &[&str], extra: Value) -> LeaderSeen {
         status[key] = value.clone();
     }
     let status = serde_json::from_value(status).expect("a leader's status");
-    LeaderSeen::Answered(Box::new(Leader { pod: "demo-leader-x".to_owned(), url: String::new(), ready: true, status }))
+    LeaderSeen::Answered(Box::new(Leader {
+        pod: "demo-leader-x".to_owned(),
+        url: String::new(),
+        reached: true,
+        status,
+    }))
 }
 
 fn pods() -> Vec<Arc<Pod>> {
@@ -43,16 +48,29 @@ fn workloads() -> (Deployment, StatefulSet) {
 }
 
 fn computed(leader: &LeaderSeen, previous: &KvClusterStatus, second: i64) -> KvClusterStatus {
-    let (deployment, set) = workloads();
+    let (deployment, _) = workloads();
+    with_leader_pods(W3, leader, &deployment, &[], previous, second)
+}
+
+fn with_leader_pods(
+    spec: &str,
+    leader: &LeaderSeen,
+    deployment: &Deployment,
+    leader_pods: &[Arc<Pod>],
+    previous: &KvClusterStatus,
+    second: i64,
+) -> KvClusterStatus {
+    let (_, set) = workloads();
     let seen = Seen {
         leader,
         configured: &Configured::Unchanged,
-        deployment: Some(&deployment),
+        deployment: Some(deployment),
         stateful_set: Some(&set),
         follower_pods: &pods(),
+        leader_pods,
         problem: None,
     };
-    compute(&validated(W3), &seen, previous, Timestamp::from_second(second).expect("a time"))
+    compute(&validated(spec), &seen, previous, Timestamp::from_second(second).expect("a time"))
 }
 
 fn condition<'a>(status: &'a KvClusterStatus, type_: &str) -> (&'a str, &'a str) {
@@ -183,8 +201,44 @@ fn an_invalid_spec_keeps_what_runs_and_says_why() {
 #[test]
 fn a_leader_that_is_not_behind_its_service_yet_is_not_ready_and_not_degraded() {
     let LeaderSeen::Answered(mut fresh) = all_well() else { panic!("it answers") };
-    fresh.ready = false;
+    fresh.reached = false;
     let status = computed(&LeaderSeen::Answered(fresh), &KvClusterStatus::default(), 100);
     assert_eq!(condition(&status, "Ready"), ("False", "LeaderNotReady"));
     assert_eq!(condition(&status, "Degraded").0, "False");
+}
+
+// Goal: a standby that is lost is reported, and one that starts during a rollout is not.
+#[test]
+fn a_missing_standby_is_reported_once_the_rollout_is_over() {
+    let spec = "{replicas: 5, writeQuorum: 3, leader: {standbys: 1}}";
+    let pod = |name: &str, ready: &str, waiting: Value| -> Arc<Pod> {
+        let container = json!({"name": "kv-node", "image": "x", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": waiting}});
+        let status = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": ready}],
+            "containerStatuses": if waiting.is_null() { json!([]) } else { json!([container]) }});
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).expect("a pod"))
+    };
+    let deployment = |reason: &str, available: i32| -> Deployment {
+        let status = json!({"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "availableReplicas": available,
+            "conditions": [{"type": "Progressing", "status": "True", "reason": reason}]});
+        let spec = json!({"selector": {}, "template": {}, "replicas": 2});
+        serde_json::from_value(json!({"metadata": {"generation": 1}, "spec": spec, "status": status}))
+            .expect("a deployment")
+    };
+    let leads = pod("demo-leader-x", "True", Value::Null);
+    let of = |deployment: &Deployment, standby: Arc<Pod>| {
+        let before = KvClusterStatus::default();
+        with_leader_pods(spec, &all_well(), deployment, &[leads.clone(), standby], &before, 100)
+    };
+
+    let status = of(&deployment("NewReplicaSetAvailable", 2), pod("demo-leader-y", "True", Value::Null));
+    assert_eq!(status.phase, Phase::Ready, "{status:?}");
+    let waits = json!({"reason": "ImagePullBackOff"});
+    let status = of(&deployment("NewReplicaSetAvailable", 1), pod("demo-leader-y", "False", waits));
+    assert_eq!(condition(&status, "Degraded"), ("True", "StandbysMissing"));
+    assert_eq!(status.message, "0 of 1 standbys are ready; demo-leader-y: ImagePullBackOff");
+    assert_eq!(condition(&status, "Ready").0, "True");
+    let status = of(&deployment("ReplicaSetUpdated", 1), pod("demo-leader-y", "False", Value::Null));
+    assert_eq!((condition(&status, "Degraded").0, status.phase), ("False", Phase::Updating));
+    assert_eq!(status.message, "leader: 2 of 2 pods are updated, 1 of all pods are available");
 }
