@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
@@ -102,30 +103,30 @@ impl Labeller {
         let pods = self.stores.pods_of(&self.namespace, &self.cluster, Component::Leader);
         let Some(leader) = self.leaders.find_open(&pods, PATIENCE).await else { return };
         let (cluster, namespace) = (&self.cluster, &self.namespace);
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        for (pod, leads) in changes(&pods, &leader.pod) {
+        let api: &Api<Pod> = &Api::namespaced(self.client.clone(), namespace);
+        let parameters = &PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        // At once: while both have the label, or none, kube-proxy may send clients to a lost pod, or refuse them.
+        let patches = changes(&pods, &leader.pod).into_iter().map(|(pod, leads)| async move {
             let metadata = json!({
                 "labels": {LEADS: leads.then_some("true")},
                 "annotations": {DELETION_COST: leads.then_some("1")},
             });
-            match api.patch_metadata(&pod, &parameters, &Patch::Merge(json!({"metadata": metadata}))).await {
+            match api.patch_metadata(&pod, parameters, &Patch::Merge(json!({"metadata": metadata}))).await {
                 Ok(_) => tracing::info!(cluster, namespace, pod, leads, "labelled"),
                 // A pod that is gone has no clients.
                 Err(kube::Error::Api(status)) if status.is_not_found() => {}
                 Err(error) => tracing::warn!(%error, cluster, namespace, pod, "failed to label a pod"),
             }
-        }
+        });
+        join_all(patches).await;
     }
 }
 
-/// The pods whose label is wrong, and whether each leads; the one that leads first, so that the Service has a pod.
+/// The pods whose label is wrong, and whether each leads.
 fn changes(pods: &[Arc<Pod>], leader: &str) -> Vec<(String, bool)> {
     let leads = |pod: &Pod| pod.name_any() == leader;
     let wrong = pods.iter().filter(|pod| pods::is_labelled_as_leader(pod) != leads(pod));
-    let mut wrong: Vec<(String, bool)> = wrong.map(|pod| (pod.name_any(), leads(pod))).collect();
-    wrong.sort_by_key(|(_, leads)| !leads);
-    wrong
+    wrong.map(|pod| (pod.name_any(), leads(pod))).collect()
 }
 
 #[cfg(test)]
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn the_pod_that_leads_alone_has_the_label() {
         let pods = [pod("a", true), pod("b", false), pod("c", false)];
-        assert_eq!(changes(&pods, "b"), [("b".to_owned(), true), ("a".to_owned(), false)]);
+        assert_eq!(changes(&pods, "b"), [("a".to_owned(), false), ("b".to_owned(), true)]);
         assert_eq!(changes(&pods, "a"), []);
         assert_eq!(changes(&pods, "gone"), [("a".to_owned(), false)]);
     }

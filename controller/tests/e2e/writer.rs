@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use reqwest::redirect::Policy;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use crate::harness::{Demo, PATIENCE, ask};
+use crate::harness::{Demo, PATIENCE, http};
 
 const CLIENTS: usize = 4;
 
@@ -91,8 +91,7 @@ impl Writer {
         self.log.stop.store(true, Relaxed);
         while self.clients.join_next().await.is_some() {}
         let acknowledged = self.log.acknowledged.lock().await.clone();
-        let (code, dump) = ask(reqwest::Method::GET, &format!("{}/dump", demo.service().await), None).await;
-        assert_eq!(code, 200);
+        let dump = dump(&format!("{}/dump", demo.service().await)).await;
         let entries = &dump["entries"];
         let lost: Vec<&String> = acknowledged
             .iter()
@@ -115,6 +114,21 @@ impl Writer {
             redirected: self.log.redirected.load(Relaxed),
             longest_gap,
         }
+    }
+}
+
+/// What the leader has. A connection may still fail while a lost pod is being removed from the Service.
+async fn dump(url: &str) -> Value {
+    let started = Instant::now();
+    loop {
+        let failure = match http().get(url).send().await {
+            Ok(response) if response.status().is_success() => return response.json().await.unwrap(),
+            Ok(response) => response.status().to_string(),
+            Err(error) => format!("{error:?}"),
+        };
+        println!("failed to read {url}: {failure}");
+        assert!(started.elapsed() < PATIENCE, "{url} is not answered for {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
