@@ -213,8 +213,8 @@ pub struct Leader<W, R> {
     reported_sole_rule: u64,
     /// Whether a restore is unfinished.
     restoring: bool,
-    /// The caller knows that this cluster was open before. Blank followers alone then do not prove
-    /// a new cluster.
+    /// The caller knows that this cluster was open before, or a follower had state when it answered.
+    /// Blank followers alone then do not prove a new cluster: each may have lost its disk since.
     opened_before: bool,
     /// Since when too few followers have been connected, on the caller's clock, in microseconds.
     short_since_us: Option<u64>,
@@ -365,8 +365,10 @@ impl<W, R> Leader<W, R> {
         if !(slot.promised && same_disk && slot.gathered.is_everything()) {
             slot.gathered = Gathered::Nothing;
         }
+        let has_state = hello.synced.is_some();
         slot.hello = Some(hello);
         slot.silence = Silence::default();
+        self.opened_before |= has_state;
         // Ids decide between two leaders of one term, but a leader that is still recovering moves
         // to a term of its own.
         let same_term = promised.term == epoch.term && promised.leader != epoch.leader;
@@ -432,6 +434,7 @@ impl<W, R> Leader<W, R> {
             ToLeader::Promised { .. }
                 if matches!(slot.link, Link::Comparing { .. } | Link::Installing { .. } | Link::Streaming) => {}
             ToLeader::Promised { epoch, synced } if epoch == ours => {
+                let has_state = synced.is_some();
                 if let Some(hello) = slot.hello.as_mut() {
                     hello.promised = epoch;
                     hello.synced = synced;
@@ -439,6 +442,7 @@ impl<W, R> Leader<W, R> {
                 if !std::mem::replace(&mut slot.promised, true) {
                     self.stalled_ticks = 0;
                 }
+                self.opened_before |= has_state;
                 self.on_promised(id);
             }
             ToLeader::Digested { epoch, token, digest, next } if epoch == ours => {

@@ -104,14 +104,20 @@ impl<W, R> Leader<W, R> {
 
     /// A follower answered [`ToFollower::Greet`].
     pub(super) fn on_greeted(&mut self, id: SlotId, hello: Hello) {
-        let Phase::Waiting(_) = self.phase else { return };
+        match self.phase {
+            Phase::Waiting(_) => {}
+            Phase::Recovering(_) if hello.promised > self.epoch => return self.on_other_epoch(hello.promised, true),
+            _ => return,
+        }
         let Some(slot) = self.slot_mut(id) else { return };
         slot.silence.asked = false;
         let Some(known) = slot.hello.as_ref().filter(|known| known.id == hello.id) else { return };
         let same = (known.heard, known.promised) == (hello.heard, hello.promised);
         slot.silence.rounds = if same { slot.silence.rounds.saturating_add(1) } else { 0 };
         let promised = hello.promised;
+        let has_state = hello.synced.is_some();
         slot.hello = Some(hello);
+        self.opened_before |= has_state;
         self.outdo(promised);
         let Phase::Waiting(candidacy) = &self.phase else { return };
         let answered = |slot: &Slot| slot.silence.last && !slot.silence.asked;

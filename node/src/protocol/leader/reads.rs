@@ -86,9 +86,11 @@ impl<W, R> Leader<W, R> {
     pub fn tick(&mut self, now_us: u64) {
         match self.phase {
             Phase::Waiting(_) => self.tick_candidate(),
-            // Followers count this repetition as a leader that is heard. One that gets no further
-            // lets another candidate try.
-            Phase::Recovering(_) if self.is_stalled() => {}
+            // Followers count the repetition below as a leader that is heard. One that gets no
+            // further lets another candidate try, and asks whether one did.
+            Phase::Recovering(_) if self.is_stalled() => {
+                self.send_each(|slot| matches!(slot.link, Link::Greeted | Link::Promised), || ToFollower::Greet);
+            }
             Phase::Recovering(_) | Phase::Opening => {
                 self.stalled_ticks = self.stalled_ticks.saturating_add(1);
                 self.ask_for_promises();

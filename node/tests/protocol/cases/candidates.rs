@@ -140,6 +140,38 @@ fn a_recovery_that_stalls_lets_others_try() {
     assert_eq!(world.seen(other), value_of(op));
 }
 
+// Goal: a recovery that gets no further learns that another leader works, and waits beside it. Method: of three promises
+// it lacks one; a standby that reaches all three takes over.
+#[test]
+fn a_recovery_that_stalls_becomes_a_standby() {
+    let mut world = with(plan(1, 3));
+    let op = world.acknowledged(0);
+    world.kill_leader(0);
+    let stuck = world.start_leader();
+    world.until("its promises", |world| world.promises(stuck) > 0);
+    world.leads[stuck].blocked = [(2, Direction::Up), (2, Direction::Down)].into();
+    let other = world.start_leader();
+    world.until("opening", |world| world.is_open(other));
+    world.until("its standby", |world| world.waits(stuck));
+    assert_eq!(world.seen(other), value_of(op));
+}
+
+// Goal: a candidate that met followers with state does not take their new, empty disks for a new cluster. Method: the only
+// follower loses its disk while a standby looks on.
+#[test]
+fn a_standby_takes_no_lost_disk_for_a_new_cluster() {
+    let mut world = with(plan(1, 1));
+    world.acknowledged(0);
+    let standby = world.start_leader();
+    world.rest();
+    world.kill_leader(0);
+    world.crash(0);
+    world.wipe(0);
+    world.restart(0);
+    world.run_for(60_000_000);
+    assert!(!world.is_open(standby), "{}", world.told());
+}
+
 // Goal: two that start together do not interrupt each other for long. Method: many starts, all of which open soon.
 #[test]
 fn candidates_that_start_together_agree_soon() {
