@@ -201,10 +201,14 @@ pub async fn measure(
     settled(&cluster, &shared.urls[1 - leading], patience).await?;
     shared.stop.store(true, Ordering::Relaxed);
     report("reading everything", rounds);
+    // Each client ends with an acknowledgement, which may arrive now. The dump has to be later than all of them.
+    let mut last_written = Vec::new();
+    while let Some(written) = writers.join_next().await {
+        last_written.push(written.context("a client panicked")?);
+    }
     let dump = NodeClient::new(NodeClient::http(1)?, &cluster.leader_url(), None).dump().await?;
     let mut lost = Vec::new();
-    while let Some(written) = writers.join_next().await {
-        let (client, written) = written.context("a client panicked")?;
+    for (client, written) in last_written {
         let found = dump.get(&key_of(client)).and_then(|entry| entry.value.parse::<u64>().ok()).unwrap_or(0);
         if found < written {
             lost.push(format!("{}: {written} was acknowledged, and {found} is there", key_of(client)));
