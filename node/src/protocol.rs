@@ -14,8 +14,10 @@
 //! | a leader acknowledges a write after W confirmations and waits for no more | [`leader`], `window` |
 //! | a new quorum or member counts only once every recovery finds it | [`leader`], `membership` |
 //! | a leader sends a follower only the records that differ | [`leader`], `install`; [`digest`] |
+//! | a standby uses its copy of a state only where a follower that promised has the same | [`leader`], `warm` |
 //! | a leader answers a read once W followers confirmed that they promised no higher epoch | [`leader`], `reads` |
 
+pub mod changes;
 pub mod digest;
 pub mod follower;
 pub mod keymap;

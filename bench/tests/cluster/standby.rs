@@ -41,8 +41,15 @@ impl Pair {
         let (_, standby) = cluster.start_rival().await.expect("the standby starts");
         let urls = [cluster.leader_url(), standby];
         let pair = Self { cluster, urls, client: client(), acknowledged: BTreeMap::new(), _logs: logs };
-        pair.reports(1, "standby").await;
+        pair.is_ready(1).await;
+        assert_eq!(pair.reports(1, "standby").await["state"], "standby");
         pair
+    }
+
+    /// Waits until a node leads, or is a standby with a copy of the state.
+    async fn is_ready(&self, node: usize) {
+        let url = format!("{}/readyz", self.urls[node]);
+        eventually("readiness", async || self.client.get(&url).send().await.ok()?.error_for_status().ok()).await;
     }
 
     async fn status(&self, node: usize) -> Option<Value> {
@@ -97,8 +104,12 @@ async fn a_killed_leader_is_replaced_and_comes_back_as_the_standby() {
         pair.reads_everything(next).await;
         if killed == 0 { pair.cluster.start_leader().await } else { pair.cluster.start_rival().await.map(drop) }
             .expect("it starts again");
+        pair.is_ready(killed).await;
         let status = pair.reports(killed, "standby").await;
         assert!(status["message"].as_str().is_some_and(|it| it.starts_with(&pair.urls[next])), "{status}");
+        let copied = format!("its copy of the state has {} keys", pair.acknowledged.len());
+        let message = async || pair.status(killed).await?["message"].as_str().map(ToOwned::to_owned);
+        eventually(&copied, async || message().await.filter(|message| message.ends_with(&copied))).await;
     }
 }
 

@@ -113,12 +113,16 @@ pub(super) async fn leader_status(State(state): State<LeaderSite>) -> Json<Leade
     Json(status::of_leader(&state))
 }
 
-/// `GET /readyz` at a leader: 200 while it is open, and while it waits as a standby.
+/// `GET /readyz` at a leader: 200 while it is open, and while it is a standby whose copy of the state is complete.
 pub(super) async fn leader_ready(State(state): State<LeaderSite>) -> Response {
     let condition = state.leader.condition();
     let (now, message) = status::describe(&condition, state.site.is_draining());
     let message = if message.is_empty() { now.to_string() } else { message };
-    let works = matches!(now, LeaderState::Open | LeaderState::Standby) && !matches!(condition, Condition::CutOff(_));
+    let works = match &condition {
+        Condition::CutOff(_) => false,
+        Condition::Candidate(candidate, _) => candidate.leader.is_some() && candidate.copied,
+        _ => now == LeaderState::Open,
+    };
     ready(works, &message)
 }
 

@@ -81,8 +81,11 @@ pub(super) fn describe(condition: &Condition, draining: bool) -> (LeaderState, S
     match condition {
         Condition::Fenced(by) => (LeaderState::Fenced, format!("replaced by the leader of epoch {by}")),
         Condition::Resigned => (LeaderState::Draining, "handed over".to_owned()),
-        Condition::Candidate(CandidateView { leader: Some(leader), hearing, answered }, _) => {
-            (LeaderState::Standby, format!("{leader} leads: {hearing} of {answered} followers hear it"))
+        Condition::Candidate(CandidateView { leader: Some(leader), hearing, answered, copied_keys, copied }, _) => {
+            let copy = if *copied { "its copy of the state has" } else { "copies the state, so far" };
+            let message =
+                format!("{leader} leads: {hearing} of {answered} followers hear it; {copy} {copied_keys} keys");
+            (LeaderState::Standby, message)
         }
         Condition::Candidate(_, recovery) if recovery.is_enough() => {
             (LeaderState::Recovering, "makes sure that no other leader is at work".to_owned())

@@ -121,6 +121,19 @@ impl Digest {
         Self { seed: self.seed, sums: self.sums.chunks(each).map(sum).collect() }
     }
 
+    /// The digest of the same state without the keys of these buckets. Their number is a power of two,
+    /// and at most that of this digest.
+    #[must_use]
+    pub fn without(mut self, buckets: &Buckets) -> Self {
+        let each = (self.sums.len() / (buckets.count as usize).max(1)).max(1);
+        for (bucket, sums) in self.sums.chunks_mut(each).enumerate() {
+            if buckets.contains_bucket(bucket) {
+                sums.fill(0);
+            }
+        }
+        self
+    }
+
     /// The buckets that differ from those of the other digest; all of them if the numbers of
     /// buckets or the seeds differ.
     pub fn differing(&self, other: &Self) -> Buckets {
@@ -163,7 +176,10 @@ impl Buckets {
 
     /// Whether the bucket of this key is in the set.
     pub fn contains(&self, key: &str) -> bool {
-        let bucket = bucket_of(xxh3_64_with_seed(key.as_bytes(), self.seed), self.count as usize);
+        self.contains_bucket(bucket_of(xxh3_64_with_seed(key.as_bytes(), self.seed), self.count as usize))
+    }
+
+    fn contains_bucket(&self, bucket: usize) -> bool {
         self.bits.get(bucket / 64).is_some_and(|bits| bits & 1 << (bucket % 64) != 0)
     }
 
@@ -288,6 +304,26 @@ mod tests {
         assert_eq!(fine.folded(64), coarse);
         assert_eq!(coarse.folded(64), coarse);
         assert_eq!((coarse.folded(1).buckets(), coarse.folded(0).buckets()), (1, 1));
+    }
+
+    // Goal: a digest without some buckets equals the digest of the other keys. Method: leave out two
+    // coarse buckets of a fine digest.
+    #[test]
+    fn buckets_can_be_left_out() {
+        let mut left_out = Buckets::none(16, SEED);
+        ["key1", "key2"].iter().for_each(|key| left_out.insert_key(key));
+        let [mut all, mut others] = [BUCKETS_MAX as u32; 2].map(|buckets| Digest::new(buckets, SEED));
+        for number in 0..1_000 {
+            let (key, record) = (format!("key{number}"), record(1, number, Some("x")));
+            all.add(&key, &record);
+            if !left_out.contains(&key) {
+                others.add(&key, &record);
+            }
+        }
+        assert_ne!(all, others);
+        assert_eq!(all.clone().without(&Buckets::none(16, SEED)), all);
+        assert_eq!(all.clone().without(&left_out), others);
+        assert_eq!(all.without(&Buckets::all()), Digest::new(BUCKETS_MAX as u32, SEED));
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! This module uses no clock, socket or disk. [`Follower::step`] changes the state and returns the
 //! changes that the caller must store, in order, before it sends the replies.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::changes::{Changes, CopyCursor};
 use super::digest::{Buckets, Digest, seed_of};
 use super::keymap::KeyMap;
 use super::messages::{Covered, Hello, ToFollower, ToLeader, Write};
@@ -21,11 +23,13 @@ pub struct Limits {
     /// About how many bytes of keys and values the follower examines for one digest. At least one
     /// record.
     pub scan_bytes: usize,
+    /// How many changes the follower remembers for standbys. At least 1.
+    pub changed_keys: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { message_bytes: MESSAGE_BYTES, scan_keys: 131_072, scan_bytes: 64 << 20 }
+        Self { message_bytes: MESSAGE_BYTES, scan_keys: 131_072, scan_bytes: 64 << 20, changed_keys: 65_536 }
     }
 }
 
@@ -70,6 +74,8 @@ pub struct Follower {
     heard: u64,
     leader: Option<Arc<str>>,
     limits: Limits,
+    /// What standbys may ask for.
+    changes: Changes,
     // Records keep their position, which serves as a cursor, until the end of an install drops
     // older records.
     records: KeyMap<Record>,
@@ -97,7 +103,8 @@ impl Follower {
         let Kept { promised, synced, records } = kept;
         // The leader that it promised may be at work, although this process heard nothing of it.
         let heard = u64::from(promised != Epoch::default());
-        Self { id, name, promised, synced, heard, leader: None, limits: Limits::default(), records }
+        let (limits, changes) = (Limits::default(), Changes::default());
+        Self { id, name, promised, synced, heard, leader: None, limits, changes, records }
     }
 
     /// The same follower with other limits.
@@ -177,6 +184,7 @@ impl Follower {
     pub fn step(&mut self, message: ToFollower, effects: &mut Effects) {
         match message {
             ToFollower::Greet => effects.replies.push(ToLeader::Greeted(self.hello())),
+            ToFollower::Copy { from } => effects.replies.push(self.copy(from)),
             ToFollower::Resign { epoch } => {
                 if self.keeps(epoch, effects) {
                     (self.heard, self.leader) = (0, None);
@@ -240,6 +248,8 @@ impl Follower {
         }
         if epoch > self.promised {
             self.promised = epoch;
+            // The standby leads now, perhaps, and nobody else asks.
+            self.changes.forget();
             effects.changes.push(Change::Promised(epoch));
         }
         self.heard += 1;
@@ -287,6 +297,7 @@ impl Follower {
             return;
         }
         effects.changes.push(Change::Put(key.clone(), record.clone()));
+        self.changes.note(&key, self.limits.changed_keys);
         match known {
             Some(known) => *known = record,
             None => _ = self.records.insert(key, record),
@@ -311,6 +322,7 @@ impl Follower {
 
     fn complete(&mut self, synced: Synced, drop_older: Option<&Buckets>) {
         if let Some(buckets) = drop_older.filter(|buckets| !buckets.is_empty()) {
+            self.changes.forget();
             self.records.retain(|key, record| record.version.epoch >= synced.epoch || !buckets.contains(key));
         }
         self.synced = Some(synced);
@@ -333,6 +345,12 @@ impl Follower {
     }
 
     fn fetch(&self, epoch: Epoch, cursor: u64, of: Option<&Buckets>) -> ToLeader {
+        let (records, next) = self.records_from(cursor, of);
+        ToLeader::Records { epoch, records, next }
+    }
+
+    /// The records of one message, and the position to continue at.
+    fn records_from(&self, cursor: u64, of: Option<&Buckets>) -> (Vec<(Key, Record)>, Option<u64>) {
         let (mut at, most) = self.part(cursor);
         let (mut records, mut bytes) = (Vec::new(), 0);
         while at < most && bytes < self.limits.message_bytes {
@@ -344,7 +362,38 @@ impl Follower {
             }
             at += 1;
         }
-        ToLeader::Records { epoch, records, next: self.next(at) }
+        (records, self.next(at))
+    }
+
+    /// The next part of a copy: first every record, then again those that changed.
+    fn copy(&mut self, from: Option<CopyCursor>) -> ToLeader {
+        let known = from.filter(|from| self.changes.since(from.change).is_some());
+        let anew = known.is_none();
+        let from = known.unwrap_or_else(|| CopyCursor { position: Some(0), change: self.changes.begin() });
+        if let Some(position) = from.position {
+            let (records, position) = self.records_from(position, None);
+            return ToLeader::Copied { records, next: CopyCursor { position, ..from }, anew, more: true };
+        }
+        let (records, seen, more) = self.changed_since(from.change);
+        ToLeader::Copied { records, next: CopyCursor { change: from.change + seen, ..from }, anew, more }
+    }
+
+    /// The records that changed from this change on, each one once; how many changes that covers;
+    /// and whether there are more.
+    fn changed_since(&self, change: u64) -> (Vec<(Key, Record)>, u64, bool) {
+        let (mut records, mut bytes, mut seen) = (Vec::new(), 0, 0);
+        let mut sent = HashSet::new();
+        for key in self.changes.since(change).into_iter().flatten() {
+            if bytes >= self.limits.message_bytes || seen as usize >= self.limits.scan_keys {
+                return (records, seen, true);
+            }
+            seen += 1;
+            if let Some(record) = self.records.get(key).filter(|_| sent.insert(key)) {
+                bytes += approximate_bytes(key, record);
+                records.push((key.clone(), record.clone()));
+            }
+        }
+        (records, seen, false)
     }
 
     /// The range of positions to examine for one message.

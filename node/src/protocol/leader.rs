@@ -20,6 +20,7 @@ mod restore;
 mod saving;
 mod slot;
 mod view;
+mod warm;
 mod window;
 mod writes;
 
@@ -36,6 +37,7 @@ use self::reads::Reads;
 use self::recovery::Recovery;
 use self::saving::Saving;
 use self::slot::{Gathered, Link, Slot};
+use self::warm::WarmCopy;
 use self::window::Window;
 use super::digest::{BucketLimits, Digest};
 use super::follower::MESSAGE_BYTES;
@@ -194,6 +196,8 @@ pub struct Leader<W, R> {
     rng: SmallRng,
     /// Randomness of the waits of a candidate. It leaves the seeded delays alone.
     candidate_rng: SmallRng,
+    /// What this process copied as a standby.
+    copy: WarmCopy,
     slots: Vec<Option<Slot>>,
     rules: Rules,
     entries: KeyMap<Entry>,
@@ -230,7 +234,7 @@ impl<W, R> Leader<W, R> {
     pub fn new(id: u64, settings: LeaderSettings) -> Self {
         let epoch = Epoch { term: 1, leader: id };
         let phase = if settings.limits.takeover_rounds == 0 {
-            Phase::Recovering(Recovery::new(epoch, &settings.limits))
+            Phase::Recovering(Recovery::new(epoch, &settings.limits, KeyMap::default()))
         } else {
             Phase::Waiting(Candidacy::default())
         };
@@ -240,6 +244,7 @@ impl<W, R> Leader<W, R> {
             settings,
             rng: SmallRng::seed_from_u64(settings.seed),
             candidate_rng: SmallRng::seed_from_u64(id),
+            copy: WarmCopy::default(),
             slots: Vec::new(),
             rules: Rules::default(),
             entries: KeyMap::default(),
@@ -369,6 +374,7 @@ impl<W, R> Leader<W, R> {
         slot.hello = Some(hello);
         slot.silence = Silence::default();
         self.opened_before |= has_state;
+        self.copy.on_disconnect(id);
         // Ids decide between two leaders of one term, but a leader that is still recovering moves
         // to a term of its own.
         let same_term = promised.term == epoch.term && promised.leader != epoch.leader;
@@ -412,6 +418,9 @@ impl<W, R> Leader<W, R> {
         let (under_way, untracked) = (slot.gathered.is_under_way(), !slot.wanted);
         if under_way {
             slot.gathered = Gathered::Nothing;
+        }
+        self.copy.on_disconnect(id);
+        if under_way {
             // Recovery may have waited for this follower before it asked the next one.
             self.recover();
         }
@@ -429,6 +438,7 @@ impl<W, R> Leader<W, R> {
         match message {
             ToLeader::Hello(hello) => self.hello(id, session, hello),
             ToLeader::Greeted(hello) => self.on_greeted(id, hello),
+            ToLeader::Copied { records, next, anew, more } => self.on_copied(id, records, next, (anew, more)),
             ToLeader::Resigned { epoch } if epoch == ours => slot.promised = false,
             // The leader asked twice and has already acted on the first promise.
             ToLeader::Promised { .. }
@@ -480,7 +490,9 @@ impl<W, R> Leader<W, R> {
             return;
         }
         self.stalled_ticks = 0;
-        self.phase = Phase::Recovering(Recovery::new(self.epoch, &self.settings.limits));
+        self.copy.stop();
+        let copied = std::mem::take(&mut self.copy.records);
+        self.phase = Phase::Recovering(Recovery::new(self.epoch, &self.settings.limits, copied));
         self.start_over();
         self.ask_for_promises();
     }
@@ -516,7 +528,10 @@ impl<W, R> Leader<W, R> {
                 if matches!(self.phase, Phase::Waiting(_)) {
                     return;
                 }
-                self.phase = Phase::Waiting(Candidacy::default());
+                let waiting = Phase::Waiting(Candidacy::default());
+                if let Phase::Recovering(recovery) = std::mem::replace(&mut self.phase, waiting) {
+                    self.copy.records = recovery.into_copy();
+                }
                 if self.settings.limits.takeover_rounds > 0 {
                     // The other one counts as a leader for as long as followers hear it.
                     self.start_over();

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
+use super::changes::CopyCursor;
 use super::digest::{Buckets, Digest};
 use super::types::{Config, Epoch, FollowerId, Key, Record, Synced};
 
@@ -82,6 +83,12 @@ pub struct Hello {
 pub enum ToFollower {
     /// A candidate asks for the greeting again. The follower promises nothing.
     Greet,
+    /// A standby asks for records, to keep a copy of the follower's state. The follower promises
+    /// nothing.
+    Copy {
+        /// Where the copy continues; `None` to start.
+        from: Option<CopyCursor>,
+    },
     /// This leader stops: it has answered every client and accepts no further write.
     Resign {
         /// The leader's epoch.
@@ -167,7 +174,7 @@ impl ToFollower {
     /// The epoch of the leader that sent it; `None` for a question that any candidate may ask.
     pub fn epoch(&self) -> Option<Epoch> {
         match self {
-            Self::Greet => None,
+            Self::Greet | Self::Copy { .. } => None,
             Self::Resign { epoch }
             | Self::Prepare { epoch }
             | Self::Compare { epoch, .. }
@@ -203,6 +210,18 @@ pub enum ToLeader {
     Hello(Hello),
     /// The answer to [`ToFollower::Greet`].
     Greeted(Hello),
+    /// The answer to [`ToFollower::Copy`].
+    Copied {
+        /// Keys with their newest records, stored or about to be.
+        records: Vec<(Key, Record)>,
+        /// Where the copy continues.
+        next: CopyCursor,
+        /// The follower sends its records from the first one on, since it no longer knows what
+        /// changed.
+        anew: bool,
+        /// Whether there is more already.
+        more: bool,
+    },
     /// The answer to [`ToFollower::Resign`].
     Resigned {
         /// The epoch of the leader that stops.

@@ -102,5 +102,5 @@ fn follower_limits(rng: &mut SmallRng) -> follower::Limits {
         return follower::Limits::default();
     }
     let mut few = || rng.random_range(1..=3_usize);
-    follower::Limits { message_bytes: few() * 50, scan_keys: few(), scan_bytes: few() * 50 }
+    follower::Limits { message_bytes: few() * 50, scan_keys: few(), scan_bytes: few() * 50, changed_keys: few() }
 }

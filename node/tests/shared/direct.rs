@@ -32,6 +32,8 @@ pub(crate) struct Traffic {
     pub(crate) installed: usize,
     /// State transfers.
     pub(crate) jobs: usize,
+    /// Records that followers gave to a standby.
+    pub(crate) copied: usize,
 }
 
 /// Followers by their places, and what is between them and their leaders.
@@ -127,6 +129,9 @@ fn exchange(leader: &mut Core, followers: &mut Followers, slot: SlotId, message:
     for reply in effects.replies {
         if let ToLeader::Records { records, .. } = &reply {
             followers.traffic.fetched += records.len();
+        }
+        if let ToLeader::Copied { records, .. } = &reply {
+            followers.traffic.copied += records.len();
         }
         leader.receive(slot, place as u64 + 1, reply);
     }

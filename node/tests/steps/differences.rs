@@ -66,7 +66,7 @@ fn what_is_the_same_is_not_sent_again() {
     let mut next = leader(2);
     (0..5).for_each(|place| connect(&mut next, &mut followers, place));
     assert!(next.is_open());
-    assert_eq!(followers.traffic, Traffic { fetched: KEYS, installed: 0, jobs: 5 });
+    assert_eq!(followers.traffic, Traffic { fetched: KEYS, installed: 0, jobs: 5, copied: 0 });
     assert_same(&next, &followers, 0..5);
     assert_eq!(put(&mut next, &mut followers, 7, "second"), 2, "the numbers of a key go on");
     assert_same(&next, &followers, 0..5);

@@ -11,3 +11,4 @@ mod late_members;
 mod limits;
 mod long_transfer;
 mod settings;
+mod warm_copies;

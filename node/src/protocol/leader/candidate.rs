@@ -44,6 +44,10 @@ pub struct CandidateView {
     pub answered: usize,
     /// How many of them hear a leader.
     pub hearing: usize,
+    /// How many keys its copy of a follower's state has.
+    pub copied_keys: usize,
+    /// Whether the copy contained the whole state at some moment.
+    pub copied: bool,
 }
 
 impl<W, R> Leader<W, R> {
@@ -51,7 +55,13 @@ impl<W, R> Leader<W, R> {
     pub fn candidate(&self) -> Option<CandidateView> {
         self.is_candidate().then(|| {
             let answered = self.mask_of(|slot| slot.link != Link::Down).count();
-            CandidateView { leader: self.heard_leader(), answered, hearing: self.hearing().count() }
+            CandidateView {
+                leader: self.heard_leader(),
+                answered,
+                hearing: self.hearing().count(),
+                copied_keys: self.copy.records.len(),
+                copied: self.copy.is_complete(),
+            }
         })
     }
 
@@ -100,6 +110,7 @@ impl<W, R> Leader<W, R> {
                 self.out.push(Output::Send(id, ToFollower::Greet));
             }
         }
+        self.tick_copy();
     }
 
     /// A follower answered [`ToFollower::Greet`].
@@ -157,7 +168,7 @@ impl<W, R> Leader<W, R> {
         rounds > 0 && self.stalled_ticks > rounds
     }
 
-    fn is_silent(&self, slot: &Slot) -> bool {
+    pub(super) fn is_silent(&self, slot: &Slot) -> bool {
         slot.knows_of_no_leader() || slot.silence.rounds >= self.settings.limits.takeover_rounds
     }
 }

@@ -4,8 +4,9 @@
 use super::mask::Mask;
 use super::membership::Stage;
 use super::slot::{Gathered, Slot};
+use super::warm::Compared;
 use super::{Entry, Leader, LeaderSettings, Limits, Link, Output, Phase, ResetReason, SlotId};
-use crate::protocol::digest::{BucketLimits, Digest, seed_of};
+use crate::protocol::digest::{BucketLimits, Buckets, Digest, seed_of};
 use crate::protocol::keymap::KeyMap;
 use crate::protocol::messages::ToFollower;
 use crate::protocol::types::{Config, Epoch, Key, Member, Record, Synced};
@@ -19,6 +20,8 @@ pub(super) struct Recovery {
     /// The epoch whose records are being merged.
     source: Option<Epoch>,
     merged: KeyMap<Entry>,
+    /// The copy of a standby, until a follower has reported in which buckets it has the same.
+    copy: Option<Box<Compared>>,
     /// Digest of `merged`. Of a large state it is updated with each record, so that no single step
     /// computes all of it.
     digest: Option<Digest>,
@@ -57,17 +60,25 @@ impl RecoveryView {
 }
 
 impl Recovery {
-    pub(super) fn new(epoch: Epoch, limits: &Limits) -> Self {
+    /// `copy` is what this process copied as a standby.
+    pub(super) fn new(epoch: Epoch, limits: &Limits, copy: KeyMap<Entry>) -> Self {
+        let seed = seed_of(epoch);
         Self {
             source: None,
             merged: KeyMap::default(),
+            copy: Compared::new(copy, limits.buckets.most, seed).map(Box::new),
             digest: None,
             compared: None,
             loss_accepted: false,
-            seed: seed_of(epoch),
+            seed,
             buckets: limits.buckets,
             digested_keys: limits.digested_keys,
         }
+    }
+
+    /// The copy that no follower has been compared with.
+    pub(super) fn into_copy(self) -> KeyMap<Entry> {
+        self.copy.map(|copy| copy.into_records()).unwrap_or_default()
     }
 
     /// Keeps the record with the higher version.
@@ -99,6 +110,14 @@ impl Recovery {
                 digest
             }
         }
+    }
+
+    /// The digest of the first follower is complete: merges what the copy shares with it. Returns the
+    /// buckets in which the follower has other records.
+    fn merge_copy(&mut self, theirs: &Digest) -> Option<Buckets> {
+        let (records, digest, differing) = self.copy.take()?.shared_with(theirs, self.source?);
+        (self.merged, self.digest) = (records, Some(digest));
+        Some(differing)
     }
 
     /// The first follower sent everything: prepares the digest that is compared with the other
@@ -272,19 +291,24 @@ impl<W, R> Leader<W, R> {
             // The records that a follower sent before its connection broke count too.
             recovery.begin_comparing();
         }
-        let (buckets, seed) = (recovery.compared, recovery.seed);
+        // A standby has a copy. Its comparison with the first follower takes the place of the records
+        // that are the same.
+        let copied = recovery.copy.as_ref().map(|copy| recovery.buckets.buckets_for(copy.len()));
+        let (compared, seed) = (recovery.compared, recovery.seed);
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(slot) = slot else { continue };
             let wanted = slot.promised && slot.synced_epoch() == Some(source) && slot.link == Link::Promised;
             if !wanted || slot.gathered != Gathered::Nothing {
                 continue;
             }
+            if compared.is_none() && busy {
+                return;
+            }
             let message;
-            (slot.gathered, message) = match buckets {
+            (slot.gathered, message) = match compared.or(copied) {
                 Some(buckets) => {
                     (Gathered::Comparing(Digest::new(buckets, seed)), ToFollower::compare(epoch, buckets, 0, RECOVERY))
                 }
-                None if busy => return,
                 None => (Gathered::Fetching(None), ToFollower::Fetch { epoch, cursor: 0, of: None }),
             };
             busy = true;
@@ -304,14 +328,26 @@ impl<W, R> Leader<W, R> {
         };
         let buckets = theirs.buckets();
         theirs.join(part);
+        let Phase::Recovering(recovery) = &mut self.phase else {
+            return;
+        };
+        let first = recovery.compared.is_none();
+        if let Some(copy) = recovery.copy.as_mut().filter(|_| first) {
+            // A part for each part of theirs, so that no single step computes all of it.
+            copy.digest_more(recovery.digested_keys);
+        }
         if let Some(cursor) = next {
             let message = ToFollower::compare(epoch, buckets, cursor, RECOVERY);
             return self.out.push(Output::Send(id, message));
         }
-        let Phase::Recovering(Recovery { digest: Some(ours), .. }) = &self.phase else {
+        let differing = if first {
+            recovery.merge_copy(theirs)
+        } else {
+            recovery.digest.as_ref().map(|ours| ours.differing(theirs))
+        };
+        let Some(differing) = differing else {
             return;
         };
-        let differing = ours.differing(theirs);
         if differing.is_empty() {
             slot.gathered = Gathered::Everything;
             return self.recover();
@@ -437,7 +473,7 @@ mod tests {
     // Method: below and above `digested_keys`, with records that replace earlier ones.
     #[test]
     fn the_digest_of_much_goes_along_with_it() {
-        let mut recovery = Recovery::new(Epoch::default(), &Limits::default());
+        let mut recovery = Recovery::new(Epoch::default(), &Limits::default(), KeyMap::default());
         for number in 0..recovery.digested_keys + 1_000 {
             let record = |seq: usize| {
                 let version = Version { epoch: Epoch { term: 1, leader: 1 }, seq: seq as u64 };

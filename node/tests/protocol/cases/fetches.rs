@@ -11,7 +11,7 @@ const QUORUM: u16 = 2;
 
 /// Three followers whose messages hold one record each.
 fn followers() -> Vec<Follower> {
-    let limits = follower::Limits { message_bytes: 1, scan_keys: 1, scan_bytes: 1 };
+    let limits = follower::Limits { message_bytes: 1, scan_keys: 1, scan_bytes: 1, changed_keys: 1 };
     (0..3).map(|place| Follower::blank(FollowerId(place), format!("f{place}").into()).limited(limits)).collect()
 }
 

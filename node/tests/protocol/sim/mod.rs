@@ -139,7 +139,7 @@ impl Sizes {
 
     fn small_follower(few: &mut impl FnMut() -> usize) -> follower::Limits {
         let (message_bytes, scan_keys, scan_bytes) = (few() * RECORD_BYTES, few(), few() * RECORD_BYTES);
-        follower::Limits { message_bytes, scan_keys, scan_bytes }
+        follower::Limits { message_bytes, scan_keys, scan_bytes, changed_keys: few() }
     }
 }
 
