@@ -145,14 +145,18 @@ impl World {
     pub(crate) fn must_stay_closed(&self) -> bool {
         let stored = self.places.iter().filter_map(|place| place.durable.synced());
         let newest = stored.max_by_key(|synced| (synced.epoch, synced.config.generation));
-        newest.is_some_and(|synced| {
-            synced.config.binding().any(|rule| {
-                // Whoever is gone for good, name and disk, is missed by the next opening as well.
-                let left = self.left_of(rule, None);
-                let replaced = |name: &Arc<str>| self.places.iter().any(|place| place.present && place.name == *name);
-                let lost = rule.members.iter().filter(|member| replaced(&member.name)).count() - left;
-                left < rule.recovery_size() || left < usize::from(rule.quorum).min(rule.members.len() - lost)
-            })
+        let Some(synced) = newest else {
+            // A leader process knows that the disks that are gone had state. They may have had it without an open
+            // leader, but nothing proves that.
+            let met_state = |number: &usize| self.leads[*number].leader.recovery().is_some_and(|it| it.opened_before);
+            return self.leading().iter().any(met_state);
+        };
+        synced.config.binding().any(|rule| {
+            // Whoever is gone for good, name and disk, is missed by the next opening as well.
+            let left = self.left_of(rule, None);
+            let replaced = |name: &Arc<str>| self.places.iter().any(|place| place.present && place.name == *name);
+            let lost = rule.members.iter().filter(|member| replaced(&member.name)).count() - left;
+            left < rule.recovery_size() || left < usize::from(rule.quorum).min(rule.members.len() - lost)
         })
     }
 
