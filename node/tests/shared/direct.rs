@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use kv_node::protocol::follower::{Effects, Follower};
-use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, Output, SlotId};
+use kv_node::protocol::leader::{Accepted, DelayRange, Leader, LeaderSettings, Limits, NewWrite, Output, SlotId};
 use kv_node::protocol::messages::{ToFollower, ToLeader};
 use kv_node::protocol::types::FollowerId;
 
@@ -76,6 +76,30 @@ pub(crate) fn connect(leader: &mut Core, followers: &mut Followers, place: usize
     let slot = leader.declare(&hello.name).expect("a slot");
     leader.hello(slot, place as u64 + 1, hello);
     deliver(leader, followers);
+}
+
+/// Closes the connection of a follower.
+pub(crate) fn disconnect(leader: &mut Core, followers: &mut Followers, place: usize) {
+    let name = followers.places[place].hello().name;
+    let slot = leader.declare(&name).expect("a slot");
+    leader.closed(slot, place as u64 + 1);
+    deliver(leader, followers);
+}
+
+/// The key with this number.
+pub(crate) fn key(number: usize) -> String {
+    format!("key{number}")
+}
+
+/// Writes the key with this number at an open leader. Returns the number of the write.
+pub(crate) fn put(leader: &mut Core, followers: &mut Followers, number: usize, value: &str) -> u64 {
+    let new =
+        NewWrite { key: key(number).into(), value: Some(value.into()), retry_token: None, explain: false, now_us: 0 };
+    let accepted = leader.put(new, 0).expect("an open leader takes writes");
+    deliver(leader, followers);
+    match accepted {
+        Accepted::Pending { seq } | Accepted::AlreadyCommitted { seq } => seq,
+    }
 }
 
 /// Connects a follower that has no place any more, as discovery does; false when it is not taken.

@@ -2,29 +2,18 @@
 
 use kv_node::protocol::follower::{Follower, Kept};
 use kv_node::protocol::keymap::KeyMap;
-use kv_node::protocol::leader::{AuditCounts, Limits, NewWrite};
+use kv_node::protocol::leader::{AuditCounts, Limits};
 use kv_node::protocol::types::{Epoch, Record, Version};
 
-use crate::direct::{Core, Followers, connect, deliver, followers, leader_with};
+use crate::direct::{Core, Followers, connect, deliver, followers, key, leader_with, put};
 
 const KEYS: usize = 300;
-
-fn key(number: usize) -> String {
-    format!("key{number}")
-}
-
-fn put(leader: &mut Core, followers: &mut Followers, number: usize, value: &str) {
-    let new =
-        NewWrite { key: key(number).into(), value: Some(value.into()), retry_token: None, explain: false, now_us: 0 };
-    leader.put(new, 0).expect("an open leader takes writes");
-    deliver(leader, followers);
-}
 
 fn cluster() -> (Core, Followers) {
     let limits = Limits { audit_keys: 7, audit_pause_us: 1_000_000, ..Limits::default() };
     let (mut leader, mut followers) = (leader_with(1, 5, limits), followers());
     (0..5).for_each(|place| connect(&mut leader, &mut followers, place));
-    (0..KEYS).for_each(|number| put(&mut leader, &mut followers, number, "first"));
+    (0..KEYS).for_each(|number| _ = put(&mut leader, &mut followers, number, "first"));
     (leader, followers)
 }
 

@@ -1,36 +1,14 @@
 //! What a new leader asks of its followers and sends to them: what differs, and nothing else.
 
-use kv_node::protocol::leader::{Accepted, NewWrite};
 use kv_node::protocol::messages::ToFollower;
 use kv_node::protocol::types::Epoch;
 
-use crate::direct::{Core, Followers, Traffic, connect, deliver, followers, leader};
+use crate::direct::{Core, Followers, Traffic, connect, disconnect, followers, key, leader, put};
 
 const KEYS: usize = 5_000;
 
 /// More keys than fall into one bucket.
 const BUCKET: usize = 200;
-
-fn key(number: usize) -> String {
-    format!("key-{number}")
-}
-
-fn put(leader: &mut Core, followers: &mut Followers, number: usize, value: &str) -> u64 {
-    let new =
-        NewWrite { key: key(number).into(), value: Some(value.into()), retry_token: None, explain: false, now_us: 0 };
-    let accepted = leader.put(new, 0).expect("an open leader takes writes");
-    deliver(leader, followers);
-    match accepted {
-        Accepted::Pending { seq } | Accepted::AlreadyCommitted { seq } => seq,
-    }
-}
-
-fn disconnect(leader: &mut Core, followers: &mut Followers, place: usize) {
-    let name = followers.places[place].hello().name;
-    let slot = leader.declare(&name).expect("a slot");
-    leader.closed(slot, place as u64 + 1);
-    deliver(leader, followers);
-}
 
 /// Five followers of an open leader, all with the same keys.
 fn full() -> (Core, Followers) {

@@ -1,11 +1,11 @@
 //! What a standby copies while another leader works, and what its recovery makes of the copy.
 
 use kv_node::protocol::follower::{self, Follower};
-use kv_node::protocol::leader::{Limits, NewWrite};
+use kv_node::protocol::leader::Limits;
 use kv_node::protocol::messages::ToFollower;
 use kv_node::protocol::types::FollowerId;
 
-use crate::direct::{Core, Followers, Traffic, connect, deliver, followers, leader, leader_with};
+use crate::direct::{Core, Followers, Traffic, connect, deliver, disconnect, followers, key, leader, leader_with, put};
 
 const KEYS: usize = 1_000;
 
@@ -13,24 +13,6 @@ const KEYS: usize = 1_000;
 const BUCKET: usize = 200;
 
 const ROUNDS: u32 = 3;
-
-fn key(number: usize) -> String {
-    format!("key-{number}")
-}
-
-fn put(leader: &mut Core, followers: &mut Followers, number: usize, value: &str) {
-    let new =
-        NewWrite { key: key(number).into(), value: Some(value.into()), retry_token: None, explain: false, now_us: 0 };
-    leader.put(new, 0).expect("an open leader takes writes");
-    deliver(leader, followers);
-}
-
-fn disconnect(leader: &mut Core, followers: &mut Followers, place: usize) {
-    let name = followers.places[place].hello().name;
-    let slot = leader.declare(&name).expect("a slot");
-    leader.closed(slot, place as u64 + 1);
-    deliver(leader, followers);
-}
 
 fn tick(leader: &mut Core, followers: &mut Followers) {
     leader.tick(0);
@@ -41,7 +23,7 @@ fn tick(leader: &mut Core, followers: &mut Followers) {
 fn full() -> (Core, Followers) {
     let (mut first, mut followers) = (leader(1), followers());
     (0..5).for_each(|place| connect(&mut first, &mut followers, place));
-    (0..KEYS).for_each(|number| put(&mut first, &mut followers, number, "first"));
+    (0..KEYS).for_each(|number| _ = put(&mut first, &mut followers, number, "first"));
     followers.traffic = Traffic::default();
     (first, followers)
 }
@@ -79,7 +61,7 @@ fn a_standby_fetches_what_it_lacks() {
         tick(&mut next, &mut followers);
         assert_eq!(next.candidate().map(|view| view.copied_keys), Some(KEYS + 1));
         followers.hold = |_, message| matches!(message, ToFollower::Copy { .. });
-        (0..missed).for_each(|number| put(&mut first, &mut followers, 10 + number, "third"));
+        (0..missed).for_each(|number| _ = put(&mut first, &mut followers, 10 + number, "third"));
         take_over(&mut next, &mut followers);
         let Traffic { fetched, installed, .. } = followers.traffic;
         assert_eq!(installed, 0);
@@ -148,7 +130,7 @@ fn a_follower_that_forgot_what_changed_sends_everything() {
         let limits = follower::Limits { changed_keys: 50, ..follower::Limits::default() };
         followers.places[0] = followers.places[0].clone().limited(limits);
         let mut next = standby(&mut followers, &[0]);
-        (0..changes).for_each(|number| put(&mut first, &mut followers, number, "second"));
+        (0..changes).for_each(|number| _ = put(&mut first, &mut followers, number, "second"));
         followers.traffic = Traffic::default();
         tick(&mut next, &mut followers);
         assert_eq!(followers.traffic.copied, if everything { KEYS } else { changes });
