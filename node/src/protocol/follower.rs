@@ -248,7 +248,7 @@ impl Follower {
         }
         if epoch > self.promised {
             self.promised = epoch;
-            // The standby leads now, perhaps, and nobody else asks.
+            // The standby that asked may be the one that asks for this promise. Another one copies anew.
             self.changes.forget();
             effects.changes.push(Change::Promised(epoch));
         }

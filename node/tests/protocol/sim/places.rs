@@ -152,7 +152,7 @@ impl World {
             return self.leading().iter().any(met_state);
         };
         synced.config.binding().any(|rule| {
-            // Whoever is gone for good, name and disk, is missed by the next opening as well.
+            // The next opening lacks a follower that is gone for good, name and disk, as well.
             let left = self.left_of(rule, None);
             let replaced = |name: &Arc<str>| self.places.iter().any(|place| place.present && place.name == *name);
             let lost = rule.members.iter().filter(|member| replaced(&member.name)).count() - left;
