@@ -39,8 +39,12 @@ async fn rules_broken(fault: &str, arguments: &[&str]) -> Vec<String> {
     panic!("{fault} is not found");
 }
 
+/// Which rule a loss breaks depends on what clients do meanwhile. When the lost write and its successor overlap, no order
+/// of them is wrong, and only their common sequence number shows the loss.
 fn shows_a_loss(rules: &[String]) -> bool {
-    ["linearizable", "never_back", "in_final_dumps"].iter().any(|rule| rules.iter().any(|broken| broken == rule))
+    ["linearizable", "never_back", "one_value_per_version", "in_final_dumps"]
+        .iter()
+        .any(|rule| rules.iter().any(|broken| broken == rule))
 }
 
 #[tokio::test(flavor = "multi_thread")]
