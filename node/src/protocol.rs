@@ -19,6 +19,7 @@
 
 pub mod changes;
 pub mod digest;
+pub mod etag;
 pub mod follower;
 pub mod keymap;
 pub mod leader;

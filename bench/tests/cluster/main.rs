@@ -15,3 +15,4 @@ mod restore;
 mod standby;
 #[path = "../support/mod.rs"]
 mod support;
+mod versions;

@@ -1,5 +1,7 @@
 //! Answers of the routes that bypass the router.
 
+use std::io::Write;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::budget::Budget;
 use super::error::ApiError;
+use crate::protocol::etag::Etag;
 
 /// An answer longer than this takes its bytes from the budget of answers until the client has read it.
 const COUNTED_BYTES: usize = 64 << 10;
@@ -17,26 +20,27 @@ const COUNTED_BYTES: usize = 64 << 10;
 /// An answer: complete in memory, or the router's body.
 pub(crate) type Answer = hyper::Response<Either<Full<Bytes>, Body>>;
 
-/// Returns 200 with `body` as JSON.
-pub(super) fn json(body: &impl Serialize) -> Answer {
-    ok(serialize(body).into())
+/// Returns 200 with `body` as JSON and the version of its key.
+pub(super) fn written(body: &impl Serialize, etag: Option<Etag>) -> Answer {
+    ok(serialize(body), etag)
 }
 
-/// Returns 200 with the answer to a read as JSON.
+/// Returns 200 with the answer to a read as JSON and the version of its key.
 ///
 /// # Errors
 /// 503 when long answers that other clients have not read use up the budget.
-pub(super) fn read(budget: &Budget, body: &impl Serialize) -> Result<Answer, ApiError> {
+pub(super) fn read(budget: &Budget, body: &impl Serialize, etag: Etag) -> Result<Answer, ApiError> {
     let text = serialize(body);
     if text.len() <= COUNTED_BYTES {
-        return Ok(ok(text.into()));
+        return Ok(ok(text, Some(etag)));
     }
     let Some(permit) = budget.take(text.len()) else {
         let limit = budget.bytes();
         let error = format!("answers that other clients have not read use the limit of {limit} bytes");
         return Err(ApiError::read(StatusCode::SERVICE_UNAVAILABLE, error));
     };
-    Ok(ok(Bytes::from_owner(Counted { text, _permit: permit })))
+    let body = Bytes::from_owner(Counted { text, _permit: permit });
+    Ok(with_head(body, header_of(etag)))
 }
 
 /// The text of an answer. It releases its share of the budget once the connection has sent all of
@@ -53,16 +57,38 @@ impl AsRef<[u8]> for Counted {
 }
 
 fn serialize(body: &impl Serialize) -> Vec<u8> {
-    // 128 bytes fit most answers. The types that are serialised here cannot fail to serialise.
-    let mut text = Vec::with_capacity(128);
+    // 160 bytes fit most answers with their ETag. The types that are serialised here cannot fail to
+    // serialise.
+    let mut text = Vec::with_capacity(160);
     let _ = serde_json::to_writer(&mut text, body);
     text
 }
 
-fn ok(text: Bytes) -> Answer {
-    let mut answer = hyper::Response::new(Either::Left(Full::new(text)));
+/// An answer in which body and ETag share one allocation.
+fn ok(mut text: Vec<u8>, etag: Option<Etag>) -> Answer {
+    let length = text.len();
+    if let Some(etag) = etag {
+        // Writing into a vector cannot fail.
+        let _ = write!(text, "\"{etag}\"");
+    }
+    let mut body = Bytes::from(text);
+    let tag = body.split_off(length);
+    let tag = etag.and_then(|_| HeaderValue::from_maybe_shared(tag).ok());
+    with_head(body, tag)
+}
+
+fn with_head(body: Bytes, etag: Option<HeaderValue>) -> Answer {
+    let mut answer = hyper::Response::new(Either::Left(Full::new(body)));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(etag) = etag {
+        answer.headers_mut().insert(header::ETAG, etag);
+    }
     answer
+}
+
+/// The value of the header `ETag`: the version in quotes.
+pub(super) fn header_of(etag: Etag) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("\"{etag}\"")).ok()
 }
 
 impl From<ApiError> for Answer {
@@ -81,12 +107,13 @@ mod tests {
     async fn long_answers_share_a_budget_until_they_are_sent() {
         let budget = Budget::new(250_000);
         let value = "x".repeat(100_000);
-        let first = read(&budget, &value).expect("there is room");
-        let second = read(&budget, &value).expect("there is room");
-        let refused = read(&budget, &value).expect_err("too much").into_response();
+        let etag = Etag::new(1, Some(&value));
+        let first = read(&budget, &value, etag).expect("there is room");
+        let second = read(&budget, &value, etag).expect("there is room");
+        let refused = read(&budget, &value, etag).expect_err("too much").into_response();
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(refused.headers().contains_key(header::RETRY_AFTER));
-        assert!(read(&budget, &"short").is_ok(), "a short answer takes nothing");
+        assert!(read(&budget, &"short", etag).is_ok(), "a short answer takes nothing");
         drop(first);
         let sent = second.into_body().collect().await.expect("a body").to_bytes();
         assert_eq!(sent.len(), 100_002);

@@ -8,6 +8,8 @@ use kvcluster_api::config::ConfigError;
 use kvcluster_api::error::{ErrorBody, Outcome};
 use serde_json::{Value, json};
 
+use super::answer;
+use crate::protocol::etag::Etag;
 use crate::protocol::leader::Refusal;
 
 /// An answer other than success.
@@ -16,12 +18,14 @@ pub struct ApiError {
     status: StatusCode,
     body: Value,
     /// Where the client has to send its request instead.
-    location: Option<String>,
+    location: Option<Box<str>>,
+    /// The version of the key.
+    etag: Option<Etag>,
 }
 
 impl ApiError {
     fn with_body(status: StatusCode, body: Value) -> Self {
-        Self { status, body, location: None }
+        Self { status, body, location: None, etag: None }
     }
 
     /// 307: this node is a standby, and the node with the URL `leader` leads.
@@ -29,7 +33,7 @@ impl ApiError {
         let message = format!("this node is a standby: {leader} leads");
         let location = format!("{leader}{}", uri.path_and_query().map_or("/", PathAndQuery::as_str));
         let body = json!(ErrorBody::refusal(message.clone(), Some(Outcome::NotApplied)));
-        let error = Self { status: StatusCode::TEMPORARY_REDIRECT, body, location: Some(location) };
+        let error = Self { status: StatusCode::TEMPORARY_REDIRECT, body, location: Some(location.into()), etag: None };
         error.with("error", message).with("leader", leader)
     }
 
@@ -116,6 +120,12 @@ impl ApiError {
         self.status == StatusCode::INTERNAL_SERVER_ERROR
     }
 
+    /// Adds the version of the key.
+    #[must_use]
+    pub fn with_etag(self, etag: Option<Etag>) -> Self {
+        Self { etag, ..self }
+    }
+
     /// Adds a field to the body.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
@@ -135,8 +145,11 @@ impl From<ConfigError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
-        if let Some(location) = self.location.and_then(|location| HeaderValue::try_from(location).ok()) {
+        if let Some(location) = self.location.and_then(|location| HeaderValue::try_from(&*location).ok()) {
             response.headers_mut().insert(header::LOCATION, location);
+        }
+        if let Some(etag) = self.etag.and_then(answer::header_of) {
+            response.headers_mut().insert(header::ETAG, etag);
         }
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));

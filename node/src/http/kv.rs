@@ -16,6 +16,7 @@ use super::body::{self, Field, check_lengths, parse};
 use super::client_stream::Arriving;
 use super::error::ApiError;
 use crate::metrics::WriteResult;
+use crate::protocol::etag::Etag;
 use crate::protocol::leader::{Accepted, NewWrite, Receipt, Refusal};
 use crate::protocol::types::{Epoch, Key, Record};
 use crate::replication::coordinator::{Placed, WriteOutcome};
@@ -128,6 +129,7 @@ async fn write(
     let PutQuery { explain } = query(uri).map_err(ApiError::bad)?;
     let retry_token = retry_token(headers)?;
     let begun = Instant::now();
+    let version = Etag::new(0, value.as_deref());
     let answer = if state.site.is_draining() {
         Err(ApiError::not_applied("the leader is shutting down"))
     } else {
@@ -141,7 +143,8 @@ async fn write(
         Err(_) => WriteResult::Refused,
     };
     state.metrics.write(outcome, begun.elapsed().as_secs_f64());
-    Ok(answer::json(&answer?))
+    let answer = answer?;
+    Ok(answer::written(&answer, Some(version.at(answer.seq))))
 }
 
 /// Parses the query of a URL. A URL without one yields the defaults.
@@ -267,11 +270,12 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
             (read.map_err(|refusal| refused(&refusal, uri, ApiError::refused_read))?, None)
         }
     };
+    let etag = record.as_ref().map(Etag::of);
     let found = record.as_ref().and_then(|record| Some((record, record.value.as_deref()?)));
-    let Some((Record { version, .. }, value)) = found else {
-        return Err(ApiError::read(StatusCode::NOT_FOUND, "Key not found"));
+    let (Some((Record { version, .. }, value)), Some(etag)) = (found, etag) else {
+        return Err(ApiError::read(StatusCode::NOT_FOUND, "Key not found").with_etag(etag));
     };
     let epoch = Some(Shown(version.epoch));
     let got = Got { key: &key, value, seq: version.seq, epoch, committed, staleness_ms: None };
-    answer::read(&state.site.answers, &got)
+    answer::read(&state.site.answers, &got, etag)
 }

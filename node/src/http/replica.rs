@@ -16,6 +16,7 @@ use super::body::{self, Field, parse};
 use super::connections::bare;
 use super::error::ApiError;
 use super::kv::{GetQuery, Got, Shown, the_key};
+use crate::protocol::etag::Etag;
 use crate::replication::link::LEADER_HEADER;
 use crate::replication::replica::Found;
 use crate::replication::session::Connection;
@@ -119,5 +120,5 @@ pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
     let found = found.map_err(|error| error.with("staleness_ms", staleness_ms.flatten()))?;
     let epoch = found.epoch.map(Shown);
     let got = Got { key: &key, value: &found.value, seq: found.seq, epoch, committed: None, staleness_ms };
-    answer::read(&state.site.answers, &got)
+    answer::read(&state.site.answers, &got, Etag::new(found.seq, Some(&found.value)))
 }
