@@ -217,8 +217,8 @@ pub struct Leader<W, R> {
     reported_sole_rule: u64,
     /// Whether a restore is unfinished.
     restoring: bool,
-    /// The caller knows that this cluster was open before, or a follower had state when it answered.
-    /// Blank followers alone then do not prove a new cluster: each may have lost its disk since.
+    /// The caller knows that this cluster was open before, or a disk is gone that had state when its
+    /// follower answered. Blank followers alone then do not prove a new cluster.
     opened_before: bool,
     /// Since when too few followers have been connected, on the caller's clock, in microseconds.
     short_since_us: Option<u64>,
@@ -370,10 +370,10 @@ impl<W, R> Leader<W, R> {
         if !(slot.promised && same_disk && slot.gathered.is_everything()) {
             slot.gathered = Gathered::Nothing;
         }
-        let has_state = hello.synced.is_some();
+        let lost = slot.hello.as_ref().is_some_and(|known| known.id != hello.id && known.synced.is_some());
         slot.hello = Some(hello);
         slot.silence = Silence::default();
-        self.opened_before |= has_state;
+        self.opened_before |= lost;
         self.copy.on_disconnect(id);
         // Ids decide between two leaders of one term, but a leader that is still recovering moves
         // to a term of its own.
@@ -444,7 +444,6 @@ impl<W, R> Leader<W, R> {
             ToLeader::Promised { .. }
                 if matches!(slot.link, Link::Comparing { .. } | Link::Installing { .. } | Link::Streaming) => {}
             ToLeader::Promised { epoch, synced } if epoch == ours => {
-                let has_state = synced.is_some();
                 if let Some(hello) = slot.hello.as_mut() {
                     hello.promised = epoch;
                     hello.synced = synced;
@@ -452,7 +451,6 @@ impl<W, R> Leader<W, R> {
                 if !std::mem::replace(&mut slot.promised, true) {
                     self.stalled_ticks = 0;
                 }
-                self.opened_before |= has_state;
                 self.on_promised(id);
             }
             ToLeader::Digested { epoch, token, digest, next } if epoch == ours => {

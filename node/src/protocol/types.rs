@@ -82,6 +82,9 @@ pub struct RetryMark {
 /// later marked writes.
 pub const RETRY_MARKS_PER_KEY: usize = 16;
 
+/// The generation of the rule of a new cluster. Rules that leaders propose start with 1.
+const FOUNDING: u64 = 0;
+
 /// The newest state of one key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Record {
@@ -125,6 +128,17 @@ impl Config {
     /// is the number of members here: no other follower can have confirmed a write.
     pub fn recovery_size(&self) -> usize {
         (self.members.len() + 1).saturating_sub(usize::from(self.quorum)).max(1)
+    }
+
+    /// The rule that a leader records with the state of a new cluster until all members store that
+    /// state. Quorum 1: a recovery needs every member.
+    pub(crate) fn founding(size: u16, members: Vec<Member>) -> Self {
+        Self { generation: FOUNDING, quorum: 1, size, members, earlier: Vec::new() }
+    }
+
+    /// Whether this is the rule of a cluster that was perhaps never open.
+    pub(crate) fn is_founding(&self) -> bool {
+        self.generation == FOUNDING
     }
 
     /// Every rule that a recovery from this configuration must satisfy, the newest last.

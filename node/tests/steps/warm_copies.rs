@@ -1,8 +1,8 @@
 //! What a standby copies while another leader works, and what its recovery makes of the copy.
 
-use kv_node::protocol::follower::{self, Follower};
+use kv_node::protocol::follower::{self, Effects, Follower};
 use kv_node::protocol::leader::Limits;
-use kv_node::protocol::messages::ToFollower;
+use kv_node::protocol::messages::{ToFollower, ToLeader};
 use kv_node::protocol::types::FollowerId;
 
 use crate::direct::{Core, Followers, Traffic, connect, deliver, disconnect, followers, key, leader, leader_with, put};
@@ -136,4 +136,28 @@ fn a_follower_that_forgot_what_changed_sends_everything() {
         assert_eq!(followers.traffic.copied, if everything { KEYS } else { changes });
         assert_eq!(next.candidate().map(|view| view.copied_keys), Some(KEYS));
     }
+}
+
+// Goal: an answer that belongs to an earlier copy completes no later one. Method: the follower answers a standby that
+// copied everything; the answer reaches one that has just begun.
+#[test]
+fn an_outdated_answer_completes_no_copy() {
+    let (_first, mut followers) = full();
+    let mut begins = leader_with(7, 5, Limits { takeover_rounds: ROUNDS, ..Limits::default() });
+    followers.hold = |_, message| matches!(message, ToFollower::Copy { .. });
+    connect(&mut begins, &mut followers, 0);
+    tick(&mut begins, &mut followers);
+    let follower = &mut followers.places[0];
+    let mut from = None;
+    let last = loop {
+        let mut effects = Effects::default();
+        follower.step(ToFollower::Copy { from }, &mut effects);
+        match effects.replies.pop().expect("an answer") {
+            ToLeader::Copied { next, more: true, .. } => from = Some(next),
+            last => break last,
+        }
+    };
+    let slot = begins.declare(&follower.hello().name).expect("a slot");
+    begins.receive(slot, 1, last);
+    assert_eq!(begins.candidate().map(|view| view.copied), Some(false));
 }

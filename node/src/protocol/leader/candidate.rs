@@ -126,9 +126,7 @@ impl<W, R> Leader<W, R> {
         let same = (known.heard, known.promised) == (hello.heard, hello.promised);
         slot.silence.rounds = if same { slot.silence.rounds.saturating_add(1) } else { 0 };
         let promised = hello.promised;
-        let has_state = hello.synced.is_some();
         slot.hello = Some(hello);
-        self.opened_before |= has_state;
         self.outdo(promised);
         let Phase::Waiting(candidacy) = &self.phase else { return };
         let answered = |slot: &Slot| slot.silence.last && !slot.silence.asked;
@@ -151,7 +149,8 @@ impl<W, R> Leader<W, R> {
         let without = self.mask_of(|slot| slot.link != Link::Down && without(self, slot));
         match self.highest_synced_of(said) {
             Some(Synced { config, .. }) => {
-                config.binding().all(|rule| (self.members(rule) & without).count() >= rule.recovery_size())
+                let enough = |rule| (self.members(rule) & without).count() >= self.recovery_size(rule, said);
+                config.binding().all(enough)
             }
             // Blank followers prove nothing about a leader that others obey, so all have to answer.
             None => {

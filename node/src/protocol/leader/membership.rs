@@ -107,7 +107,11 @@ impl Rules {
         let Some((newest, before)) = self.0.make_contiguous().split_last_mut() else { return };
         let mut earlier: Vec<Config> = Vec::new();
         for Rule { config, .. } in before {
-            if !config.same_rule(&newest.config) && !earlier.iter().any(|known| known.same_rule(config)) {
+            if config.is_founding() {
+                // All members have to store the state before it counts. Until they do, a recovery
+                // has to ask all of them: another leader may open with those that are missing.
+                earlier.push(Config::founding(config.size, config.members.clone()));
+            } else if !config.same_rule(&newest.config) && !earlier.iter().any(|known| known.same_rule(config)) {
                 earlier.push(Config { earlier: Vec::new(), ..config.clone() });
             }
         }

@@ -1,6 +1,8 @@
 //! Recovery: how a leader without state opens. It collects promises, merges records and installs
 //! the result.
 
+use std::sync::Arc;
+
 use super::mask::Mask;
 use super::membership::Stage;
 use super::slot::{Gathered, Slot};
@@ -161,7 +163,7 @@ impl<W, R> Leader<W, R> {
             let config = self.highest_synced_of(promised).map(|synced| synced.config);
             // If several rules bind, the one that misses most promises.
             let rule = config.iter().flat_map(Config::binding);
-            let rule = rule.map(|rule| (rule.recovery_size(), (self.members(rule) & promised).count()));
+            let rule = rule.map(|rule| (self.recovery_size(rule, promised), (self.members(rule) & promised).count()));
             let rule = rule.max_by_key(|(needed, counting)| needed.saturating_sub(*counting));
             let blank = promised & self.mask_of(|slot| slot.synced_epoch().is_none());
             RecoveryView {
@@ -181,13 +183,26 @@ impl<W, R> Leader<W, R> {
         self.highest_synced_of(self.mask_of(|slot| slot.promised))
     }
 
-    /// The same among these followers.
+    /// The same among these followers, without states that no client saw.
     pub(super) fn highest_synced_of(&self, followers: Mask) -> Option<Synced> {
-        self.each_slot()
-            .filter(|(id, _)| followers.contains(*id))
-            .filter_map(|(_, slot)| slot.hello.as_ref()?.synced.as_ref())
+        self.synced_of(followers)
+            .filter(|synced| !self.never_opened(synced, followers))
             .max_by_key(|synced| (synced.epoch, synced.config.generation))
             .cloned()
+    }
+
+    fn synced_of(&self, followers: Mask) -> impl Iterator<Item = &Synced> {
+        let slots = self.each_slot().filter(move |(id, _)| followers.contains(*id));
+        slots.filter_map(|(_, slot)| slot.hello.as_ref()?.synced.as_ref())
+    }
+
+    /// Whether these followers prove that the leader of this state never opened: it had to store the
+    /// state of a new cluster on all members first, and one of them promised a later epoch without
+    /// it. Such a state is empty, and its epoch is no newer than what that member has.
+    fn never_opened(&self, synced: &Synced, followers: Mask) -> bool {
+        let mut founding = synced.config.earlier.iter().filter(|rule| rule.is_founding());
+        let without = self.mask_of(|slot| slot.synced_epoch() < Some(synced.epoch));
+        founding.any(|rule| (self.members(rule) & followers & without).count() > 0)
     }
 
     /// The promises that count: those from disks that are members. A disk that was emptied has a
@@ -201,10 +216,22 @@ impl<W, R> Leader<W, R> {
         self.mask_of(|slot| slot.hello.as_ref().is_some_and(|hello| config.contains(hello.id)))
     }
 
+    /// How many members of a rule have to answer. Of a new cluster, all whose disks exist: the
+    /// others are known to be lost once another disk answers under their name.
+    pub(super) fn recovery_size(&self, rule: &Config, answered: Mask) -> usize {
+        if !rule.is_founding() {
+            return rule.recovery_size();
+        }
+        let exists = |disk| self.each_slot().any(|(_, slot)| slot.hello.as_ref().is_some_and(|hello| hello.id == disk));
+        let answered = self.each_slot().filter(|(id, slot)| answered.contains(*id) && slot.hello.is_some());
+        let names: Vec<&Arc<str>> = answered.map(|(_, slot)| &slot.name).collect();
+        rule.members.iter().filter(|member| exists(member.id) || !names.contains(&&member.name)).count()
+    }
+
     /// Whether the answers of these followers include every acknowledged write, under every rule
     /// that binds.
     fn suffices(&self, config: &Config, said: Mask) -> bool {
-        config.binding().all(|rule| (self.counting(rule) & said).count() >= rule.recovery_size())
+        config.binding().all(|rule| (self.counting(rule) & said).count() >= self.recovery_size(rule, said))
     }
 
     /// Takes the next steps that the promises so far allow.
@@ -214,8 +241,9 @@ impl<W, R> Leader<W, R> {
         };
         let loss_accepted = recovery.loss_accepted;
         let Some(Synced { epoch: source, config }) = self.highest_synced() else {
-            // All followers that answered are blank. That proves a new cluster only if every known
-            // follower answered, those that leave included.
+            // All followers that answered are blank, or have the state of a leader that never
+            // opened. That proves a new cluster only if every known follower answered, those that
+            // leave included.
             let answered = self.mask_of(|slot| slot.promised && slot.wanted).count();
             let all = self.each_slot().all(|(_, slot)| slot.promised);
             let proven_new = all && answered >= usize::from(self.settings.size) && !self.opened_before;
@@ -396,10 +424,9 @@ impl<W, R> Leader<W, R> {
         self.committed_keys = self.entries.len();
         self.entries.values_mut().for_each(|entry| entry.latest.version.epoch = epoch);
 
-        self.basis = match self.highest_synced() {
-            _ if recovery.loss_accepted => (epoch, u64::MAX),
-            found => found.map_or_else(Default::default, |synced| (synced.epoch, synced.config.generation)),
-        };
+        let promised = self.mask_of(|slot| slot.promised);
+        let found = self.synced_of(promised).map(|synced| (synced.epoch, synced.config.generation)).max();
+        self.basis = if recovery.loss_accepted { (epoch, u64::MAX) } else { found.unwrap_or_default() };
         let members = self.opening_members(old.as_ref());
         let generation = self.each_slot().filter_map(|(_, slot)| slot.hello.as_ref()?.synced.as_ref());
         let generation = generation.map(|synced| synced.config.generation).max().unwrap_or(0) + 1;
@@ -413,20 +440,19 @@ impl<W, R> Leader<W, R> {
             _ => quorum,
         };
         self.rules.clear();
-        for config in old.iter().flat_map(Config::binding) {
+        // The rule of a new cluster has done its part: all members answered.
+        for config in old.iter().flat_map(Config::binding).filter(|rule| !rule.is_founding()) {
             self.rules.push(Config { earlier: Vec::new(), ..config.clone() }, Stage::InForce);
         }
         if old.is_none() && !recovery.loss_accepted {
             // Blank followers prove a new cluster only if none of them received another leader's
             // state since.
             let quorum = members.len() as u16;
-            let all = Config { generation: 0, quorum, size, members: members.clone(), earlier: Vec::new() };
+            let all = Config { quorum, ..Config::founding(size, members.clone()) };
             self.rules.push(all, Stage::InForce);
         }
         self.rules.push(Config { generation, quorum, size, members, earlier: Vec::new() }, Stage::Installing);
-        if old.is_some() {
-            self.rules.name_earlier();
-        }
+        self.rules.name_earlier();
 
         self.refresh_rules();
         let promised: Vec<SlotId> =

@@ -71,7 +71,10 @@ impl<W, R> Leader<W, R> {
         next: CopyCursor,
         (anew, more): (bool, bool),
     ) {
-        if !self.is_candidate() || self.copy.source != Some(id) {
+        // The first answer to this copy starts it anew. Any other answers a question that was asked
+        // before an election, for a copy that is gone.
+        let outdated = self.copy.cursor.is_none() && !anew;
+        if !self.is_candidate() || self.copy.source != Some(id) || outdated {
             return;
         }
         if anew {

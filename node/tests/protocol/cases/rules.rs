@@ -2,6 +2,7 @@
 
 use super::{LONG_US, cluster, value_of, with};
 use crate::sim::network::Direction;
+use crate::sim::places::Place;
 use crate::sim::{Plan, World};
 
 /// Changes of (W, N), each way.
@@ -355,4 +356,55 @@ fn accepting_the_loss_of_members_while_opening() {
     world.restart(2);
     world.settle();
     assert_eq!(world.seen(next), value_of(op));
+}
+
+// Goal: a rule of a new cluster that was never in force does not shorten a recovery. Method: a leader that declares three
+// followers stores its state on two of them, and one that declares only the third opens with it; a successor reaches the
+// two first.
+#[test]
+fn a_new_cluster_that_never_opened_decides_nothing() {
+    let mut world = World::new(Plan::quiet(1, 1), true);
+    let small = world.leader_reaching(&[]);
+    world.wanted = (3, 3);
+    world.make_present();
+    let large = world.start_leader();
+    let epoch = world.leads[large].leader.epoch();
+    world.until("the promises", |world| world.places[..3].iter().all(|place| place.durable.promised() == epoch));
+    world.hold(large, [0]);
+    let has_state = |place: &Place| place.durable.synced().is_some_and(|synced| synced.epoch == epoch);
+    world.until("storing", |world| world.places[1..3].iter().all(has_state));
+    world.free(small);
+    world.until("opening", |world| world.is_open(small));
+    let op = world.acknowledged(small);
+    world.kill_leader(small);
+    world.kill_leader(large);
+    let next = world.leader_reaching(&[1, 2]);
+    world.rest();
+    world.free(next);
+    world.settle();
+    assert_eq!(world.seen(next), value_of(op), "{}", world.told());
+}
+
+// Goal: a new cluster whose leader dies before it opens is opened by the next one, also when a disk is lost meanwhile.
+// Method: the state is on two of three followers; the third has its disk, or a new one.
+#[test]
+fn a_new_cluster_that_never_opened_opens_later() {
+    for wiped in [vec![], vec![0], vec![1]] {
+        let mut world = World::new(Plan::quiet(2, 3), true);
+        let first = world.start_leader();
+        let epoch = world.leads[first].leader.epoch();
+        world.until("the promises", |world| world.places[..3].iter().all(|place| place.durable.promised() == epoch));
+        world.hold(first, [0]);
+        world.until("storing", |world| world.places[1..3].iter().all(|place| place.durable.synced().is_some()));
+        world.kill_leader(first);
+        for place in wiped.clone() {
+            world.crash(place);
+            world.wipe(place);
+            world.restart(place);
+        }
+        let next = world.start_leader();
+        world.settle();
+        let op = world.acknowledged(next);
+        assert_eq!(world.seen(next), value_of(op), "{wiped:?}");
+    }
 }
