@@ -149,8 +149,7 @@ impl<W, R> Leader<W, R> {
         let without = self.mask_of(|slot| slot.link != Link::Down && without(self, slot));
         match self.highest_synced_of(said) {
             Some(Synced { config, .. }) => {
-                let enough = |rule| (self.members(rule) & without).count() >= self.recovery_size(rule, said);
-                config.binding().all(enough)
+                config.binding().all(|rule| (self.members(rule) & without).count() >= rule.recovery_size())
             }
             // Blank followers prove nothing about a leader that others obey, so all have to answer.
             None => {

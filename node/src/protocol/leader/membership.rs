@@ -41,17 +41,10 @@ pub(super) struct Rule {
     stage: Stage,
     /// Slots whose disk is a member.
     members: Mask,
-    /// How many members must store a successor so that every recovery under this rule finds it: W.
-    /// If fewer than W members still have their disks, it is all of those, and at least one. At
-    /// least one, because a leader that was replaced long ago and finds only new disks must not
-    /// take these for its members.
-    cover: usize,
-    /// The members whose disks are lost.
-    lost: Vec<FollowerId>,
-    /// Only members that answered this round of probes or a later one count towards a `cover` below
-    /// W. The leader sent it after it learned of the last loss. Another leader may have recovered
-    /// from the lost disk alone, and the other members may have promised its epoch since they last
-    /// answered this one.
+    /// The members under whose names other disks answer, with the slots of these disks.
+    replaced: Vec<(FollowerId, SlotId)>,
+    /// The round of probes that the leader sent after it learned of the last such disk. A disk that
+    /// has not answered it may be an older one than the member, on a connection that is dead.
     since_round: u64,
 }
 
@@ -72,7 +65,7 @@ impl Rules {
 
     pub(super) fn push(&mut self, config: Config, stage: Stage) {
         let members = Mask::default();
-        self.0.push_back(Rule { config, stage, members, cover: 0, lost: Vec::new(), since_round: 0 });
+        self.0.push_back(Rule { config, stage, members, replaced: Vec::new(), since_round: 0 });
     }
 
     /// Whether these followers are a quorum under every rule.
@@ -136,15 +129,14 @@ impl<W, R> Leader<W, R> {
         let mut asks = false;
         for rule in &mut rules.0 {
             rule.members = self.mask_of(|slot| slot.bound.is_some_and(|id| rule.config.contains(id)));
-            let members = &rule.config.members;
-            let lost: Vec<FollowerId> =
-                members.iter().filter(|member| self.is_lost(member)).map(|member| member.id).collect();
-            rule.cover = rule.quorum().min(members.len() - lost.len()).max(1);
-            if lost.iter().any(|id| !rule.lost.contains(id)) {
+            let members = rule.config.members.iter();
+            let replaced = members.filter_map(|member| Some((member.id, self.replacement(member)?)));
+            let replaced: Vec<(FollowerId, SlotId)> = replaced.collect();
+            if replaced.iter().any(|known| !rule.replaced.contains(known)) {
                 rule.since_round = next_round;
-                asks |= rule.cover < rule.quorum();
+                asks |= rule.config.members.len() - replaced.len() < rule.quorum();
             }
-            rule.lost = lost;
+            rule.replaced = replaced;
         }
         self.rules = rules;
         if asks {
@@ -152,21 +144,30 @@ impl<W, R> Leader<W, R> {
         }
     }
 
-    /// Whether another disk answers under the name of this member.
-    fn is_lost(&self, member: &Member) -> bool {
-        let elsewhere = self.each_slot().any(|(_, slot)| slot.bound == Some(member.id));
+    /// The slot in which another disk is bound to the name of this member.
+    fn replacement(&self, member: &Member) -> Option<SlotId> {
+        if self.each_slot().any(|(_, slot)| slot.bound == Some(member.id)) {
+            return None;
+        }
         let replaced = |slot: &Slot| slot.name == member.name && slot.bound.is_some_and(|bound| bound != member.id);
-        !elsewhere && self.each_slot().any(|(_, slot)| replaced(slot))
+        self.each_slot().find(|(_, slot)| replaced(slot)).map(|(id, _)| id)
     }
 
-    /// Whether every recovery under this rule finds what these followers store.
+    /// Whether every recovery under this rule finds what these followers store: W members do. If
+    /// fewer than W members still have their disks, all of those do, and at least one. At least one,
+    /// because a leader that was replaced long ago and finds only new disks must not take these for
+    /// its members.
     fn is_covered(&self, rule: &Rule, stored: Mask) -> bool {
         let stored = stored & rule.members;
-        let stored = match rule.cover < rule.quorum() {
-            true => stored & self.mask_of(|slot| slot.probed >= rule.since_round),
-            false => stored,
-        };
-        stored.count() >= rule.cover
+        if stored.count() >= rule.quorum() {
+            return true;
+        }
+        // Another leader may have recovered from a lost disk alone, and the other members may have
+        // promised its epoch since they last answered this one.
+        let answered = self.mask_of(|slot| slot.probed >= rule.since_round);
+        let lost = rule.replaced.iter().filter(|(_, slot)| answered.contains(*slot)).count();
+        let left = rule.config.members.len() - lost;
+        left < rule.quorum() && (stored & answered).count() >= left.max(1)
     }
 
     /// Proposes the rule that the settings ask for, if enough of its members are up to date.

@@ -3,6 +3,7 @@
 //! round is under way.
 
 use super::mask::Mask;
+use super::slot::Slot;
 use super::view::CutOff;
 use super::writes::Refusal;
 use super::{Leader, Limits, Link, Output, Phase, SlotId};
@@ -151,6 +152,18 @@ impl<W, R> Leader<W, R> {
             // one.
             self.out.push(Output::Send(id, ToFollower::Probe { epoch, round, lag_us: u64::MAX, heard }));
         }
+        self.ask_who_waits();
+    }
+
+    /// Asks the followers that wait for the state, while the rules change: one of them may have the
+    /// disk that replaced a member's.
+    fn ask_who_waits(&mut self) {
+        let (epoch, round) = (self.epoch, self.reads.round);
+        if self.rules.changing() {
+            let waits =
+                |slot: &Slot| matches!(slot.link, Link::Promised | Link::Comparing { .. } | Link::Installing { .. });
+            self.send_each(waits, || ToFollower::Probe { epoch, round, lag_us: u64::MAX, heard: 0 });
+        }
     }
 
     fn probe(&mut self, now_us: u64) {
@@ -162,6 +175,7 @@ impl<W, R> Leader<W, R> {
             let lag_us = self.lag_us(id, now_us).max(unsure_us);
             self.out.push(Output::Send(id, ToFollower::Probe { epoch, round, lag_us, heard }));
         }
+        self.ask_who_waits();
     }
 
     /// The streaming followers, and the highest round that each answered.

@@ -1,8 +1,6 @@
 //! Recovery: how a leader without state opens. It collects promises, merges records and installs
 //! the result.
 
-use std::sync::Arc;
-
 use super::mask::Mask;
 use super::membership::Stage;
 use super::slot::{Gathered, Slot};
@@ -163,7 +161,7 @@ impl<W, R> Leader<W, R> {
             let config = self.highest_synced_of(promised).map(|synced| synced.config);
             // If several rules bind, the one that misses most promises.
             let rule = config.iter().flat_map(Config::binding);
-            let rule = rule.map(|rule| (self.recovery_size(rule, promised), (self.members(rule) & promised).count()));
+            let rule = rule.map(|rule| (rule.recovery_size(), (self.members(rule) & promised).count()));
             let rule = rule.max_by_key(|(needed, counting)| needed.saturating_sub(*counting));
             let blank = promised & self.mask_of(|slot| slot.synced_epoch().is_none());
             RecoveryView {
@@ -216,22 +214,10 @@ impl<W, R> Leader<W, R> {
         self.mask_of(|slot| slot.hello.as_ref().is_some_and(|hello| config.contains(hello.id)))
     }
 
-    /// How many members of a rule have to answer. Of a new cluster, all whose disks exist: the
-    /// others are known to be lost once another disk answers under their name.
-    pub(super) fn recovery_size(&self, rule: &Config, answered: Mask) -> usize {
-        if !rule.is_founding() {
-            return rule.recovery_size();
-        }
-        let exists = |disk| self.each_slot().any(|(_, slot)| slot.hello.as_ref().is_some_and(|hello| hello.id == disk));
-        let answered = self.each_slot().filter(|(id, slot)| answered.contains(*id) && slot.hello.is_some());
-        let names: Vec<&Arc<str>> = answered.map(|(_, slot)| &slot.name).collect();
-        rule.members.iter().filter(|member| exists(member.id) || !names.contains(&&member.name)).count()
-    }
-
     /// Whether the answers of these followers include every acknowledged write, under every rule
     /// that binds.
     fn suffices(&self, config: &Config, said: Mask) -> bool {
-        config.binding().all(|rule| (self.counting(rule) & said).count() >= self.recovery_size(rule, said))
+        config.binding().all(|rule| (self.counting(rule) & said).count() >= rule.recovery_size())
     }
 
     /// Takes the next steps that the promises so far allow.
