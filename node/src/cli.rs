@@ -153,6 +153,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
         bodies: settings.http.bodies(),
         answers: settings.http.answers(),
         dumps: Arc::new(Semaphore::new(settings.http.dumps_max.min(Semaphore::MAX_PERMITS))),
+        gate: Arc::new(settings.http.gate()?),
         draining: Arc::new(AtomicBool::new(false)),
     };
     let shutdown = Shutdown::start()?;

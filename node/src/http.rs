@@ -2,7 +2,8 @@
 //!
 //! - [`connections`] accepts connections and serves requests on them. [`activity`] decides when to
 //!   close one, from the progress that [`client_stream`] records.
-//! - [`routes`] decides which handler answers a request; [`guard`] checks the token first.
+//! - [`gate`] checks the head of a request, and [`refusal`] answers one that is not HTTP. [`routes`]
+//!   decides which handler answers a request; [`guard`] checks the token first.
 //! - [`body`] reads and parses request bodies. [`answer`] and [`error`] make answers, [`stream`]
 //!   long ones. A [`budget`] bounds the memory of bodies and of long answers.
 //! - [`kv`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
@@ -18,8 +19,10 @@ mod client_stream;
 mod connections;
 mod dump;
 pub mod error;
+mod gate;
 mod guard;
 mod kv;
+mod refusal;
 mod replica;
 mod restore;
 mod routes;
@@ -35,6 +38,7 @@ pub(crate) use self::activity::TimeLimits;
 pub use self::body::Bodies;
 pub use self::budget::Budget;
 pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service, serve};
+pub use self::gate::Gate;
 pub use self::kv::put_fields;
 pub(crate) use self::restore::RESTORE_BYTES_MAX;
 pub use self::routes::{FollowerService, LeaderService};
@@ -59,6 +63,8 @@ pub struct Site {
     pub answers: Budget,
     /// Places for dumps.
     pub dumps: Arc<Semaphore>,
+    /// The origins and names that this node serves.
+    pub gate: Arc<Gate>,
     /// Set once this node is shutting down.
     pub draining: Arc<AtomicBool>,
 }
@@ -83,6 +89,7 @@ impl Site {
             bodies: Bodies::new(1 << 20, std::time::Duration::from_secs(30)),
             answers: Budget::new(1 << 20),
             dumps: Arc::new(Semaphore::new(2)),
+            gate: Arc::default(),
             draining: Arc::default(),
         }
     }

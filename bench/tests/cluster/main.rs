@@ -4,6 +4,7 @@
 
 mod answers;
 mod backup;
+mod bad_requests;
 mod compare;
 mod connections;
 mod contract;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{ConfigError, fail};
-use crate::http::{Bodies, Budget, RESTORE_BYTES_MAX, TimeLimits, body_bytes_max};
+use crate::http::{Bodies, Budget, Gate, RESTORE_BYTES_MAX, TimeLimits, body_bytes_max};
 use crate::replication::replica::ForeignLimits;
 use crate::replication::wire::RECORD_BYTES_MAX;
 
@@ -15,7 +15,7 @@ const BODIES_BYTES: usize = 64 << 20;
 /// Default memory for long answers, unless one answer alone needs more.
 const ANSWERS_BYTES: usize = 256 << 20;
 
-/// Limits of the HTTP interface. Each is an environment variable and a flag of the same name.
+/// Settings of the HTTP interface. Each is an environment variable and a flag of the same name.
 #[derive(Clone, Debug, Args)]
 pub struct HttpSettings {
     /// Longest key, in bytes
@@ -52,6 +52,14 @@ pub struct HttpSettings {
     /// Dumps that are sent at once; more are answered with 429
     #[arg(long, env = "DUMPS_MAX", default_value_t = 8)]
     pub dumps_max: usize,
+    /// Comma-separated origins of web pages, other than the node's own, that may use this node, such as
+    /// https://app.example
+    #[arg(long, env = "ALLOWED_ORIGINS", default_value = "")]
+    pub allowed_origins: String,
+    /// Comma-separated names of this node; requests for other names are answered with 421. Addresses and localhost are
+    /// always served [default: every name]
+    #[arg(long, env = "HOST_NAMES", default_value = "", hide_default_value = true)]
+    pub host_names: String,
     /// Follower: keys that POST /replicate may store; more are answered with 503
     #[arg(long, env = "FOREIGN_KEYS_MAX", default_value_t = ForeignLimits::default().keys)]
     pub foreign_keys_max: usize,
@@ -88,6 +96,7 @@ impl HttpSettings {
                  {RECORD_BYTES_MAX} bytes, the most that one frame of the replication carries"
             ));
         }
+        self.gate()?;
         check_budget("BODIES_BYTES_MAX", self.bodies_bytes_max, "body", self.longest_body())?;
         check_budget("ANSWERS_BYTES_MAX", self.answers_bytes_max, "answer", self.longest_answer())
     }
@@ -101,6 +110,14 @@ impl HttpSettings {
     /// of a write.
     fn longest_answer(&self) -> usize {
         body_bytes_max(self.key_bytes_max, self.value_bytes_max)
+    }
+
+    /// The origins and names that the node serves.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if a value is no origin or no name.
+    pub fn gate(&self) -> Result<Gate, ConfigError> {
+        Gate::new(&self.allowed_origins, &self.host_names)
     }
 
     /// Bounds of the request bodies.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes};
+use bytes::Buf;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::activity::Activity;
+use super::refusal;
 
 /// Bytes that one read discards.
 const DISCARD_BYTES: usize = 16 << 10;
@@ -26,16 +28,37 @@ pub(super) struct ClientStream {
     /// Whether the client closed its side.
     at_end: bool,
     shut_down: bool,
+    /// What remains to be sent in place of an answer of hyper's own.
+    refusal: Option<Bytes>,
 }
 
 impl ClientStream {
     pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, at_end: false, shut_down: false }
+        Self { stream, activity, at_end: false, shut_down: false, refusal: None }
     }
 
     /// The connection itself, after the upgrade from HTTP.
     pub(super) fn into_inner(self) -> TcpStream {
         self.stream
+    }
+
+    /// Sends a body with an answer that hyper gave by itself. `None` for all other bytes.
+    fn poll_refuse(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        if self.refusal.is_none() {
+            self.refusal = Some(refusal::replace(bytes)?.into());
+            // The head did not end where the client meant it to.
+            self.activity.left_unread();
+        }
+        let rest = self.refusal.as_mut()?;
+        while !rest.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, rest) {
+                Poll::Ready(Ok(written)) if written > 0 => rest.advance(written),
+                Poll::Ready(Ok(_)) => return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
+                other => return Some(other),
+            }
+        }
+        self.refusal = None;
+        Some(Poll::Ready(Ok(bytes.len())))
     }
 
     fn note_write(&self, written: &Poll<io::Result<usize>>) {
@@ -61,7 +84,8 @@ impl AsyncRead for ClientStream {
 
 impl AsyncWrite for ClientStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let refused = self.poll_refuse(cx, bytes);
+        let written = refused.unwrap_or_else(|| Pin::new(&mut self.stream).poll_write(cx, bytes));
         self.note_write(&written);
         written
     }
@@ -71,7 +95,12 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        // Hyper writes an answer of its own in one piece.
+        let refused = match bytes {
+            [whole] => self.poll_refuse(cx, whole),
+            _ => None,
+        };
+        let written = refused.unwrap_or_else(|| Pin::new(&mut self.stream).poll_write_vectored(cx, bytes));
         self.note_write(&written);
         written
     }

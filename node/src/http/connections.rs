@@ -38,7 +38,7 @@ const SPARE_HEAD_MAX: Duration = Duration::from_secs(1);
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
 
 /// Bytes that hyper reads ahead of what it parses, and longest head of a request.
-const READ_AHEAD_BYTES: usize = 64 << 10;
+pub(super) const READ_AHEAD_BYTES: usize = 64 << 10;
 
 /// Limits of the connections.
 #[derive(Clone, Copy, Debug)]

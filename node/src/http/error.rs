@@ -47,6 +47,13 @@ impl ApiError {
         Self::with_body(status, json!(ErrorBody::read(error)))
     }
 
+    /// `{"ok":false,"message":…,"error":…,"outcome":"not_applied"}`: no handler received the request.
+    pub fn early(status: StatusCode, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let body = json!(ErrorBody::refusal(message.clone(), Some(Outcome::NotApplied)));
+        Self::with_body(status, body).with("error", message)
+    }
+
     /// 400.
     pub fn bad(message: impl Into<String>) -> Self {
         Self::plain(StatusCode::BAD_REQUEST, message)

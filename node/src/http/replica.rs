@@ -96,14 +96,19 @@ pub(super) async fn replication(State(state): State<FollowerSite>, headers: Head
     (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
 }
 
-/// `POST /put` at a follower: 404 that names the leader.
-pub(super) async fn not_the_leader(State(state): State<FollowerSite>) -> ApiError {
-    let leader = state.replica.leader();
+/// A route of the leader at a follower: 404 that names the leader.
+pub(super) async fn not_the_leader(State(state): State<FollowerSite>, uri: Uri) -> ApiError {
+    let (leader, path) = (state.replica.leader(), uri.path());
     let message = match &leader {
-        Some(leader) => format!("this node is a follower: writes go to the leader at {leader}"),
-        None => "this node is a follower: writes go to the leader".to_owned(),
+        Some(leader) => format!("this node is a follower: {path} goes to the leader at {leader}"),
+        None => format!("this node is a follower: {path} goes to the leader"),
     };
     ApiError::plain(StatusCode::NOT_FOUND, message.clone()).with("error", message).with("leader", leader.as_deref())
+}
+
+/// An unknown route at a follower: 404 that names the leader, which may be of another version.
+pub(super) async fn no_route(State(state): State<FollowerSite>, uri: Uri) -> ApiError {
+    ApiError::no_route(uri.path()).with("leader", state.replica.leader().as_deref())
 }
 
 /// `GET /get`: the value at this follower, and how stale it may be.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Method;
+use axum::http::{Method, Uri, header};
 use axum::middleware;
+use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
 use http_body_util::Either;
 use hyper::Request;
@@ -22,6 +23,9 @@ use crate::replication::replica::Replica;
 
 /// What a standby answers about itself. It redirects all other requests to the leader.
 const OF_EVERY_LEADER: [&str; 4] = ["/status", "/readyz", "/healthz", "/metrics"];
+
+/// What only the leader answers: a follower names the leader.
+const OF_THE_LEADER: [&str; 7] = ["/put", "/delete", "/config", "/recover", "/hand-over", "/backup", "/restore"];
 
 /// Answers the requests to a leader.
 #[derive(Clone)]
@@ -46,21 +50,34 @@ impl LeaderService {
             .route("/config", axum::routing::patch(admin::configure))
             .route_layer(guard);
         let open = Router::new()
-            .route("/put", any(wrong_method))
-            .route("/delete", any(wrong_method))
-            .route("/get", any(wrong_method))
+            .route("/put", any(only_post))
+            .route("/delete", any(only_post))
+            .route("/get", any(only_get))
             .route("/dump", get(dump::of_leader))
             .route("/config", get(admin::config))
             .route("/status", get(admin::leader_status))
             .route("/readyz", get(admin::leader_ready))
             .route("/healthz", get(admin::leader_health))
             .route("/metrics", get(admin::leader_metrics));
-        Self { others: finish(open.merge(guarded)).with_state(state.clone()), state }
+        Self {
+            others: open
+                .merge(guarded)
+                .fallback(no_route)
+                .method_not_allowed_fallback(wrong_method)
+                .with_state(state.clone()),
+            state,
+        }
     }
 }
 
 impl Service for LeaderService {
     async fn answer(&self, request: Request<Arriving>) -> Answer {
+        self.state.site.gate.pass(request, |request| self.handle(request)).await
+    }
+}
+
+impl LeaderService {
+    async fn handle(&self, request: Request<Arriving>) -> Answer {
         let answer = match (request.method(), request.uri().path()) {
             (&Method::POST, "/put") => kv::put(&self.state, request).await,
             (&Method::GET | &Method::HEAD, "/get") => kv::get(&self.state, request.uri()).await,
@@ -91,20 +108,36 @@ impl FollowerService {
             .route("/replicate", post(replica::replicate))
             .route("/replication", get(replica::replication))
             .route_layer(guard);
-        let open = Router::new()
-            .route("/put", any(replica::not_the_leader))
-            .route("/get", any(wrong_method))
+        let mut open = Router::new();
+        for path in OF_THE_LEADER {
+            open = open.route(path, any(replica::not_the_leader));
+        }
+        let open = open
+            .route("/get", any(only_get))
             .route("/dump", get(dump::of_follower))
             .route("/status", get(admin::follower_status))
             .route("/readyz", get(admin::follower_ready))
             .route("/healthz", get(admin::follower_health))
             .route("/metrics", get(admin::follower_metrics));
-        Self { others: finish(open.merge(guarded)).with_state(state.clone()), state }
+        Self {
+            others: open
+                .merge(guarded)
+                .fallback(replica::no_route)
+                .method_not_allowed_fallback(wrong_method)
+                .with_state(state.clone()),
+            state,
+        }
     }
 }
 
 impl Service for FollowerService {
     async fn answer(&self, request: Request<Arriving>) -> Answer {
+        self.state.site.gate.pass(request, |request| self.handle(request)).await
+    }
+}
+
+impl FollowerService {
+    async fn handle(&self, request: Request<Arriving>) -> Answer {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/get") => {
                 replica::get(&self.state, request.uri()).unwrap_or_else(Answer::from)
@@ -114,13 +147,6 @@ impl Service for FollowerService {
     }
 }
 
-/// Adds the answers for unknown routes and methods.
-fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> {
-    router
-        .fallback(async |request: axum::extract::Request| ApiError::no_route(request.uri().path()))
-        .method_not_allowed_fallback(wrong_method)
-}
-
 /// Passes a request to the router. [`Service::answer`] calls it for every path that it does not
 /// handle itself.
 async fn route(router: &Router, request: Request<Arriving>) -> Answer {
@@ -128,6 +154,22 @@ async fn route(router: &Router, request: Request<Arriving>) -> Answer {
     response.map(Either::Right)
 }
 
+/// 404 for an unknown path.
+async fn no_route(uri: Uri) -> ApiError {
+    ApiError::no_route(uri.path())
+}
+
+/// 405 for a path that the router does not serve itself.
+async fn only_post(method: Method) -> impl IntoResponse {
+    ([(header::ALLOW, "POST")], ApiError::wrong_method(method.as_str()))
+}
+
+/// 405 for a path that the router does not serve itself.
+async fn only_get(method: Method) -> impl IntoResponse {
+    ([(header::ALLOW, "GET,HEAD")], ApiError::wrong_method(method.as_str()))
+}
+
+/// 405 for a path of the router, which adds `Allow`.
 async fn wrong_method(request: axum::extract::Request) -> ApiError {
     ApiError::wrong_method(request.method().as_str())
 }

@@ -1,0 +1,363 @@
+//! Goal: a request that is wrong, or that a browser sends for a foreign page, is refused in words and changes nothing.
+//! Method: tables of requests as bytes on a socket to real nodes, each with its status and the words of its error.
+
+use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::support::{KV_BENCH, PATIENCE};
+
+const WRITE: &str = r#"{"key":"k","value":"bad"}"#;
+
+/// One follower, W = 1, no delays, in memory.
+async fn cluster(logs: &TempDir, settings: &[(&str, &str)]) -> LocalCluster {
+    let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let options = LocalClusterOptions {
+        followers: 1,
+        max_delay_ms: 0,
+        environment,
+        ..LocalClusterOptions::new(KV_BENCH, logs.path())
+    };
+    let mut cluster = LocalCluster::start(options).await.expect("the cluster starts");
+    cluster.wait_until_open().await.expect("the leader opens");
+    cluster
+}
+
+fn address(url: &str) -> &str {
+    url.trim_start_matches("http://")
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: Value,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        let line = self.head.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")))?;
+        Some(line[name.len() + 1..].trim())
+    }
+}
+
+/// The first answer to these bytes.
+async fn send(url: &str, request: &[u8]) -> Answer {
+    let mut stream = TcpStream::connect(address(url)).await.expect("connects");
+    stream.write_all(request).await.expect("sent");
+    let mut bytes = Vec::new();
+    let ended = timeout(PATIENCE, async {
+        loop {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let answer =
+                    Answer { status: head[9..12].parse().expect("a status"), head: head.to_owned(), body: Value::Null };
+                let length: usize =
+                    answer.header("content-length").map_or(0, |length| length.parse().expect("a length"));
+                if body.len() >= length {
+                    return Answer { body: serde_json::from_str(&body[..length]).unwrap_or_default(), ..answer };
+                }
+            }
+            let read = stream.read_buf(&mut bytes).await.expect("no reset before the answer");
+            assert!(read > 0, "the connection ended with {text:?}");
+        }
+    });
+    ended.await.expect("an answer in time")
+}
+
+/// A request with these headers and, if it is not empty, this body.
+fn request(line: &str, headers: &str, body: &str) -> Vec<u8> {
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    format!("{line} HTTP/1.1\r\nHost: node:1\r\n{headers}{length}\r\n{body}").into_bytes()
+}
+
+fn post(headers: &str) -> Vec<u8> {
+    request("POST /put", headers, WRITE)
+}
+
+fn get(query: &str) -> Vec<u8> {
+    request(&format!("GET /get?{query}"), "", "")
+}
+
+type Row = (&'static str, Vec<u8>, u16, &'static str);
+
+fn of_browsers() -> Vec<Row> {
+    let foreign = |origin: &str| post(&format!("Content-Type: text/plain\r\nOrigin: {origin}\r\n"));
+    let words = "may not use this node: ALLOWED_ORIGINS does not list it";
+    vec![
+        ("a simple POST of any page", foreign("http://evil.example"), 403, words),
+        ("of a page without an origin", foreign("null"), 403, words),
+        ("of a page at another port", foreign("http://node:2"), 403, words),
+        ("of a page at the default port", foreign("http://node"), 403, words),
+        ("of a host that contains the node's", foreign("http://node:1.evil.example"), 403, words),
+        ("of a host that ends like the node's", foreign("http://evil-node:1"), 403, words),
+        ("of an extension", foreign("moz-extension://node:1"), 403, words),
+        ("of an empty origin", foreign(""), 403, words),
+        ("of two origins in one", foreign("http://node:1 http://evil.example"), 403, words),
+        (
+            "two origins",
+            foreign("http://node:1\r\nOrigin: http://evil.example"),
+            400,
+            "the header origin appears more than once",
+        ),
+        ("a read", request("GET /get?key=k", "Origin: http://evil.example\r\n", ""), 403, words),
+        ("a dump", request("GET /dump", "Origin: http://evil.example\r\n", ""), 403, words),
+        ("administration", request("PATCH /config", "Origin: http://evil.example\r\n", "{}"), 403, words),
+        (
+            "a preflight",
+            request("OPTIONS /put", "Origin: http://evil.example\r\nAccess-Control-Request-Method: POST\r\n", ""),
+            403,
+            words,
+        ),
+        ("an unknown route", request("POST /nowhere", "Origin: http://evil.example\r\n", WRITE), 403, words),
+    ]
+}
+
+fn of_ambiguous_heads() -> Vec<Row> {
+    let coded = |coding: &str| {
+        let chunk = format!("{:x}\r\n{WRITE}\r\n0\r\n\r\n", WRITE.len());
+        format!("POST /put HTTP/1.1\r\nHost: node:1\r\n{coding}\r\n\r\n{chunk}").into_bytes()
+    };
+    let only_chunked = "the only transfer encoding that this node decodes is chunked";
+    vec![
+        ("two hosts", post("Host: other\r\n"), 400, "the header host appears more than once"),
+        ("the same host twice", post("Host: node:1\r\n"), 400, "the header host appears more than once"),
+        (
+            "two tokens of a retry",
+            post("Idempotency-Key: a\r\nIdempotency-Key: b\r\n"),
+            400,
+            "the header idempotency-key appears more than once",
+        ),
+        (
+            "the same token twice",
+            post("Idempotency-Key: a\r\nIDEMPOTENCY-KEY: a\r\n"),
+            400,
+            "the header idempotency-key appears more than once",
+        ),
+        (
+            "two credentials",
+            post("Authorization: Bearer a\r\nAuthorization: Bearer b\r\n"),
+            400,
+            "the header authorization appears more than once",
+        ),
+        ("an empty token", post("Idempotency-Key: \r\n"), 400, "Idempotency-Key must be 1 to 255"),
+        ("gzip inside chunked", coded("Transfer-Encoding: gzip, chunked"), 501, only_chunked),
+        (
+            "gzip in a header of its own",
+            coded("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked"),
+            501,
+            only_chunked,
+        ),
+        ("chunked twice", coded("Transfer-Encoding: chunked, chunked"), 501, only_chunked),
+        ("gzip alone", coded("Transfer-Encoding: gzip"), 400, "not valid HTTP/1.1"),
+        ("a length that is no number", coded("Content-Length: many"), 400, "not valid HTTP/1.1"),
+        ("two lengths", coded("Content-Length: 5\r\nContent-Length: 6"), 400, "not valid HTTP/1.1"),
+        (
+            "a chunk without a length",
+            b"POST /put HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec(),
+            400,
+            "failed to read the body",
+        ),
+    ]
+}
+
+fn of_queries() -> Vec<Row> {
+    let no_digits = "the query has a % that two hexadecimal digits do not follow";
+    vec![
+        ("letters that are no digits", get("key=%zz"), 400, no_digits),
+        ("one digit", get("key=k%4"), 400, no_digits),
+        ("no digits", get("key=100%"), 400, no_digits),
+        ("a sign in place of a digit", get("key=%+1"), 400, no_digits),
+        ("an invalid escape elsewhere", get("key=k&other=%g0"), 400, no_digits),
+        ("a byte that is not UTF-8", get("key=%FF"), 400, "the query is not UTF-8: %FF begins no character"),
+        ("half a character", get("key=%C3"), 400, "the query is not UTF-8: %C3 begins no character"),
+        ("a character across two parameters", get("key=%C3&x=%A9"), 400, "the query is not UTF-8: %C3"),
+        ("a surrogate", get("key=%ED%A0%80"), 400, "the query is not UTF-8: %ED"),
+        ("an overlong slash", get("key=%C0%AF"), 400, "the query is not UTF-8: %C0"),
+        ("the query of a write", request("POST /put?explain=%zz", "", WRITE), 400, no_digits),
+        (
+            "a bare byte",
+            [b"GET /get?key=", &[0xff][..], b" HTTP/1.1\r\nHost: n\r\n\r\n"].concat(),
+            400,
+            "not valid HTTP/1.1",
+        ),
+        ("a key twice", get("key=a&key=b"), 400, "duplicate field `key`"),
+        ("no key", get("k=1"), 400, "Missing key parameter"),
+    ]
+}
+
+fn of_heads() -> Vec<Row> {
+    let invalid = "the request is not valid HTTP/1.1";
+    let too_large = "the head of the request is longer than 65536 bytes or has more than 100 headers";
+    let raw = |text: &str| text.as_bytes().to_vec();
+    vec![
+        ("no HTTP", raw("hello node\r\n\r\n"), 400, invalid),
+        ("a TLS greeting", vec![0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3], 400, invalid),
+        ("another version", raw("GET /get?key=k HTTP/3.0\r\nHost: n\r\n\r\n"), 400, invalid),
+        ("a header without a colon", raw("GET /get?key=k HTTP/1.1\r\nHost n\r\n\r\n"), 400, invalid),
+        ("a space before the colon", raw("GET /get?key=k HTTP/1.1\r\nHost : n\r\n\r\n"), 400, invalid),
+        ("a folded header", raw("GET /get?key=k HTTP/1.1\r\nHost: n\r\n folded\r\n\r\n"), 400, invalid),
+        ("a zero byte in a header", raw("GET /get?key=k HTTP/1.1\r\nHost: n\0\r\n\r\n"), 400, invalid),
+        ("a space in the URL", raw("GET /get?key=a b HTTP/1.1\r\nHost: n\r\n\r\n"), 400, invalid),
+        ("a long head", request("GET /get?key=k", &format!("X: {}\r\n", "x".repeat(300_000)), ""), 431, too_large),
+        ("many headers", request("GET /get?key=k", &"X: y\r\n".repeat(101), ""), 431, too_large),
+        ("a long URL", get(&format!("key={}", "k".repeat(65_530))), 414, "the URL is longer than 65534 bytes"),
+        ("a long body", request("POST /put", "", &"x".repeat(7_000_000)), 413, "the body is longer than"),
+    ]
+}
+
+fn of_routes() -> Vec<Row> {
+    let not_allowed = "is not allowed here";
+    vec![
+        ("GET", request("GET /put", "", ""), 405, not_allowed),
+        ("PUT", request("PUT /put", "", WRITE), 405, not_allowed),
+        ("OPTIONS without an origin", request("OPTIONS /put", "", ""), 405, not_allowed),
+        ("TRACE", request("TRACE /get?key=k", "", ""), 405, not_allowed),
+        ("an unknown method", request("BREW /delete", "", ""), 405, not_allowed),
+        ("POST of a read", request("POST /get?key=k", "", WRITE), 405, not_allowed),
+        ("DELETE of a dump", request("DELETE /dump", "", ""), 405, not_allowed),
+        ("POST of the settings", request("POST /config", "", "{}"), 405, not_allowed),
+        ("GET of an order", request("GET /recover", "", ""), 405, not_allowed),
+        ("no path", request("OPTIONS *", "", ""), 404, "no such route"),
+        ("an unknown path", request("GET /put/", "", ""), 404, "no such route: /put/"),
+        ("an escaped path", request("GET /%67et?key=k", "", ""), 404, "no such route: /%67et"),
+    ]
+}
+
+fn check(what: &str, answer: &Answer, status: u16, words: &str) {
+    let Answer { status: seen, body, head } = answer;
+    assert_eq!(*seen, status, "{what}: {head}\n{body}");
+    assert_eq!(answer.header("content-type"), Some("application/json"), "{what}: {head}");
+    let error = body.get("message").or_else(|| body.get("error")).and_then(Value::as_str).unwrap_or_default();
+    assert!(error.contains(words), "{what}: {body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_bad_request_is_refused_in_words() {
+    let logs = TempDir::new().expect("a directory");
+    let cluster = cluster(&logs, &[]).await;
+    let leader = cluster.leader_url();
+    let table = [of_browsers(), of_ambiguous_heads(), of_queries(), of_heads(), of_routes()].concat();
+    assert!(table.len() >= 60, "{} requests", table.len());
+    for (what, request, status, words) in table {
+        let answer = send(&leader, &request).await;
+        check(what, &answer, status, words);
+        if status == 405 {
+            assert!(answer.header("allow").is_some(), "{what}: {}", answer.head);
+        }
+    }
+    let found = send(&leader, &get("key=k")).await;
+    assert_eq!(found.status, 404, "a refused write is not applied: {}", found.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_method_is_answered_with_the_right_ones() {
+    let logs = TempDir::new().expect("a directory");
+    let cluster = cluster(&logs, &[]).await;
+    let (leader, follower) = (cluster.leader_url(), cluster.follower_url(0));
+    let table = [
+        (&leader, "/put", "POST"),
+        (&leader, "/delete", "POST"),
+        (&leader, "/get", "GET,HEAD"),
+        (&leader, "/dump", "GET,HEAD"),
+        (&leader, "/config", "GET,HEAD,PATCH"),
+        (&leader, "/recover", "POST"),
+        (&leader, "/backup", "GET,HEAD"),
+        (&follower, "/get", "GET,HEAD"),
+        (&follower, "/replicate", "POST"),
+        (&follower, "/status", "GET,HEAD"),
+    ];
+    for (node, path, allowed) in table {
+        let answer = send(node, &request(&format!("DELETE {path}"), "", "")).await;
+        check(path, &answer, 405, "the method DELETE is not allowed here");
+        let mut seen: Vec<&str> = answer.header("allow").expect(path).split(',').map(str::trim).collect();
+        seen.sort_unstable();
+        assert_eq!(seen.join(","), allowed, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_names_the_leader_on_every_route_that_is_not_its_own() {
+    let logs = TempDir::new().expect("a directory");
+    let cluster = cluster(&logs, &[]).await;
+    let (leader, follower) = (cluster.leader_url(), cluster.follower_url(0));
+    let routes = ["POST /put", "POST /delete", "GET /config", "PATCH /config", "POST /recover", "POST /hand-over"];
+    for line in routes.into_iter().chain(["GET /backup", "POST /restore", "GET /nowhere"]) {
+        let answer = send(&follower, &request(line, "", "")).await;
+        check(line, &answer, 404, "");
+        assert_eq!(answer.body["leader"], leader.as_str(), "{line}: {}", answer.body);
+    }
+}
+
+/// What is no foreign page is served as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_pages_of_the_node_and_named_origins_are_served() {
+    let logs = TempDir::new().expect("a directory");
+    let cluster = cluster(&logs, &[("ALLOWED_ORIGINS", "https://app.example, http://localhost:3000")]).await;
+    let leader = cluster.leader_url();
+    let named = "Origin: https://app.example\r\n";
+    for (headers, origin) in [
+        ("", None),
+        ("Origin: http://node:1\r\n", None),
+        ("Origin: https://NODE:1\r\n", None),
+        (named, Some("https://app.example")),
+        ("Origin: http://localhost:3000\r\n", Some("http://localhost:3000")),
+    ] {
+        let answer = send(&leader, &post(headers)).await;
+        assert_eq!(answer.status, 200, "{headers}: {}", answer.body);
+        assert_eq!(answer.header("access-control-allow-origin"), origin, "{headers}");
+        assert_eq!(answer.header("vary"), origin.map(|_| "Origin"), "{headers}");
+    }
+    let refused = send(&leader, &post("Origin: https://app.example.evil\r\n")).await;
+    assert_eq!((refused.status, refused.header("access-control-allow-origin")), (403, None));
+
+    let asks =
+        format!("{named}Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: idempotency-key\r\n");
+    let preflight = send(&leader, &request("OPTIONS /put", &asks, "")).await;
+    assert_eq!(preflight.status, 204, "{}", preflight.head);
+    assert_eq!(preflight.header("access-control-allow-origin"), Some("https://app.example"));
+    assert!(preflight.header("access-control-allow-methods").is_some_and(|methods| methods.contains("PATCH")));
+    let headers = preflight.header("access-control-allow-headers").unwrap_or_default();
+    assert!(headers.contains("Idempotency-Key") && headers.contains("Authorization"), "{headers}");
+    assert!(preflight.header("access-control-max-age").is_some());
+
+    let escaped = send(&leader, &get("key=%6B")).await;
+    assert_eq!((escaped.status, &escaped.body["key"]), (200, &"k".into()), "{}", escaped.body);
+    let chunked = format!("{:X}\r\n{WRITE}\r\n0\r\n\r\n", WRITE.len());
+    let chunked = format!("POST /put HTTP/1.1\r\nHost: node:1\r\nTransfer-Encoding: Chunked\r\n\r\n{chunked}");
+    assert_eq!(send(&leader, chunked.as_bytes()).await.status, 200);
+}
+
+/// A page whose host name points at this node (DNS rebinding) is of the node's own origin.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_knows_its_names_serves_no_other() {
+    let logs = TempDir::new().expect("a directory");
+    let cluster = cluster(&logs, &[("HOST_NAMES", "kv.example,kv-leader")]).await;
+    let leader = cluster.leader_url();
+    let host = |host: &str| {
+        format!(
+            "POST /put HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nContent-Length: {}\r\n\r\n{WRITE}",
+            WRITE.len()
+        )
+    };
+    for served in
+        ["kv.example", "KV.example:8000", "kv-leader:80", "kv.example.", "127.0.0.1:8000", "[::1]:8000", "localhost"]
+    {
+        let answer = send(&leader, host(served).as_bytes()).await;
+        assert_eq!(answer.status, 200, "{served}: {}", answer.body);
+    }
+    for other in
+        ["evil.example", "evil.example:8000", "kv.example.evil.example", "127.0.0.1.evil.example", "example", ""]
+    {
+        let answer = send(&leader, host(other).as_bytes()).await;
+        check(other, &answer, 421, "HOST_NAMES does not list it");
+    }
+    let absolute = "GET http://evil.example/get?key=k HTTP/1.1\r\nHost: kv.example\r\n\r\n";
+    check("an absolute URL", &send(&leader, absolute.as_bytes()).await, 421, "does not serve the host evil.example");
+    let old = send(&leader, b"GET /get?key=k HTTP/1.0\r\n\r\n").await;
+    assert_eq!(old.status, 200, "a program without a host");
+}
