@@ -6,9 +6,8 @@ mod support;
 
 use std::fs;
 
-use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use serde_json::{Value, json};
-use support::{KV_BENCH, eventually, kv_bench, stderr, stdout};
+use support::{KV_BENCH, eventually, kv_bench, one_follower, stderr, stdout};
 
 /// Runs until a violation is found, and returns the rules that were broken.
 async fn rules_broken(fault: &str, arguments: &[&str]) -> Vec<String> {
@@ -84,13 +83,7 @@ async fn a_leader_that_reads_without_asking_is_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_ends_the_node() {
     let logs = tempfile::tempdir().expect("temporary directory");
-    let options = LocalClusterOptions {
-        followers: 1,
-        max_delay_ms: 0,
-        environment: vec![("DELIBERATE_FAULT".to_owned(), "panics-in-write".to_owned())],
-        ..LocalClusterOptions::new(KV_BENCH, logs.path())
-    };
-    let cluster = LocalCluster::start(options).await.expect("the cluster starts");
+    let cluster = one_follower(KV_BENCH, logs.path(), &[("DELIBERATE_FAULT", "panics-in-write")]).await;
     let put = format!("{}/put", cluster.leader_url());
     let put = async || reqwest::Client::new().post(&put).json(&json!({"key": "k", "value": "v"})).send().await;
     put().await.expect_err("no answer of a leader that panics");

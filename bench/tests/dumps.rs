@@ -5,10 +5,10 @@ mod support;
 
 use std::time::Duration;
 
-use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
+use kv_bench::cluster::LocalCluster;
 use reqwest::StatusCode;
 use serde_json::json;
-use support::{KV_BENCH, eventually};
+use support::{KV_BENCH, connect, eventually, one_follower};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -19,14 +19,7 @@ const VALUES: usize = 100;
 const VALUE_BYTES: usize = 1_000_000;
 
 async fn filled(logs: &TempDir, settings: &[(&str, &str)]) -> LocalCluster {
-    let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let options = LocalClusterOptions {
-        followers: 1,
-        max_delay_ms: 0,
-        environment,
-        ..LocalClusterOptions::new(KV_BENCH, logs.path())
-    };
-    let cluster = LocalCluster::start(options).await.expect("the cluster starts");
+    let cluster = one_follower(KV_BENCH, logs.path(), settings).await;
     let client = reqwest::Client::new();
     for number in 0..VALUES {
         let body = json!({"key": format!("key {number}"), "value": "x".repeat(VALUE_BYTES)});
@@ -38,7 +31,7 @@ async fn filled(logs: &TempDir, settings: &[(&str, &str)]) -> LocalCluster {
 
 /// A client that asked for a dump and has read the head of the answer; with its status.
 async fn dumping(url: &str) -> (TcpStream, u16) {
-    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await.expect("connects");
+    let mut stream = connect(url).await;
     stream.write_all(b"GET /dump HTTP/1.1\r\nHost: node\r\n\r\n").await.expect("sent");
     let mut head = [0; 12];
     stream.read_exact(&mut head).await.expect("an answer");

@@ -1,35 +1,23 @@
 //! Goal: a request that is wrong, or that a browser sends for a foreign page, is refused in words and changes nothing.
 //! Method: tables of requests as bytes on a socket to real nodes, each with its status and the words of its error.
 
-use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
+use kv_bench::cluster::LocalCluster;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::timeout,
 };
 
-use crate::support::{KV_BENCH, PATIENCE};
+use crate::support::{KV_BENCH, PATIENCE, connect, one_follower};
 
 const WRITE: &str = r#"{"key":"k","value":"bad"}"#;
 
-/// One follower, W = 1, no delays, in memory.
+/// An open cluster of one follower.
 async fn cluster(logs: &TempDir, settings: &[(&str, &str)]) -> LocalCluster {
-    let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let options = LocalClusterOptions {
-        followers: 1,
-        max_delay_ms: 0,
-        environment,
-        ..LocalClusterOptions::new(KV_BENCH, logs.path())
-    };
-    let mut cluster = LocalCluster::start(options).await.expect("the cluster starts");
+    let mut cluster = one_follower(KV_BENCH, logs.path(), settings).await;
     cluster.wait_until_open().await.expect("the leader opens");
     cluster
-}
-
-fn address(url: &str) -> &str {
-    url.trim_start_matches("http://")
 }
 
 struct Answer {
@@ -47,7 +35,7 @@ impl Answer {
 
 /// The first answer to these bytes.
 async fn send(url: &str, request: &[u8]) -> Answer {
-    let mut stream = TcpStream::connect(address(url)).await.expect("connects");
+    let mut stream = connect(url).await;
     stream.write_all(request).await.expect("sent");
     let mut bytes = Vec::new();
     let ended = timeout(PATIENCE, async {

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use reqwest::StatusCode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Value, json};
@@ -20,27 +19,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::{KV_BENCH, PATIENCE, eventually};
-
-/// One follower, W = 1, no delays, in memory.
-async fn cluster(logs: &TempDir, program: impl Into<PathBuf>, settings: &[(&str, &str)]) -> LocalCluster {
-    let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let options = LocalClusterOptions {
-        followers: 1,
-        max_delay_ms: 0,
-        environment,
-        ..LocalClusterOptions::new(program, logs.path())
-    };
-    LocalCluster::start(options).await.expect("the cluster starts")
-}
-
-fn address(url: &str) -> String {
-    url.trim_start_matches("http://").to_owned()
-}
-
-async fn connect(url: &str) -> TcpStream {
-    TcpStream::connect(address(url)).await.expect("connects")
-}
+use crate::support::{KV_BENCH, PATIENCE, address, connect, eventually, one_follower};
 
 /// Everything until the node closes the connection.
 async fn until_closed(stream: &mut TcpStream) -> String {
@@ -60,7 +39,7 @@ const BODY: &str = r#"{"key":"k","value":"v"}"#;
 async fn what_is_idle_or_slow_is_closed() {
     let logs = TempDir::new().expect("a directory");
     let limits = [("HEAD_TIMEOUT_MS", "400"), ("BODY_TIMEOUT_MS", "300"), ("IDLE_TIMEOUT_MS", "500")];
-    let cluster = cluster(&logs, KV_BENCH, &limits).await;
+    let cluster = one_follower(KV_BENCH, logs.path(), &limits).await;
     for url in [cluster.leader_url(), cluster.follower_url(0)] {
         let mut silent = connect(&url).await;
         assert_eq!(until_closed(&mut silent).await, "", "a silent connection");
@@ -87,7 +66,7 @@ async fn what_is_idle_or_slow_is_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_closes_its_sending_half_gets_its_answer() {
     let logs = TempDir::new().expect("a directory");
-    let cluster = cluster(&logs, KV_BENCH, &[("MIN_DELAY_MS", "30"), ("MAX_DELAY_MS", "30")]).await;
+    let cluster = one_follower(KV_BENCH, logs.path(), &[("MIN_DELAY_MS", "30"), ("MAX_DELAY_MS", "30")]).await;
     let requests = [put_request(BODY), "GET /get?key=k HTTP/1.1\r\nHost: node\r\n\r\n".to_owned()].into_iter().cycle();
     for request in requests.take(20) {
         let mut stream = connect(&cluster.leader_url()).await;
@@ -102,8 +81,8 @@ async fn a_client_that_closes_its_sending_half_gets_its_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_far_over_the_limit_is_answered() {
     let logs = TempDir::new().expect("a directory");
-    let cluster = cluster(&logs, KV_BENCH, &[]).await;
-    let address = address(&cluster.leader_url());
+    let cluster = one_follower(KV_BENCH, logs.path(), &[]).await;
+    let address = address(&cluster.leader_url()).to_owned();
     let answers = tokio::task::spawn_blocking(move || {
         ["", "Expect: nothing-of-interest\r\n"].map(|header| {
             let mut stream = StdTcpStream::connect(&address).expect("connects");
@@ -143,7 +122,7 @@ async fn idle_connections_leave_descriptors_for_answers_operations_and_replicati
     let logs = TempDir::new().expect("a directory");
     let hour = "3600000";
     let limits = [("HEAD_TIMEOUT_MS", hour), ("IDLE_TIMEOUT_MS", hour), ("AUTH_TOKEN", "token")];
-    let mut cluster = cluster(&logs, limited(logs.path(), 1_024), &limits).await;
+    let mut cluster = one_follower(limited(logs.path(), 1_024), logs.path(), &limits).await;
     let log = std::fs::read_to_string(cluster.leader_log()).expect("a log");
     let words = "CONNECTIONS_MAX is above what the limit of open files allows";
     let line = log.lines().find(|line| line.contains(words)).expect("a line about it");

@@ -8,23 +8,16 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{KV_BENCH, eventually};
+use crate::support::{KV_BENCH, eventually, one_follower};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_changes_at_once_each_gets_a_generation_of_its_own() {
     const CHANGES: u64 = 1_000;
     let logs = TempDir::new().expect("a directory");
-    let options = LocalClusterOptions {
-        followers: 1,
-        max_delay_ms: 0,
-        environment: vec![("WORKER_THREADS".to_owned(), "4".to_owned())],
-        ..LocalClusterOptions::new(KV_BENCH, logs.path())
-    };
-    let cluster = LocalCluster::start(options).await.expect("the cluster starts");
+    let cluster = one_follower(KV_BENCH, logs.path(), &[("WORKER_THREADS", "4")]).await;
     let url = format!("{}/config", cluster.leader_url());
     let config = async || reqwest::get(&url).await.ok()?.json::<Value>().await.ok();
     let before = config().await.expect("a configuration")["generation"].as_u64().expect("a number");

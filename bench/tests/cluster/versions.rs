@@ -1,18 +1,14 @@
 //! The versions of keys that clients see, and the writes that depend on them.
 
-use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
+use kv_bench::cluster::LocalCluster;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_kv-bench");
+use crate::support::{KV_BENCH, one_follower};
 
 async fn cluster(logs: &TempDir) -> LocalCluster {
-    let mut options = LocalClusterOptions::new(PROGRAM, logs.path());
-    options.max_delay_ms = 0;
-    options.followers = 1;
-    options.write_quorum = 1;
-    let mut cluster = LocalCluster::start(options).await.expect("the cluster starts");
+    let mut cluster = one_follower(KV_BENCH, logs.path(), &[]).await;
     cluster.wait_until_open().await.expect("the leader opens");
     cluster
 }

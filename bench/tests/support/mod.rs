@@ -16,9 +16,10 @@ use axum::{
     http::StatusCode,
     routing::{get, post},
 };
+use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use rand::RngExt;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::{net::TcpStream, sync::Mutex};
 
 /// The program under test.
 pub(crate) const KV_BENCH: &str = env!("CARGO_BIN_EXE_kv-bench");
@@ -28,6 +29,28 @@ pub(crate) const KVCTL: &str = env!("CARGO_BIN_EXE_kvctl");
 
 /// Conditions are waited for this long; reached only when something is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One follower, W = 1, no delays, in memory, with these settings of both nodes. Its logs go to `logs`.
+pub(crate) async fn one_follower(program: impl AsRef<Path>, logs: &Path, settings: &[(&str, &str)]) -> LocalCluster {
+    let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let options = LocalClusterOptions {
+        followers: 1,
+        max_delay_ms: 0,
+        environment,
+        ..LocalClusterOptions::new(program.as_ref(), logs)
+    };
+    LocalCluster::start(options).await.expect("the cluster starts")
+}
+
+/// The host and port of a node's URL.
+pub(crate) fn address(url: &str) -> &str {
+    url.trim_start_matches("http://")
+}
+
+/// A connection to a node, for requests by hand.
+pub(crate) async fn connect(url: &str) -> TcpStream {
+    TcpStream::connect(address(url)).await.expect("connects")
+}
 
 /// `kv-bench` with these arguments, results in `out`, run to its end.
 pub(crate) async fn kv_bench(out: &Path, arguments: &[&str]) -> Output {
