@@ -21,7 +21,7 @@ const COUNTED_BYTES: usize = 64 << 10;
 pub(crate) type Answer = hyper::Response<Either<Full<Bytes>, Body>>;
 
 /// Returns 200 with `body` as JSON and the version of its key.
-pub(super) fn written(body: &impl Serialize, etag: Option<Etag>) -> Answer {
+pub(super) fn written(body: &impl Serialize, etag: Etag) -> Answer {
     ok(serialize(body), etag)
 }
 
@@ -32,7 +32,7 @@ pub(super) fn written(body: &impl Serialize, etag: Option<Etag>) -> Answer {
 pub(super) fn read(budget: &Budget, body: &impl Serialize, etag: Etag) -> Result<Answer, ApiError> {
     let text = serialize(body);
     if text.len() <= COUNTED_BYTES {
-        return Ok(ok(text, Some(etag)));
+        return Ok(ok(text, etag));
     }
     let Some(permit) = budget.take(text.len()) else {
         let limit = budget.bytes();
@@ -65,16 +65,13 @@ fn serialize(body: &impl Serialize) -> Vec<u8> {
 }
 
 /// An answer in which body and ETag share one allocation.
-fn ok(mut text: Vec<u8>, etag: Option<Etag>) -> Answer {
+fn ok(mut text: Vec<u8>, etag: Etag) -> Answer {
     let length = text.len();
-    if let Some(etag) = etag {
-        // Writing into a vector cannot fail.
-        let _ = write!(text, "\"{etag}\"");
-    }
+    // Writing into a vector cannot fail.
+    let _ = write!(text, "\"{etag}\"");
     let mut body = Bytes::from(text);
     let tag = body.split_off(length);
-    let tag = etag.and_then(|_| HeaderValue::from_maybe_shared(tag).ok());
-    with_head(body, tag)
+    with_head(body, HeaderValue::from_maybe_shared(tag).ok())
 }
 
 fn with_head(body: Bytes, etag: Option<HeaderValue>) -> Answer {

@@ -32,9 +32,8 @@ impl ApiError {
     pub fn elsewhere(leader: &str, uri: &Uri) -> Self {
         let message = format!("this node is a standby: {leader} leads");
         let location = format!("{leader}{}", uri.path_and_query().map_or("/", PathAndQuery::as_str));
-        let body = json!(ErrorBody::refusal(message.clone(), Some(Outcome::NotApplied)));
-        let error = Self { status: StatusCode::TEMPORARY_REDIRECT, body, location: Some(location.into()), etag: None };
-        error.with("error", message).with("leader", leader)
+        let refusal = Self::early(StatusCode::TEMPORARY_REDIRECT, message).with("leader", leader);
+        Self { location: Some(location.into()), ..refusal }
     }
 
     /// `{"ok":false,"message":…}`.
@@ -47,11 +46,9 @@ impl ApiError {
         Self::with_body(status, json!(ErrorBody::read(error)))
     }
 
-    /// `{"ok":false,"message":…,"error":…,"outcome":"not_applied"}`: no handler received the request.
+    /// An error before a handler receives the request, with [`early_body`].
     pub fn early(status: StatusCode, message: impl Into<String>) -> Self {
-        let message = message.into();
-        let body = json!(ErrorBody::refusal(message.clone(), Some(Outcome::NotApplied)));
-        Self::with_body(status, body).with("error", message)
+        Self::with_body(status, early_body(message))
     }
 
     /// 400.
@@ -141,6 +138,14 @@ impl ApiError {
         }
         self
     }
+}
+
+/// `{"ok":false,"message":…,"error":…,"outcome":"not_applied"}`.
+pub(super) fn early_body(message: impl Into<String>) -> Value {
+    let message = message.into();
+    let mut body = json!(ErrorBody::refusal(message.clone(), Some(Outcome::NotApplied)));
+    body["error"] = message.into();
+    body
 }
 
 impl From<ConfigError> for ApiError {

@@ -144,7 +144,7 @@ async fn write(
     };
     state.metrics.write(outcome, begun.elapsed().as_secs_f64());
     let answer = answer?;
-    Ok(answer::written(&answer, Some(version.at(answer.seq))))
+    Ok(answer::written(&answer, version.at(answer.seq)))
 }
 
 /// Parses the query of a URL. A URL without one yields the defaults.

@@ -3,10 +3,8 @@
 //! Hyper answers a head that it cannot parse before any handler sees it: with a status and an empty
 //! body. [`ClientStream`](super::client_stream::ClientStream) replaces these answers on their way out.
 
-use kvcluster_api::error::{ErrorBody, Outcome};
-use serde_json::json;
-
 use super::connections::READ_AHEAD_BYTES;
+use super::error::early_body;
 
 /// The end of every head. No body that a node sends ends like this.
 const END: &[u8] = b"\r\n\r\n";
@@ -23,10 +21,7 @@ pub(super) fn replace(written: &[u8]) -> Option<Vec<u8>> {
     let (before, head) = written.split_at(begin);
     let length = b"\r\ncontent-length: 0\r\n";
     let at = find(head, length)?;
-    let message = reason(head.get(b"HTTP/1.1 ".len()..)?)?;
-    let mut fields = json!(ErrorBody::refusal(message.as_str(), Some(Outcome::NotApplied)));
-    fields["error"] = message.into();
-    let body = fields.to_string();
+    let body = early_body(reason(head.get(b"HTTP/1.1 ".len()..)?)?).to_string();
     let headers =
         format!("\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n", body.len());
     Some([before, &head[..at], headers.as_bytes(), &head[at + length.len()..], body.as_bytes()].concat())

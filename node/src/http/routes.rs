@@ -59,14 +59,8 @@ impl LeaderService {
             .route("/readyz", get(admin::leader_ready))
             .route("/healthz", get(admin::leader_health))
             .route("/metrics", get(admin::leader_metrics));
-        Self {
-            others: open
-                .merge(guarded)
-                .fallback(no_route)
-                .method_not_allowed_fallback(wrong_method)
-                .with_state(state.clone()),
-            state,
-        }
+        let others = open.merge(guarded).fallback(no_route).method_not_allowed_fallback(wrong_method);
+        Self { others: others.with_state(state.clone()), state }
     }
 }
 
@@ -119,14 +113,8 @@ impl FollowerService {
             .route("/readyz", get(admin::follower_ready))
             .route("/healthz", get(admin::follower_health))
             .route("/metrics", get(admin::follower_metrics));
-        Self {
-            others: open
-                .merge(guarded)
-                .fallback(replica::no_route)
-                .method_not_allowed_fallback(wrong_method)
-                .with_state(state.clone()),
-            state,
-        }
+        let others = open.merge(guarded).fallback(replica::no_route).method_not_allowed_fallback(wrong_method);
+        Self { others: others.with_state(state.clone()), state }
     }
 }
 

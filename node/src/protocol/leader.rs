@@ -102,7 +102,8 @@ pub struct Limits {
     /// Time between two comparisons of all followers, in microseconds.
     pub audit_pause_us: u64,
     /// For how many questions in a row, one with each tick, a follower has to report no message of
-    /// its leader before the leader counts as lost. 0: this leader asks for promises at once, also beside another leader.
+    /// its leader before the leader counts as lost. 0: this leader asks for promises at once, also
+    /// beside another leader.
     pub takeover_rounds: u32,
 }
 

@@ -198,9 +198,9 @@ impl<W, R> Leader<W, R> {
     /// state of a new cluster on all members first, and one of them promised a later epoch without
     /// it. Such a state is empty, and its epoch is no newer than what that member has.
     fn never_opened(&self, synced: &Synced, followers: Mask) -> bool {
-        let mut founding = synced.config.earlier.iter().filter(|rule| rule.is_founding());
+        let Some(founding) = synced.config.earlier.iter().find(|rule| rule.is_founding()) else { return false };
         let without = self.mask_of(|slot| slot.synced_epoch() < Some(synced.epoch));
-        founding.any(|rule| (self.members(rule) & followers & without).count() > 0)
+        (self.members(founding) & followers & without).count() > 0
     }
 
     /// The promises that count: those from disks that are members. A disk that was emptied has a

@@ -21,11 +21,6 @@ impl World {
     fn waits(&self, leader: usize) -> bool {
         self.leads[leader].leader.candidate().is_some()
     }
-
-    fn promises(&self, leader: usize) -> usize {
-        let epoch = self.leads[leader].leader.epoch();
-        self.places.iter().filter(|place| place.durable.promised() == epoch).count()
-    }
 }
 
 // Goal: a leader that works is never replaced. Method: a standby that reaches all followers, and one that reaches too few

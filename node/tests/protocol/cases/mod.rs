@@ -95,6 +95,18 @@ impl World {
         self.leads[leader].leader.is_open()
     }
 
+    /// How many followers promised a leader its epoch.
+    fn promises(&self, leader: usize) -> usize {
+        let epoch = self.leads[leader].leader.epoch();
+        self.places.iter().filter(|place| place.durable.promised() == epoch).count()
+    }
+
+    /// Whether a follower stores the whole state of a leader.
+    fn has_state_of(&self, place: usize, leader: usize) -> bool {
+        let epoch = self.leads[leader].leader.epoch();
+        self.places[place].durable.synced().is_some_and(|synced| synced.epoch == epoch)
+    }
+
     /// A little time, in which whatever can happen does.
     fn rest(&mut self) {
         self.run_for(200_000);

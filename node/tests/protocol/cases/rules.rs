@@ -2,7 +2,6 @@
 
 use super::{LONG_US, cluster, value_of, with};
 use crate::sim::network::Direction;
-use crate::sim::places::Place;
 use crate::sim::{Plan, World};
 
 /// Changes of (W, N), each way.
@@ -368,11 +367,9 @@ fn a_new_cluster_that_never_opened_decides_nothing() {
     world.wanted = (3, 3);
     world.make_present();
     let large = world.start_leader();
-    let epoch = world.leads[large].leader.epoch();
-    world.until("the promises", |world| world.places[..3].iter().all(|place| place.durable.promised() == epoch));
+    world.until("the promises", |world| world.promises(large) == 3);
     world.hold(large, [0]);
-    let has_state = |place: &Place| place.durable.synced().is_some_and(|synced| synced.epoch == epoch);
-    world.until("storing", |world| world.places[1..3].iter().all(has_state));
+    world.until("storing", |world| (1..3).all(|place| world.has_state_of(place, large)));
     world.free(small);
     world.until("opening", |world| world.is_open(small));
     let op = world.acknowledged(small);
@@ -389,15 +386,14 @@ fn a_new_cluster_that_never_opened_decides_nothing() {
 // lost meanwhile. Method: the state is on two of three followers.
 #[test]
 fn a_new_cluster_that_never_opened_opens_later() {
-    for wiped in [vec![], vec![1]] {
+    for wiped in [&[][..], &[1]] {
         let mut world = World::new(Plan::quiet(2, 3), true);
         let first = world.start_leader();
-        let epoch = world.leads[first].leader.epoch();
-        world.until("the promises", |world| world.places[..3].iter().all(|place| place.durable.promised() == epoch));
+        world.until("the promises", |world| world.promises(first) == 3);
         world.hold(first, [0]);
-        world.until("storing", |world| world.places[1..3].iter().all(|place| place.durable.synced().is_some()));
+        world.until("storing", |world| (1..3).all(|place| world.has_state_of(place, first)));
         world.kill_leader(first);
-        for place in wiped.clone() {
+        for &place in wiped {
             world.crash(place);
             world.wipe(place);
             world.restart(place);
@@ -417,13 +413,9 @@ fn an_old_disk_does_not_pass_for_a_later_one() {
     let mut world = cluster(3, 3);
     world.kill_leader(0);
     let slow = world.start_leader();
-    let stored = |world: &World, place: usize, leader: usize| {
-        let epoch = world.leads[leader].leader.epoch();
-        world.places[place].durable.synced().is_some_and(|synced| synced.epoch == epoch)
-    };
     world.until("the promises", |world| world.leads[slow].leader.recovery().is_none());
     world.hold(slow, [1, 2]);
-    world.until("storing", |world| stored(world, 0, slow));
+    world.until("storing", |world| world.has_state_of(0, slow));
     assert!(!world.is_open(slow));
     world.leads[slow].paused = true;
     world.crash(0);
