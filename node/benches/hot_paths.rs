@@ -220,5 +220,5 @@ fn decode_writes(bencher: Bencher<'_, '_>, together: usize) {
 fn parse_put(bencher: Bencher<'_, '_>, kind: &str) {
     let value = if kind == "plain" { "v".repeat(VALUE_BYTES) } else { "\\u00e9\\n".repeat(VALUE_BYTES / 8) };
     let body = format!(r#"{{"key":"key7","value":"{value}"}}"#);
-    bencher.bench_local(|| put_fields(black_box(body.as_bytes())).map(|(key, value)| (key.len(), value.len())));
+    bencher.bench_local(|| put_fields(black_box(body.as_bytes())).map(|put| (put.key.len(), put.value.len())));
 }

@@ -16,6 +16,7 @@
 //! | a leader sends a follower only the records that differ | [`leader`], `install`; [`digest`] |
 //! | a standby uses its copy of a state only where a follower that promised has the same | [`leader`], `warm` |
 //! | a leader answers a read once W followers confirmed that they promised no higher epoch | [`leader`], `reads` |
+//! | a leader refuses a write because of a record only once that is committed and it still leads | [`leader`], `conditions` |
 
 pub mod changes;
 pub mod digest;

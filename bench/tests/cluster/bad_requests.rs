@@ -250,6 +250,7 @@ async fn a_wrong_method_is_answered_with_the_right_ones() {
     let table = [
         (&leader, "/put", "POST"),
         (&leader, "/delete", "POST"),
+        (&leader, "/incr", "POST"),
         (&leader, "/get", "GET,HEAD"),
         (&leader, "/dump", "GET,HEAD"),
         (&leader, "/config", "GET,HEAD,PATCH"),
@@ -273,7 +274,8 @@ async fn a_follower_names_the_leader_on_every_route_that_is_not_its_own() {
     let logs = TempDir::new().expect("a directory");
     let cluster = cluster(&logs, &[]).await;
     let (leader, follower) = (cluster.leader_url(), cluster.follower_url(0));
-    let routes = ["POST /put", "POST /delete", "GET /config", "PATCH /config", "POST /recover", "POST /hand-over"];
+    let routes =
+        ["POST /put", "POST /delete", "POST /incr", "GET /config", "PATCH /config", "POST /recover", "POST /hand-over"];
     for line in routes.into_iter().chain(["GET /backup", "POST /restore", "GET /nowhere"]) {
         let answer = send(&follower, &request(line, "", "")).await;
         check(line, &answer, 404, "");

@@ -6,6 +6,7 @@ mod answers;
 mod backup;
 mod bad_requests;
 mod compare;
+mod conditions;
 mod connections;
 mod contract;
 mod half_states;

@@ -20,16 +20,16 @@ const COUNTED_BYTES: usize = 64 << 10;
 /// An answer: complete in memory, or the router's body.
 pub(crate) type Answer = hyper::Response<Either<Full<Bytes>, Body>>;
 
-/// Returns 200 with `body` as JSON and the version of its key.
-pub(super) fn written(body: &impl Serialize, etag: Etag) -> Answer {
+/// Returns 200 with `body` as JSON and the version of its key, if it is known.
+pub(super) fn written(body: &impl Serialize, etag: Option<Etag>) -> Answer {
     ok(serialize(body), etag)
 }
 
-/// Returns 200 with the answer to a read as JSON and the version of its key.
+/// Returns 200 with the answer to a read as JSON and the version of its key, if it has one.
 ///
 /// # Errors
 /// 503 when long answers that other clients have not read use up the budget.
-pub(super) fn read(budget: &Budget, body: &impl Serialize, etag: Etag) -> Result<Answer, ApiError> {
+pub(super) fn read(budget: &Budget, body: &impl Serialize, etag: Option<Etag>) -> Result<Answer, ApiError> {
     let text = serialize(body);
     if text.len() <= COUNTED_BYTES {
         return Ok(ok(text, etag));
@@ -40,7 +40,7 @@ pub(super) fn read(budget: &Budget, body: &impl Serialize, etag: Etag) -> Result
         return Err(ApiError::read(StatusCode::SERVICE_UNAVAILABLE, error));
     };
     let body = Bytes::from_owner(Counted { text, _permit: permit });
-    Ok(with_head(body, header_of(etag)))
+    Ok(with_head(body, etag.and_then(header_of)))
 }
 
 /// The text of an answer. It releases its share of the budget once the connection has sent all of
@@ -65,7 +65,10 @@ fn serialize(body: &impl Serialize) -> Vec<u8> {
 }
 
 /// An answer in which body and ETag share one allocation.
-fn ok(mut text: Vec<u8>, etag: Etag) -> Answer {
+fn ok(mut text: Vec<u8>, etag: Option<Etag>) -> Answer {
+    let Some(etag) = etag else {
+        return with_head(text.into(), None);
+    };
     let length = text.len();
     // Writing into a vector cannot fail.
     let _ = write!(text, "\"{etag}\"");
@@ -104,7 +107,7 @@ mod tests {
     async fn long_answers_share_a_budget_until_they_are_sent() {
         let budget = Budget::new(250_000);
         let value = "x".repeat(100_000);
-        let etag = Etag::new(1, Some(&value));
+        let etag = Some(Etag::new(1, Some(&value)));
         let first = read(&budget, &value, etag).expect("there is room");
         let second = read(&budget, &value, etag).expect("there is room");
         let refused = read(&budget, &value, etag).expect_err("too much").into_response();

@@ -11,8 +11,8 @@ use std::net::IpAddr;
 
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, HOST, ORIGIN,
-    TRANSFER_ENCODING, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, HOST,
+    IF_MATCH, IF_NONE_MATCH, ORIGIN, TRANSFER_ENCODING, VARY,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body_util::{Either, Full};
@@ -23,7 +23,8 @@ use super::answer::Answer;
 use super::error::ApiError;
 
 /// Headers that a request may have once: handlers read only the first of several.
-const SINGLE: [HeaderName; 4] = [HOST, ORIGIN, AUTHORIZATION, HeaderName::from_static("idempotency-key")];
+const SINGLE: [HeaderName; 6] =
+    [HOST, ORIGIN, AUTHORIZATION, IF_MATCH, IF_NONE_MATCH, HeaderName::from_static("idempotency-key")];
 
 /// Maximum characters of a header that an error repeats.
 const SHOWN_CHARS: usize = 100;

@@ -14,10 +14,11 @@ use super::LeaderSite;
 use super::answer::{self, Answer};
 use super::body::{self, Field, check_lengths, parse};
 use super::client_stream::Arriving;
+use super::conditions;
 use super::error::ApiError;
 use crate::metrics::WriteResult;
 use crate::protocol::etag::Etag;
-use crate::protocol::leader::{Accepted, NewWrite, Receipt, Refusal};
+use crate::protocol::leader::{Accepted, Condition, NewWrite, Receipt, Refusal};
 use crate::protocol::types::{Epoch, Key, Record};
 use crate::replication::coordinator::{Placed, WriteOutcome};
 
@@ -30,12 +31,30 @@ struct PutBody<'a> {
     key: Field<'a>,
     #[serde(borrow, default)]
     value: Field<'a>,
+    #[serde(borrow, default)]
+    if_match: Field<'a>,
+    #[serde(default)]
+    if_absent: Option<bool>,
+}
+
+/// The fields of the body of `POST /put`.
+pub struct PutFields<'a> {
+    /// The key, not empty.
+    pub key: Cow<'a, str>,
+    /// The value.
+    pub value: Cow<'a, str>,
+    if_match: Field<'a>,
+    if_absent: Option<bool>,
 }
 
 #[derive(Deserialize)]
 struct DeleteBody<'a> {
     #[serde(borrow, default)]
     key: Field<'a>,
+    #[serde(borrow, default)]
+    if_match: Field<'a>,
+    #[serde(default)]
+    if_absent: Option<bool>,
 }
 
 /// `?explain=true` adds the drawn delays to the answer.
@@ -54,14 +73,36 @@ impl<T: fmt::Display> Serialize for Shown<T> {
     }
 }
 
+/// The answer to a write that is committed.
 #[derive(Serialize)]
-struct PutAnswer {
+pub(super) struct Written {
     ok: bool,
-    seq: u64,
+    pub(super) seq: u64,
     message: &'static str,
     epoch: Shown<Epoch>,
+    /// The sum that an increment stored, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Shown<i64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     explain: Option<Explanation>,
+}
+
+impl Written {
+    fn new(seq: u64, epoch: Epoch) -> Self {
+        let message = "committed (quorum reached)";
+        Self { ok: true, seq, message, epoch: Shown(epoch), value: None, explain: None }
+    }
+
+    pub(super) fn with_sum(self, sum: Option<Shown<i64>>) -> Self {
+        Self { value: sum, ..self }
+    }
+}
+
+/// What a leader that still leads decided about a write.
+pub(super) enum Settled {
+    Written(Written),
+    /// This committed record refused it; `None` if the key had no record.
+    Unmet(Option<Box<Record>>),
 }
 
 /// The delays of a write.
@@ -78,26 +119,27 @@ struct Explanation {
 /// `POST /put`.
 pub(super) async fn put(state: &LeaderSite, request: Request<Arriving>) -> Result<Answer, ApiError> {
     let (head, body) = request.into_parts();
-    let (key, value) = {
+    let (key, value, condition) = {
         let body = body::read(&state.site, body, state.site.body_bytes_max()).await?;
-        let (key, value) = put_fields(&body)?;
+        let PutFields { key, value, if_match, if_absent } = put_fields(&body)?;
         check_lengths(&state.site, &key, Some(&value))?;
+        let condition = conditions::of_request(&head.headers, &if_match, if_absent)?;
         // The write waits for its quorum without the body: only the key and the value stay in memory.
-        (Key::from(key), Arc::from(value))
+        (Key::from(key), Arc::from(value), condition)
     };
-    write(state, &head.uri, &head.headers, key, Some(value)).await
+    write(state, &head.uri, &head.headers, key, Some(value), condition).await
 }
 
-/// Key and value of the body of `POST /put`.
+/// Parses the body of `POST /put`.
 ///
 /// # Errors
 /// The answer for the client.
-pub fn put_fields(body: &[u8]) -> Result<(Cow<'_, str>, Cow<'_, str>), ApiError> {
-    let PutBody { key, value } = parse(body)?;
+pub fn put_fields(body: &[u8]) -> Result<PutFields<'_>, ApiError> {
+    let PutBody { key, value, if_match, if_absent } = parse(body)?;
     match (key, value) {
         (Field::Absent, _) | (_, Field::Absent) => Err(ApiError::bad("Missing key or value")),
         (Field::Text(key), _) if key.is_empty() => Err(ApiError::bad("Missing key or value")),
-        (Field::Text(key), Field::Text(value)) => Ok((key, value)),
+        (Field::Text(key), Field::Text(value)) => Ok(PutFields { key, value, if_match, if_absent }),
         _ => Err(ApiError::bad("key and value must be strings")),
     }
 }
@@ -105,18 +147,26 @@ pub fn put_fields(body: &[u8]) -> Result<(Cow<'_, str>, Cow<'_, str>), ApiError>
 /// `POST /delete`.
 pub(super) async fn delete(state: &LeaderSite, request: Request<Arriving>) -> Result<Answer, ApiError> {
     let (head, body) = request.into_parts();
-    let key = {
+    let (key, condition) = {
         let body = body::read(&state.site, body, state.site.body_bytes_max()).await?;
-        match parse::<DeleteBody<'_>>(&body)?.key {
-            Field::Text(key) if !key.is_empty() => {
-                check_lengths(&state.site, &key, None)?;
-                Key::from(key)
-            }
-            Field::OtherType => return Err(ApiError::bad("key must be a string")),
-            _ => return Err(ApiError::bad("Missing key")),
-        }
+        let DeleteBody { key, if_match, if_absent } = parse(&body)?;
+        let key = key_of(key)?;
+        check_lengths(&state.site, &key, None)?;
+        (Key::from(key), conditions::of_request(&head.headers, &if_match, if_absent)?)
     };
-    write(state, &head.uri, &head.headers, key, None).await
+    write(state, &head.uri, &head.headers, key, None, condition).await
+}
+
+/// The key of a body without a value.
+///
+/// # Errors
+/// 400 when it is absent, empty, or not a string.
+pub(super) fn key_of(key: Field<'_>) -> Result<Cow<'_, str>, ApiError> {
+    match key {
+        Field::Text(key) if !key.is_empty() => Ok(key),
+        Field::OtherType => Err(ApiError::bad("key must be a string")),
+        _ => Err(ApiError::bad("Missing key")),
+    }
 }
 
 async fn write(
@@ -125,26 +175,39 @@ async fn write(
     headers: &HeaderMap,
     key: Key,
     value: Option<Arc<str>>,
+    condition: Condition,
 ) -> Result<Answer, ApiError> {
     let PutQuery { explain } = query(uri).map_err(ApiError::bad)?;
     let retry_token = retry_token(headers)?;
     let begun = Instant::now();
     let version = Etag::new(0, value.as_deref());
-    let answer = if state.site.is_draining() {
+    let settled = if state.site.is_draining() {
         Err(ApiError::not_applied("the leader is shutting down"))
     } else {
-        let now_us = state.leader.now_us();
-        let new = NewWrite { key, value, retry_token, explain, now_us };
-        replicate(state, uri, new).await
+        let new = NewWrite { key: key.clone(), value, retry_token, explain, now_us: state.leader.now_us() };
+        match state.leader.put_if(new, condition) {
+            Ok(placed) => settle(state, placed).await,
+            Err(refusal) => Err(refused(&refusal, uri, ApiError::refused_write)),
+        }
     };
-    let outcome = match &answer {
-        Ok(_) => WriteResult::Committed,
+    count(state, begun, &settled);
+    match settled? {
+        Settled::Written(written) => {
+            let etag = version.at(written.seq);
+            Ok(answer::written(&written, Some(etag)))
+        }
+        Settled::Unmet(found) => conditions::unmet(state, &key, found.as_deref()),
+    }
+}
+
+/// Counts the answer to a write that arrived at `begun`.
+pub(super) fn count(state: &LeaderSite, begun: Instant, settled: &Result<Settled, ApiError>) {
+    let outcome = match settled {
+        Ok(Settled::Written(_)) => WriteResult::Committed,
         Err(error) if error.is_indeterminate() => WriteResult::Indeterminate,
-        Err(_) => WriteResult::Refused,
+        Ok(Settled::Unmet(_)) | Err(_) => WriteResult::Refused,
     };
     state.metrics.write(outcome, begun.elapsed().as_secs_f64());
-    let answer = answer?;
-    Ok(answer::written(&answer, version.at(answer.seq)))
 }
 
 /// Parses the query of a URL. A URL without one yields the defaults.
@@ -155,31 +218,37 @@ fn query<T: Default + serde::de::DeserializeOwned>(uri: &Uri) -> Result<T, Strin
     Query::try_from_uri(uri).map(|Query(query)| query).map_err(|rejection| rejection.body_text())
 }
 
-async fn replicate(state: &LeaderSite, uri: &Uri, new: NewWrite) -> Result<PutAnswer, ApiError> {
-    let leader = &state.leader;
-    let Placed { accepted, outcome, epoch, timeout } =
-        leader.put(new).map_err(|refusal| refused(&refusal, uri, ApiError::refused_write))?;
-    let message = "committed (quorum reached)";
-    let seq = match accepted {
-        Accepted::AlreadyCommitted { seq } => {
-            return Ok(PutAnswer { ok: true, seq, message, epoch: Shown(epoch), explain: None });
-        }
-        Accepted::Pending { seq } => seq,
-    };
-    match tokio::time::timeout(timeout, outcome).await {
-        Ok(Ok(WriteOutcome::Committed(receipt))) => {
-            let generation = receipt.delays_us.is_some().then(|| leader.generation_in_force());
-            let explain = explain(&receipt, generation);
-            Ok(PutAnswer { ok: true, seq, message, epoch: Shown(receipt.epoch), explain })
-        }
-        // Too few followers confirmed in time, or another leader took over. The write may still
-        // commit.
-        _ => Err(ApiError::indeterminate(seq, &epoch.to_string())),
+/// Waits for the outcome of an accepted write.
+///
+/// # Errors
+/// 500 if it is unknown in time. 503 if the leader cannot tell in time whether it may refuse the write.
+pub(super) async fn settle(state: &LeaderSite, placed: Placed) -> Result<Settled, ApiError> {
+    let Placed { accepted, outcome, epoch, timeout } = placed;
+    match accepted {
+        Accepted::AlreadyCommitted { seq } => Ok(Settled::Written(Written::new(seq, epoch))),
+        Accepted::Pending { seq } => match tokio::time::timeout(timeout, outcome).await {
+            Ok(Ok(WriteOutcome::Committed(receipt))) => {
+                let generation = receipt.delays_us.is_some().then(|| state.leader.generation_in_force());
+                let explain = explain(&receipt, generation);
+                Ok(Settled::Written(Written { explain, ..Written::new(seq, receipt.epoch) }))
+            }
+            // Too few followers confirmed in time, or another leader took over. The write may still
+            // commit.
+            _ => Err(ApiError::indeterminate(seq, &epoch.to_string())),
+        },
+        Accepted::Unmet => match tokio::time::timeout(timeout, outcome).await {
+            Ok(Ok(WriteOutcome::Unmet(found))) => Ok(Settled::Unmet(found)),
+            // The record that refused the write may be lost, or another leader has a newer one.
+            _ => Err(ApiError::not_applied(format!(
+                "no write quorum confirmed within {} ms that this leader still leads and that the newest value is committed",
+                timeout.as_millis()
+            ))),
+        },
     }
 }
 
 /// The answer to a refused request. A standby names the leader.
-fn refused(refusal: &Refusal, uri: &Uri, otherwise: impl Fn(&Refusal) -> ApiError) -> ApiError {
+pub(super) fn refused(refusal: &Refusal, uri: &Uri, otherwise: impl Fn(&Refusal) -> ApiError) -> ApiError {
     match refusal {
         Refusal::Standby { leader } => ApiError::elsewhere(leader, uri),
         _ => otherwise(refusal),
@@ -200,7 +269,7 @@ fn explain(receipt: &Receipt, generation: Option<u64>) -> Option<Explanation> {
     })
 }
 
-fn retry_token(headers: &HeaderMap) -> Result<Option<Arc<str>>, ApiError> {
+pub(super) fn retry_token(headers: &HeaderMap) -> Result<Option<Arc<str>>, ApiError> {
     let Some(token) = headers.get("idempotency-key") else {
         return Ok(None);
     };
@@ -272,7 +341,7 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
     };
     let etag = record.as_ref().map(Etag::of);
     let found = record.as_ref().and_then(|record| Some((record, record.value.as_deref()?)));
-    let (Some((Record { version, .. }, value)), Some(etag)) = (found, etag) else {
+    let Some((Record { version, .. }, value)) = found else {
         return Err(ApiError::read(StatusCode::NOT_FOUND, "Key not found").with_etag(etag));
     };
     let epoch = Some(Shown(version.epoch));

@@ -125,5 +125,5 @@ pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
     let found = found.map_err(|error| error.with("staleness_ms", staleness_ms.flatten()))?;
     let epoch = found.epoch.map(Shown);
     let got = Got { key: &key, value: &found.value, seq: found.seq, epoch, committed: None, staleness_ms };
-    answer::read(&state.site.answers, &got, Etag::new(found.seq, Some(&found.value)))
+    answer::read(&state.site.answers, &got, Some(Etag::new(found.seq, Some(&found.value))))
 }

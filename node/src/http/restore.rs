@@ -81,6 +81,8 @@ pub(super) async fn restore(
                 continue;
             }
             Accepted::Pending { seq } => seq,
+            // A restore sets no condition, so no record refuses it this way.
+            Accepted::Unmet => return Err(ApiError::not_applied("another record of the key is in the way")),
         };
         match tokio::time::timeout_at(deadline, outcome).await {
             Ok(Ok(WriteOutcome::Committed(_))) => restored += 1,

@@ -17,7 +17,7 @@ use super::answer::Answer;
 use super::client_stream::Arriving;
 use super::connections::Service;
 use super::error::ApiError;
-use super::{FollowerSite, LeaderSite, Site, admin, backup, dump, guard, kv, replica, restore};
+use super::{FollowerSite, LeaderSite, Site, admin, backup, dump, guard, incr, kv, replica, restore};
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
 
@@ -25,7 +25,8 @@ use crate::replication::replica::Replica;
 const OF_EVERY_LEADER: [&str; 4] = ["/status", "/readyz", "/healthz", "/metrics"];
 
 /// What only the leader answers: a follower names the leader.
-const OF_THE_LEADER: [&str; 7] = ["/put", "/delete", "/config", "/recover", "/hand-over", "/backup", "/restore"];
+const OF_THE_LEADER: [&str; 8] =
+    ["/put", "/delete", "/incr", "/config", "/recover", "/hand-over", "/backup", "/restore"];
 
 /// Answers the requests to a leader.
 #[derive(Clone)]
@@ -52,6 +53,7 @@ impl LeaderService {
         let open = Router::new()
             .route("/put", any(only_post))
             .route("/delete", any(only_post))
+            .route("/incr", any(only_post))
             .route("/get", any(only_get))
             .route("/dump", get(dump::of_leader))
             .route("/config", get(admin::config))
@@ -76,6 +78,7 @@ impl LeaderService {
             (&Method::POST, "/put") => kv::put(&self.state, request).await,
             (&Method::GET | &Method::HEAD, "/get") => kv::get(&self.state, request.uri()).await,
             (&Method::POST, "/delete") => kv::delete(&self.state, request).await,
+            (&Method::POST, "/incr") => incr::incr(&self.state, request).await,
             (_, path) if !OF_EVERY_LEADER.contains(&path) => match self.state.leader.leads_elsewhere() {
                 Some(leader) => Err(ApiError::elsewhere(&leader, request.uri())),
                 None => Ok(route(&self.others, request).await),

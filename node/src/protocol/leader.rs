@@ -10,6 +10,7 @@
 
 mod audit;
 mod candidate;
+mod conditions;
 mod install;
 mod mask;
 mod membership;
@@ -47,6 +48,7 @@ use super::types::{Epoch, FollowerId, Record};
 
 pub use self::audit::AuditCounts;
 pub use self::candidate::CandidateView;
+pub use self::conditions::{Condition, Increment, Incremented, NoSum, sum};
 pub use self::install::InstallJob;
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
 pub use self::output::{Output, Receipt, ResetReason};
@@ -209,7 +211,7 @@ pub struct Leader<W, R> {
     saving: Option<Saving>,
     audit: Audit,
     window: Window<W>,
-    reads: Reads<R>,
+    reads: Reads<W, R>,
     accepted: u64,
     committed: u64,
     /// The highest epoch and generation among the promises with which this leader opens.

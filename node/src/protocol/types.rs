@@ -171,6 +171,16 @@ pub struct Synced {
 ///
 /// The parameters are those of <http://www.isthe.com/chongo/tech/comp/fnv/>.
 pub fn fingerprint(value: Option<&str>) -> u64 {
-    let bytes = value.map_or(&b"\xff"[..], str::as_bytes);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    fnv(0, value.map_or(&b"\xff"[..], str::as_bytes))
+}
+
+/// The fingerprint of a request to add to a value. Its seed differs from that of a value.
+pub fn fingerprint_of_increment(by: i64) -> u64 {
+    fnv(1 << 63, &by.to_le_bytes())
+}
+
+fn fnv(seed: u64, bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

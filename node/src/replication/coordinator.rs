@@ -199,8 +199,9 @@ impl Coordinator {
             Output::ReadConfirmed(ReadWaiter { key, answer }) => {
                 after.reads.push((answer, state.core.committed(&key).cloned()));
             }
-            // Dropping the sender ends the reader's wait.
-            Output::ReadRefused(_) => {}
+            Output::Unmet { waiter, found } => after.writes.push((waiter, WriteOutcome::Unmet(found.map(Box::new)))),
+            // Dropping the sender ends the client's wait.
+            Output::ReadRefused(_) | Output::NotApplied(_) => {}
             Output::Reset(slot, reason) => state.reset(slot, &reason),
             Output::Released(slot) => {
                 state.hang_up(slot);

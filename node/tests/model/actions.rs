@@ -466,6 +466,7 @@ impl World {
                     self.clients.change(|clients| clients.accepted(op, version));
                 }
             }
+            Ok(Accepted::Unmet) => unreachable!("no write has a condition here"),
             Ok(Accepted::AlreadyCommitted { seq }) => {
                 self.clients.change(|clients| clients.acknowledged(op, epoch, seq));
             }
@@ -536,6 +537,7 @@ impl World {
             Output::Committed { waiter, receipt } => {
                 self.clients.change(|clients| clients.acknowledged(waiter, receipt.epoch, receipt.seq));
             }
+            Output::Unmet { .. } | Output::NotApplied(_) => unreachable!("no write has a condition here"),
             Output::ReadConfirmed(reader) => self.show(number, reader),
             Output::Reset(slot, _) => self.cut(at(slot), plan),
             Output::Released(slot) => self.released(at(slot), plan),

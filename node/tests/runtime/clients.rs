@@ -165,6 +165,7 @@ impl World {
         self.note(|| format!("op {op}: {key} {accepted:?}"));
         let seq = match accepted {
             Accepted::Pending { seq } => seq,
+            Accepted::Unmet => unreachable!("no write has a condition here"),
             Accepted::AlreadyCommitted { seq } => {
                 self.state.lock().history.answer(op, seq, self.now_us());
                 return Ended::Answered;

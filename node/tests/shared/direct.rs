@@ -42,6 +42,8 @@ pub(crate) struct Followers {
     pub(crate) traffic: Traffic,
     /// Which messages to a place do not arrive until they are let go.
     pub(crate) hold: fn(usize, &ToFollower) -> bool,
+    /// What the leader told its caller, other than to send something.
+    pub(crate) reports: Vec<Output<u32, u32>>,
     held: VecDeque<(SlotId, ToFollower)>,
 }
 
@@ -51,6 +53,13 @@ impl Followers {
         let found = self.let_go_one(leader);
         deliver(leader, self);
         found
+    }
+
+    /// Delivers every held message that is not to be held any more, and everything that follows from it.
+    pub(crate) fn let_go_all(&mut self, leader: &mut Core) {
+        for _ in 0..self.held.len() {
+            self.let_go(leader);
+        }
     }
 
     /// Delivers the oldest held message alone. Returns false when there is none.
@@ -63,7 +72,7 @@ impl Followers {
 
 pub(crate) fn followers() -> Followers {
     let places = (0..7).map(|place| Follower::blank(FollowerId(place), name(place))).collect();
-    Followers { places, traffic: Traffic::default(), hold: |_, _| false, held: VecDeque::new() }
+    Followers { places, traffic: Traffic::default(), hold: |_, _| false, reports: Vec::new(), held: VecDeque::new() }
 }
 
 fn name(place: u64) -> Arc<str> {
@@ -99,6 +108,7 @@ pub(crate) fn put(leader: &mut Core, followers: &mut Followers, number: usize, v
     deliver(leader, followers);
     match accepted {
         Accepted::Pending { seq } | Accepted::AlreadyCommitted { seq } => seq,
+        Accepted::Unmet => unreachable!("the write has no condition"),
     }
 }
 
@@ -132,7 +142,7 @@ pub(crate) fn deliver(leader: &mut Core, followers: &mut Followers) {
                     exchange(leader, followers, slot, ToFollower::Writes { epoch, writes: vec![(*write).clone()] });
                 }
                 Output::Backoff => leader.elect(),
-                _ => {}
+                report => followers.reports.push(report),
             }
         }
     }

@@ -3,6 +3,7 @@
 //! What takes little code and little time is here, in one program: each program is linked with the whole node.
 
 mod audit;
+mod conditions;
 mod differences;
 #[allow(dead_code, reason = "shared with others, which use all of it")]
 #[path = "../shared/direct.rs"]

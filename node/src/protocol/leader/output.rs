@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::install::InstallJob;
 use super::mask::SlotId;
 use crate::protocol::messages::{ToFollower, Write};
-use crate::protocol::types::Epoch;
+use crate::protocol::types::{Epoch, Record};
 
 /// An action for the caller.
 #[derive(Clone, Debug)]
@@ -39,6 +39,17 @@ pub enum Output<W, R> {
         /// The sequence number of the write.
         seq: u64,
     },
+    /// The write is refused because of this record, which is committed: its condition does not
+    /// hold, or the value cannot be added to. This leader led after the request arrived.
+    Unmet {
+        /// The client to answer.
+        waiter: W,
+        /// The newest record of the key when the leader decided; `None` if there was none.
+        found: Option<Record>,
+    },
+    /// This leader no longer leads, so it cannot answer a write that it would have refused. It
+    /// assigned nothing.
+    NotApplied(W),
     /// This leader led when the read arrived: the caller may answer with [`Leader::committed`].
     ReadConfirmed(R),
     /// This leader no longer leads.

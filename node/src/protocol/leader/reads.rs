@@ -1,6 +1,8 @@
 //! Linearizable reads. A leader answers a read only after W followers confirmed, after the read
 //! arrived, that they promised no higher epoch. Reads share rounds of this question; at most one
-//! round is under way.
+//! round is under way. A refused write is a read too, of the record that refused it.
+
+use std::collections::BTreeMap;
 
 use super::mask::Mask;
 use super::slot::Slot;
@@ -10,15 +12,27 @@ use super::{Leader, Limits, Link, Output, Phase, SlotId};
 use crate::protocol::messages::ToFollower;
 use crate::protocol::types::Record;
 
+/// A client that waits until this leader knows that it still leads.
 #[derive(Clone, Debug)]
-pub(super) struct Reads<R> {
+pub(super) enum Reader<W, R> {
+    Read(R),
+    /// A refused write, and the record that refused it.
+    Unmet(Box<(W, Option<Record>)>),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Reads<W, R> {
     /// Number of the last round sent.
     round: u64,
     /// The reads of the round under way, and its number. The leader sent it after all of them
     /// arrived.
-    asking: Option<(u64, Vec<R>)>,
+    asking: Option<(u64, Vec<Reader<W, R>>)>,
     /// Reads that arrived while a round was under way. The next round serves them.
-    waiting: Vec<R>,
+    waiting: Vec<Reader<W, R>>,
+    /// Reads of records that are not committed yet, by the index of the write.
+    uncommitted: BTreeMap<u64, Vec<Reader<W, R>>>,
+    /// How many reads `uncommitted` contains.
+    uncommitted_reads: usize,
     /// The oldest heartbeat that fewer than W followers answered: its round, and when it was sent,
     /// in microseconds.
     beat: Option<(u64, u64)>,
@@ -27,16 +41,25 @@ pub(super) struct Reads<R> {
     led_us: u64,
 }
 
-impl<R> Default for Reads<R> {
+impl<W, R> Default for Reads<W, R> {
     fn default() -> Self {
-        Self { round: 0, asking: None, waiting: Vec::new(), beat: None, led_us: 0 }
+        Self {
+            round: 0,
+            asking: None,
+            waiting: Vec::new(),
+            uncommitted: BTreeMap::new(),
+            uncommitted_reads: 0,
+            beat: None,
+            led_us: 0,
+        }
     }
 }
 
-impl<R> Reads<R> {
+impl<W, R> Reads<W, R> {
     /// How many reads wait.
     fn len(&self) -> usize {
-        self.waiting.len() + self.asking.as_ref().map_or(0, |(_, readers)| readers.len())
+        let asking = self.asking.as_ref().map_or(0, |(_, readers)| readers.len());
+        self.waiting.len() + asking + self.uncommitted_reads
     }
 
     /// The number of the next round.
@@ -44,11 +67,16 @@ impl<R> Reads<R> {
         self.round + 1
     }
 
-    pub(super) fn retain(&mut self, mut stays: impl FnMut(&R) -> bool) {
+    pub(super) fn retain(&mut self, mut stays: impl FnMut(&Reader<W, R>) -> bool) {
         self.waiting.retain(&mut stays);
         if let Some((_, readers)) = &mut self.asking {
-            readers.retain(stays);
+            readers.retain(&mut stays);
         }
+        self.uncommitted.retain(|_, readers| {
+            readers.retain(&mut stays);
+            !readers.is_empty()
+        });
+        self.uncommitted_reads = self.uncommitted.values().map(Vec::len).sum();
     }
 
     /// When the oldest heartbeat that fewer than W followers answered was sent, in microseconds.
@@ -66,15 +94,42 @@ impl<W, R> Leader<W, R> {
     /// reads wait.
     pub fn read(&mut self, waiter: R) -> Result<(), Refusal> {
         self.client_refusal()?;
+        self.enter_reader(Reader::Read(waiter), None)
+    }
+
+    /// Accepts a reader. `after` is the index of the write that it reads, if that is not committed:
+    /// the round that answers the reader begins after the commit.
+    ///
+    /// # Errors
+    /// [`Refusal`] if too many reads wait.
+    pub(super) fn enter_reader(&mut self, reader: Reader<W, R>, after: Option<u64>) -> Result<(), Refusal> {
         let (reads, limit) = (self.reads.len(), self.settings.limits.reads_waiting);
         if reads >= limit {
             return Err(Refusal::OverloadedReads { reads, limit });
         }
-        self.reads.waiting.push(waiter);
+        match after {
+            Some(index) => {
+                self.reads.uncommitted.entry(index).or_default().push(reader);
+                self.reads.uncommitted_reads += 1;
+            }
+            None => self.ask_for([reader]),
+        }
+        Ok(())
+    }
+
+    /// The write with this index is committed: its readers take part in the next round.
+    pub(super) fn release_readers(&mut self, index: u64) {
+        if let Some(readers) = self.reads.uncommitted.remove(&index) {
+            self.reads.uncommitted_reads -= readers.len();
+            self.ask_for(readers);
+        }
+    }
+
+    fn ask_for(&mut self, readers: impl IntoIterator<Item = Reader<W, R>>) {
+        self.reads.waiting.extend(readers);
         if self.reads.asking.is_none() {
             self.ask_next();
         }
-        Ok(())
     }
 
     /// The newest committed record of a key. After [`Output::ReadConfirmed`] this is the linearizable answer.
@@ -202,7 +257,10 @@ impl<W, R> Leader<W, R> {
         let confirmed: Mask = self.mask_of(|slot| slot.link == Link::Streaming && slot.probed >= *asked);
         if self.rules.satisfied(confirmed) {
             if let Some((_, readers)) = self.reads.asking.take() {
-                self.out.extend(readers.into_iter().map(Output::ReadConfirmed));
+                self.out.extend(readers.into_iter().map(|reader| match reader {
+                    Reader::Read(reader) => Output::ReadConfirmed(reader),
+                    Reader::Unmet(unmet) => Output::Unmet { waiter: unmet.0, found: unmet.1 },
+                }));
             }
             self.ask_next();
         }
@@ -211,6 +269,11 @@ impl<W, R> Leader<W, R> {
     pub(super) fn refuse_reads(&mut self) {
         let asking = self.reads.asking.take().map(|(_, readers)| readers).unwrap_or_default();
         let waiting = std::mem::take(&mut self.reads.waiting);
-        self.out.extend(asking.into_iter().chain(waiting).map(Output::ReadRefused));
+        let uncommitted = std::mem::take(&mut self.reads.uncommitted).into_values().flatten();
+        self.reads.uncommitted_reads = 0;
+        self.out.extend(asking.into_iter().chain(waiting).chain(uncommitted).map(|reader| match reader {
+            Reader::Read(reader) => Output::ReadRefused(reader),
+            Reader::Unmet(unmet) => Output::NotApplied(unmet.0),
+        }));
     }
 }

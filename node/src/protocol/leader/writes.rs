@@ -5,14 +5,14 @@ use std::sync::Arc;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use super::conditions::Condition;
 use super::mask::Mask;
+use super::reads::Reader;
 use super::view::CutOff;
 use super::window::Pending;
 use super::{Entry, Leader, Limits, Link, Output, Phase, Receipt, SlotId};
 use crate::protocol::messages::Write;
-use crate::protocol::types::{
-    Epoch, Key, RESTORE_MARK, RETRY_MARKS_PER_KEY, Record, RetryMark, SEQ_MAX, Version, fingerprint,
-};
+use crate::protocol::types::{Epoch, Key, RESTORE_MARK, RETRY_MARKS_PER_KEY, Record, RetryMark, SEQ_MAX, Version};
 
 /// How many retries of one write may wait for it, in addition to the first request.
 const WAITERS_MAX: usize = 64;
@@ -45,6 +45,9 @@ pub enum Accepted {
         /// The sequence number of that write.
         seq: u64,
     },
+    /// The write is refused because of the newest record of its key. [`Output::Unmet`] or
+    /// [`Output::NotApplied`] will answer.
+    Unmet,
 }
 
 /// A restore that has begun and has not ended.
@@ -170,32 +173,38 @@ impl<W, R> Leader<W, R> {
     /// # Errors
     /// [`Refusal`] when nothing was accepted.
     pub fn put(&mut self, new: NewWrite, waiter: W) -> Result<Accepted, Refusal> {
-        self.client_refusal()?;
-        let NewWrite { key, value, retry_token, explain, now_us } = new;
-        let known = self.entries.find(&key).map(|(position, entry)| (position, entry.latest.clone()));
-        if let (Some(token), Some((_, latest))) = (&retry_token, &known)
-            && let Some(mark) = latest.marks.iter().flat_map(|marks| marks.iter()).find(|mark| mark.token == *token)
-        {
-            let (seq, print) = (mark.seq, mark.fingerprint);
-            if print != fingerprint(value.as_deref()) {
-                return Err(Refusal::TokenReused { seq });
-            }
-            let pending = known.as_ref().and_then(|(position, _)| self.window.find_marked(*position, seq));
-            return Ok(self.retry(pending, seq, waiter));
-        }
-        self.refuse_overload(key.len() + value.as_ref().map_or(0, |value| value.len()))?;
+        self.put_if(new, Condition::Always, waiter)
+    }
 
-        let seq = known.as_ref().map_or(0, |(_, latest)| latest.version.seq) + 1;
-        let earlier = known.as_ref().and_then(|(_, latest)| latest.marks.clone());
-        let marks = match retry_token {
-            Some(token) => {
-                Some(with_mark(earlier, RetryMark { token, seq, fingerprint: fingerprint(value.as_deref()) }))
-            }
+    /// The newest accepted record of a key, and the key's position.
+    pub(super) fn known(&self, key: &str) -> Option<(usize, Record)> {
+        self.entries.find(key).map(|(position, entry)| (position, entry.latest.clone()))
+    }
+
+    /// Makes a value the newest of its key and returns its sequence number. `known` is the record
+    /// before it, `token` the client's idempotency key and the fingerprint of the request.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one write")]
+    pub(super) fn append(
+        &mut self,
+        known: Option<(usize, Record)>,
+        key: Key,
+        value: Option<Arc<str>>,
+        token: Option<(Arc<str>, u64)>,
+        explain: bool,
+        now_us: u64,
+        waiter: W,
+    ) -> Result<u64, Refusal> {
+        self.refuse_overload(key.len() + value.as_ref().map_or(0, |value| value.len()))?;
+        let (position, earlier) = known.map_or((None, None), |(position, latest)| (Some(position), Some(latest)));
+        let seq = earlier.as_ref().map_or(0, |latest| latest.version.seq) + 1;
+        let earlier = earlier.and_then(|latest| latest.marks);
+        let marks = match token {
+            Some((token, fingerprint)) => Some(with_mark(earlier, RetryMark { token, seq, fingerprint })),
             None => earlier,
         };
         let record = Record { version: Version { epoch: self.epoch, seq }, value, marks };
-        self.enter(known.map(|(position, _)| position), key, record, explain, now_us, waiter);
-        Ok(Accepted::Pending { seq })
+        self.enter(position, key, record, explain, now_us, waiter);
+        Ok(seq)
     }
 
     /// Refuses another write of `bytes_more` bytes if too many writes or bytes wait. Always accepts
@@ -266,7 +275,10 @@ impl<W, R> Leader<W, R> {
                 pending.more_waiters.retain(|waiter| !write_is_gone(waiter));
             }
         }
-        self.reads.retain(|reader| !read_is_gone(reader));
+        self.reads.retain(|reader| match reader {
+            Reader::Read(reader) => !read_is_gone(reader),
+            Reader::Unmet(unmet) => !write_is_gone(&unmet.0),
+        });
     }
 
     /// Makes a record the latest of its key and returns the position of the key.
@@ -385,6 +397,7 @@ impl<W, R> Leader<W, R> {
         }
         self.out.extend(others.into_iter().map(|waiter| Output::Committed { waiter, receipt: receipt.clone() }));
         self.committed += 1;
+        self.release_readers(index);
         if self.restoring && restore_mark {
             // The deletion of the mark must be committed before this leader serves clients.
             // Otherwise a later leader could find the mark again and refuse them.
@@ -454,6 +467,26 @@ impl<W, R> Leader<W, R> {
         if slot.link == Link::Streaming {
             self.install(id, false);
         }
+    }
+}
+
+/// Position and sequence number of the accepted write that a request with this idempotency key
+/// repeats.
+///
+/// # Errors
+/// [`Refusal::TokenReused`] if the key belongs to another request.
+pub(super) fn mark_of(
+    known: Option<&(usize, Record)>,
+    token: Option<&(Arc<str>, u64)>,
+) -> Result<Option<(usize, u64)>, Refusal> {
+    let (Some((position, latest)), Some((token, fingerprint))) = (known, token) else {
+        return Ok(None);
+    };
+    let marks = latest.marks.as_deref().unwrap_or_default();
+    match marks.iter().find(|mark| mark.token == *token) {
+        None => Ok(None),
+        Some(mark) if mark.fingerprint == *fingerprint => Ok(Some((*position, mark.seq))),
+        Some(mark) => Err(Refusal::TokenReused { seq: mark.seq }),
     }
 }
 

@@ -7,7 +7,9 @@ use tokio::sync::oneshot;
 
 use super::{Coordinator, State};
 use crate::deliberate::{self, DeliberateFault};
-use crate::protocol::leader::{Accepted, NewWrite, Part, Receipt, Refusal, Saved, Unfinished};
+use crate::protocol::leader::{
+    Accepted, Condition, Increment, Incremented, NewWrite, Part, Receipt, Refusal, Saved, Unfinished,
+};
 use crate::protocol::types::{Epoch, Record};
 
 /// How long a leader that resigns waits for its followers.
@@ -18,6 +20,9 @@ const RESIGN_MAX: Duration = Duration::from_secs(1);
 pub enum WriteOutcome {
     /// W followers confirmed it.
     Committed(Receipt),
+    /// The leader refused it because of this committed record and still led then. `None`: the key
+    /// had no record.
+    Unmet(Option<Box<Record>>),
     /// Another leader may commit it, or it may be lost.
     Indeterminate {
         /// Its sequence number.
@@ -30,7 +35,8 @@ pub enum WriteOutcome {
 pub struct Placed {
     /// Whether it is pending.
     pub accepted: Accepted,
-    /// The channel for the outcome. Unused for the retry of a write that is committed already.
+    /// The channel for the outcome. Unused for the retry of a write that is committed already. It
+    /// closes without an outcome if the leader can no longer tell whether it may refuse the write.
     pub outcome: oneshot::Receiver<WriteOutcome>,
     /// The epoch of the leader.
     pub epoch: Epoch,
@@ -49,17 +55,43 @@ pub(super) struct ReadWaiter {
     pub(super) answer: oneshot::Sender<Option<Record>>,
 }
 
+impl State {
+    fn placed(&self, accepted: Accepted, outcome: oneshot::Receiver<WriteOutcome>) -> Placed {
+        Placed { accepted, outcome, epoch: self.core.epoch(), timeout: self.in_force.replication_timeout() }
+    }
+}
+
 impl Coordinator {
     /// Accepts a write.
     ///
     /// # Errors
     /// [`Refusal`] when nothing was accepted.
     pub fn put(self: &Arc<Self>, write: NewWrite) -> Result<Placed, Refusal> {
+        self.put_if(write, Condition::Always)
+    }
+
+    /// Accepts a write if the condition holds.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub fn put_if(self: &Arc<Self>, write: NewWrite, condition: Condition) -> Result<Placed, Refusal> {
         let (sender, outcome) = oneshot::channel();
         self.step(|state| {
-            let accepted = state.core.put(write, sender)?;
+            let accepted = state.core.put_if(write, condition, sender)?;
             assert!(!deliberate::is_on(DeliberateFault::PanicsInWrite), "a deliberate panic");
-            Ok(Placed { accepted, outcome, epoch: state.core.epoch(), timeout: state.in_force.replication_timeout() })
+            Ok(state.placed(accepted, outcome))
+        })
+    }
+
+    /// Accepts an increment. Also returns the sum, if the leader knows it.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub fn increment(self: &Arc<Self>, increment: Increment) -> Result<(Placed, Option<i64>), Refusal> {
+        let (sender, outcome) = oneshot::channel();
+        self.step(|state| {
+            let Incremented { accepted, sum } = state.core.increment(increment, sender)?;
+            Ok((state.placed(accepted, outcome), sum))
         })
     }
 

@@ -120,6 +120,7 @@ impl World {
                     self.history.accepted(op, version);
                 }
             }
+            Ok(Accepted::Unmet) => unreachable!("no write has a condition here"),
             Ok(Accepted::AlreadyCommitted { seq }) => self.client_acknowledged(op, seq),
             Err(Refusal::TokenReused { .. }) => {
                 self.history.fail(format!("op {op} was taken for a reuse of its own idempotency key"));

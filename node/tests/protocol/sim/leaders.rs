@@ -179,6 +179,7 @@ impl World {
                     self.client_uncertain(waiter);
                 }
             }
+            Output::Unmet { .. } | Output::NotApplied(_) => unreachable!("no write has a condition here"),
             Output::ReadConfirmed(reader) => self.client_reads(number, reader),
             Output::ReadRefused(reader) => self.client_uncertain(reader),
             Output::Reset(slot, _) => {

@@ -153,6 +153,7 @@ impl World {
                 self.history.gave(RESTORE_MARK.to_owned(), version, value);
             }
             (Ok(Accepted::AlreadyCommitted { .. }), Some(record)) => self.mark_committed(number, record.version),
+            (Ok(Accepted::Unmet), _) => unreachable!("a restore has no condition"),
             // There was no restore, and so there is nothing to end.
             (Ok(_), None) | (Err(_), _) => {}
         }
@@ -196,6 +197,7 @@ impl World {
                     self.history.accepted(op, version);
                 }
             }
+            Ok(Accepted::Unmet) => unreachable!("a restore has no condition"),
             Ok(Accepted::AlreadyCommitted { seq }) => self.client_acknowledged(op, seq),
             Err(_) => {}
         }

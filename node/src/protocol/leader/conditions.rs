@@ -1,0 +1,144 @@
+//! Writes that depend on the newest record of their key: conditions and increments.
+//!
+//! The leader decides against the newest record that it accepted, committed or not. If it accepts
+//! the write, the commit of the write also settles the record before it. If it refuses the write, the
+//! refusal shows that record, so it is a read: the leader answers it once the record is committed and
+//! a round of reads that began after that confirmed that this leader still leads.
+
+use std::sync::Arc;
+
+use super::reads::Reader;
+use super::writes::mark_of;
+use super::{Accepted, Leader, NewWrite, Refusal};
+use crate::protocol::etag::Etag;
+use crate::protocol::types::{Key, Record, fingerprint, fingerprint_of_increment};
+
+/// What must hold of the newest record of a key before a write changes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    #[default]
+    Always,
+    /// The key has no value: it was never written, or it is deleted.
+    Absent,
+    /// The key has a value.
+    Present,
+    /// The key has this version.
+    Version(Etag),
+}
+
+impl Condition {
+    fn holds(self, newest: Option<&Record>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Absent => newest.is_none_or(|record| record.value.is_none()),
+            Self::Present => newest.is_some_and(|record| record.value.is_some()),
+            // Hashes the value only if the sequence number is the right one.
+            Self::Version(etag) => {
+                newest.is_some_and(|record| record.version.seq == etag.seq && Etag::of(record) == etag)
+            }
+        }
+    }
+}
+
+/// A client's request to add to a value.
+#[derive(Clone, Debug)]
+pub struct Increment {
+    /// The key.
+    pub key: Key,
+    /// What to add.
+    pub by: i64,
+    /// The client's `Idempotency-Key`.
+    pub retry_token: Option<Arc<str>>,
+    /// When it arrived, on the clock of [`NewWrite::now_us`].
+    pub now_us: u64,
+}
+
+/// The state of an increment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incremented {
+    /// Of the write that stores the sum.
+    pub accepted: Accepted,
+    /// The sum. `None` if the increment is refused, or if it is a retry and later writes replaced
+    /// the sum.
+    pub sum: Option<i64>,
+}
+
+/// Why a value cannot be added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSum {
+    /// The value is not a decimal 64-bit integer.
+    NoInteger,
+    /// The sum is outside of the 64-bit integers.
+    Overflow,
+}
+
+/// Adds to a value. A key without one counts as 0.
+///
+/// # Errors
+/// [`NoSum`] if there is no sum.
+pub fn sum(value: Option<&str>, by: i64) -> Result<i64, NoSum> {
+    let before = value.map_or(Ok(0), |value| value.parse::<i64>().map_err(|_| NoSum::NoInteger))?;
+    before.checked_add(by).ok_or(NoSum::Overflow)
+}
+
+impl<W, R> Leader<W, R> {
+    /// Accepts a write as [`Leader::put`] does, if the condition holds. A retry of an accepted write
+    /// finds that write, whatever holds now.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub fn put_if(&mut self, new: NewWrite, condition: Condition, waiter: W) -> Result<Accepted, Refusal> {
+        self.client_refusal()?;
+        let NewWrite { key, value, retry_token, explain, now_us } = new;
+        let known = self.known(&key);
+        let token = retry_token.map(|token| (token, fingerprint(value.as_deref())));
+        if let Some((position, seq)) = mark_of(known.as_ref(), token.as_ref())? {
+            return Ok(self.retry(self.window.find_marked(position, seq), seq, waiter));
+        }
+        if !condition.holds(known.as_ref().map(|(_, latest)| latest)) {
+            return self.refuse_by(known, waiter);
+        }
+        let seq = self.append(known, key, value, token, explain, now_us, waiter)?;
+        Ok(Accepted::Pending { seq })
+    }
+
+    /// Accepts the write of a sum: adds to the newest value of a key.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub fn increment(&mut self, new: Increment, waiter: W) -> Result<Incremented, Refusal> {
+        self.client_refusal()?;
+        let Increment { key, by, retry_token, now_us } = new;
+        let known = self.known(&key);
+        let token = retry_token.map(|token| (token, fingerprint_of_increment(by)));
+        if let Some((position, seq)) = mark_of(known.as_ref(), token.as_ref())? {
+            let pending = self.window.find_marked(position, seq);
+            let sum = self.sum_of(position, pending, seq);
+            return Ok(Incremented { accepted: self.retry(pending, seq, waiter), sum });
+        }
+        match sum(known.as_ref().and_then(|(_, latest)| latest.value.as_deref()), by) {
+            Ok(sum) => {
+                let value = Some(sum.to_string().into());
+                let seq = self.append(known, key, value, token, false, now_us, waiter)?;
+                Ok(Incremented { accepted: Accepted::Pending { seq }, sum: Some(sum) })
+            }
+            Err(_) => Ok(Incremented { accepted: self.refuse_by(known, waiter)?, sum: None }),
+        }
+    }
+
+    /// The sum that an earlier increment stored, if its record is still there.
+    fn sum_of(&self, position: usize, pending: Option<u64>, seq: u64) -> Option<i64> {
+        let pending = pending.and_then(|index| self.window.get(index)).map(|pending| &pending.write.record);
+        let committed = || self.entries.at(position).and_then(|(_, entry)| entry.committed());
+        pending.or_else(committed).filter(|record| record.version.seq == seq)?.value.as_deref()?.parse().ok()
+    }
+
+    /// Refuses a write because of the newest record of its key.
+    fn refuse_by(&mut self, known: Option<(usize, Record)>, waiter: W) -> Result<Accepted, Refusal> {
+        let pending = known.as_ref().and_then(|(position, _)| self.entries.at(*position)?.1.pending());
+        let found = known.map(|(_, latest)| latest);
+        self.enter_reader(Reader::Unmet(Box::new((waiter, found))), pending)?;
+        Ok(Accepted::Unmet)
+    }
+}
