@@ -155,6 +155,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
         dumps: Arc::new(Semaphore::new(settings.http.dumps_max.min(Semaphore::MAX_PERMITS))),
         gate: Arc::new(settings.http.gate()?),
         draining: Arc::new(AtomicBool::new(false)),
+        kvcluster: settings.kvcluster().map(Into::into),
     };
     let shutdown = Shutdown::start()?;
     match leader {

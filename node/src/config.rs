@@ -100,6 +100,10 @@ pub struct Settings {
     /// Follower: name of its cluster; a data directory that was made for another cluster is refused
     #[arg(long, env = "CLUSTER_NAME")]
     pub cluster_name: Option<String>,
+    /// Leader: the KvCluster that decides its configuration, as NAMESPACE/NAME; the page at / then shows the commands
+    /// for kubectl
+    #[arg(long, env = "KVCLUSTER")]
+    pub kvcluster: Option<String>,
     /// Follower: maximum rate at which it reads its log again to find damage, in bytes per second;
     /// 0 disables it
     #[arg(long, env = "SCRUB_BYTES_PER_S", default_value_t = crate::store::disk::SCRUB_BYTES_PER_S)]
@@ -241,6 +245,11 @@ impl Settings {
             }
             (Some(Durability::Disk) | None, path) => Ok(path),
         }
+    }
+
+    /// The KvCluster that decides the configuration, `NAMESPACE/NAME`.
+    pub fn kvcluster(&self) -> Option<&str> {
+        self.kvcluster.as_deref().map(str::trim).filter(|name| !name.is_empty())
     }
 
     /// The name of the cluster; `None` if it is empty or has a line break.

@@ -8,6 +8,7 @@
 //!   long ones. A [`budget`] bounds the memory of bodies and of long answers.
 //! - [`kv`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
 //! - [`status`] makes the answers of `GET /status`.
+//! - [`page`] is the page for browsers, and [`live`] the events that it shows.
 
 mod activity;
 mod admin;
@@ -24,6 +25,8 @@ mod gate;
 mod guard;
 mod incr;
 mod kv;
+mod live;
+mod page;
 mod refusal;
 mod replica;
 mod restore;
@@ -42,6 +45,7 @@ pub use self::budget::Budget;
 pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service, serve};
 pub use self::gate::Gate;
 pub use self::kv::put_fields;
+use self::live::Pages;
 pub(crate) use self::restore::RESTORE_BYTES_MAX;
 pub use self::routes::{FollowerService, LeaderService};
 use crate::metrics::LeaderMetrics;
@@ -69,6 +73,8 @@ pub struct Site {
     pub gate: Arc<Gate>,
     /// Set once this node is shutting down.
     pub draining: Arc<AtomicBool>,
+    /// The KvCluster that decides the configuration of this node, `NAMESPACE/NAME`.
+    pub kvcluster: Option<Arc<str>>,
 }
 
 impl Site {
@@ -93,6 +99,7 @@ impl Site {
             dumps: Arc::new(Semaphore::new(2)),
             gate: Arc::default(),
             draining: Arc::default(),
+            kvcluster: None,
         }
     }
 }
@@ -115,6 +122,7 @@ pub struct LeaderSite {
     pub(crate) backups: Arc<Semaphore>,
     /// Ends this leader in order.
     pub(crate) hand_over: Arc<Notify>,
+    pub(crate) pages: Arc<Pages>,
 }
 
 /// The state of a follower's handlers.

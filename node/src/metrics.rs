@@ -1,5 +1,7 @@
 //! Metrics in the text format of Prometheus. Labels are bounded: no label contains a key.
 
+mod latencies;
+
 use std::sync::atomic::AtomicU64;
 
 use kvcluster_api::status::FollowerState;
@@ -11,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+pub(crate) use self::latencies::{Latencies, LatencyCounts};
 use crate::protocol::leader::{CandidateView, FollowerView};
 use crate::replication::coordinator::{Condition, LeaderView, PlaceView};
 use crate::replication::replica::Replica;
@@ -39,6 +42,8 @@ pub struct LeaderMetrics {
     writes: Family<OutcomeLabel, Counter>,
     committed: Counter,
     seconds: Histogram,
+    /// For the live page.
+    pub(crate) latencies: Latencies,
 }
 
 impl Default for LeaderMetrics {
@@ -46,7 +51,8 @@ impl Default for LeaderMetrics {
         let writes = Family::<OutcomeLabel, Counter>::default();
         let committed = writes.get_or_create(&OutcomeLabel { outcome: "committed" }).clone();
         // 0.1 ms to 13 s.
-        Self { writes, committed, seconds: Histogram::new(exponential_buckets(1e-4, 2.0, 18)) }
+        let seconds = Histogram::new(exponential_buckets(1e-4, 2.0, 18));
+        Self { writes, committed, seconds, latencies: Latencies::default() }
     }
 }
 
@@ -56,6 +62,7 @@ impl LeaderMetrics {
         let outcome = match result {
             WriteResult::Committed => {
                 self.committed.inc();
+                self.latencies.observe(seconds);
                 return self.seconds.observe(seconds);
             }
             WriteResult::Indeterminate => "indeterminate",

@@ -12,6 +12,7 @@ mod contract;
 mod half_states;
 mod local_cluster;
 mod operations;
+mod page;
 mod replication;
 mod restore;
 mod standby;

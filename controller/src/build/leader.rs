@@ -23,7 +23,9 @@ pub(super) const ADVERTISE_URL: &str = "ADVERTISE_URL";
 const TAKEOVER_AFTER_MS: u32 = 500;
 
 pub(super) fn deployment(cluster: &Validated, inputs: &Inputs) -> Deployment {
-    let mut env = vec![pod::env("FOLLOWERS", &discovery_url(cluster))];
+    // The leader's page shows commands for this resource in place of controls that the operator would overrule.
+    let resource = format!("{}/{}", cluster.namespace, cluster.name);
+    let mut env = vec![pod::env("FOLLOWERS", &discovery_url(cluster)), pod::env("KVCLUSTER", &resource)];
     if cluster.standbys > 0 {
         // Here and not in the ConfigMap: a pod that restarts while standbys are being removed would read 0 there, and
         // take the lead back from the pod that replaces it.

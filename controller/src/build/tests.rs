@@ -91,6 +91,7 @@ fn the_leader_is_soft_state_and_leaves_a_lost_node_soon() {
     let followers =
         env.as_array().and_then(|all| all.iter().find(|one| one["name"] == "FOLLOWERS")).expect("FOLLOWERS is set");
     assert_eq!(followers["value"], json!("dns://demo-followers.shop.svc.cluster.example.:8000"));
+    assert!(env.as_array().is_some_and(|all| all.contains(&json!({"name": "KVCLUSTER", "value": "shop/demo"}))));
     assert_eq!(pod["spec"]["containers"][0]["envFrom"], json!([{"configMapRef": {"name": "demo-config"}}]));
     let tolerations = pod["spec"]["tolerations"].as_array().expect("tolerations");
     assert!(tolerations.iter().all(|one| one["tolerationSeconds"] == json!(5)), "{tolerations:?}");

@@ -17,16 +17,19 @@ use super::answer::Answer;
 use super::client_stream::Arriving;
 use super::connections::Service;
 use super::error::ApiError;
-use super::{FollowerSite, LeaderSite, Site, admin, backup, dump, guard, incr, kv, replica, restore};
+use super::{FollowerSite, LeaderSite, Site, admin, backup, dump, guard, incr, kv, live, page, replica, restore};
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
 
 /// What a standby answers about itself. It redirects all other requests to the leader.
-const OF_EVERY_LEADER: [&str; 4] = ["/status", "/readyz", "/healthz", "/metrics"];
+const OF_EVERY_LEADER: [&str; 5] = ["/", "/status", "/readyz", "/healthz", "/metrics"];
+
+/// The files of the pages, on every node.
+const PAGE_FILES: &str = "/page/";
 
 /// What only the leader answers: a follower names the leader.
-const OF_THE_LEADER: [&str; 8] =
-    ["/put", "/delete", "/incr", "/config", "/recover", "/hand-over", "/backup", "/restore"];
+const OF_THE_LEADER: [&str; 9] =
+    ["/put", "/delete", "/incr", "/config", "/live", "/recover", "/hand-over", "/backup", "/restore"];
 
 /// Answers the requests to a leader.
 #[derive(Clone)]
@@ -42,7 +45,8 @@ impl LeaderService {
     pub fn new(site: Site, leader: Arc<Coordinator>, resizable: bool, hand_over: Arc<Notify>) -> Self {
         let guard = middleware::from_fn_with_state(site.clone(), guard::authorize);
         let (metrics, backups) = (Arc::default(), Arc::new(Semaphore::new(1)));
-        let state = LeaderSite { site, leader, metrics, resizable, backups, hand_over };
+        let pages = Arc::default();
+        let state = LeaderSite { site, leader, metrics, resizable, backups, hand_over, pages };
         let guarded = Router::new()
             .route("/recover", post(admin::recover))
             .route("/hand-over", post(admin::hand_over))
@@ -57,6 +61,9 @@ impl LeaderService {
             .route("/get", any(only_get))
             .route("/dump", get(dump::of_leader))
             .route("/config", get(admin::config))
+            .route("/", any(page::of_leader))
+            .route("/page/{name}", any(page::file))
+            .route("/live", get(live::live))
             .route("/status", get(admin::leader_status))
             .route("/readyz", get(admin::leader_ready))
             .route("/healthz", get(admin::leader_health))
@@ -79,10 +86,12 @@ impl LeaderService {
             (&Method::GET | &Method::HEAD, "/get") => kv::get(&self.state, request.uri()).await,
             (&Method::POST, "/delete") => kv::delete(&self.state, request).await,
             (&Method::POST, "/incr") => incr::incr(&self.state, request).await,
-            (_, path) if !OF_EVERY_LEADER.contains(&path) => match self.state.leader.leads_elsewhere() {
-                Some(leader) => Err(ApiError::elsewhere(&leader, request.uri())),
-                None => Ok(route(&self.others, request).await),
-            },
+            (_, path) if !OF_EVERY_LEADER.contains(&path) && !path.starts_with(PAGE_FILES) => {
+                match self.state.leader.leads_elsewhere() {
+                    Some(leader) => Err(ApiError::elsewhere(&leader, request.uri())),
+                    None => Ok(route(&self.others, request).await),
+                }
+            }
             _ => Ok(route(&self.others, request).await),
         };
         answer.unwrap_or_else(Answer::from)
@@ -110,6 +119,8 @@ impl FollowerService {
             open = open.route(path, any(replica::not_the_leader));
         }
         let open = open
+            .route("/", any(page::of_follower))
+            .route("/page/{name}", any(page::file))
             .route("/get", any(only_get))
             .route("/dump", get(dump::of_follower))
             .route("/status", get(admin::follower_status))

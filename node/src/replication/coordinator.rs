@@ -5,12 +5,13 @@
 //! (waking tasks, answering clients) happens after the lock is released.
 //!
 //! This file contains the step. The methods are in files by caller: `requests` for clients, `connections` for the
-//! sessions with followers, `configuration` for operators, `view` for status pages and metrics.
+//! sessions with followers, `configuration` for operators, `view` for status pages and metrics, `samples` for the live page.
 
 mod configuration;
 mod connections;
 mod environment;
 mod requests;
+mod samples;
 mod view;
 
 use std::sync::{Arc, OnceLock, Weak};
@@ -31,6 +32,8 @@ pub use self::environment::Environment;
 use self::requests::ReadWaiter;
 pub(crate) use self::requests::Taken;
 pub use self::requests::{Placed, WriteOutcome};
+use self::samples::Samples;
+pub use self::samples::{SampledFollower, SampledWrite};
 pub use self::view::{Condition, LeaderView, PlaceView};
 use super::outbox::{Item, Outbox};
 use super::timer::Timer;
@@ -63,6 +66,8 @@ struct State {
     cut_off_logged: bool,
     /// Randomness of the delays between two attempts to start.
     rng: SmallRng,
+    /// The writes that the live page shows.
+    samples: Samples,
 }
 
 /// The actions of a step after the lock is released.
@@ -112,6 +117,7 @@ impl Coordinator {
             backoffs: 0,
             cut_off_logged: false,
             rng: SmallRng::seed_from_u64(backoff_seed),
+            samples: Samples::default(),
         };
         let coordinator = Arc::new(Self {
             state: Mutex::new(state),
@@ -177,6 +183,10 @@ impl Coordinator {
         let result = step(&mut state);
         let mut outputs = std::mem::take(&mut state.outputs);
         state.core.swap_outputs(&mut outputs);
+        if state.samples.is_on() {
+            let State { core, samples, in_force, .. } = &mut *state;
+            samples.begin(core, in_force.write_quorum, &outputs, || self.now_us());
+        }
         for output in outputs.drain(..) {
             self.carry_out(&mut state, output, &mut after);
         }

@@ -3,6 +3,7 @@
 use kvcluster_api::status::FollowerState;
 
 use super::{Entry, Leader, Link, Phase, SlotId};
+use crate::protocol::messages::Write;
 use crate::protocol::types::{Config, Epoch, FollowerId, RESTORE_MARK, Record};
 
 /// One follower, as the leader sees it.
@@ -130,6 +131,17 @@ impl<W, R> Leader<W, R> {
     /// for.
     pub fn backlog(&self) -> usize {
         self.window.len()
+    }
+
+    /// The newest accepted write; `None` if every follower that the leader waits for confirmed it.
+    pub fn newest_write(&self) -> Option<&Write> {
+        self.window.newest().map(|pending| &*pending.write)
+    }
+
+    /// Whether a write that this leader accepted in its epoch is committed.
+    pub fn is_committed(&self, index: u64) -> bool {
+        // The window drops only committed writes.
+        index < self.window.base() || self.window.get(index).is_some_and(|pending| pending.committed)
     }
 
     /// The newest accepted record of a key, and whether it is committed.

@@ -107,6 +107,10 @@ impl<W> Window<W> {
         self.queue.front()
     }
 
+    pub(super) fn newest(&self) -> Option<&Pending<W>> {
+        self.queue.back()
+    }
+
     pub(super) fn pop_front(&mut self) {
         if let Some(pending) = self.queue.pop_front() {
             self.base += 1;

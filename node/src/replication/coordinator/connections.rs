@@ -92,7 +92,13 @@ impl Coordinator {
                 deliberate::one_promise_fewer(synced.as_mut());
             }
         }
-        self.step(|state| messages.drain(..).for_each(|message| state.core.receive(slot, session, message)));
+        self.step(|state| {
+            if state.samples.is_on() {
+                state.receive_sampled(slot, session, messages.drain(..), self.now_us());
+            } else {
+                messages.drain(..).for_each(|message| state.core.receive(slot, session, message));
+            }
+        });
     }
 
     /// Returns the next message of a state transfer; `None` once it is complete or obsolete.

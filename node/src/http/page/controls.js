@@ -1,0 +1,165 @@
+// What the visitor can change: the settings, keys, and a gentle load.
+
+import { byId, say } from "./draw.js";
+
+const LOAD_PER_S = 10;
+const LOAD_KEYS = 10;
+/** A browser opens six connections to one node, and the updates need one. */
+const LOAD_AT_ONCE = 4;
+
+const quorum = byId("quorum"), minDelay = byId("min-delay"), maxDelay = byId("max-delay");
+let token = "";
+let kvcluster = null;
+/** Whether the visitor moved a slider and the leader has not answered yet. */
+let busy = false;
+let refusedPatch = null;
+
+/** A request to this leader. Returns its status and its JSON body. */
+async function ask(path, options = {}) {
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  try {
+    const response = await fetch(path, { ...options, headers });
+    return { status: response.status, body: await response.json().catch(() => ({})) };
+  } catch {
+    return { status: 0, body: { message: "the leader cannot be reached" } };
+  }
+}
+
+const reason = ({ status, body }) => body.message || body.error || `status ${status}`;
+
+function answer(id, text, isBad = false) {
+  byId(id).dataset.kind = isBad ? "bad" : "good";
+  say(byId(id), text);
+}
+
+// --- settings
+
+/** Shows the settings that are in force. */
+export function show({ status, kvcluster: owner }) {
+  const { config, tolerates } = status;
+  kvcluster = owner;
+  byId("operator").hidden = !kvcluster;
+  if (!busy) {
+    quorum.max = config.followers;
+    quorum.value = config.write_quorum;
+    for (const slider of [minDelay, maxDelay]) slider.max = Math.max(500, config.max_delay_ms);
+    minDelay.value = config.min_delay_ms;
+    maxDelay.value = config.max_delay_ms;
+    if (config.pending) answer("settings-answer", `A change is on its way: ${config.pending.message}.`);
+    else if (byId("settings-answer").textContent.startsWith("A change")) answer("settings-answer", "");
+    showValues();
+  }
+  say(byId("tolerates"), `Followers that may be down before writes stop: ${tolerates.followers_down}. `
+    + `Disks that may be lost without losing a committed write: ${tolerates.disks_lost}.`);
+}
+
+function showValues() {
+  say(byId("quorum-value"), `${quorum.value} of ${quorum.max}`);
+  say(byId("min-delay-value"), `${minDelay.value} ms`);
+  say(byId("max-delay-value"), `${maxDelay.value} ms`);
+  quorum.setAttribute("aria-valuetext", `${quorum.value} of ${quorum.max} followers`);
+  if (!kvcluster) return;
+  const [namespace, name] = kvcluster.split("/");
+  say(byId("kvcluster"), kvcluster);
+  const spec = { writeQuorum: Number(quorum.value), delay: { minMs: Number(minDelay.value), maxMs: Number(maxDelay.value) } };
+  say(byId("command"), `kubectl -n ${namespace} patch kvc ${name} --type merge -p '${JSON.stringify({ spec })}'`);
+}
+
+for (const slider of [quorum, minDelay, maxDelay]) {
+  slider.addEventListener("input", () => {
+    busy = true;
+    // The shortest delay is never above the longest one.
+    if (slider === minDelay) maxDelay.value = Math.max(minDelay.value, maxDelay.value);
+    if (slider === maxDelay) minDelay.value = Math.min(minDelay.value, maxDelay.value);
+    showValues();
+  });
+}
+quorum.addEventListener("change", () => change({ write_quorum: Number(quorum.value) }));
+for (const slider of [minDelay, maxDelay]) {
+  slider.addEventListener("change", () => {
+    change({ min_delay_ms: Number(minDelay.value), max_delay_ms: Number(maxDelay.value) });
+  });
+}
+byId("settings").addEventListener("submit", (event) => event.preventDefault());
+
+async function change(patch) {
+  // The operator would set its own values again.
+  if (kvcluster) return;
+  const result = await ask("config?wait_ms=1000", { method: "PATCH", body: JSON.stringify(patch) });
+  busy = false;
+  if (result.status === 401) {
+    refusedPatch = patch;
+    byId("token-form").hidden = false;
+    byId("token").focus();
+    answer("settings-answer", token ? "The leader refuses this token." : "The leader asks for the token of the cluster.", true);
+  } else if (result.status === 200) {
+    byId("token-form").hidden = true;
+    answer("settings-answer", "In force.");
+  } else if (result.status === 202) {
+    answer("settings-answer", `A change is on its way: ${result.body.pending?.message ?? "accepted"}.`);
+  } else {
+    answer("settings-answer", `Not changed: ${reason(result)}.`, true);
+  }
+}
+
+byId("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  token = byId("token").value;
+  byId("token").value = "";
+  if (refusedPatch) change(refusedPatch);
+});
+
+// --- keys
+
+byId("put-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const key = byId("put-key").value, value = byId("put-value").value;
+  answer("kv-answer", `Writing ${key} …`);
+  const begun = performance.now();
+  const result = await put(key, value);
+  const took = (performance.now() - begun).toFixed(0);
+  if (result.status === 200) answer("kv-answer", `Committed: ${key} has seq ${result.body.seq}, after ${took} ms in this browser.`);
+  else answer("kv-answer", `Not acknowledged: ${reason(result)}.`, true);
+});
+
+byId("get").addEventListener("click", async () => {
+  const key = byId("put-key").value;
+  const result = await ask(`get?key=${encodeURIComponent(key)}`);
+  if (result.status === 200) answer("kv-answer", `${key} is “${shorten(result.body.value)}”, seq ${result.body.seq}.`);
+  else answer("kv-answer", `${key}: ${reason(result)}.`, true);
+});
+
+const put = (key, value) => ask("put", { method: "POST", body: JSON.stringify({ key, value }) });
+const shorten = (text = "") => text.length > 200 ? `${text.slice(0, 200)}…` : text;
+
+// --- load
+
+let timer = null, underWay = 0, written = 0, failed = 0, last = "";
+
+byId("load").addEventListener("click", ({ currentTarget: button }) => {
+  const begins = timer === null;
+  button.setAttribute("aria-pressed", String(begins));
+  say(button, begins ? "Stop writing" : `Write ${LOAD_PER_S} times a second`);
+  if (begins) {
+    [written, failed] = [0, 0];
+    timer = setInterval(write, 1000 / LOAD_PER_S);
+  } else {
+    clearInterval(timer);
+    timer = null;
+  }
+});
+
+async function write() {
+  if (underWay >= LOAD_AT_ONCE) return;
+  underWay += 1;
+  const result = await put(`live-page/${(written + failed + underWay) % LOAD_KEYS}`, new Date().toISOString());
+  underWay -= 1;
+  if (result.status === 200) written += 1;
+  else {
+    failed += 1;
+    last = reason(result);
+  }
+  const keys = `live-page/0 to live-page/${LOAD_KEYS - 1}`;
+  const refused = failed ? `, ${failed} not: ${last}` : "";
+  answer("load-answer", `This page wrote ${keys}: ${written} committed${refused}.`, failed > 0);
+}

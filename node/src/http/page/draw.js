@@ -1,0 +1,54 @@
+// Small helpers for elements, drawings and numbers.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export const byId = (id) => document.getElementById(id);
+
+/** A new SVG element with these attributes; `text` becomes its content. */
+export function shape(name, attributes = {}, text) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+/** A new HTML element with this class and text. */
+export function node(name, className, text) {
+  const element = document.createElement(name);
+  if (className) element.className = className;
+  if (text !== undefined) element.textContent = text;
+  return element;
+}
+
+/** Changes the text only where it differs, so that screen readers stay quiet. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** "98.2 ms", "1.20 s". */
+export function duration(ms) {
+  if (ms >= 10_000) return `${(ms / 1000).toFixed(1)} s`;
+  return ms >= 100 ? `${ms.toFixed(0)} ms` : `${ms.toFixed(1)} ms`;
+}
+
+/** "1,234" in the language of the reader. */
+export const number = (value) => Math.round(value).toLocaleString();
+
+/** "1 write", "2 writes". */
+export const plural = (count, what) => `${number(count)} ${what}${count === 1 ? "" : "s"}`;
+
+/** A follower that is listed by URL is named by its address. */
+export const shortName = (name) => name.replace(/^https?:\/\//, "");
+
+/** "down", "behind" or "up": how a follower is shown. */
+export function level(follower, longestDelayMs) {
+  if (["unreachable", "lagging"].includes(follower.state)) return "down";
+  const late = follower.lag_writes > 0 && follower.lag_ms > longestDelayMs + 500;
+  return follower.state === "streaming" && !late ? "up" : "behind";
+}
+
+/** What a follower does, in one or two words. */
+export function stateText(follower, longestDelayMs) {
+  if (level(follower, longestDelayMs) === "down") return "down";
+  return follower.state === "streaming" && level(follower, longestDelayMs) === "behind" ? "behind" : follower.state;
+}
