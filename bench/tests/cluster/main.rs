@@ -18,4 +18,5 @@ mod restore;
 mod standby;
 #[path = "../support/mod.rs"]
 mod support;
+mod values;
 mod versions;
