@@ -2,6 +2,7 @@
 //! KvCluster resource.
 //!
 //! - [`config`]: `GET /config` and `PATCH /config`, and the bounds of each value.
+//! - [`delay`]: the law of the random delays, and its checks.
 //! - [`status`]: `GET /status` of a leader and of a follower.
 //! - [`error`]: the body of an answer that reports an error.
 //! - [`tolerance`]: which failures a cluster of N followers with write quorum W survives.
@@ -11,6 +12,7 @@
 //! milliseconds `u32`, generations `u64`.
 
 pub mod config;
+pub mod delay;
 pub mod error;
 #[cfg(feature = "resource")]
 pub mod resource;
