@@ -1,11 +1,11 @@
 //! The node's HTTP interface as the bench uses it: writes, live configuration, status, dumps.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
-use kv_node::protocol::value::{Value, from_base64};
 use kvcluster_api::{
     config::{ConfigPatch, ConfigView},
+    delay::DelayLaw,
     error::ErrorBody,
     status::LeaderStatus,
 };
@@ -20,7 +20,7 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The values that a sweep and a check change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConfigChange {
     /// Followers that must confirm a write.
     pub write_quorum: u16,
@@ -28,6 +28,8 @@ pub struct ConfigChange {
     pub min_delay_ms: u32,
     /// Longest delay in ms.
     pub max_delay_ms: u32,
+    /// The law of the delays; uniform when absent.
+    pub delay: Option<Arc<DelayLaw>>,
 }
 
 impl ConfigChange {
@@ -39,22 +41,24 @@ impl ConfigChange {
 
 impl From<&ConfigView> for ConfigChange {
     fn from(config: &ConfigView) -> Self {
-        let in_force = config.in_force;
+        let in_force = &config.in_force;
         Self {
             write_quorum: in_force.write_quorum,
             min_delay_ms: in_force.min_delay_ms,
             max_delay_ms: in_force.max_delay_ms,
+            delay: in_force.delay.clone(),
         }
     }
 }
 
 impl From<ConfigChange> for ConfigPatch {
     fn from(change: ConfigChange) -> Self {
-        let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
+        let ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay } = change;
         Self {
             write_quorum: Some(write_quorum),
-            min_delay_ms: Some(min_delay_ms),
-            max_delay_ms: Some(max_delay_ms),
+            min_delay_ms: Some(min_delay_ms).filter(|_| delay.is_none()),
+            max_delay_ms: Some(max_delay_ms).filter(|_| delay.is_none()),
+            delay,
             ..Self::default()
         }
     }
@@ -62,34 +66,11 @@ impl From<ConfigChange> for ConfigPatch {
 
 /// One key of a dump.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "EntryBody")]
 pub struct Entry {
     /// The value.
-    pub value: Value,
+    pub value: String,
     /// The key's sequence number.
     pub seq: u64,
-}
-
-/// An [`Entry`] as the node writes it.
-#[derive(Deserialize)]
-struct EntryBody {
-    value: Option<String>,
-    value_base64: Option<String>,
-    seq: u64,
-}
-
-impl TryFrom<EntryBody> for Entry {
-    type Error = anyhow::Error;
-
-    fn try_from(body: EntryBody) -> Result<Self> {
-        let EntryBody { value, value_base64, seq } = body;
-        let value = match (value, value_base64) {
-            (Some(text), None) => text.into(),
-            (None, Some(base64)) => from_base64(&base64)?.into(),
-            _ => bail!("an entry has either value or value_base64"),
-        };
-        Ok(Self { value, seq })
-    }
 }
 
 /// What `POST /put?explain=true` adds to an answer.
@@ -340,11 +321,13 @@ mod tests {
 
     #[test]
     fn a_change_is_in_force_when_every_value_is_and_none_is_pending() {
-        let change = ConfigChange { write_quorum: 2, min_delay_ms: 20, max_delay_ms: 60 };
+        let change = ConfigChange { write_quorum: 2, min_delay_ms: 20, max_delay_ms: 60, delay: None };
         assert!(change.is_in_force(&config(false)));
         assert!(!change.is_in_force(&config(true)));
-        assert!(!ConfigChange { write_quorum: 3, ..change }.is_in_force(&config(false)));
-        assert!(!ConfigChange { max_delay_ms: 61, ..change }.is_in_force(&config(false)));
+        assert!(!ConfigChange { write_quorum: 3, ..change.clone() }.is_in_force(&config(false)));
+        assert!(!ConfigChange { max_delay_ms: 61, ..change.clone() }.is_in_force(&config(false)));
+        let law = Some(Arc::new(DelayLaw::preset("yammer")));
+        assert!(!ConfigChange { delay: law, ..change }.is_in_force(&config(false)));
     }
 
     #[test]

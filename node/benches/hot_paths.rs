@@ -15,7 +15,6 @@ use kv_node::protocol::follower::{Effects, Follower};
 use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, NewWrite, Output, SlotId};
 use kv_node::protocol::messages::{ToFollower, Write};
 use kv_node::protocol::types::FollowerId;
-use kv_node::protocol::value::Value;
 use kv_node::replication::wire;
 
 fn main() {
@@ -35,14 +34,14 @@ struct Cluster {
     followers: Vec<(SlotId, Follower)>,
     outputs: Vec<Output<u64, ()>>,
     effects: Effects,
-    value: Value,
+    value: Arc<str>,
     put: u64,
     committed: u64,
 }
 
 impl Cluster {
     fn open() -> Self {
-        let delay = DelayRange { min_us: 0, max_us: 0 };
+        let delay = DelayRange { min_us: 0, max_us: 0 }.into();
         let settings =
             LeaderSettings { quorum: WRITE_QUORUM, size: FOLLOWERS, delay, limits: Limits::default(), seed: 11 };
         let mut leader = Leader::new(7, settings);
@@ -147,7 +146,7 @@ fn put_to_quorum(bencher: Bencher<'_, '_>, together: usize) {
 #[divan::bench(args = [0, 100_000])]
 fn retry(bencher: Bencher<'_, '_>, backlog: usize) {
     let mut cluster = Cluster::open();
-    let write = |value: &Value| {
+    let write = |value: &Arc<str>| {
         let (key, retry_token) = ("retried".into(), Some("token".into()));
         NewWrite { key, value: Some(value.clone()), retry_token, explain: false, now_us: 1 }
     };

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use kvcluster_api::config::{ConfigError, LiveConfig};
+use kvcluster_api::delay::{DelayLaw, PRESETS};
 
 pub use self::followers::{Followers, parse_followers};
 pub use self::http::HttpSettings;
-use crate::protocol::leader::{DelayRange, FOLLOWERS_MAX, Limits};
+use crate::protocol::leader::{Delay, DelayRange, FOLLOWERS_MAX, Limits};
 
 /// How often a leader sends heartbeats, in milliseconds.
 pub const HEARTBEAT_MS: u32 = 100;
@@ -79,12 +80,16 @@ pub struct Settings {
     /// Leader: how many followers must confirm a write before it is acknowledged
     #[arg(long, env = "WRITE_QUORUM", default_value_t = 1)]
     pub write_quorum: u16,
-    /// Leader: shortest random delay before a write is sent to a follower, in milliseconds
-    #[arg(long, env = "MIN_DELAY_MS", default_value_t = 0)]
-    pub min_delay_ms: u32,
-    /// Leader: longest random delay, in milliseconds
-    #[arg(long, env = "MAX_DELAY_MS", default_value_t = 200)]
-    pub max_delay_ms: u32,
+    /// Leader: shortest random delay before a write is sent to a follower, in milliseconds [default: 0]
+    #[arg(long, env = "MIN_DELAY_MS")]
+    pub min_delay_ms: Option<u32>,
+    /// Leader: longest random delay, in milliseconds [default: 200]
+    #[arg(long, env = "MAX_DELAY_MS")]
+    pub max_delay_ms: Option<u32>,
+    /// Leader: the law of the random delays, in place of the shortest and the longest: JSON such as
+    /// {"exponential":{"meanMs":40}}, or the name of a preset
+    #[arg(long, env = "DELAY", value_name = "LAW")]
+    pub delay: Option<String>,
     /// Leader: after how long a write without its quorum is answered as indeterminate, in milliseconds
     #[arg(long, env = "REPLICATION_TIMEOUT_MS", default_value_t = 5000)]
     pub replication_timeout_ms: u32,
@@ -168,10 +173,35 @@ pub struct Settings {
 // A leader has one slot for each follower.
 const _: () = assert!(kvcluster_api::config::FOLLOWERS_MAX as usize == FOLLOWERS_MAX);
 
-impl From<&LiveConfig> for DelayRange {
+impl From<&LiveConfig> for Delay {
     fn from(config: &LiveConfig) -> Self {
-        Self { min_us: config.min_delay_ms * 1000, max_us: config.max_delay_ms * 1000 }
+        if config.delay.is_some() {
+            return Self::Law(Arc::new(config.delays()));
+        }
+        Self::Range(DelayRange { min_us: config.min_delay_ms * 1000, max_us: config.max_delay_ms * 1000 })
     }
+}
+
+/// The shortest and the longest delay where nothing is set, in milliseconds.
+const DEFAULT_DELAY_MS: (u32, u32) = (0, 200);
+
+/// The law that this text describes: a JSON object, or the name of a preset.
+///
+/// # Errors
+/// [`ConfigError`] if it is neither, or if the law contradicts itself.
+pub fn parse_delay(text: &str) -> Result<DelayLaw, ConfigError> {
+    let law = if text.trim_start().starts_with('{') {
+        serde_json::from_str(text).map_err(|error| ConfigError(format!("the delay {text} is no law: {error}")))?
+    } else if PRESETS.contains(&text.trim()) {
+        DelayLaw::preset(text.trim())
+    } else {
+        return fail(format!(
+            "the delay {text:?} is neither JSON such as {{\"exponential\":{{\"meanMs\":40}}}} nor one of {}",
+            PRESETS.join(", ")
+        ));
+    };
+    law.resolve()?;
+    Ok(law)
 }
 
 impl Settings {
@@ -185,14 +215,23 @@ impl Settings {
             Followers::Urls(urls) => u16::try_from(urls.len()).unwrap_or(u16::MAX),
             Followers::Dns { .. } => self.follower_count,
         };
-        let live = LiveConfig {
+        let mut live = LiveConfig {
             generation: 1,
             write_quorum: self.write_quorum,
             followers: count,
-            min_delay_ms: self.min_delay_ms,
-            max_delay_ms: self.max_delay_ms,
+            min_delay_ms: self.min_delay_ms.unwrap_or(DEFAULT_DELAY_MS.0),
+            max_delay_ms: self.max_delay_ms.unwrap_or(DEFAULT_DELAY_MS.1),
+            delay: None,
             replication_timeout_ms: self.replication_timeout_ms,
         };
+        // Empty as if it was not set: compose files pass such variables through.
+        if let Some(text) = self.delay.as_deref().filter(|text| !text.trim().is_empty()) {
+            let bounds = [("MIN_DELAY_MS", self.min_delay_ms), ("MAX_DELAY_MS", self.max_delay_ms)];
+            if let Some((name, ms)) = bounds.iter().find_map(|(name, value)| value.map(|ms| (name, ms))) {
+                return fail(format!("DELAY ({text}) and {name} ({ms}) are both set: give the law or its bounds"));
+            }
+            live.set_delay(&parse_delay(text)?)?;
+        }
         live.check()?;
         self.limits()?;
         Ok((followers, live))
@@ -306,6 +345,23 @@ mod tests {
             (
                 &[THREE, "--min-delay-ms=300", "--max-delay-ms=200"],
                 "the minimum delay (300 ms) is above the maximum delay (200 ms)",
+            ),
+            (
+                &[THREE, "--delay=yammer", "--max-delay-ms=200"],
+                "DELAY (yammer) and MAX_DELAY_MS (200) are both set: give the law or its bounds",
+            ),
+            (
+                &[THREE, "--delay=jammer"],
+                "the delay \"jammer\" is neither JSON such as {\"exponential\":{\"meanMs\":40}} nor one of linkedin-disk, \
+                 yammer, wan-3-zones",
+            ),
+            (
+                &[THREE, "--delay={\"exponential\":{\"meanMs\":-4}}"],
+                "delay.exponential.meanMs is -4: it must be above 0 and at most 3600000",
+            ),
+            (
+                &[THREE, "--delay={\"maxMs\":\"4\"}"],
+                "the delay {\"maxMs\":\"4\"} is no law: invalid type: string \"4\", expected f64 at line 1 column 12",
             ),
             (&[THREE, "--replication-timeout-ms=0"], "the replication timeout (0 ms) must be from 1 to 3600000 ms"),
             (

@@ -26,4 +26,3 @@ pub mod keymap;
 pub mod leader;
 pub mod messages;
 pub mod types;
-pub mod value;

@@ -28,6 +28,7 @@ impl KvCluster {
             followers: within("replicas", spec.replicas, 1..=FOLLOWERS_MAX)?,
             min_delay_ms: within("delay.minMs", min_ms, 0..=MILLISECONDS_MAX)?,
             max_delay_ms: within("delay.maxMs", max_ms, 0..=MILLISECONDS_MAX)?,
+            delay: None,
             replication_timeout_ms: within("replicationTimeoutMs", spec.replication_timeout_ms, 1..=MILLISECONDS_MAX)?,
         };
         if config.write_quorum > config.followers {
@@ -82,6 +83,7 @@ mod tests {
             followers: 5,
             min_delay_ms: 0,
             max_delay_ms: 200,
+            delay: None,
             replication_timeout_ms: 5000,
         };
         assert_eq!(config("{}"), Ok(expected));

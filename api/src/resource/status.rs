@@ -175,6 +175,7 @@ mod tests {
             followers: 7,
             min_delay_ms: 20,
             max_delay_ms: 60,
+            delay: None,
             replication_timeout_ms: 4000,
         });
         assert_eq!((status.applied_replicas, status.applied_write_quorum), (Some(7), Some(3)));

@@ -36,7 +36,8 @@ impl LocalTarget {
     /// # Errors
     /// As [`LocalCluster::start`].
     pub async fn start(options: LocalClusterOptions, heal_timeout: Duration) -> Result<Self> {
-        let LocalClusterOptions { write_quorum, min_delay_ms, max_delay_ms, .. } = options;
+        let LocalClusterOptions { write_quorum, min_delay_ms, max_delay_ms, ref delay, .. } = options;
+        let delay = delay.clone();
         let durable = options.data_directory.is_some();
         let cluster = LocalCluster::start(options).await?;
         let followers = cluster.follower_urls().into_iter().enumerate().map(|(index, url)| Endpoint {
@@ -46,7 +47,7 @@ impl LocalTarget {
         });
         let leader = Endpoint { name: Node::Leader.to_string().into(), url: cluster.leader_url(), incarnation: None };
         let endpoints = watch::Sender::new(Endpoints { leaders: vec![leader], followers: followers.collect() });
-        let settings = ConfigChange { write_quorum, min_delay_ms, max_delay_ms };
+        let settings = ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay };
         Ok(Self { cluster, http: NodeClient::http(4)?, endpoints, settings, heal_timeout, durable })
     }
 
@@ -75,7 +76,7 @@ impl LocalTarget {
 
     /// Asks for the quorum and does not wait: a leader that is down or closed takes its own when it opens.
     async fn ask_for_quorum(&self, write_quorum: u16) {
-        let change = ConfigChange { write_quorum, ..self.settings };
+        let change = ConfigChange { write_quorum, ..self.settings.clone() };
         let leader = self.leader();
         let _ = tokio::time::timeout(Duration::from_millis(500), leader.change_config(change, Duration::ZERO)).await;
     }

@@ -53,9 +53,9 @@ impl Control {
     /// When they are refused, or are not in force in time.
     pub async fn apply(&self, leader: &NodeClient, change: ConfigChange) -> Result<()> {
         let began = Instant::now();
-        let asked = self.ask(leader, change).await;
+        let asked = self.ask(leader, change.clone()).await;
         let asked = asked.with_context(|| format!("failed to set write quorum {}", change.write_quorum))?;
-        while let Some(reason) = self.missing(leader, change, asked).await? {
+        while let Some(reason) = self.missing(leader, &change, asked).await? {
             if began.elapsed() > IN_FORCE_TIMEOUT {
                 let seconds = IN_FORCE_TIMEOUT.as_secs();
                 bail!("failed to bring write quorum {} into force within {seconds} s: {reason}", change.write_quorum);
@@ -75,8 +75,8 @@ impl Control {
         {
             return Ok(());
         }
+        let ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay: _ } = original;
         self.apply(leader, original).await.with_context(|| {
-            let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = original;
             format!("failed to restore write quorum {write_quorum} and delays of {min_delay_ms}-{max_delay_ms} ms")
         })
     }
@@ -91,7 +91,7 @@ impl Control {
     }
 
     /// What is still missing, in words; nothing once the change is in force.
-    async fn missing(&self, leader: &NodeClient, change: ConfigChange, asked: Option<i64>) -> Result<Option<String>> {
+    async fn missing(&self, leader: &NodeClient, change: &ConfigChange, asked: Option<i64>) -> Result<Option<String>> {
         let config = leader.config().await;
         let config = match self {
             Self::Leader => config?,

@@ -20,11 +20,15 @@ mod wires;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use kvcluster_api::status::{FollowerState, LeaderState, LeaderStatus};
+use kvcluster_api::{
+    delay::DelayLaw,
+    status::{FollowerState, LeaderState, LeaderStatus},
+};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
@@ -70,6 +74,8 @@ pub struct LocalClusterOptions {
     pub min_delay_ms: u32,
     /// Longest delay before a send to a follower, in ms. Default 200.
     pub max_delay_ms: u32,
+    /// The law of the delays, in place of the shortest and the longest.
+    pub delay: Option<Arc<DelayLaw>>,
     /// After this long without a quorum a write's outcome is unknown, in ms. Default 5000.
     pub replication_timeout_ms: u32,
     /// Seed of the random delays; drawn by the leader when absent.
@@ -94,6 +100,7 @@ impl LocalClusterOptions {
             write_quorum: 1,
             min_delay_ms: 0,
             max_delay_ms: 200,
+            delay: None,
             replication_timeout_ms: 5000,
             delay_seed: None,
             environment: Vec::new(),
@@ -451,12 +458,16 @@ fn nodes(options: &LocalClusterOptions) -> Result<(NodeProcess, Vec<NodeProcess>
         ("ADVERTISE_URL", format!("http://127.0.0.1:{}", ports[0])),
         ("FOLLOWERS", urls.join(",")),
         ("WRITE_QUORUM", options.write_quorum.to_string()),
-        ("MIN_DELAY_MS", options.min_delay_ms.to_string()),
-        ("MAX_DELAY_MS", options.max_delay_ms.to_string()),
         ("REPLICATION_TIMEOUT_MS", options.replication_timeout_ms.to_string()),
         // Leaders over the same followers compete; with another value they are standbys of one another.
         ("TAKEOVER_AFTER_MS", "0".to_owned()),
     ];
+    settings.extend(match &options.delay {
+        Some(law) => vec![("DELAY", serde_json::to_string(law).context("failed to write the law of the delays")?)],
+        None => {
+            vec![("MIN_DELAY_MS", options.min_delay_ms.to_string()), ("MAX_DELAY_MS", options.max_delay_ms.to_string())]
+        }
+    });
     settings.extend(options.delay_seed.map(|seed| ("DELAY_SEED", seed.to_string())));
     let leader = node("leader", ports[0], settings)?;
     let leader = if options.wired { leader.over_wires(&ports[1..])? } else { leader };

@@ -105,7 +105,7 @@ pub async fn sweep(
 
 /// What the sweep does, from the options and the cluster's configuration.
 fn settle(options: &SweepOptions, config: &ConfigView) -> Result<SweepSettings> {
-    let LiveConfig { followers, replication_timeout_ms, .. } = config.in_force;
+    let LiveConfig { followers, replication_timeout_ms, .. } = config.in_force.clone();
     let min_delay_ms = options.min_delay_ms.unwrap_or(config.in_force.min_delay_ms);
     let max_delay_ms = options.max_delay_ms.unwrap_or(config.in_force.max_delay_ms);
     if min_delay_ms > max_delay_ms {
@@ -147,7 +147,7 @@ async fn measure_all(
     for &write_quorum in &settings.quorums {
         let SweepSettings { min_delay_ms, max_delay_ms, .. } = *settings;
         progress.note(&format!("setting write quorum {write_quorum}"));
-        let change = ConfigChange { write_quorum, min_delay_ms, max_delay_ms };
+        let change = ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay: None };
         tokio::select! {
             applied = control.apply(leader, change) => applied?,
             () = interrupt.requested() => return Ok(()),

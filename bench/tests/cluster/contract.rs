@@ -1,6 +1,9 @@
 //! The HTTP interface of a node, against real processes: every answer that it promises, and the words of every refusal.
 
+use std::sync::Arc;
+
 use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
+use kvcluster_api::delay::{Constant, DelayLaw};
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -22,6 +25,45 @@ async fn send(method: Method, url: &str, body: &str) -> (u16, Value) {
     let status = response.status().as_u16();
     let text = response.text().await.expect("a body");
     (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("{url} answered {status} without JSON: {text}")))
+}
+
+/// Goal: a law of the delays is in force from the next write on, each follower has its own, and bounds replace it again.
+/// Method: constant delays that differ by follower, which the leader reports for each write.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_law_of_the_delays_changes_live() {
+    let logs = TempDir::new().expect("a directory");
+    let constant = |ms: f64| DelayLaw { constant: Some(Constant { ms }), ..DelayLaw::default() };
+    let cluster = cluster(&logs, |options| {
+        options.followers = 3;
+        options.write_quorum = 2;
+        let third = DelayLaw { follower: Some(2), ..constant(7.5) };
+        options.delay = Some(Arc::new(DelayLaw { per_follower: Some(vec![third]), ..constant(2.25) }));
+    })
+    .await;
+    let leader = cluster.leader_url();
+    let drawn = async || {
+        let put = send(Method::POST, &format!("{leader}/put?explain=true"), r#"{"key":"k","value":"v"}"#).await;
+        put.1["explain"].clone()
+    };
+    assert_eq!(drawn().await["delays_ms"], json!([2.25, 2.25, 7.5]), "DELAY");
+
+    let law = json!({"constant": {"ms": 1.0}, "perFollower": [{"follower": 0, "constant": {"ms": 4.5}}],
+        "shared": {"constant": {"ms": 2.0}}});
+    let change = async |body: Value| {
+        let (status, config) = send(Method::PATCH, &format!("{leader}/config?wait_ms=5000"), &body.to_string()).await;
+        assert_eq!(status, 200, "{config}");
+    };
+    change(json!({"delay": law})).await;
+    let explained = drawn().await;
+    assert_eq!((&explained["delays_ms"], &explained["quorum_delay_ms"]), (&json!([6.5, 3.0, 3.0]), &json!(3.0)));
+    let config = send(Method::GET, &format!("{leader}/config"), "").await.1;
+    assert_eq!((&config["delay"], &config["min_delay_ms"], &config["max_delay_ms"]), (&law, &json!(3), &json!(7)));
+    assert_eq!(send(Method::GET, &format!("{leader}/status"), "").await.1["config"]["delay"], law);
+
+    change(json!({"min_delay_ms": 1, "max_delay_ms": 1})).await;
+    assert_eq!(drawn().await["delays_ms"], json!([1.0, 1.0, 1.0]));
+    let config = send(Method::GET, &format!("{leader}/config"), "").await.1;
+    assert_eq!(config.get("delay"), None, "the uniform law is shown by its bounds");
 }
 
 /// Goal: whatever a client sends, the answer is JSON with the status and the words of the interface.
@@ -133,6 +175,20 @@ async fn every_request_is_answered_in_json() {
             r#"{"min_delay_ms":5000,"max_delay_ms":5000}"#,
             400,
             json!({"ok": false, "message": "the minimum delay (5000 ms) is not below the replication timeout (5000 ms): no write could reach its quorum in time"}),
+        ),
+        (
+            Method::PATCH,
+            format!("{leader}/config"),
+            r#"{"delay":{"preset":"yammer"},"max_delay_ms":7}"#,
+            400,
+            json!({"ok": false, "message": "delay and max_delay_ms (7 ms) were both given: give the law or its bounds"}),
+        ),
+        (
+            Method::PATCH,
+            format!("{leader}/config"),
+            r#"{"delay":{"mixture":[{"weight":0,"constant":{"ms":1}}]}}"#,
+            400,
+            json!({"ok": false, "message": "delay.mixture[0].weight is 0: it must be above 0 and at most 1000000000"}),
         ),
         (Method::PATCH, format!("{leader}/config"), r#"{"quorum":1}"#, 400, json!({"ok": false})),
         (

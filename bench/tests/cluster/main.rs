@@ -18,5 +18,4 @@ mod restore;
 mod standby;
 #[path = "../support/mod.rs"]
 mod support;
-mod values;
 mod versions;

@@ -227,7 +227,7 @@ impl LeaderClient {
         // The generation of the resource, so that what is in force can be traced to it. A higher one where someone
         // changed the leader's configuration directly.
         let generation = wanted.generation.max(newest.generation + 1);
-        let patch = ConfigPatch::from(LiveConfig { generation, ..*wanted });
+        let patch = ConfigPatch::from(LiveConfig { generation, ..wanted.clone() });
         let url = format!("{}/config?wait_ms={IN_FORCE_WAIT_MS}", leader.url);
         match read(self.http.patch(url).bearer_auth(token).json(&patch), "configuration").await {
             Ok(view) => Configured::Accepted(view),

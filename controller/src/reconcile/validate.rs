@@ -145,6 +145,7 @@ mod tests {
             followers: 5,
             min_delay_ms: 0,
             max_delay_ms: 200,
+            delay: None,
             replication_timeout_ms: 5000,
         };
         assert_eq!(validated.live, expected);

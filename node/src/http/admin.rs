@@ -38,7 +38,7 @@ fn patched(patch: &ConfigPatch, known: &LiveConfig, resizable: bool) -> Result<L
         );
         return Err(ApiError::bad(message));
     }
-    let wanted = patch.applied_to(known);
+    let wanted = patch.applied_to(known)?;
     if wanted.generation < known.generation || (wanted.generation == known.generation && wanted != *known) {
         let message =
             format!("generation {} is not above the newest known generation {}", wanted.generation, known.generation);

@@ -147,6 +147,7 @@ mod tests {
             followers: 1,
             min_delay_ms: 0,
             max_delay_ms: 0,
+            delay: None,
             replication_timeout_ms: 1000,
         };
         LeaderSite {

@@ -11,6 +11,7 @@
 mod audit;
 mod candidate;
 mod conditions;
+mod delay;
 mod install;
 mod mask;
 mod membership;
@@ -49,6 +50,7 @@ use super::types::{Epoch, FollowerId, Record};
 pub use self::audit::AuditCounts;
 pub use self::candidate::CandidateView;
 pub use self::conditions::{Condition, Increment, Incremented, NoSum, sum};
+pub use self::delay::{Delay, DelayRange};
 pub use self::install::InstallJob;
 pub use self::mask::{FOLLOWERS_MAX, SlotId};
 pub use self::output::{Output, Receipt, ResetReason};
@@ -56,16 +58,6 @@ pub use self::recovery::RecoveryView;
 pub use self::restore::{Part, Saved};
 pub use self::view::{CutOff, FollowerView};
 pub use self::writes::{Accepted, NewWrite, Refusal, Unfinished};
-
-/// Range of the random delay before each send of a write, in microseconds. Uniform, both ends
-/// included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DelayRange {
-    /// Shortest delay.
-    pub min_us: u32,
-    /// Longest delay.
-    pub max_us: u32,
-}
 
 /// Limits that bound the memory and the work of a leader.
 #[derive(Clone, Copy, Debug)]
@@ -131,14 +123,14 @@ impl Default for Limits {
 }
 
 /// Settings of a leader.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LeaderSettings {
     /// W, the write quorum.
     pub quorum: u16,
     /// N, the declared number of followers.
     pub size: u16,
-    /// Range of the random delay.
-    pub delay: DelayRange,
+    /// What the random delays are drawn from.
+    pub delay: Delay,
     /// The limits.
     pub limits: Limits,
     /// Seed of the random delays.
@@ -244,8 +236,8 @@ impl<W, R> Leader<W, R> {
         Self {
             epoch,
             phase,
-            settings,
             rng: SmallRng::seed_from_u64(settings.seed),
+            settings,
             candidate_rng: SmallRng::seed_from_u64(id),
             copy: WarmCopy::default(),
             slots: Vec::new(),
@@ -323,7 +315,8 @@ impl<W, R> Leader<W, R> {
         if free == self.slots.len() {
             self.slots.push(None);
         }
-        self.slots[free] = Some(slot);
+        let number = delay::follower_number(&slot.name, free);
+        self.slots[free] = Some(Slot { number, ..slot });
         Some(SlotId(free as u8))
     }
 
@@ -338,10 +331,10 @@ impl<W, R> Leader<W, R> {
 
     /// Changes the settings. The delay applies from the next write on. Quorum and size apply once
     /// enough followers stored them; [`Output::InForce`] and [`Leader::settled`] report that.
-    pub fn set(&mut self, quorum: u16, size: u16, delay: DelayRange) {
+    pub fn set(&mut self, quorum: u16, size: u16, delay: impl Into<Delay>) {
         self.settings.quorum = quorum;
         self.settings.size = size;
-        self.settings.delay = delay;
+        self.settings.delay = delay.into();
         match self.phase {
             Phase::Recovering(_) => self.recover(),
             _ => self.plan(),

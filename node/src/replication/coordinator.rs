@@ -109,7 +109,7 @@ impl Coordinator {
             core: Leader::new(identity, settings),
             paths: Vec::new(),
             // No configuration is in force before the leader is open.
-            in_force: LiveConfig { generation: 0, ..live },
+            in_force: LiveConfig { generation: 0, ..live.clone() },
             wanted: live,
             sessions: 0,
             outbox_bytes_max: limits.backlog_bytes,

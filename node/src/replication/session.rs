@@ -307,6 +307,7 @@ mod tests {
             followers: 1,
             min_delay_ms: 0,
             max_delay_ms: 0,
+            delay: None,
             replication_timeout_ms: 1_000,
         };
         Coordinator::start_in(live, Limits::default(), 1, Environment::simulated(1))

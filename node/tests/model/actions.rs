@@ -290,7 +290,7 @@ impl World {
         let id = mutation::leader_id(plan.mutation, 100 + self.leads.len() as u64);
         let limits = plan.leader_limits();
         let Rule { quorum, size } = self.wanted;
-        let mut leader = Leader::new(id, LeaderSettings { quorum, size, delay: NO_DELAY, limits, seed: 0 });
+        let mut leader = Leader::new(id, LeaderSettings { quorum, size, delay: NO_DELAY.into(), limits, seed: 0 });
         if plan.left.sizes > 0 && self.clients.last_opened() > Epoch::default() {
             // The controller knows it. A leader that wants one follower and finds a new disk would else found a cluster.
             leader.expect_state();

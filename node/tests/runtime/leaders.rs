@@ -37,6 +37,7 @@ impl World {
             followers: state.wanted.1,
             min_delay_ms: 0,
             max_delay_ms: self.plan.delay_ms,
+            delay: None,
             replication_timeout_ms: 5_000,
         }
     }
@@ -167,7 +168,7 @@ impl World {
         let wanted = self.live_config();
         for (number, leader) in self.leading().into_iter().filter(|(number, _)| only(*number)) {
             self.note(|| format!("L{number} is asked for {wanted:?}"));
-            if let Err(error) = leader.configure(|_| Ok::<_, ConfigError>(wanted)) {
+            if let Err(error) = leader.configure(|_| Ok::<_, ConfigError>(wanted.clone())) {
                 self.fail(format!("a rule without contradiction is refused: {error}"));
             }
         }

@@ -19,7 +19,7 @@ pub(crate) fn leader_of(id: u64, size: u16) -> Core {
 }
 
 pub(crate) fn leader_with(id: u64, size: u16, limits: Limits) -> Core {
-    let delay = DelayRange { min_us: 0, max_us: 0 };
+    let delay = DelayRange { min_us: 0, max_us: 0 }.into();
     Leader::new(id, LeaderSettings { quorum: 3, size, delay, limits, seed: 1 })
 }
 

@@ -130,14 +130,18 @@ impl KvClusterResource {
     }
 
     pub(super) async fn asked_for(&self) -> Result<ConfigChange> {
-        let LiveConfig { write_quorum, min_delay_ms, max_delay_ms, .. } = self.get().await?.live_config()?;
-        Ok(ConfigChange { write_quorum, min_delay_ms, max_delay_ms })
+        let LiveConfig { write_quorum, min_delay_ms, max_delay_ms, delay, .. } = self.get().await?.live_config()?;
+        Ok(ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay })
     }
 
     /// Returns the generation of the spec with these values.
     pub(super) async fn ask_for(&self, change: ConfigChange) -> Result<i64> {
-        let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
-        let delay = json!({"minMs": min_delay_ms, "maxMs": max_delay_ms});
+        let ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay } = change;
+        let delay = match delay {
+            Some(law) => serde_json::to_value(&*law).context("failed to write the law of the delays")?,
+            None => json!({"minMs": min_delay_ms, "maxMs": max_delay_ms}),
+        };
+        let delay = replacing(delay);
         let patched = self.patch(json!({"writeQuorum": write_quorum, "delay": delay})).await?;
         Ok(patched.metadata.generation.unwrap_or_default())
     }
@@ -189,7 +193,7 @@ impl KvClusterResource {
     }
 
     /// What the status still lacks, in words; nothing once it reports these values of this generation as applied.
-    pub(super) async fn missing(&self, change: ConfigChange, generation: i64) -> Option<String> {
+    pub(super) async fn missing(&self, change: &ConfigChange, generation: i64) -> Option<String> {
         match self.get().await {
             Ok(cluster) => missing(&cluster.status.unwrap_or_default(), change, generation),
             Err(error) => Some(format!("{error:#}")),
@@ -221,6 +225,17 @@ where
     }
 }
 
+/// The value of `spec.delay` in a merge patch: a law replaces another one only if the fields of that one become null.
+fn replacing(law: serde_json::Value) -> serde_json::Value {
+    let mut delay = json!({"minMs": null, "maxMs": null, "constant": null, "exponential": null, "lognormal": null,
+        "pareto": null, "mixture": null, "preset": null, "offsetMs": null, "capMs": null, "perFollower": null,
+        "shared": null});
+    if let serde_json::Value::Object(fields) = law {
+        fields.into_iter().for_each(|(name, value)| delay[name] = value);
+    }
+    delay
+}
+
 fn missing_size(cluster: &KvCluster, size: Size) -> Option<String> {
     let expected = (i32::from(size.replicas), i32::from(size.write_quorum));
     let asked = (cluster.spec.replicas, cluster.spec.write_quorum);
@@ -246,14 +261,15 @@ fn is_true(status: &KvClusterStatus, type_: &str, generation: i64) -> bool {
     found.is_some_and(|found| found.status == "True" && found.observed_generation >= Some(generation))
 }
 
-fn missing(status: &KvClusterStatus, change: ConfigChange, generation: i64) -> Option<String> {
-    let ConfigChange { write_quorum, min_delay_ms, max_delay_ms } = change;
+fn missing(status: &KvClusterStatus, change: &ConfigChange, generation: i64) -> Option<String> {
+    // The law itself is compared at the leader.
+    let ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay: _ } = change;
     if status.observed_generation < Some(generation) {
         return Some(format!("the operator has not seen generation {generation} of the spec yet"));
     }
     let delay = status.applied_delay.map(|delay| (i64::from(delay.min_ms), i64::from(delay.max_ms)));
-    let expected = (i64::from(min_delay_ms), i64::from(max_delay_ms));
-    if status.applied_write_quorum != Some(write_quorum.into()) || delay != Some(expected) {
+    let expected = (i64::from(*min_delay_ms), i64::from(*max_delay_ms));
+    if status.applied_write_quorum != Some((*write_quorum).into()) || delay != Some(expected) {
         let applied = status.applied_write_quorum.map_or_else(|| "none".to_owned(), |quorum| quorum.to_string());
         return Some(format!("the status says that write quorum {applied} is applied"));
     }
@@ -295,7 +311,7 @@ impl std::fmt::Debug for Access {
 mod tests {
     use super::*;
 
-    const CHANGE: ConfigChange = ConfigChange { write_quorum: 4, min_delay_ms: 20, max_delay_ms: 60 };
+    const CHANGE: ConfigChange = ConfigChange { write_quorum: 4, min_delay_ms: 20, max_delay_ms: 60, delay: None };
 
     fn status(observed: i64, quorum: u16, max_ms: u32, applied: &str) -> KvClusterStatus {
         serde_json::from_value(json!({
@@ -309,8 +325,8 @@ mod tests {
 
     #[test]
     fn a_change_is_applied_when_the_status_of_its_generation_says_so() {
-        assert_eq!(missing(&status(7, 4, 60, "True"), CHANGE, 7), None);
-        assert_eq!(missing(&status(8, 4, 60, "True"), CHANGE, 7), None, "someone changed something else since");
+        assert_eq!(missing(&status(7, 4, 60, "True"), &CHANGE, 7), None);
+        assert_eq!(missing(&status(8, 4, 60, "True"), &CHANGE, 7), None, "someone changed something else since");
         for (status, expected) in [
             (status(6, 4, 60, "True"), "the operator has not seen generation 7 of the spec yet"),
             (status(7, 3, 60, "True"), "the status says that write quorum 3 is applied"),
@@ -318,7 +334,7 @@ mod tests {
             (status(7, 4, 60, "False"), "stored on 2 followers"),
             (KvClusterStatus::default(), "the operator has not seen generation 7 of the spec yet"),
         ] {
-            assert_eq!(missing(&status, CHANGE, 7).as_deref(), Some(expected));
+            assert_eq!(missing(&status, &CHANGE, 7).as_deref(), Some(expected));
         }
     }
 

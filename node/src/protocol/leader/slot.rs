@@ -74,6 +74,8 @@ pub(super) struct Progress {
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
     pub(super) name: Arc<str>,
+    /// The number by which a law of the delays names it.
+    pub(super) number: u16,
     /// It is a declared follower. The leader releases any other once the declared ones have
     /// everything.
     pub(super) wanted: bool,
@@ -96,6 +98,7 @@ impl Slot {
     pub(super) fn new(name: Arc<str>) -> Self {
         Self {
             name,
+            number: 0,
             wanted: true,
             session: 0,
             link: Link::Down,
@@ -112,9 +115,9 @@ impl Slot {
     /// The same follower for a leader that restarts recovery under another epoch. Only its identity
     /// and its connection remain; every other field gets its initial value.
     pub(super) fn in_new_epoch(self) -> Self {
-        let Self { name, wanted, session, link, hello, bound, .. } = self;
+        let Self { name, number, wanted, session, link, hello, bound, .. } = self;
         let link = if link == Link::Down { Link::Down } else { Link::Greeted };
-        Self { wanted, session, link, hello, bound, ..Self::new(name) }
+        Self { number, wanted, session, link, hello, bound, ..Self::new(name) }
     }
 
     /// Whether the follower reports that no process leads: none ever did, or the leader resigned.

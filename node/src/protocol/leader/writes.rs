@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::conditions::Condition;
@@ -13,7 +12,6 @@ use super::window::Pending;
 use super::{Entry, Leader, Limits, Link, Output, Phase, Receipt, SlotId};
 use crate::protocol::messages::Write;
 use crate::protocol::types::{Epoch, Key, RESTORE_MARK, RETRY_MARKS_PER_KEY, Record, RetryMark, SEQ_MAX, Version};
-use crate::protocol::value::Value;
 
 /// How many retries of one write may wait for it, in addition to the first request.
 const WAITERS_MAX: usize = 64;
@@ -24,7 +22,7 @@ pub struct NewWrite {
     /// The key.
     pub key: Key,
     /// The value; `None` deletes the key.
-    pub value: Option<Value>,
+    pub value: Option<Arc<str>>,
     /// The client's `Idempotency-Key`.
     pub retry_token: Option<Arc<str>>,
     /// Whether the receipt should contain the drawn delays.
@@ -189,7 +187,7 @@ impl<W, R> Leader<W, R> {
         &mut self,
         known: Option<(usize, Record)>,
         key: Key,
-        value: Option<Value>,
+        value: Option<Arc<str>>,
         token: Option<(Arc<str>, u64)>,
         explain: bool,
         now_us: u64,
@@ -301,14 +299,15 @@ impl<W, R> Leader<W, R> {
     /// Draws an independent delay for each follower. Returns the followers without a delay, and the
     /// delays if `explain`.
     fn draw(&mut self, write: &Arc<Write>, explain: bool) -> (Mask, Option<Vec<u32>>) {
-        let range = self.settings.delay;
+        let delay = &self.settings.delay;
+        let shared_ms = delay.draw_shared_ms(&mut self.rng);
         let mut due = Mask::default();
         let mut drawn = explain.then(Vec::new);
         for (index, slot) in self.slots.iter().enumerate() {
             let (id, Some(slot)) = (SlotId(index as u8), slot.as_ref()) else {
                 continue;
             };
-            let delay_us = if range.max_us == 0 { 0 } else { self.rng.random_range(range.min_us..=range.max_us) };
+            let delay_us = delay.draw_us(slot.number, shared_ms, &mut self.rng);
             if slot.wanted
                 && let Some(drawn) = &mut drawn
             {

@@ -60,10 +60,11 @@ impl Coordinator {
                     }
                 }
             }
-            state.core.set(wanted.write_quorum, wanted.followers, (&wanted).into());
+            state.core.set(wanted.write_quorum, wanted.followers, &wanted);
             // Delays and timeouts need no quorum; they apply from the next write on.
             state.in_force.min_delay_ms = wanted.min_delay_ms;
             state.in_force.max_delay_ms = wanted.max_delay_ms;
+            state.in_force.delay = wanted.delay.clone();
             state.in_force.replication_timeout_ms = wanted.replication_timeout_ms;
             let generation = wanted.generation;
             state.wanted = wanted;
@@ -75,7 +76,7 @@ impl Coordinator {
     /// Records the configuration that came into force.
     pub(super) fn settle(&self, state: &mut State) {
         if state.core.is_open() && state.core.settled() && state.in_force != state.wanted {
-            state.in_force = state.wanted;
+            state.in_force = state.wanted.clone();
             let LiveConfig { generation, write_quorum, followers, min_delay_ms, max_delay_ms, .. } = state.in_force;
             info!(generation, write_quorum, followers, min_delay_ms, max_delay_ms, "configuration in force");
         } else if let Some(config) = state.core.config() {

@@ -180,7 +180,7 @@ impl State {
             };
             PendingConfig { generation, write_quorum, followers, message }
         });
-        ConfigView { in_force: self.in_force, delay_seed: Some(seed), pending }
+        ConfigView { in_force: self.in_force.clone(), delay_seed: Some(seed), pending }
     }
 
     fn followers(&self, now_us: u64) -> Vec<PlaceView> {

@@ -18,7 +18,7 @@ fn followers() -> Vec<Follower> {
 fn leader(id: u64) -> Core {
     let limits = Limits { message_bytes: 1, scan_keys: 1, ..Limits::default() };
     let settings =
-        LeaderSettings { quorum: QUORUM, size: 3, delay: DelayRange { min_us: 0, max_us: 0 }, limits, seed: 1 };
+        LeaderSettings { quorum: QUORUM, size: 3, delay: DelayRange { min_us: 0, max_us: 0 }.into(), limits, seed: 1 };
     let mut leader = Leader::new(id, settings);
     (0..3).for_each(|place| assert!(leader.declare(&format!("f{place}")).is_some()));
     leader

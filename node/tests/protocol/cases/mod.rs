@@ -7,7 +7,7 @@ mod followers;
 mod leaders;
 mod rules;
 
-use kv_node::protocol::value::Value;
+use std::sync::Arc;
 
 use crate::sim::history::Act;
 use crate::sim::network::Direction;
@@ -73,7 +73,7 @@ impl World {
     }
 
     /// A linearizable read at a leader.
-    fn seen(&mut self, leader: usize) -> Option<Value> {
+    fn seen(&mut self, leader: usize) -> Option<Arc<str>> {
         let op = self.begin(None, 0, Act::Read, false);
         self.attempt(op, leader);
         self.until("the read", |world| world.is_acked(op));
@@ -121,6 +121,6 @@ impl World {
 }
 
 /// The value that an operation wrote.
-fn value_of(op: usize) -> Option<Value> {
+fn value_of(op: usize) -> Option<Arc<str>> {
     Some(format!("v{op}").into())
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use kv_node::protocol::leader::{Accepted, NewWrite, Refusal};
-use kv_node::protocol::value::Value;
 use rand::RngExt;
 
 use super::history::{Act, Op};
@@ -47,7 +46,7 @@ impl World {
     }
 
     /// A value that no other operation writes.
-    pub(crate) fn value(&self, op: usize) -> Value {
+    pub(crate) fn value(&self, op: usize) -> Arc<str> {
         format!("v{op}").into()
     }
 
@@ -103,7 +102,7 @@ impl World {
         }
     }
 
-    fn put(&mut self, op: usize, leader: usize, key: Arc<str>, value: Option<Value>, token: Option<Arc<str>>) {
+    fn put(&mut self, op: usize, leader: usize, key: Arc<str>, value: Option<Arc<str>>, token: Option<Arc<str>>) {
         let now_us = self.now_us;
         let new = NewWrite { key: key.clone(), value: value.clone(), retry_token: token, explain: false, now_us };
         let mut taken = Err(Refusal::Recovering);

@@ -43,7 +43,7 @@ impl World {
         let settings = LeaderSettings {
             quorum: self.wanted.0,
             size: self.wanted.1,
-            delay: self.delay(),
+            delay: self.delay().into(),
             limits: self.plan.sizes.leader,
             seed: self.rng.random(),
         };
