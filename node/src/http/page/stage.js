@@ -66,7 +66,7 @@ function layOut() {
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("height", height);
   svg.replaceChildren();
-  const left = narrow ? 52 : 84, right = width - (narrow ? 112 : 190), middle = height / 2;
+  const left = narrow ? 52 : 84, right = width - (narrow ? 118 : 190), middle = height / 2;
   const wires = svg.appendChild(shape("g"));
   moving = svg.appendChild(shape("g"));
   leader = svg.appendChild(shape("circle", { class: "leader", cx: left, cy: middle, r: LEADER_RADIUS }));
@@ -82,7 +82,7 @@ function layOut() {
     const circle = svg.appendChild(shape("circle", { class: "node", cx: right, cy: y, r: 9 }));
     circle.appendChild(shape("title", {}, name));
     const label = svg.appendChild(shape("text", { x: right + 17, y: row < 30 ? y + 4 : y - 1, "font-size": 12.5 }));
-    say(label, shorten(shortName(name), narrow ? 13 : 24));
+    say(label, shorten(shortName(name), narrow ? 14 : 24));
     const result = svg.appendChild(shape("text", { class: "soft", x: right + 17, y: y + 15, "font-size": 12 }));
     if (row < 30) result.setAttribute("visibility", "hidden");
     return [name, { x: right, y, from: { x: left, y: middle }, wire, circle, label, result, level: "up" }];

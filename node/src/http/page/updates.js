@@ -22,7 +22,8 @@ export async function follow({ update, lost }) {
     try {
       await connect(heard);
     } catch (error) {
-      lost(error.message);
+      // Browsers word a broken connection differently.
+      lost(error instanceof TypeError ? "the connection broke" : error.message);
     }
     await sleep(wait);
   }

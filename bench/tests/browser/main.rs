@@ -1,0 +1,104 @@
+//! Goal: the leader's page shows the cluster as it is, changes what it offers to change, and survives the loss of its
+//! leader. Method: real nodes, and a headless Chromium that uses the page as a person with a keyboard does. Skipped where
+//! no Chromium is installed.
+
+mod chromium;
+#[path = "../support/mod.rs"]
+mod support;
+
+use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
+use tempfile::TempDir;
+
+use self::chromium::{Chromium, installed};
+use self::support::KV_BENCH;
+
+const TOKEN: &str = "token of the page's test";
+
+/// The text of the element with this id.
+fn text(id: &str) -> String {
+    format!("document.getElementById('{id}').textContent")
+}
+
+/// The number at the beginning of the text of the element with this id.
+fn number(id: &str) -> String {
+    format!("parseFloat({})", text(id))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_and_changes_the_cluster() {
+    let Some(program) = installed() else {
+        println!("skipped: no Chromium is installed (chromium in PATH, or CHROMIUM)");
+        return;
+    };
+    let logs = TempDir::new().expect("a directory");
+    let options = LocalClusterOptions {
+        followers: 3,
+        max_delay_ms: 60,
+        environment: vec![("AUTH_TOKEN".to_owned(), TOKEN.to_owned())],
+        ..LocalClusterOptions::new(KV_BENCH, logs.path())
+    };
+    let mut cluster = LocalCluster::start(options).await.expect("the cluster starts");
+    let mut page = Chromium::start(program).await;
+    page.open(&cluster.leader_url()).await;
+
+    // What is there: W = 1 of 3 between 0 and 60 ms has a mean of 60 · 1/4.
+    page.until(&format!("{} === 'open' && {} === '15.0 ms'", text("state"), text("predicted"))).await;
+    page.evaluate("document.getElementById('pace').value = '1'; document.getElementById('load').click()").await;
+    page.until(&format!("{} >= 20 && {} > 0", number("count"), number("measured"))).await;
+    page.until(&format!("/seq .* committed after .* confirmation 1 of 3/.test({})", text("caption"))).await;
+    let curve = page.evaluate("document.querySelector('#histogram .curve').getAttribute('d')").await;
+
+    // The quorum, with the keyboard: the leader asks for the token, once.
+    page.evaluate("document.getElementById('quorum').focus()").await;
+    page.press("ArrowRight", 39).await;
+    page.until("document.activeElement.id === 'token' && document.activeElement.checkVisibility()").await;
+    page.enter("another token").await;
+    page.evaluate("document.getElementById('token-form').requestSubmit()").await;
+    page.until(&format!("{} === 'The leader refuses this token.'", text("settings-answer"))).await;
+    page.enter(TOKEN).await;
+    page.evaluate("document.getElementById('token-form').requestSubmit()").await;
+    page.until(&format!("{} === '30.0 ms' && {} === '2 of 3'", text("predicted"), text("rule"))).await;
+    page.until(&format!("{} >= 5", number("count"))).await;
+    page.evaluate("document.getElementById('quorum').focus()").await;
+    page.press("ArrowRight", 39).await;
+    page.until(&format!("{} === '45.0 ms' && {} === '3 of 3'", text("predicted"), text("rule"))).await;
+    // The measurement starts anew, and the bars move with the curve.
+    page.until(&format!("{} < 5", number("count"))).await;
+    page.until(&format!("{} >= 20 && {} > 30", number("count"), number("measured"))).await;
+    page.until("document.querySelectorAll('#histogram .bar').length > 2").await;
+    assert_ne!(page.evaluate("document.querySelector('#histogram .curve').getAttribute('d')").await, curve);
+
+    // A follower that is killed turns red, and comes back.
+    let row = format!("document.querySelector('tr[data-follower=\"{}\"]')", cluster.follower_url(1));
+    page.until(&format!("{row}.dataset.level === 'up'")).await;
+    cluster.kill_follower(1).expect("killed");
+    page.until(&format!("{row}.dataset.level === 'down' && {row}.innerText.includes('down')")).await;
+    let red = "['rgb(198, 40, 40)', 'rgb(255, 107, 102)']";
+    page.until(&format!("{red}.includes(getComputedStyle({row}.querySelector('.state')).color)")).await;
+    page.until(&format!("{red}.includes(getComputedStyle(document.querySelector('#stage .node.down')).fill)")).await;
+    page.until(&format!("{}.includes('none can be committed')", text("histogram-text"))).await;
+    cluster.start_follower(1).await.expect("started");
+    page.until(&format!("{row}.dataset.level === 'up' && !document.querySelector('#stage .down')")).await;
+
+    // The leader is killed: the page reports it, and goes on by itself with the next one.
+    page.evaluate("window.since = 'before'").await;
+    cluster.kill_leader().expect("killed");
+    page.until("document.getElementById('link').dataset.state === 'lost'").await;
+    cluster.start_leader().await.expect("started");
+    page.until("document.getElementById('link').dataset.state === 'live'").await;
+    page.until(&format!("{} === 'open' && {}.includes('epoch 2')", text("state"), text("facts"))).await;
+    page.until(&format!("{} >= 5", number("count"))).await;
+    assert_eq!(page.evaluate("window.since").await, "before", "the page was not loaded again");
+
+    // Get shows what put wrote.
+    page.evaluate("document.getElementById('put-form').requestSubmit()").await;
+    page.until(&format!("/^Committed: color has seq 1,/.test({})", text("kv-answer"))).await;
+    page.evaluate("document.getElementById('get').click()").await;
+    page.until(&format!("{}.startsWith('color is “blue”')", text("kv-answer"))).await;
+
+    // A follower's page names the leader.
+    page.open(&cluster.follower_url(0)).await;
+    page.until(&format!("{}.includes('{}')", text("rows"), cluster.leader_url())).await;
+    page.until(&format!("{} === 'synced'", text("state"))).await;
+    assert!(page.faults.is_empty(), "{:?}", page.faults);
+}
