@@ -184,7 +184,7 @@ fn preset(name: &str, path: &str) -> Result<Shape, ConfigError> {
     };
     match name {
         "linkedin-disk" => Ok(pareto_or_exponential(0.38, 1.05, 1.51, 0.183)),
-        "yammer" => Ok(pareto_or_exponential(0.94, 3.0, 3.35, 0.0028)),
+        "yammer" => Ok(pareto_or_exponential(0.939, 3.0, 3.35, 0.0028)),
         "wan-3-zones" => fail(format!("{path}.preset is \"wan-3-zones\", which is a law of all followers together")),
         _ => fail(format!("{path}.preset is {name:?}: it must be one of {}", PRESETS.join(", "))),
     }

@@ -1,6 +1,6 @@
 //! What a write quorum must cost and what a read at a follower may miss, computed exactly.
 //!
-//! A leader sends a write to `N` followers, each after a delay drawn uniformly from `[a, b]`, and answers at the
+//! This is about uniform delays; [`numbers`] has any other law. A leader sends a write to `N` followers, each after a delay drawn uniformly from `[a, b]`, and answers at the
 //! `W`-th confirmation. Measured in units of `b − a`, the delays are `N` independent uniforms `U₁ … U_N`, and the
 //! answer comes at their `W`-th smallest, the *order statistic* `U₍W₎`.
 //!
@@ -17,37 +17,114 @@
 //! `X ~ Binomial(N, u)`: that number is distributed as `min(X, N−W)`. So `max(N−W−X, 0)` followers still miss it, and a
 //! reader who picks one of `N` at random misses it with probability `E[max(N−W−X, 0)]/N`.
 
-use serde::Serialize;
+mod numbers;
 
-/// The time until the `W`-th of `N` followers has confirmed, with delays uniform in `[min, max]` ms.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct QuorumDelay {
+use kvcluster_api::delay::Delays;
+
+use self::numbers::Numbers;
+
+/// The time until the `W`-th of `N` followers has confirmed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuorumDelay(Law);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Law {
+    Uniform(Uniform),
+    Numbers(Box<Numbers>),
+}
+
+impl QuorumDelay {
+    /// The law for `write_quorum` of `followers` with delays uniform in `[min, max]` ms; `None` unless `1 ≤ W ≤ N` and
+    /// `0 ≤ min ≤ max`.
+    pub fn new(followers: u16, write_quorum: u16, min_delay_ms: f64, max_delay_ms: f64) -> Option<Self> {
+        let valid = (1..=followers).contains(&write_quorum) && 0.0 <= min_delay_ms && min_delay_ms <= max_delay_ms;
+        valid.then_some(Self(Law::Uniform(Uniform { followers, write_quorum, min_delay_ms, max_delay_ms })))
+    }
+
+    /// The law for `write_quorum` of `followers` with these delays; `None` unless `1 ≤ W ≤ N`.
+    pub fn of(delays: &Delays, followers: u16, write_quorum: u16) -> Option<Self> {
+        let numbers = || Self(Law::Numbers(Box::new(Numbers::new(delays, followers, write_quorum))));
+        (1..=followers).contains(&write_quorum).then(numbers)
+    }
+
+    /// Expected delay.
+    pub fn mean_ms(&self) -> f64 {
+        match &self.0 {
+            Law::Uniform(law) => law.mean_ms(),
+            Law::Numbers(law) => law.mean_ms(),
+        }
+    }
+
+    /// Standard deviation of the delay.
+    pub fn sd_ms(&self) -> f64 {
+        match &self.0 {
+            Law::Uniform(law) => law.sd_ms(),
+            Law::Numbers(law) => law.sd_ms(),
+        }
+    }
+
+    /// Probability that the delay is at most `delay_ms`.
+    pub fn cdf(&self, delay_ms: f64) -> f64 {
+        match &self.0 {
+            Law::Uniform(law) => law.cdf(delay_ms),
+            Law::Numbers(law) => law.cdf(delay_ms),
+        }
+    }
+
+    /// The delay in ms that a fraction `p` of the writes stays at or below.
+    pub fn quantile_ms(&self, p: f64) -> f64 {
+        match &self.0 {
+            Law::Uniform(law) => law.quantile_ms(p),
+            Law::Numbers(law) => law.quantile_ms(p),
+        }
+    }
+
+    /// The largest distance between this law and the distribution of a **sorted** sample whose values are rounded to
+    /// `rounding_ms`: what a Dvoretzky-Kiefer-Wolfowitz band bounds.
+    ///
+    /// With a shared part, one value of the law is a long sum. Then 1,000 values of a larger sample are compared.
+    pub fn distance(&self, sorted_ms: &[f64], rounding_ms: f64) -> f64 {
+        let slow = matches!(&self.0, Law::Numbers(law) if law.is_slow());
+        let step = if slow { sorted_ms.len().div_ceil(1_000) } else { 1 };
+        let count = sorted_ms.len() as f64;
+        // Rounded by half a unit at most; the rest is for values that floats do not represent exactly.
+        let rounding_ms = rounding_ms / 2.0 + 1e-9;
+        let distance_at = |index: usize| {
+            let ms = sorted_ms[index];
+            let (below, up_to) = (
+                sorted_ms.partition_point(|value| *value < ms) as f64 / count,
+                sorted_ms.partition_point(|value| *value <= ms) as f64 / count,
+            );
+            // With steps in the law, its value just below `ms` differs from the value at `ms`.
+            (up_to - self.cdf(ms + rounding_ms)).max(self.cdf(ms - rounding_ms) - below)
+        };
+        (0..sorted_ms.len()).step_by(step.max(1)).map(distance_at).fold(0.0, f64::max)
+    }
+}
+
+/// The order statistic of uniform delays, in closed form.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Uniform {
     followers: u16,
     write_quorum: u16,
     min_delay_ms: f64,
     max_delay_ms: f64,
 }
 
-impl QuorumDelay {
-    /// The law for `write_quorum` of `followers`; `None` unless `1 ≤ W ≤ N` and `0 ≤ min ≤ max`.
-    pub fn new(followers: u16, write_quorum: u16, min_delay_ms: f64, max_delay_ms: f64) -> Option<Self> {
-        let valid = (1..=followers).contains(&write_quorum) && 0.0 <= min_delay_ms && min_delay_ms <= max_delay_ms;
-        valid.then_some(Self { followers, write_quorum, min_delay_ms, max_delay_ms })
-    }
-
+impl Uniform {
     /// Expected delay: `a + (b − a)·W/(N + 1)` ms.
-    pub fn mean_ms(&self) -> f64 {
+    fn mean_ms(&self) -> f64 {
         self.at(f64::from(self.write_quorum) / f64::from(self.followers + 1))
     }
 
     /// Standard deviation of the delay: `(b − a)·√(W(N−W+1)/((N+1)²(N+2)))` ms.
-    pub fn sd_ms(&self) -> f64 {
+    fn sd_ms(&self) -> f64 {
         let (n, w) = (f64::from(self.followers), f64::from(self.write_quorum));
         self.span_ms() * (w * (n - w + 1.0) / ((n + 1.0).powi(2) * (n + 2.0))).sqrt()
     }
 
     /// Probability that the delay is at most `delay_ms`.
-    pub fn cdf(&self, delay_ms: f64) -> f64 {
+    fn cdf(&self, delay_ms: f64) -> f64 {
         if delay_ms >= self.max_delay_ms {
             return 1.0;
         }
@@ -61,7 +138,7 @@ impl QuorumDelay {
     ///
     /// The binomial tail grows strictly with `x`, so bisection finds the one `x` where it is `p`; 60 halvings of
     /// [0, 1] leave less than the rounding of the sum itself.
-    pub fn quantile_ms(&self, p: f64) -> f64 {
+    fn quantile_ms(&self, p: f64) -> f64 {
         let (mut low, mut high) = (0.0, 1.0);
         for _ in 0..60 {
             let middle = f64::midpoint(low, high);
