@@ -24,6 +24,32 @@ fn number(id: &str) -> String {
     format!("parseFloat({})", text(id))
 }
 
+/// The means of five followers by the page's theory, for W = 1 to 5.
+async fn means(page: &mut Chromium, law: &str) -> Vec<f64> {
+    let theory = format!("theoryOf({{ delay: {law} }}, [0, 1, 2, 3, 4])");
+    let all = format!("import('/page/theory.js').then(({{ theoryOf }}) => [1, 2, 3, 4, 5].map({theory}.mean))");
+    serde_json::from_value(page.evaluate(&all).await).expect("numbers")
+}
+
+/// Uniform and exponential laws have closed forms. The means of yammer are those of 200,000 simulated writes.
+async fn theory_agrees_with_closed_forms(page: &mut Chromium) {
+    let uniform: Vec<f64> = (1..=5).map(|w| 20.0 + 60.0 * f64::from(w) / 6.0).collect();
+    let harmonic = |upto: u32| (1..=upto).map(|n| 1.0 / f64::from(n)).sum::<f64>();
+    let exponential = (1..=5).map(|w| 40.0 * (harmonic(5) - harmonic(5 - w))).collect();
+    for (law, expected, error) in [
+        ("{ minMs: 20, maxMs: 80 }", uniform.clone(), 0.002),
+        ("{ mixture: [{ weight: 7, maxMs: 60 }], offsetMs: 20 }", uniform.clone(), 0.002),
+        ("{ maxMs: 60, shared: { constant: { ms: 20 } } }", uniform, 0.01),
+        ("{ exponential: { meanMs: 40 } }", exponential, 0.002),
+        ("{ preset: 'yammer' }", vec![3.2, 3.5, 4.2, 10.8, 106.0], 0.03),
+        ("{ preset: 'wan-3-zones' }", vec![0.5, 1.5, 76.5, 79.5, 150.0], 0.03),
+    ] {
+        let found = means(page, law).await;
+        let agree = found.iter().zip(&expected).all(|(found, expected)| (found / expected - 1.0).abs() < error);
+        assert!(found.len() == 5 && agree, "{law}: {found:?}, not {expected:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_and_changes_the_cluster() {
     let Some(program) = installed() else {
@@ -95,6 +121,14 @@ async fn the_page_shows_and_changes_the_cluster() {
     page.until(&format!("/^Committed: color has seq 1,/.test({})", text("kv-answer"))).await;
     page.evaluate("document.getElementById('get').click()").await;
     page.until(&format!("{}.startsWith('color is “blue”')", text("kv-answer"))).await;
+
+    // Another law of the delays, and what theory says about it.
+    let choose =
+        "const law = document.getElementById('law'); law.value = 'yammer'; law.dispatchEvent(new Event('change'))";
+    page.evaluate(choose).await;
+    page.until(&format!("{}.includes('3 delays, yammer')", text("histogram-text"))).await;
+    page.until("document.getElementById('max-delay').checkVisibility() === false").await;
+    theory_agrees_with_closed_forms(&mut page).await;
 
     // A follower's page names the leader.
     page.open(&cluster.follower_url(0)).await;

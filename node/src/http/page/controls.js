@@ -1,12 +1,22 @@
 // What the visitor can change: the settings, keys, and a gentle load.
 
-import { byId, say } from "./draw.js";
+import { byId, lawText, say } from "./draw.js";
 
 const LOAD_PER_S = 10;
 const LOAD_KEYS = 10;
 /** A browser opens six connections to one node, and the updates need one. */
 const LOAD_AT_ONCE = 4;
 
+/** Laws to choose from, beside the uniform one. */
+const LAWS = {
+  "exponential, mean 40 ms": { exponential: { meanMs: 40 } },
+  "lognormal, median 20 ms": { lognormal: { medianMs: 20, sigma: 0.5 } },
+  "linkedin-disk": { preset: "linkedin-disk" },
+  yammer: { preset: "yammer" },
+  "wan-3-zones": { preset: "wan-3-zones" },
+};
+
+const law = byId("law");
 const quorum = byId("quorum"), minDelay = byId("min-delay"), maxDelay = byId("max-delay");
 let token = "";
 let kvcluster = null;
@@ -42,9 +52,7 @@ export function show({ status, kvcluster: owner }) {
   if (!busy) {
     quorum.max = config.followers;
     quorum.value = config.write_quorum;
-    for (const slider of [minDelay, maxDelay]) slider.max = Math.max(500, config.max_delay_ms);
-    minDelay.value = config.min_delay_ms;
-    maxDelay.value = config.max_delay_ms;
+    showLaw(config);
     if (config.pending) answer("settings-answer", `A change is on its way: ${config.pending.message}.`);
     else if (byId("settings-answer").textContent.startsWith("A change")) answer("settings-answer", "");
     showValues();
@@ -52,6 +60,23 @@ export function show({ status, kvcluster: owner }) {
   say(byId("tolerates"), `Followers that may be down before writes stop: ${tolerates.followers_down}. `
     + `Disks that may be lost without losing a committed write: ${tolerates.disks_lost}.`);
 }
+
+for (const name of ["uniform", ...Object.keys(LAWS)]) law.append(new Option(name));
+
+function showLaw(config) {
+  const same = (one) => JSON.stringify(one) === JSON.stringify(config.delay);
+  const name = config.delay ? Object.keys(LAWS).find((key) => same(LAWS[key])) ?? lawText(config) : "uniform";
+  if (![...law.options].some((option) => option.value === name)) law.append(new Option(name));
+  law.value = name;
+  for (const row of document.querySelectorAll(".of-uniform")) row.hidden = Boolean(config.delay);
+  if (config.delay) return;
+  for (const slider of [minDelay, maxDelay]) slider.max = Math.max(500, config.max_delay_ms);
+  minDelay.value = config.min_delay_ms;
+  maxDelay.value = config.max_delay_ms;
+}
+
+/** The law that is chosen, in the words of `PATCH /config` and of a KvCluster. */
+const chosenLaw = () => LAWS[law.value] ?? { minMs: Number(minDelay.value), maxMs: Number(maxDelay.value) };
 
 function showValues() {
   say(byId("quorum-value"), `${quorum.value} of ${quorum.max}`);
@@ -61,7 +86,7 @@ function showValues() {
   if (!kvcluster) return;
   const [namespace, name] = kvcluster.split("/");
   say(byId("kvcluster"), kvcluster);
-  const spec = { writeQuorum: Number(quorum.value), delay: { minMs: Number(minDelay.value), maxMs: Number(maxDelay.value) } };
+  const spec = { writeQuorum: Number(quorum.value), delay: chosenLaw() };
   say(byId("command"), `kubectl -n ${namespace} patch kvc ${name} --type merge -p '${JSON.stringify({ spec })}'`);
 }
 
@@ -76,10 +101,14 @@ for (const slider of [quorum, minDelay, maxDelay]) {
 }
 quorum.addEventListener("change", () => change({ write_quorum: Number(quorum.value) }));
 for (const slider of [minDelay, maxDelay]) {
-  slider.addEventListener("change", () => {
-    change({ min_delay_ms: Number(minDelay.value), max_delay_ms: Number(maxDelay.value) });
-  });
+  slider.addEventListener("change", () => change({ delay: chosenLaw() }));
 }
+law.addEventListener("change", () => {
+  busy = true;
+  for (const row of document.querySelectorAll(".of-uniform")) row.hidden = law.value in LAWS;
+  showValues();
+  change({ delay: chosenLaw() });
+});
 byId("settings").addEventListener("submit", (event) => event.preventDefault());
 
 async function change(patch) {

@@ -40,15 +40,25 @@ export const plural = (count, what) => `${number(count)} ${what}${count === 1 ? 
 /** A follower that is listed by URL is named by its address. */
 export const shortName = (name) => name.replace(/^https?:\/\//, "");
 
+/** How long a delay usually takes at most. The longest one of a law may be an hour. */
+export const usualDelayMs = (config) => Math.min(config.max_delay_ms, 2000);
+
 /** "down", "behind" or "up": how a follower is shown. */
-export function level(follower, longestDelayMs) {
+export function level(follower, delayMs) {
   if (["unreachable", "lagging"].includes(follower.state)) return "down";
-  const late = follower.lag_writes > 0 && follower.lag_ms > longestDelayMs + 500;
+  const late = follower.lag_writes > 0 && follower.lag_ms > delayMs + 500;
   return follower.state === "streaming" && !late ? "up" : "behind";
 }
 
 /** What a follower does, in one or two words. */
-export function stateText(follower, longestDelayMs) {
-  if (level(follower, longestDelayMs) === "down") return "down";
-  return follower.state === "streaming" && level(follower, longestDelayMs) === "behind" ? "behind" : follower.state;
+export function stateText(follower, delayMs) {
+  const shown = level(follower, delayMs);
+  if (shown === "down") return "down";
+  return follower.state === "streaming" && shown === "behind" ? "behind" : follower.state;
+}
+
+/** A law of the delays in a few words. */
+export function lawText({ min_delay_ms: minMs, max_delay_ms: maxMs, delay }) {
+  if (!delay) return `uniform from ${minMs} to ${maxMs} ms`;
+  return delay.preset && Object.keys(delay).length === 1 ? delay.preset : JSON.stringify(delay);
 }

@@ -1,7 +1,7 @@
 // The measured latencies as bars, and the density of theory over them.
 
-import { byId, duration, number, say, shape } from "./draw.js";
-import { density, law, mean } from "./theory.js";
+import { byId, duration, lawText, number, say, shape } from "./draw.js";
+import { theoryOf } from "./theory.js";
 
 const HEIGHT = 250;
 const TOP = 34;
@@ -26,18 +26,19 @@ export function since(now, before) {
   return { count, buckets, meanMs, errorMs: 2 * Math.sqrt(variance / count) };
 }
 
-/** Draws. `followers` is how many confirm writes now. */
+/** Draws. `followers` are the numbers of those that confirm writes now. */
 export function draw(measured, config, followers) {
   const width = svg.clientWidth;
   if (!width) return;
-  const { write_quorum: quorum, min_delay_ms: minMs, max_delay_ms: maxMs } = config;
-  const theory = law({ quorum, followers, minMs, maxMs });
+  const quorum = config.write_quorum;
+  const possible = quorum <= followers.length && config.max_delay_ms > 0;
+  const theory = possible ? theoryOf(config, followers) : null;
   svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   svg.setAttribute("height", HEIGHT);
   svg.replaceChildren();
-  const [from, to] = bounds(measured, minMs, maxMs);
+  const [from, to] = bounds(measured, config, theory);
   const bins = binned(measured, from, to);
-  const points = theory ? curve(theory) : [];
+  const points = theory && config.max_delay_ms > config.min_delay_ms ? curve(theory, quorum, from, to) : [];
   const highest = Math.max(...bins, ...points.map(([, y]) => y), 1e-9) * 1.08;
   const x = (ms) => SIDE + (width - 2 * SIDE) * (ms - from) / (to - from);
   const y = (value) => HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * value / highest;
@@ -49,21 +50,29 @@ export function draw(measured, config, followers) {
     svg.append(shape("rect", { class: "bar", x: left + 0.5, y: top, width: Math.max(1, x(from + (index + 1) * step) - left - 1),
       height: HEIGHT - BOTTOM - top }));
   });
-  if (theory) {
+  if (points.length) {
     const path = points.map(([ms, value], index) => `${index ? "L" : "M"}${x(ms).toFixed(1)} ${y(value).toFixed(1)}`);
     svg.append(shape("path", { class: "curve", d: path.join("") }));
-    vertical(x(mean(theory)), "mean");
   }
+  if (theory && theory.mean(quorum) < to) vertical(x(theory.mean(quorum)), "mean");
   if (measured.count && measured.meanMs < to) vertical(x(measured.meanMs), "mean measured");
   axis(x, from, to, width);
-  if (maxMs > minMs) quorums({ followers, minMs, maxMs }, quorum, x, width);
-  legend(Boolean(theory), measured.count > 0);
-  describe(measured, theory, followers, config);
+  if (points.length) quorums(theory, quorum, x, width);
+  legend(points.length > 0, Boolean(theory), measured.count > 0);
+  describe(measured, theory, followers.length, config);
 }
 
-function bounds(measured, minMs, maxMs) {
+/** The times that the drawing covers. Of a law with a long tail it leaves the last half per cent out. */
+function bounds(measured, { min_delay_ms: minMs, max_delay_ms: maxMs, write_quorum: quorum }, theory) {
   let seen = 0;
   const most = measured.buckets.find(([, , count]) => (seen += count) >= measured.count * 0.995)?.[1] ?? 0;
+  if (theory && !theory.isUniform) {
+    const lower = theory.quantile(quorum, 0.005);
+    const upper = Math.max(theory.quantile(quorum, 0.995) * 1.05, 1);
+    const margin = (upper - lower) * 0.3;
+    // From 0, unless all writes take about as long as each other.
+    return [lower > upper / 2 ? lower - margin : 0, Math.max(upper, Math.min(most, 2 * upper))];
+  }
   if (!(maxMs > minMs)) return [Math.max(0, minMs * 0.9), Math.max(most * 1.3, minMs * 1.2, 2)];
   const span = maxMs - minMs;
   return [Math.max(0, minMs - span * 0.05), Math.max(maxMs + span * 0.06, Math.min(most, maxMs + 3 * span))];
@@ -83,12 +92,11 @@ function binned(measured, from, to) {
   return bins.map((count) => count / (measured.count * step || 1));
 }
 
-function curve(theory) {
-  const span = theory.maxMs - theory.minMs;
-  return Array.from({ length: CURVE_POINTS + 1 }, (_, index) => {
-    const ms = theory.minMs + span * index / CURVE_POINTS;
-    return [ms, density(theory, ms)];
-  });
+/** The density between two neighbouring points, at their middle. */
+function curve(theory, quorum, from, to) {
+  const step = (to - from) / CURVE_POINTS;
+  const chances = Array.from({ length: CURVE_POINTS + 1 }, (_, index) => theory.below(quorum, from + step * index));
+  return chances.slice(1).map((chance, index) => [from + step * (index + 0.5), (chance - chances[index]) / step]);
 }
 
 function vertical(x, className) {
@@ -111,21 +119,26 @@ function axis(x, from, to, width) {
 }
 
 /** The mean that theory gives each quorum, below the axis: what another one would cost. */
-function quorums({ followers, minMs, maxMs }, quorum, x, width) {
-  if (followers < 1 || (x(maxMs) - x(minMs)) / (followers + 1) < 16) return;
-  const y = HEIGHT - 14;
-  for (let w = 1; w <= followers; w++) {
-    const at = x(mean({ quorum: w, followers, minMs, maxMs }));
-    const className = w === quorum ? "" : "soft";
-    svg.append(shape("text", { class: className, x: at, y, "text-anchor": "middle", "font-size": 11.5,
-      "font-weight": w === quorum ? 600 : 400 }, width < 460 ? w : `W=${w}`));
+function quorums(theory, quorum, x, width) {
+  const label = (w) => width < 460 ? String(w) : `W=${w}`;
+  const space = width < 460 ? 14 : 34;
+  // The one in force is always there.
+  const order = [quorum, ...Array.from({ length: theory.followers }, (_, index) => index + 1).filter((w) => w !== quorum)];
+  const taken = [];
+  for (const w of order) {
+    const center = x(theory.mean(w));
+    if (center < SIDE || center > width - SIDE || taken.some((at) => Math.abs(at - center) < space)) continue;
+    taken.push(center);
+    svg.append(shape("text", { class: w === quorum ? "" : "soft", x: center, y: HEIGHT - 14, "text-anchor": "middle",
+      "font-size": 11.5, "font-weight": w === quorum ? 600 : 400 }, label(w)));
   }
 }
 
-function legend(hasTheory, hasMeasured) {
+function legend(hasCurve, hasTheory, hasMeasured) {
   const items = [];
   if (hasMeasured) items.push(["bar", "measured"], ["mean measured", "its mean"]);
-  if (hasTheory) items.push(["curve", "theory"], ["mean", "its mean"]);
+  if (hasCurve) items.push(["curve", "theory"]);
+  if (hasTheory) items.push(["mean", hasCurve ? "its mean" : "theory"]);
   let left = SIDE;
   for (const [className, text] of items) {
     if (className === "bar") svg.append(shape("rect", { class: className, x: left, y: 8, width: 14, height: 10 }));
@@ -139,16 +152,19 @@ function describe(measured, theory, followers, config) {
   const { write_quorum: quorum, min_delay_ms: minMs, max_delay_ms: maxMs } = config;
   say(byId("measured"), measured.count ? `${measured.meanMs.toFixed(1)} ± ${measured.errorMs.toFixed(1)} ms` : "–");
   say(byId("count"), number(measured.count));
-  say(byId("predicted"), theory ? `${mean(theory).toFixed(1)} ms` : maxMs === minMs ? `${minMs.toFixed(1)} ms` : "–");
+  say(byId("predicted"), theory ? `${theory.mean(quorum).toFixed(1)} ms` : "–");
   let text;
   if (quorum > followers) {
     text = `Only ${followers} followers confirm writes, and a write needs ${quorum}: none can be committed.`;
-  } else if (theory) {
-    text = `The ${ordinal(quorum)} smallest of ${followers} delays that are uniform from ${minMs} to ${maxMs} ms. `
-      + `Its mean is ${minMs} + ${maxMs - minMs} · ${quorum}/${followers + 1} = ${mean(theory).toFixed(1)} ms`
-      + ". Below the axis: the mean for each W.";
+  } else if (!theory) {
+    text = "There is no delay: this is the time of the system itself.";
   } else {
-    text = `Every delay is ${duration(minMs)}, so that the rest is the time of the system.`;
+    text = `The ${ordinal(quorum)} smallest of ${followers} delays, ${lawText(config)}. `;
+    text += theory.isUniform
+      ? `Its mean is ${minMs} + ${maxMs - minMs} · ${quorum}/${followers + 1} = ${theory.mean(quorum).toFixed(1)} ms. `
+      : `Half of all writes take at most ${duration(theory.quantile(quorum, 0.5))}, 99 % at most `
+        + `${duration(theory.quantile(quorum, 0.99))}. `;
+    text += "Below the axis: the mean for each W.";
   }
   if (!measured.count) text += " No write has been measured yet.";
   say(byId("histogram-text"), text);

@@ -1,7 +1,7 @@
 // The leader's page: takes each update and shows it.
 
 import { show as showControls } from "./controls.js";
-import { byId, duration, level, node, number, plural, say, shortName, stateText } from "./draw.js";
+import { byId, duration, level, node, number, plural, say, shortName, stateText, usualDelayMs } from "./draw.js";
 import { draw, since } from "./histogram.js";
 import * as stage from "./stage.js";
 import { follow } from "./updates.js";
@@ -63,21 +63,27 @@ function showFacts({ name, state, epoch, keys, message }) {
   say(byId("message"), message);
 }
 
-/** How many followers confirm writes now. */
-const confirming = ({ followers }) => followers.filter(({ state, member }) => state === "streaming" && member).length;
+/** The numbers of the followers that confirm writes now, by which a law of the delays names them. */
+function confirming({ followers }) {
+  const numbered = followers.map((follower, position) => {
+    const number = follower.name.includes("://") ? null : follower.name.match(/-(\d+)$/)?.[1];
+    return { ...follower, number: Number(number ?? position) };
+  });
+  return numbered.filter(({ state, member }) => state === "streaming" && member).map(({ number }) => number);
+}
 
 function showLatency({ at_ms: at, status, latency }) {
   const { config } = status;
-  const count = confirming(status);
-  const now = [config.write_quorum, config.min_delay_ms, config.max_delay_ms, count].join();
+  const followers = confirming(status);
+  const now = JSON.stringify([config.write_quorum, config.min_delay_ms, config.max_delay_ms, config.delay, followers]);
   // Another leader, or this one after every page was closed, counts from nothing.
   if (before && latency.count < before.count) before = null;
   if (now !== setting) {
-    settlesAt = setting ? at + config.max_delay_ms + SETTLE_MS : 0;
+    settlesAt = setting ? at + usualDelayMs(config) + SETTLE_MS : 0;
     setting = now;
   }
   if (at < settlesAt) before = latency;
-  draw(since(latency, before), config, count);
+  draw(since(latency, before), config, followers);
 }
 
 function showRate({ at_ms: at, status }) {
@@ -96,12 +102,12 @@ function showFollowers({ followers, config, writes }) {
   while (body.rows.length < followers.length) body.append(row());
   followers.forEach((follower, index) => {
     const tr = body.rows[index];
-    const longest = config.max_delay_ms;
-    tr.dataset.level = level(follower, longest);
+    const delayMs = usualDelayMs(config);
+    tr.dataset.level = level(follower, delayMs);
     tr.dataset.follower = follower.name;
     const [name, state, lag, age, note] = tr.cells;
     say(name, shortName(follower.name));
-    say(state.querySelector(".state"), stateText(follower, longest));
+    say(state.querySelector(".state"), stateText(follower, delayMs));
     say(lag, number(follower.lag_writes));
     say(age, follower.lag_writes ? duration(follower.lag_ms) : "–");
     say(note, follower.retiring ? "leaves the cluster" : follower.member ? follower.last_error ?? "" : "does not count yet");

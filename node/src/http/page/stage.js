@@ -1,6 +1,6 @@
 // The picture of one write: the leader, its followers, and what travels between them.
 
-import { byId, duration, level, shape, shortName, stateText, say } from "./draw.js";
+import { byId, duration, level, say, shape, shortName, stateText, usualDelayMs } from "./draw.js";
 
 /** Real time that a confirmation takes to be seen on its way back. On the wire it is too short. */
 const RETURN_MS = 220;
@@ -18,7 +18,7 @@ const caption = byId("caption");
 let width = 0;
 let followers = [];
 let quorum = 1;
-let longestDelayMs = 0;
+let delayMs = 0;
 let places = new Map();
 let leader, clock, counter, pips = [], moving;
 /** The write that is shown, and the one that is shown next. */
@@ -39,7 +39,7 @@ export function show(status) {
   const isSame = names(status.followers) === names(followers) && config.write_quorum === quorum;
   ({ followers } = status);
   quorum = config.write_quorum;
-  longestDelayMs = config.max_delay_ms;
+  delayMs = usualDelayMs(config);
   if (!isSame) layOut();
   else for (const follower of followers) paint(follower);
 }
@@ -103,11 +103,11 @@ const shorten = (text, length) => text.length > length ? `…${text.slice(1 - le
 function paint(follower) {
   const place = places.get(follower.name);
   if (!place) return;
-  place.level = level(follower, longestDelayMs);
+  place.level = level(follower, delayMs);
   place.wire.setAttribute("class", `wire ${place.level}`);
   place.label.setAttribute("class", place.level);
   paintNode(place);
-  if (place.level !== "up") say(place.result, stateText(follower, longestDelayMs));
+  if (place.level !== "up") say(place.result, stateText(follower, delayMs));
   else if (!playing) say(place.result, "");
 }
 
