@@ -129,19 +129,15 @@ async fn samples_show_the_delays_and_the_moment_of_the_commit() {
 
     let writes = 300;
     put(&leader, writes).await;
-    let (mut samples, mut last) = (Vec::new(), Value::Null);
+    let (mut samples, mut last, mut updates) = (Vec::new(), Value::Null, 1);
     while last["latency"]["count"] != writes || last["status"]["writes"]["backlog"] != 0 || last["writes"] != json!([])
     {
         last = page.next().await.expect("an update");
+        updates += 1;
         samples.extend(last["writes"].as_array().expect("a list").clone());
     }
     let number = |value: &Value| value.as_f64().expect("a number");
-    let elapsed_s = (number(&last["at_ms"]) - number(&first["at_ms"])) / 1e3;
-    assert!(
-        !samples.is_empty() && samples.len() as f64 <= 20.0 * elapsed_s + 1.0,
-        "{} in {elapsed_s} s",
-        samples.len()
-    );
+    assert!((1..=5 * updates).contains(&samples.len()), "{} in {updates} updates", samples.len());
     let mut seen = BTreeMap::new();
     for sample in &samples {
         *seen.entry(sample["key"].to_string()).or_insert(0) += 1;

@@ -183,7 +183,7 @@ impl Coordinator {
         let result = step(&mut state);
         let mut outputs = std::mem::take(&mut state.outputs);
         state.core.swap_outputs(&mut outputs);
-        if state.samples.is_on() {
+        if state.samples.begins() {
             let State { core, samples, in_force, .. } = &mut *state;
             samples.begin(core, in_force.write_quorum, &outputs, || self.now_us());
         }

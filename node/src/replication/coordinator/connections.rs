@@ -93,7 +93,7 @@ impl Coordinator {
             }
         }
         self.step(|state| {
-            if state.samples.is_on() {
+            if state.samples.waits() {
                 state.receive_sampled(slot, session, messages.drain(..), self.now_us());
             } else {
                 messages.drain(..).for_each(|message| state.core.receive(slot, session, message));

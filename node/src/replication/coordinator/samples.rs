@@ -1,9 +1,10 @@
 //! A sample of the writes under way, for the live page: the delay and the confirmation of each
 //! follower, and the moment of the commit.
 //!
-//! Nothing is recorded while no page is open. Otherwise the sample is bounded: [`SAMPLES_PER_S`]
-//! writes are followed per second, and at most [`OPEN_MAX`] at once. Everything is behind the lock
-//! of the coordinator.
+//! Nothing is recorded while no page is open. Otherwise the sample is bounded: after each update of
+//! the pages the next [`SAMPLES_PER_UPDATE`] writes are followed, and at most [`OPEN_MAX`] at once.
+//! Without a write to follow, a step costs one branch. Everything is behind the lock of the
+//! coordinator.
 
 use serde::Serialize;
 
@@ -12,8 +13,8 @@ use crate::protocol::leader::{Output, SlotId};
 use crate::protocol::messages::{ToLeader, Write};
 use crate::protocol::types::{Epoch, Key};
 
-/// Writes that are followed per second.
-const SAMPLES_PER_S: u64 = 20;
+/// Writes that are followed after each update of the pages.
+const SAMPLES_PER_UPDATE: usize = 5;
 
 /// Writes that are followed at once.
 const OPEN_MAX: usize = 64;
@@ -55,9 +56,12 @@ pub struct SampledFollower {
 #[derive(Debug, Default)]
 pub(super) struct Samples {
     on: bool,
+    /// How many more writes to follow until the next update.
+    allowed: usize,
     /// Epoch and index of the newest write that was looked at.
     newest: Option<(Epoch, u64)>,
-    begun_us: Option<u64>,
+    /// Whether a commit or a confirmation of a followed write is expected.
+    waits: bool,
     open: Vec<Open>,
 }
 
@@ -91,23 +95,25 @@ impl Open {
 }
 
 impl Samples {
-    /// Whether a page is open.
-    pub(super) fn is_on(&self) -> bool {
-        self.on
+    /// Whether the next write is to be followed.
+    pub(super) fn begins(&self) -> bool {
+        self.allowed > 0
     }
 
-    /// Follows the newest write if it is new and the last one is long enough ago. `outputs` are
-    /// those of the step that accepted it.
+    /// Whether a commit or a confirmation of a followed write is expected.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// Follows the newest write if it is new. `outputs` are those of the step that accepted it.
     pub(super) fn begin(&mut self, core: &Core, write_quorum: u16, outputs: &[CoreOutput], now: impl FnOnce() -> u64) {
         let Some(write) = core.newest_write() else { return };
         let (epoch, index) = identity(write);
         if self.newest.replace((epoch, index)) == Some((epoch, index)) {
             return;
         }
-        let now_us = now();
-        let is_due = self.begun_us.is_none_or(|begun_us| now_us >= begun_us + 1_000_000 / SAMPLES_PER_S);
         // The mark of a restore has no key that a client could use.
-        if !is_due || self.open.len() >= OPEN_MAX || write.key.is_empty() {
+        if write.key.is_empty() {
             return;
         }
         let leg = |output: &CoreOutput| match output {
@@ -118,9 +124,17 @@ impl Samples {
         let legs = outputs.iter().filter_map(leg);
         let legs = legs.map(|(slot, delay_us)| Leg { slot, delay_us, confirmed_us: None }).collect();
         let (key, seq) = (write.key.clone(), write.record.version.seq);
-        let (accepted_us, committed_us) = (now_us, None);
+        let (accepted_us, committed_us) = (now(), None);
         self.open.push(Open { epoch, index, key, seq, write_quorum, accepted_us, committed_us, legs });
-        self.begun_us = Some(now_us);
+        self.allowed -= 1;
+        self.waits = true;
+    }
+
+    /// Follows further writes than those accepted so far.
+    fn go_on(&mut self, core: &Core) {
+        // The delays of a write that was accepted before are not known.
+        self.newest = core.newest_write().map(identity);
+        self.allowed = SAMPLES_PER_UPDATE.min(OPEN_MAX - self.open.len());
     }
 
     /// Records the confirmations in a message that the leader is about to process.
@@ -143,6 +157,10 @@ impl Samples {
                 write.committed_us = Some(now_us);
             }
         }
+        self.waits = self
+            .open
+            .iter()
+            .any(|write| write.committed_us.is_none() || write.legs.iter().any(|leg| leg.confirmed_us.is_none()));
     }
 }
 
@@ -172,15 +190,17 @@ impl Coordinator {
     /// Begins or ends the sample of writes.
     pub(crate) fn sample(&self, on: bool) {
         let mut state = self.state.lock();
-        // The delays of a write that was accepted before are not known.
-        let newest = state.core.newest_write().map(identity);
-        state.samples = Samples { on, newest, ..Samples::default() };
+        let State { core, samples, .. } = &mut *state;
+        *samples = Samples { on, ..Samples::default() };
+        if on {
+            samples.go_on(core);
+        }
     }
 
     /// Whether a sample is under way.
     #[cfg(test)]
     pub(crate) fn is_sampling(&self) -> bool {
-        self.look(|state| state.samples.is_on())
+        self.look(|state| state.samples.on)
     }
 
     /// Takes the followed writes of which nothing more is expected, oldest first.
@@ -191,6 +211,9 @@ impl Coordinator {
         samples.note_commits(core, now_us);
         let timeout_us = u64::from(in_force.replication_timeout_ms) * 1000;
         let over: Vec<Open> = samples.open.extract_if(.., |write| write.is_over(now_us, timeout_us)).collect();
+        if samples.on {
+            samples.go_on(core);
+        }
         if over.is_empty() {
             return Vec::new();
         }
