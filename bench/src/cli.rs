@@ -6,6 +6,7 @@ mod compare;
 mod curves;
 mod failover;
 mod load;
+mod play;
 mod recover;
 mod sweep;
 
@@ -16,7 +17,7 @@ use clap::{Parser, Subcommand};
 
 pub use self::{
     check::CheckArguments, compare::CompareArguments, curves::CurvesArguments, failover::FailoverArguments,
-    load::LoadArguments, recover::RecoverArguments, sweep::SweepArguments,
+    load::LoadArguments, play::PlayArguments, recover::RecoverArguments, sweep::SweepArguments,
 };
 use crate::{
     node_command,
@@ -45,6 +46,11 @@ enum Command {
     /// that the replicas agree, and writes table, plot and data.
     #[command(after_help = sweep::AFTER_HELP)]
     Sweep(Box<SweepArguments>),
+    /// Start a cluster, show its page in the browser, and break it by commands
+    ///
+    /// Starts a leader and five followers with disks as processes on this machine, prints the address of the leader's page and
+    /// opens it where there is a desktop. Commands on standard input kill, pause and start nodes, until quit.
+    Play(PlayArguments),
     /// Break a cluster, and say whether what its clients saw was linearizable
     ///
     /// Starts a leader and five followers as processes on this machine. While clients write and read, kills and pauses
@@ -105,6 +111,7 @@ pub fn main() -> ExitCode {
     }
     match Arguments::parse().command {
         Command::Sweep(arguments) => exit_code(sweep::main(&arguments)),
+        Command::Play(arguments) => exit_code(play::main(&arguments)),
         Command::Check(arguments) => exit_code(check::main(&arguments)),
         Command::Load(arguments) => exit_code(load::main(&arguments)),
         Command::Compare(arguments) => exit_code(compare::main(&arguments)),

@@ -13,6 +13,7 @@ mod half_states;
 mod local_cluster;
 mod operations;
 mod page;
+mod play;
 mod replication;
 mod restore;
 mod standby;
