@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use kv_node::protocol::value::{Value, from_base64};
 use kvcluster_api::{
     config::{ConfigPatch, ConfigView},
     delay::DelayLaw,
@@ -66,11 +67,34 @@ impl From<ConfigChange> for ConfigPatch {
 
 /// One key of a dump.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "EntryBody")]
 pub struct Entry {
     /// The value.
-    pub value: String,
+    pub value: Value,
     /// The key's sequence number.
     pub seq: u64,
+}
+
+/// An [`Entry`] as the node writes it.
+#[derive(Deserialize)]
+struct EntryBody {
+    value: Option<String>,
+    value_base64: Option<String>,
+    seq: u64,
+}
+
+impl TryFrom<EntryBody> for Entry {
+    type Error = anyhow::Error;
+
+    fn try_from(body: EntryBody) -> Result<Self> {
+        let EntryBody { value, value_base64, seq } = body;
+        let value = match (value, value_base64) {
+            (Some(text), None) => text.into(),
+            (None, Some(base64)) => from_base64(&base64)?.into(),
+            _ => bail!("an entry has either value or value_base64"),
+        };
+        Ok(Self { value, seq })
+    }
 }
 
 /// What `POST /put?explain=true` adds to an answer.

@@ -15,6 +15,7 @@ use kv_node::protocol::follower::{Effects, Follower};
 use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, NewWrite, Output, SlotId};
 use kv_node::protocol::messages::{ToFollower, Write};
 use kv_node::protocol::types::FollowerId;
+use kv_node::protocol::value::Value;
 use kv_node::replication::wire;
 
 fn main() {
@@ -34,7 +35,7 @@ struct Cluster {
     followers: Vec<(SlotId, Follower)>,
     outputs: Vec<Output<u64, ()>>,
     effects: Effects,
-    value: Arc<str>,
+    value: Value,
     put: u64,
     committed: u64,
 }
@@ -146,7 +147,7 @@ fn put_to_quorum(bencher: Bencher<'_, '_>, together: usize) {
 #[divan::bench(args = [0, 100_000])]
 fn retry(bencher: Bencher<'_, '_>, backlog: usize) {
     let mut cluster = Cluster::open();
-    let write = |value: &Arc<str>| {
+    let write = |value: &Value| {
         let (key, retry_token) = ("retried".into(), Some("token".into()));
         NewWrite { key, value: Some(value.clone()), retry_token, explain: false, now_us: 1 }
     };

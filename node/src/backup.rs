@@ -1,11 +1,15 @@
 //! The format of a backup: lines of JSON. The first and the last line describe the file.
 //!
 //! ```text
-//! {"kvcluster_backup":1,"epoch":"4.5330a361fbe5e544","keys":2}
+//! {"kvcluster_backup":2,"epoch":"4.5330a361fbe5e544","keys":3}
 //! {"key":"color","seq":7,"value":"blue"}
+//! {"key":"pixel","seq":1,"value_base64":"iVBORw=="}
 //! {"key":"shape","seq":3,"value":null}
-//! {"end":{"keys":2,"digest":"1ba62d6a2cbe21ec"}}
+//! {"end":{"keys":3,"digest":"1ba62d6a2cbe21ec"}}
 //! ```
+//!
+//! A value that is not UTF-8 is `value_base64` in place of `value`. Format 1 has no such values and is
+//! otherwise the same, so this release reads both.
 //!
 //! A backup contains deleted keys, without a value, so that their sequence numbers continue after a
 //! restore. It also contains the marks of retried writes. The digest (64-bit XXH3) covers every
@@ -17,8 +21,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::protocol::leader::Saved;
 
-/// The format that this release writes and reads.
-pub const FORMAT: u32 = 1;
+/// The format that this release writes. It reads this one and all earlier ones.
+pub const FORMAT: u32 = 2;
 
 /// The first line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +53,7 @@ pub enum BackupError {
     #[error("this is no backup of kvcluster: {0}")]
     NoBackup(String),
     /// A later release wrote it.
-    #[error("the backup has format {found}, and this release reads format {FORMAT}: use a newer release")]
+    #[error("the backup has format {found}, and this release reads formats up to {FORMAT}: use a newer release")]
     NewerFormat {
         /// The format in the header.
         found: u32,
@@ -79,16 +83,28 @@ pub enum BackupError {
 }
 
 /// Writes the lines of a backup.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Writer {
+    format: u32,
     digest: Xxh3,
     keys: u64,
 }
 
+impl Default for Writer {
+    fn default() -> Self {
+        Self::of_format(FORMAT)
+    }
+}
+
 impl Writer {
+    /// A writer of this format. In formats before 2, every value has to be UTF-8.
+    pub fn of_format(format: u32) -> Self {
+        Self { format, digest: Xxh3::default(), keys: 0 }
+    }
+
     /// The first line.
     pub fn header(&mut self, epoch: String, keys: u64) -> String {
-        self.line(&Header { kvcluster_backup: FORMAT, epoch, keys })
+        self.line(&Header { kvcluster_backup: self.format, epoch, keys })
     }
 
     /// A key's line.
@@ -199,8 +215,9 @@ mod tests {
 
     fn written() -> String {
         let mut writer = Writer::default();
-        let mut text = writer.header("4.01".to_owned(), 3);
-        for saved in [saved(1, Some("one\n\"line\"")), saved(2, None), saved(3, Some(""))] {
+        let mut text = writer.header("4.01".to_owned(), 4);
+        let binary = Saved { value: Some(b"\xff\n\x00"[..].into()), ..saved(4, None) };
+        for saved in [saved(1, Some("one\n\"line\"")), saved(2, None), saved(3, Some("")), binary] {
             text.push_str(&writer.key(&saved));
         }
         text + &writer.trailer()
@@ -217,7 +234,22 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let keys = read(&written()).expect("whole");
-        assert_eq!(keys, [saved(1, Some("one\n\"line\"")), saved(2, None), saved(3, Some(""))]);
+        let binary = Saved { value: Some(b"\xff\n\x00"[..].into()), ..saved(4, None) };
+        assert_eq!(keys, [saved(1, Some("one\n\"line\"")), saved(2, None), saved(3, Some("")), binary]);
+    }
+
+    #[test]
+    fn a_line_with_two_values_or_no_base64_is_no_key() {
+        let mut text = written();
+        let binary = r#""value_base64":"/woA""#;
+        assert!(text.contains(binary), "{text}");
+        for other in [r#""value":"v","value_base64":"/woA""#, r#""value_base64":"/wo""#, r#""value_base64":7"#] {
+            let error = read(&text.replace(binary, other)).expect_err(other).to_string();
+            assert!(error.starts_with("line 5 of the backup is not a key: "), "{error}");
+        }
+        text = text.replacen("\"kvcluster_backup\":2", "\"kvcluster_backup\":1", 1);
+        let error = read(&text).expect_err("another format").to_string();
+        assert!(error.contains("was changed after it was made"), "{error}");
     }
 
     // Truncates the file at every position, and changes every byte.
@@ -238,9 +270,9 @@ mod tests {
 
     #[test]
     fn other_files_are_named_for_what_they_are() {
-        let newer = written().replace("\"kvcluster_backup\":1", "\"kvcluster_backup\":2");
+        let newer = written().replace("\"kvcluster_backup\":2", "\"kvcluster_backup\":3");
         let error = read(&newer).expect_err("newer").to_string();
-        assert_eq!(error, "the backup has format 2, and this release reads format 1: use a newer release");
+        assert_eq!(error, "the backup has format 3, and this release reads formats up to 2: use a newer release");
         let error = read("hello\n").expect_err("no backup").to_string();
         assert!(error.starts_with("this is no backup of kvcluster"), "{error}");
         assert_eq!(read("").expect_err("empty").to_string(), "this is no backup of kvcluster: it is empty");

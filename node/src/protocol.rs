@@ -26,3 +26,4 @@ pub mod keymap;
 pub mod leader;
 pub mod messages;
 pub mod types;
+pub mod value;

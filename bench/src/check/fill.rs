@@ -140,7 +140,7 @@ impl FilledKeys {
 
     fn is_intact(&self, number: u32, entries: &Dump) -> bool {
         let entry = entries.get(&self.key(number));
-        entry.is_some_and(|entry| entry.seq == 1 && entry.value == self.value(number))
+        entry.is_some_and(|entry| entry.seq == 1 && entry.value == *self.value(number))
     }
 
     /// A linearizable read; nothing where there is no such key.
@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn whole(keys: &FilledKeys) -> Dump {
-        keys.numbers().map(|number| (keys.key(number), Entry { value: keys.value(number), seq: 1 })).collect()
+        keys.numbers().map(|number| (keys.key(number), Entry { value: keys.value(number).into(), seq: 1 })).collect()
     }
 
     /// A leader that lost one of the keys.
@@ -192,7 +192,7 @@ mod tests {
             "replication_timeout_ms": 500});
         let status = json!({"role": "leader", "state": "open", "keys": entries.len(), "config": config});
         let get = async move |Query(query): Query<BTreeMap<String, String>>| match entries.get(&query["key"]) {
-            Some(entry) => Ok(Json(json!({"value": entry.value, "seq": entry.seq}))),
+            Some(entry) => Ok(Json(json!({"value": entry.value.as_text(), "seq": entry.seq}))),
             None => Err((StatusCode::NOT_FOUND, Json(json!({"error": "Key not found"})))),
         };
         let routes = Router::new().route("/get", routing::get(get));
@@ -210,7 +210,7 @@ mod tests {
         let keys = FilledKeys { endpoints: leader_without(&keys, 8).await, ..keys };
         assert!(!keys.are_counted().await.expect("an answer"));
         let mut dump = whole(&keys);
-        dump.insert("run-k0".to_owned(), Entry { value: "c1-4".to_owned(), seq: 3 });
+        dump.insert("run-k0".to_owned(), Entry { value: "c1-4".into(), seq: 3 });
         let (report, violations) = keys.judge([("follower1", &mut dump)].into_iter()).await.expect("answers");
         assert_eq!(report.intact, 29);
         let texts: Vec<&str> = violations.iter().map(|violation| violation.text.as_str()).collect();
@@ -235,7 +235,7 @@ mod tests {
         entries.remove("run-fill4");
         entries.get_mut("run-fill9").expect("there").seq = 2;
         let other = keys.value(7);
-        entries.get_mut("run-fill17").expect("there").value = other;
+        entries.get_mut("run-fill17").expect("there").value = other.into();
         let Violation { rule, text, .. } = keys.loss("follower2", &entries).expect("a loss");
         assert_eq!(rule, Rule::InFinalDumps);
         assert_eq!(

@@ -170,13 +170,13 @@ impl History {
             Fault(&'a FaultRecord),
             Dump {
                 node: &'a str,
-                entries: BTreeMap<&'a str, (&'a str, u64)>,
+                entries: BTreeMap<&'a str, (String, u64)>,
             },
         }
         let operations = self.operations.iter().enumerate();
         let operations = operations.map(|(number, operation)| Line::Operation { number, operation });
         let dumps = self.dumps.iter().map(|dump| {
-            let entries = dump.entries.iter().map(|(key, entry)| (key.as_str(), (entry.value.as_str(), entry.seq)));
+            let entries = dump.entries.iter().map(|(key, entry)| (key.as_str(), (entry.value.to_string(), entry.seq)));
             Line::Dump { node: &dump.node, entries: entries.collect() }
         });
         for line in operations.chain(self.faults.iter().map(Line::Fault)).chain(dumps) {

@@ -59,7 +59,7 @@ pub(crate) fn in_epoch(term: u64, operation: Operation) -> Operation {
 
 /// The data of a node.
 pub(crate) fn dump(node: &str, entries: &[(&str, &str, u64)]) -> FinalDump {
-    let entry = |value: &str, seq| Entry { value: value.to_owned(), seq };
+    let entry = |value: &str, seq| Entry { value: value.into(), seq };
     let entries: Dump = entries.iter().map(|(key, value, seq)| ((*key).to_owned(), entry(value, *seq))).collect();
     FinalDump { node: node.to_owned(), entries }
 }

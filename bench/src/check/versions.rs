@@ -270,7 +270,7 @@ impl<'a> Key<'a> {
                 let lost = match entry {
                     None => Some("has no such key".to_owned()),
                     Some(entry) if entry.seq < seq => Some(format!("ends at seq {}", entry.seq)),
-                    Some(entry) if entry.seq == seq && Some(&*entry.value) != operation.value.as_deref() => {
+                    Some(entry) if entry.seq == seq && entry.value.as_text() != operation.value.as_deref() => {
                         Some(format!("has {} there", entry.value))
                     }
                     Some(_) => None,
@@ -281,7 +281,7 @@ impl<'a> Key<'a> {
                 }
             }
             let Some(entry) = entry else { continue };
-            match self.writes.get(entry.value.as_str()) {
+            match entry.value.as_text().and_then(|value| self.writes.get(value)) {
                 None => {
                     let text = format!("in the end {} has {}, which no client wrote there", dump.node, entry.value);
                     violations.push(self.violation(Rule::ValueWritten, Vec::new(), text));

@@ -209,7 +209,7 @@ pub async fn measure(
     let dump = NodeClient::new(NodeClient::http(1)?, &cluster.leader_url(), None).dump().await?;
     let mut lost = Vec::new();
     for (client, written) in last_written {
-        let found = dump.get(&key_of(client)).and_then(|entry| entry.value.parse::<u64>().ok()).unwrap_or(0);
+        let found = dump.get(&key_of(client)).and_then(|entry| entry.value.as_text()?.parse::<u64>().ok()).unwrap_or(0);
         if found < written {
             lost.push(format!("{}: {written} was acknowledged, and {found} is there", key_of(client)));
         }

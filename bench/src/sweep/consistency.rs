@@ -117,7 +117,7 @@ mod tests {
     use crate::client::Entry;
 
     fn dump(entries: &[(&str, &str, u64)]) -> Dump {
-        let entry = |value: &str, seq| Entry { value: value.to_owned(), seq };
+        let entry = |value: &str, seq| Entry { value: value.into(), seq };
         entries.iter().map(|(key, value, seq)| ((*key).to_owned(), entry(value, *seq))).collect()
     }
 

@@ -19,4 +19,5 @@ mod restore;
 mod standby;
 #[path = "../support/mod.rs"]
 mod support;
+mod values;
 mod versions;

@@ -41,7 +41,7 @@ fn saved(file: &Path, value: &str) -> Dump {
             value: Some(value.as_str().into()),
             marks: None,
         }));
-        entries.insert(key, Entry { value, seq });
+        entries.insert(key, Entry { value: value.into(), seq });
     }
     text.push_str(&writer.trailer());
     fs::write(file, text).expect("written");
@@ -219,6 +219,6 @@ async fn a_restore_that_cannot_go_on_says_how_far_it_came_and_can_be_given_up() 
     let output = restore(&cluster, &file, &["--overwrite"]).await;
     assert!(output.status.success(), "{}", stderr(&output));
     let mut after = dump(&cluster).await;
-    assert_eq!(after.remove("mine").map(|entry| entry.value), Some("here".to_owned()));
+    assert_eq!(after.remove("mine").map(|entry| entry.value), Some("here".into()));
     assert!(after == expected, "the leader has something else than the backup");
 }

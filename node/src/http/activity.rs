@@ -49,12 +49,15 @@ pub(super) struct Activity {
     stalled: AtomicU64,
     /// Whether an answer was sent before its request had arrived in full.
     unread: AtomicBool,
+    /// Whether bytes that are not sent yet may contain anything.
+    anything: AtomicBool,
 }
 
 impl Activity {
     pub(super) fn new() -> Self {
-        let (phase, stalled, unread) = (AtomicU64::new(HEAD), AtomicU64::new(0), AtomicBool::new(false));
-        Self { accepted: Instant::now(), phase, stalled, unread }
+        let (phase, stalled) = (AtomicU64::new(HEAD), AtomicU64::new(0));
+        let (unread, anything) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { accepted: Instant::now(), phase, stalled, unread, anything }
     }
 
     fn enter(&self, phase: u64) {
@@ -100,6 +103,24 @@ impl Activity {
         if self.stalled.load(Relaxed) != 0 {
             self.stalled.store(0, Relaxed);
         }
+    }
+
+    /// An answer begins whose body may contain anything, also what looks like an answer.
+    pub(super) fn sends_anything(&self) {
+        self.anything.store(true, Relaxed);
+    }
+
+    /// Every byte that hyper was given is sent.
+    pub(super) fn flushed(&self) {
+        // The body of an answer that is not complete may go on.
+        if self.anything.load(Relaxed) && self.phase.load(Relaxed) % 4 != ANSWER {
+            self.anything.store(false, Relaxed);
+        }
+    }
+
+    /// Whether bytes on their way to the client may be of a body that may contain anything.
+    pub(super) fn may_send_anything(&self) -> bool {
+        self.anything.load(Relaxed)
     }
 
     /// A handler dropped the body of a request before its end.

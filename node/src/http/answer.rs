@@ -13,6 +13,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::budget::Budget;
 use super::error::ApiError;
 use crate::protocol::etag::Etag;
+use crate::protocol::value::Value;
 
 /// An answer longer than this takes its bytes from the budget of answers until the client has read it.
 const COUNTED_BYTES: usize = 64 << 10;
@@ -31,28 +32,53 @@ pub(super) fn written(body: &impl Serialize, etag: Option<Etag>) -> Answer {
 /// 503 when long answers that other clients have not read use up the budget.
 pub(super) fn read(budget: &Budget, body: &impl Serialize, etag: Option<Etag>) -> Result<Answer, ApiError> {
     let text = serialize(body);
-    if text.len() <= COUNTED_BYTES {
-        return Ok(ok(text, etag));
+    match share(budget, text.len())? {
+        None => Ok(ok(text, etag)),
+        permit => Ok(with_head(Bytes::from_owner(Counted { bytes: text, _permit: permit }), etag.and_then(header_of))),
     }
-    let Some(permit) = budget.take(text.len()) else {
+}
+
+/// Returns 200 with the bytes of a value alone and the version of its key.
+///
+/// The answer shares the value with the node. Its body is one of those that may contain anything, see
+/// [`Activity::sends_anything`](super::activity::Activity::sends_anything).
+///
+/// # Errors
+/// 503 when long answers that other clients have not read use up the budget.
+pub(super) fn raw(budget: &Budget, value: Value, etag: Option<Etag>) -> Result<Answer, ApiError> {
+    let permit = share(budget, value.len())?;
+    let body = Body::from(Bytes::from_owner(Counted { bytes: value, _permit: permit }));
+    let mut answer = hyper::Response::new(Either::Right(body));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    // A browser must not take the value for a page or a script of this node.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.extend(etag.and_then(header_of).map(|etag| (header::ETAG, etag)));
+    Ok(answer)
+}
+
+/// The share of the budget that an answer takes; a short answer takes none.
+fn share(budget: &Budget, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
+    if bytes <= COUNTED_BYTES {
+        return Ok(None);
+    }
+    budget.take(bytes).map(Some).ok_or_else(|| {
         let limit = budget.bytes();
         let error = format!("answers that other clients have not read use the limit of {limit} bytes");
-        return Err(ApiError::read(StatusCode::SERVICE_UNAVAILABLE, error));
-    };
-    let body = Bytes::from_owner(Counted { text, _permit: permit });
-    Ok(with_head(body, etag.and_then(header_of)))
+        ApiError::read(StatusCode::SERVICE_UNAVAILABLE, error)
+    })
 }
 
-/// The text of an answer. It releases its share of the budget once the connection has sent all of
+/// The bytes of an answer. It releases its share of the budget once the connection has sent all of
 /// it or is closed.
-struct Counted {
-    text: Vec<u8>,
-    _permit: OwnedSemaphorePermit,
+struct Counted<T> {
+    bytes: T,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl AsRef<[u8]> for Counted {
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Counted<T> {
     fn as_ref(&self) -> &[u8] {
-        &self.text
+        self.bytes.as_ref()
     }
 }
 
@@ -107,18 +133,24 @@ mod tests {
     async fn long_answers_share_a_budget_until_they_are_sent() {
         let budget = Budget::new(250_000);
         let value = "x".repeat(100_000);
-        let etag = Some(Etag::new(1, Some(&value)));
+        let etag = Some(Etag::new(1, Some(value.as_bytes())));
         let first = read(&budget, &value, etag).expect("there is room");
         let second = read(&budget, &value, etag).expect("there is room");
-        let refused = read(&budget, &value, etag).expect_err("too much").into_response();
-        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert!(refused.headers().contains_key(header::RETRY_AFTER));
+        let refused = [read(&budget, &value, etag), raw(&budget, value.as_str().into(), etag)];
+        for refused in refused.map(|refused| refused.expect_err("too much").into_response()) {
+            assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert!(refused.headers().contains_key(header::RETRY_AFTER));
+        }
         assert!(read(&budget, &"short", etag).is_ok(), "a short answer takes nothing");
         drop(first);
         let sent = second.into_body().collect().await.expect("a body").to_bytes();
         assert_eq!(sent.len(), 100_002);
         assert!(budget.free() < 250_000, "the connection has the bytes");
         drop(sent);
+        assert_eq!(budget.free(), 250_000);
+        let bytes = raw(&budget, value.as_str().into(), etag).expect("there is room");
+        assert_eq!(budget.free(), 150_000);
+        drop(bytes);
         assert_eq!(budget.free(), 250_000);
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::Site;
 use super::budget::Budget;
 use super::error::ApiError;
+use crate::protocol::value;
 
 /// First capacity of a body whose length is unknown.
 const CAPACITY_BYTES: usize = 16 << 10;
@@ -149,7 +150,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, ApiErr
 }
 
 /// Rejects a key or a value above its limit with 413.
-pub(super) fn check_lengths(site: &Site, key: &str, value: Option<&str>) -> Result<(), ApiError> {
+pub(super) fn check_lengths(site: &Site, key: &str, value: Option<&[u8]>) -> Result<(), ApiError> {
     let too_long = |what: &str, bytes: usize, most: usize| {
         let message = format!("the {what} has {bytes} bytes (limit {most})");
         Err(ApiError::plain(StatusCode::PAYLOAD_TOO_LARGE, message).with("outcome", "not_applied"))
@@ -160,6 +161,35 @@ pub(super) fn check_lengths(site: &Site, key: &str, value: Option<&str>) -> Resu
     match value {
         Some(value) if value.len() > site.value_bytes_max => too_long("value", value.len(), site.value_bytes_max),
         _ => Ok(()),
+    }
+}
+
+/// The value in a JSON object.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ValueField<'a> {
+    Absent,
+    Bytes(Cow<'a, [u8]>),
+    OtherType,
+}
+
+impl<'a> ValueField<'a> {
+    /// The value in the members `value` and `value_base64`, of which at most one is there.
+    ///
+    /// # Errors
+    /// 400 if both are there, or if the second one is not Base64.
+    pub(super) fn of(value: Field<'a>, base64: Field<'_>) -> Result<Self, ApiError> {
+        match (value, base64) {
+            (Field::Text(Cow::Borrowed(text)), Field::Absent) => Ok(Self::Bytes(text.as_bytes().into())),
+            (Field::Text(Cow::Owned(text)), Field::Absent) => Ok(Self::Bytes(text.into_bytes().into())),
+            (Field::Absent, Field::Text(base64)) => {
+                let bytes = value::from_base64(&base64).map_err(|error| ApiError::bad(error.to_string()))?;
+                Ok(Self::Bytes(bytes.into()))
+            }
+            (Field::Absent, Field::Absent) => Ok(Self::Absent),
+            (Field::OtherType, Field::Absent) => Ok(Self::OtherType),
+            (Field::Absent, Field::OtherType) => Err(ApiError::bad("value_base64 must be a string")),
+            _ => Err(ApiError::bad("a request has value or value_base64, not both")),
+        }
     }
 }
 

@@ -45,6 +45,9 @@ impl ClientStream {
     /// Sends a body with an answer that hyper gave by itself. `None` for all other bytes.
     fn poll_refuse(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
         if self.refusal.is_none() {
+            if self.activity.may_send_anything() {
+                return None;
+            }
             self.refusal = Some(refusal::replace(bytes)?.into());
             // The head did not end where the client meant it to.
             self.activity.left_unread();
@@ -110,7 +113,10 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        // Hyper flushes the stream only when it has passed on all bytes.
+        self.activity.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -10,6 +10,7 @@ use super::error::ApiError;
 use crate::protocol::etag::Etag;
 use crate::protocol::leader::Condition;
 use crate::protocol::types::Record;
+use crate::protocol::value::{Base64, InJson};
 
 /// The condition of a write. `if_match` and `if_absent` are members of its body.
 ///
@@ -67,7 +68,11 @@ struct Unmet<'a> {
     message: &'static str,
     outcome: &'static str,
     key: &'a str,
-    value: Option<&'a str>,
+    /// Null if the key has no value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Option<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<Base64<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
 }
@@ -77,12 +82,15 @@ struct Unmet<'a> {
 /// # Errors
 /// 503 when long answers that other clients have not read use up their memory.
 pub(super) fn unmet(state: &LeaderSite, key: &str, found: Option<&Record>) -> Result<Answer, ApiError> {
+    let value = found.and_then(|record| record.value.as_deref()).map(InJson::from);
+    let value_base64 = value.and_then(|value| value.base64);
     let body = Unmet {
         ok: false,
         message: "the condition does not hold",
         outcome: "not_applied",
         key,
-        value: found.and_then(|record| record.value.as_deref()),
+        value: value_base64.is_none().then(|| value.and_then(|value| value.text)),
+        value_base64,
         seq: found.map(|record| record.version.seq),
     };
     let mut answer = answer::read(&state.site.answers, &body, found.map(Etag::of))

@@ -151,7 +151,10 @@ fn leave(answer: Answer, activity: &Arc<Activity>) -> hyper::Response<Either<Ful
             activity.answered();
             Either::Left(whole)
         }
-        Either::Right(parts) => Either::Right(Leaving::new(parts, activity.clone())),
+        Either::Right(parts) => {
+            activity.sends_anything();
+            Either::Right(Leaving::new(parts, activity.clone()))
+        }
     })
 }
 

@@ -12,11 +12,15 @@ use super::error::ApiError;
 use super::stream::{Interrupted, PART_BYTES, PART_KEYS, parts};
 use super::{FollowerSite, LeaderSite, Site};
 use crate::protocol::types::RESTORE_MARK;
+use crate::protocol::value::{Base64, InJson, Value};
 
 /// The value of a key in a dump.
 #[derive(Serialize)]
 struct Dumped<'a> {
-    value: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_base64: Option<Base64<'a>>,
     seq: u64,
     /// Shown only when true: the value has no quorum yet.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -26,7 +30,7 @@ struct Dumped<'a> {
 /// One entry of a part, shared with the node's state and not serialised yet.
 struct Entry {
     key: Arc<str>,
-    value: Arc<str>,
+    value: Value,
     seq: u64,
     uncommitted: bool,
 }
@@ -112,7 +116,8 @@ fn dump(
 /// Appends `"key":{…}`.
 fn push_entry(text: &mut String, entry: &Entry) {
     let Entry { key, value, seq, uncommitted } = entry;
-    let dumped = Dumped { value, seq: *seq, uncommitted: *uncommitted };
+    let InJson { text: value, base64: value_base64 } = InJson::from(&**value);
+    let dumped = Dumped { value, value_base64, seq: *seq, uncommitted: *uncommitted };
     // Strings and numbers cannot fail to serialise.
     if let (Ok(key), Ok(dumped)) = (serde_json::to_string(key), serde_json::to_string(&dumped)) {
         text.push_str(&key);

@@ -59,7 +59,7 @@ pub(super) async fn incr(state: &LeaderSite, request: Request<Arriving>) -> Resu
     kv::count(state, begun, &settled);
     match settled? {
         Settled::Written(written) => {
-            let etag = sum.map(|sum| Etag::new(written.seq, Some(&sum.to_string())));
+            let etag = sum.map(|sum| Etag::new(written.seq, Some(sum.to_string().as_bytes())));
             Ok(answer::written(&written.with_sum(sum.map(Shown)), etag))
         }
         Settled::Unmet(found) => Err(no_sum(found.as_deref(), by)),
@@ -69,12 +69,12 @@ pub(super) async fn incr(state: &LeaderSite, request: Request<Arriving>) -> Resu
 /// 400 with the reason why there is no sum.
 fn no_sum(found: Option<&Record>, by: i64) -> ApiError {
     let value = found.and_then(|record| record.value.as_deref());
-    let shown = value.unwrap_or("0");
+    let shown = String::from_utf8_lossy(value.unwrap_or(b"0"));
     let message = match sum(value, by) {
         Err(NoSum::NoInteger) => {
             let (more, shown) = match shown.char_indices().nth(SHOWN_CHARACTERS) {
                 Some((end, _)) => (" …", &shown[..end]),
-                None => ("", shown),
+                None => ("", &*shown),
             };
             format!("the value {shown:?}{more} is not a decimal 64-bit integer")
         }

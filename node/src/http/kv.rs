@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::LeaderSite;
 use super::answer::{self, Answer};
-use super::body::{self, Field, check_lengths, parse};
+use super::body::{self, Field, ValueField, check_lengths, parse};
 use super::client_stream::Arriving;
 use super::conditions;
 use super::error::ApiError;
@@ -20,6 +20,7 @@ use crate::metrics::WriteResult;
 use crate::protocol::etag::Etag;
 use crate::protocol::leader::{Accepted, Condition, NewWrite, Receipt, Refusal};
 use crate::protocol::types::{Epoch, Key, Record};
+use crate::protocol::value::{Base64, InJson, Value};
 use crate::replication::coordinator::{Placed, WriteOutcome};
 
 /// Longest `Idempotency-Key`, in bytes.
@@ -32,6 +33,8 @@ struct PutBody<'a> {
     #[serde(borrow, default)]
     value: Field<'a>,
     #[serde(borrow, default)]
+    value_base64: Field<'a>,
+    #[serde(borrow, default)]
     if_match: Field<'a>,
     #[serde(default)]
     if_absent: Option<bool>,
@@ -42,7 +45,7 @@ pub struct PutFields<'a> {
     /// The key, not empty.
     pub key: Cow<'a, str>,
     /// The value.
-    pub value: Cow<'a, str>,
+    pub value: Cow<'a, [u8]>,
     if_match: Field<'a>,
     if_absent: Option<bool>,
 }
@@ -125,7 +128,7 @@ pub(super) async fn put(state: &LeaderSite, request: Request<Arriving>) -> Resul
         check_lengths(&state.site, &key, Some(&value))?;
         let condition = conditions::of_request(&head.headers, &if_match, if_absent)?;
         // The write waits for its quorum without the body: only the key and the value stay in memory.
-        (Key::from(key), Arc::from(value), condition)
+        (Key::from(key), Value::from(value), condition)
     };
     write(state, &head.uri, &head.headers, key, Some(value), condition).await
 }
@@ -135,11 +138,11 @@ pub(super) async fn put(state: &LeaderSite, request: Request<Arriving>) -> Resul
 /// # Errors
 /// The answer for the client.
 pub fn put_fields(body: &[u8]) -> Result<PutFields<'_>, ApiError> {
-    let PutBody { key, value, if_match, if_absent } = parse(body)?;
-    match (key, value) {
-        (Field::Absent, _) | (_, Field::Absent) => Err(ApiError::bad("Missing key or value")),
+    let PutBody { key, value, value_base64, if_match, if_absent } = parse(body)?;
+    match (key, ValueField::of(value, value_base64)?) {
+        (Field::Absent, _) | (_, ValueField::Absent) => Err(ApiError::bad("Missing key or value")),
         (Field::Text(key), _) if key.is_empty() => Err(ApiError::bad("Missing key or value")),
-        (Field::Text(key), Field::Text(value)) => Ok(PutFields { key, value, if_match, if_absent }),
+        (Field::Text(key), ValueField::Bytes(value)) => Ok(PutFields { key, value, if_match, if_absent }),
         _ => Err(ApiError::bad("key and value must be strings")),
     }
 }
@@ -174,7 +177,7 @@ async fn write(
     uri: &Uri,
     headers: &HeaderMap,
     key: Key,
-    value: Option<Arc<str>>,
+    value: Option<Value>,
     condition: Condition,
 ) -> Result<Answer, ApiError> {
     let PutQuery { explain } = query(uri).map_err(ApiError::bad)?;
@@ -281,13 +284,16 @@ pub(super) fn retry_token(headers: &HeaderMap) -> Result<Option<Arc<str>>, ApiEr
     }
 }
 
-/// `?key=…&consistency=linearizable|local`.
+/// `?key=…&consistency=linearizable|local&raw=true`.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct GetQuery {
     #[serde(default)]
     pub(super) key: String,
     #[serde(default)]
     consistency: Consistency,
+    /// Whether the answer is the bytes of the value alone.
+    #[serde(default)]
+    pub(super) raw: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -301,7 +307,10 @@ enum Consistency {
 #[derive(Serialize)]
 pub(super) struct Got<'a> {
     pub(super) key: &'a str,
-    pub(super) value: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) value_base64: Option<Base64<'a>>,
     pub(super) seq: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) epoch: Option<Shown<Epoch>>,
@@ -310,6 +319,13 @@ pub(super) struct Got<'a> {
     /// Only a follower returns it; null while it is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) staleness_ms: Option<Option<f64>>,
+}
+
+impl<'a> Got<'a> {
+    pub(super) fn new(key: &'a str, value: &'a [u8], seq: u64) -> Self {
+        let InJson { text, base64 } = value.into();
+        Self { key, value: text, value_base64: base64, seq, epoch: None, committed: None, staleness_ms: None }
+    }
 }
 
 pub(super) fn the_key(uri: &Uri) -> Result<GetQuery, ApiError> {
@@ -322,7 +338,7 @@ pub(super) fn the_key(uri: &Uri) -> Result<GetQuery, ApiError> {
 
 /// `GET /get`.
 pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiError> {
-    let GetQuery { key, consistency } = the_key(uri)?;
+    let GetQuery { key, consistency, raw } = the_key(uri)?;
     let leader = &state.leader;
     let (record, committed) = match consistency {
         Consistency::Local => {
@@ -340,11 +356,13 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
         }
     };
     let etag = record.as_ref().map(Etag::of);
-    let found = record.as_ref().and_then(|record| Some((record, record.value.as_deref()?)));
+    let found = record.as_ref().and_then(|record| Some((record, record.value.as_ref()?)));
     let Some((Record { version, .. }, value)) = found else {
         return Err(ApiError::read(StatusCode::NOT_FOUND, "Key not found").with_etag(etag));
     };
-    let epoch = Some(Shown(version.epoch));
-    let got = Got { key: &key, value, seq: version.seq, epoch, committed, staleness_ms: None };
+    if raw {
+        return answer::raw(&state.site.answers, value.clone(), etag);
+    }
+    let got = Got { epoch: Some(Shown(version.epoch)), committed, ..Got::new(&key, value, version.seq) };
     answer::read(&state.site.answers, &got, etag)
 }

@@ -6,7 +6,8 @@
 use super::connections::READ_AHEAD_BYTES;
 use super::error::early_body;
 
-/// The end of every head. No body that a node sends ends like this.
+/// The end of every head. A body of JSON never ends like this, since JSON escapes line breaks in
+/// strings. The stream passes no other bodies to [`replace`].
 const END: &[u8] = b"\r\n\r\n";
 
 /// The bytes to send instead of `written`, if these end with an answer of hyper's own.

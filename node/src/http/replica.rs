@@ -12,7 +12,7 @@ use tracing::{debug, info};
 
 use super::FollowerSite;
 use super::answer::{self, Answer};
-use super::body::{self, Field, parse};
+use super::body::{self, Field, ValueField, parse};
 use super::connections::bare;
 use super::error::ApiError;
 use super::kv::{GetQuery, Got, Shown, the_key};
@@ -32,6 +32,8 @@ struct ReplicateBody<'a> {
     key: Field<'a>,
     #[serde(borrow, default)]
     value: Field<'a>,
+    #[serde(borrow, default)]
+    value_base64: Field<'a>,
     #[serde(default)]
     seq: Option<Value>,
 }
@@ -39,15 +41,15 @@ struct ReplicateBody<'a> {
 /// `POST /replicate`: stores one write without the replication protocol.
 pub(super) async fn replicate(State(state): State<FollowerSite>, request: Request) -> Result<Response, ApiError> {
     let body = body::read(&state.site, request.into_body(), state.site.body_bytes_max()).await?;
-    let ReplicateBody { key, value, seq } = parse(&body)?;
-    let (key, value, seq) = match (key, value, seq) {
-        (Field::Absent, ..) | (_, Field::Absent, _) | (.., None) => {
+    let ReplicateBody { key, value, value_base64, seq } = parse(&body)?;
+    let (key, value, seq) = match (key, ValueField::of(value, value_base64)?, seq) {
+        (Field::Absent, ..) | (_, ValueField::Absent, _) | (.., None) => {
             return Err(ApiError::bad("Missing key, value or seq"));
         }
         (Field::Text(key), ..) if key.is_empty() => {
             return Err(ApiError::bad("Missing key, value or seq"));
         }
-        (Field::Text(key), Field::Text(value), Some(seq)) => (key, value, seq),
+        (Field::Text(key), ValueField::Bytes(value), Some(seq)) => (key, value, seq),
         _ => return Err(ApiError::bad("key and value must be strings")),
     };
     let Some(seq) = seq.as_u64() else {
@@ -113,7 +115,7 @@ pub(super) async fn no_route(State(state): State<FollowerSite>, uri: Uri) -> Api
 
 /// `GET /get`: the value at this follower, and how stale it may be.
 pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
-    let GetQuery { key, .. } = the_key(uri)?;
+    let GetQuery { key, raw, .. } = the_key(uri)?;
     let Found { shown, staleness, restoring } = state.replica.get(&key);
     let staleness_ms = Some(staleness.map(|staleness| staleness.as_secs_f64() * 1e3));
     let found = match shown {
@@ -123,7 +125,10 @@ pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
         None => Err(ApiError::read(StatusCode::NOT_FOUND, "Key not found")),
     };
     let found = found.map_err(|error| error.with("staleness_ms", staleness_ms.flatten()))?;
-    let epoch = found.epoch.map(Shown);
-    let got = Got { key: &key, value: &found.value, seq: found.seq, epoch, committed: None, staleness_ms };
-    answer::read(&state.site.answers, &got, Some(Etag::new(found.seq, Some(&found.value))))
+    let etag = Some(Etag::new(found.seq, Some(&found.value)));
+    if raw {
+        return answer::raw(&state.site.answers, found.value, etag);
+    }
+    let got = Got { epoch: found.epoch.map(Shown), staleness_ms, ..Got::new(&key, &found.value, found.seq) };
+    answer::read(&state.site.answers, &got, etag)
 }

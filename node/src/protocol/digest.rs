@@ -153,7 +153,7 @@ fn hash(key: u64, record: &Record) -> u64 {
     let mut hash = xxh3_64_with_seed(&version.seq.to_le_bytes(), key);
     if let Some(value) = value {
         // Another seed, so that an empty value differs from an absent one.
-        hash = xxh3_64_with_seed(value.as_bytes(), hash.wrapping_add(1));
+        hash = xxh3_64_with_seed(value, hash.wrapping_add(1));
     }
     for mark in marks.iter().flat_map(|marks| marks.iter()) {
         hash = xxh3_64_with_seed(mark.token.as_bytes(), hash.wrapping_add(2));

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::value::Value;
+
 /// A key. The map, the window and the wire share it without copying.
 pub type Key = Arc<str>;
 
@@ -92,7 +94,7 @@ pub struct Record {
     pub version: Version,
     /// The value; `None` once the key is deleted. The record remains, so that its sequence numbers
     /// continue.
-    pub value: Option<Arc<str>>,
+    pub value: Option<Value>,
     /// The last marked writes of the key, oldest first.
     pub marks: Option<Arc<[RetryMark]>>,
 }
@@ -170,8 +172,8 @@ pub struct Synced {
 /// A stable 64-bit fingerprint (FNV-1a) of a value, the same in every process and release.
 ///
 /// The parameters are those of <http://www.isthe.com/chongo/tech/comp/fnv/>.
-pub fn fingerprint(value: Option<&str>) -> u64 {
-    fnv(0, value.map_or(&b"\xff"[..], str::as_bytes))
+pub fn fingerprint(value: Option<&[u8]>) -> u64 {
+    fnv(0, value.unwrap_or(b"\xff"))
 }
 
 /// The fingerprint of a request to add to a value. Its seed differs from that of a value.

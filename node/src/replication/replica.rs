@@ -18,6 +18,7 @@ use crate::protocol::follower::{Change, Effects, Follower, approximate_bytes};
 use crate::protocol::keymap::KeyMap;
 use crate::protocol::messages::{Hello, ToFollower, ToLeader};
 use crate::protocol::types::{Epoch, Key, RESTORE_MARK, Synced};
+use crate::protocol::value::Value;
 use crate::store::disk;
 use crate::store::{Health, Store, StoreFailure, Stored};
 
@@ -47,7 +48,7 @@ const FOREIGN_POSITION: usize = usize::MAX / 2;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
     /// The value.
-    pub value: Arc<str>,
+    pub value: Value,
     /// Its sequence number.
     pub seq: u64,
     /// The epoch of the leader that sent it; `None` for a value of `POST /replicate`.
@@ -101,14 +102,14 @@ impl Answers {
 /// record, so its sender cannot undo an acknowledged write.
 #[derive(Default)]
 struct Foreign {
-    values: KeyMap<(u64, Arc<str>)>,
+    values: KeyMap<(u64, Value)>,
     /// Bytes of all keys and values.
     bytes: usize,
     limits: ForeignLimits,
 }
 
 impl Foreign {
-    fn insert(&mut self, key: &str, seq: u64, value: &str) -> Result<(), ForeignFull> {
+    fn insert(&mut self, key: &str, seq: u64, value: &[u8]) -> Result<(), ForeignFull> {
         let known = self.values.get(key).map(|(_, value)| value.len());
         let (keys, added) = (usize::from(known.is_none()), if known.is_none() { key.len() } else { 0 } + value.len());
         let bytes = self.bytes - known.unwrap_or(0) + added;
@@ -268,7 +269,7 @@ impl Replica {
     ///
     /// # Errors
     /// [`ForeignFull`] if the limits are reached.
-    pub fn replicate(&self, key: &str, value: &str, seq: u64) -> Result<(), ForeignFull> {
+    pub fn replicate(&self, key: &str, value: &[u8], seq: u64) -> Result<(), ForeignFull> {
         let mut state = self.state.lock();
         let known = state.core.get(key).map_or(0, |record| record.version.seq);
         let foreign = state.foreign.values.get(key).map_or(0, |(seq, _)| *seq);
@@ -528,13 +529,13 @@ mod tests {
     fn what_comes_from_outside_is_bounded_in_keys_and_in_bytes() {
         let limits = ForeignLimits { keys: 3, bytes: 20 };
         let mut foreign = Foreign { limits, ..Foreign::default() };
-        foreign.insert("a", 1, "123456789").expect("10 bytes");
-        foreign.insert("b", 1, "12345").expect("16 bytes");
-        let error = foreign.insert("c", 1, "1234").expect_err("21 bytes").to_string();
+        foreign.insert("a", 1, b"123456789").expect("10 bytes");
+        foreign.insert("b", 1, b"12345").expect("16 bytes");
+        let error = foreign.insert("c", 1, b"1234").expect_err("21 bytes").to_string();
         assert_eq!(error, "2 keys of 16 bytes were replicated from outside already (limits: 3 keys, 20 bytes)");
-        foreign.insert("a", 2, "1").expect("shorter than before");
-        foreign.insert("c", 1, "1234").expect("13 bytes");
-        assert!(foreign.insert("d", 1, "").is_err(), "a fourth key");
+        foreign.insert("a", 2, b"1").expect("shorter than before");
+        foreign.insert("c", 1, b"1234").expect("13 bytes");
+        assert!(foreign.insert("d", 1, b"").is_err(), "a fourth key");
         assert_eq!((foreign.values.len(), foreign.bytes), (3, 13));
     }
 
@@ -549,8 +550,8 @@ mod tests {
         };
         let records = (0..10).map(record).collect();
         let _ = replica.state.lock().step(&mut vec![ToFollower::Install { epoch: EPOCH, records }], &"l".into());
-        replica.replicate("key3", "from outside", 9).expect("taken");
-        replica.replicate("other", "from outside", 1).expect("taken");
+        replica.replicate("key3", b"from outside", 9).expect("taken");
+        replica.replicate("other", b"from outside", 1).expect("taken");
         for (keys, bytes) in [(1, 1_000), (3, 1_000), (100, 1), (100, 30), (100, 1_000)] {
             let (mut seen, mut position) = (Vec::new(), Some(0));
             while let Some(from) = position {

@@ -14,7 +14,7 @@ use crate::protocol::messages::{ToFollower, Write};
 use crate::protocol::types::Epoch;
 
 /// The name of the protocol in the upgrade. Its number changes with the messages.
-pub const PROTOCOL: &str = "kvcluster-replication/6";
+pub const PROTOCOL: &str = "kvcluster-replication/7";
 
 /// Longest accepted frame, in bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;

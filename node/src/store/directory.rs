@@ -19,8 +19,12 @@ use super::StoreError;
 use super::files::{Files, Listed, OpenFile, read_all, sync_dir};
 use crate::protocol::types::FollowerId;
 
-/// The format that this release writes and reads.
-pub(super) const FORMAT: u32 = 2;
+/// The format that this release writes: values are any bytes.
+pub(super) const FORMAT: u32 = 3;
+
+/// The earliest format that this release reads. Format 2 has the same bytes, but its values are UTF-8.
+/// A release that knows only format 2 would take any other value for damage, hence the new number.
+pub(super) const FORMAT_MIN: u32 = 2;
 
 /// Distance of slots. Large enough that a torn write damages only one of them.
 const SLOT_BYTES: u64 = 512;
@@ -177,9 +181,22 @@ impl Format {
     }
 
     pub(super) fn write(&self, files: &dyn Files, state: &Path) -> io::Result<()> {
-        let file = files.create_new(&state.join("format"))?;
+        self.write_as(files, &state.join("format"))
+    }
+
+    fn write_as(&self, files: &dyn Files, path: &Path) -> io::Result<()> {
+        let file = files.create_new(path)?;
         file.write_all_at(self.to_text().as_bytes(), 0)?;
         file.sync_all()
+    }
+
+    /// Replaces the file of an earlier format, so that a crash leaves one of the two.
+    pub(super) fn replace(&self, files: &dyn Files, state: &Path) -> io::Result<()> {
+        let new = state.join("format.new");
+        remove_all(files, &new)?;
+        self.write_as(files, &new)?;
+        files.rename(&new, &state.join("format"))?;
+        sync_dir(files, state)
     }
 
     /// `None` if the file is missing or damaged.

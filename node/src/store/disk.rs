@@ -16,7 +16,7 @@ use kvcluster_api::status::DiskState;
 use rand::RngExt;
 
 use super::committer::{Committer, Sink, Stepped};
-use super::directory::{Confirmed, Directory, FORMAT, Format};
+use super::directory::{Confirmed, Directory, FORMAT, FORMAT_MIN, Format};
 use super::files::{Files, RealFiles};
 use super::ledger::Ledger;
 use super::log::Log;
@@ -211,14 +211,15 @@ fn load(state: &Path, cluster: Option<&str>, options: &Options) -> Result<State,
         let error = StoreError::NewerFormat { path: state.to_owned(), found: number, known: FORMAT };
         return Err(LoadError::Refused(error));
     }
-    if number < FORMAT {
+    if number < FORMAT_MIN {
         let error = StoreError::OlderFormat { path: state.to_owned(), found: number, known: FORMAT };
         return Err(LoadError::Refused(error));
     }
-    if let (Some(found), Some(wanted)) = (found, cluster)
+    if let (Some(found), Some(wanted)) = (&found, cluster)
         && found != wanted
     {
-        let error = StoreError::OtherCluster { path: state.to_owned(), found, wanted: wanted.to_owned() };
+        let (found, wanted) = (found.clone(), wanted.to_owned());
+        let error = StoreError::OtherCluster { path: state.to_owned(), found, wanted };
         return Err(LoadError::Refused(error));
     }
     let confirmed = Confirmed::open(&**files, state, id).map_err(refused("read the confirmed batch of"))?;
@@ -231,6 +232,11 @@ fn load(state: &Path, cluster: Option<&str>, options: &Options) -> Result<State,
     }
     if head.batch < last {
         return Err(LoadError::Damaged(format!("batch {last} was confirmed, and the state ends with {}", head.batch)));
+    }
+    if number < FORMAT {
+        // Before anything is stored that an earlier release cannot read.
+        let format = Format { number: FORMAT, id, cluster: found };
+        format.replace(&**files, state).map_err(refused("write the format of"))?;
     }
     let log = tail.resume(files.clone(), &state.join("log"), id, *limits).map_err(refused("write the log of"))?;
     let written = confirmed.write(id, head.batch).and_then(|()| confirmed.sync(id, head.batch));
@@ -395,12 +401,12 @@ mod tests {
             (
                 1,
                 format!(
-                    "the data directory {path} has format 1, but this release reads format 2: give it an empty directory, one follower after the other"
+                    "the data directory {path} has format 1, but this release reads format 3: give it an empty directory, one follower after the other"
                 ),
             ),
             (
-                3,
-                format!("the data directory {path} has format 3, but this release reads format 2: run a newer release"),
+                4,
+                format!("the data directory {path} has format 4, but this release reads format 3: run a newer release"),
             ),
         ] {
             std::fs::remove_file(state.join("format")).expect("removed");
@@ -409,5 +415,24 @@ mod tests {
             assert_eq!(error.to_string(), advice);
             assert!(state.join("log").is_dir(), "nothing was put aside");
         }
+    }
+
+    // Goal: a directory of a release whose values were text is read, and that release refuses it from
+    // then on instead of taking the first value that is not text for damage. A crash of an earlier
+    // attempt may have left half of the new file.
+    #[test]
+    fn the_format_before_is_read_and_replaced() {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let opened = open(directory.path(), Some("shop")).expect("new");
+        let id = opened.id;
+        drop(opened);
+        let state = directory.path().join("state");
+        std::fs::remove_file(state.join("format")).expect("removed");
+        Format { number: 2, id, cluster: Some("shop".to_owned()) }.write(&RealFiles, &state).expect("written");
+        std::fs::write(state.join("format.new"), "kvcluster follower, for").expect("written");
+        let opened = open(directory.path(), Some("shop")).expect("read");
+        assert_eq!((opened.id, opened.found), (id, Found::State { torn_bytes: 0 }));
+        let format = Format::read(&RealFiles, &state).expect("read");
+        assert_eq!(format, Some(Format { number: FORMAT, id, cluster: Some("shop".to_owned()) }));
     }
 }

@@ -9,9 +9,9 @@
 //! 6. From the moment when the beginning of a restore is committed until its end is, no client that asks then is answered.
 
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 
 use kv_node::protocol::types::{Epoch, RESTORE_MARK, Record, Version};
+use kv_node::protocol::value::Value;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::linearizability::{self, Call};
@@ -27,14 +27,14 @@ pub(crate) const MARK: usize = 2;
 pub(crate) enum Act {
     Read,
     /// Nothing deletes.
-    Write(Option<Arc<str>>),
+    Write(Option<Value>),
 }
 
 /// The newest record of a key in some state. Sequence number 0: none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Seen {
     seq: u64,
-    value: Option<Arc<str>>,
+    value: Option<Value>,
 }
 
 /// A write or a read of one key.
@@ -122,7 +122,7 @@ impl Clients {
     }
 
     /// What a write writes; nothing for a deletion.
-    pub(crate) fn value(&self, number: usize) -> Option<Arc<str>> {
+    pub(crate) fn value(&self, number: usize) -> Option<Value> {
         match &self.ops[number].act {
             Act::Read => None,
             Act::Write(value) => value.clone(),
@@ -130,7 +130,7 @@ impl Clients {
     }
 
     /// A value that no other operation writes.
-    pub(crate) fn new_value(&self) -> Arc<str> {
+    pub(crate) fn new_value(&self) -> Value {
         format!("v{}", self.ops.len()).into()
     }
 
@@ -275,7 +275,7 @@ impl Clients {
     }
 
     /// The operations of a key on a clock on which one that was answered before another was called comes first.
-    fn calls(&self, key: usize) -> Vec<Call<Arc<str>>> {
+    fn calls(&self, key: usize) -> Vec<Call<Value>> {
         let counted = |op: &Op| op.key == key && (op.act != Act::Read || op.answer.is_some());
         let time = |before: u64| u64::from(before.count_ones()) * 2 + 1;
         let answered_at = |number: usize| {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kv_node::protocol::leader::{Accepted, NewWrite, Refusal};
+use kv_node::protocol::value::Value;
 use kv_node::replication::coordinator::{Coordinator, Placed, WriteOutcome};
 use rand::RngExt;
 use tokio::time::{sleep, timeout};
@@ -50,7 +51,7 @@ impl World {
     }
 
     /// A value that no other operation writes, longer than a frame or a message where the plan says so.
-    fn value(&self, op: usize) -> Arc<str> {
+    fn value(&self, op: usize) -> Value {
         format!("v{op}-{}", "x".repeat(self.plan.value_bytes)).into()
     }
 
@@ -144,7 +145,7 @@ impl World {
         op: usize,
         leader: &Arc<Coordinator>,
         key: Arc<str>,
-        value: Option<Arc<str>>,
+        value: Option<Value>,
         token: Option<Arc<str>>,
         gone: bool,
         patience: Duration,

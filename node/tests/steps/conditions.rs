@@ -9,6 +9,7 @@ use kv_node::protocol::leader::{
 };
 use kv_node::protocol::messages::ToFollower;
 use kv_node::protocol::types::Epoch;
+use kv_node::protocol::value::Value;
 
 use crate::direct::{Core, Followers, connect, deliver, followers, leader_with};
 
@@ -19,12 +20,12 @@ const UNMET: Result<Accepted, Refusal> = Ok(Accepted::Unmet);
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Committed(u32),
-    Unmet(u32, Option<(u64, Option<Arc<str>>)>),
+    Unmet(u32, Option<(u64, Option<Value>)>),
     NotApplied(u32),
     Indeterminate(u32),
 }
 
-fn found(seq: u64, value: &str) -> Option<(u64, Option<Arc<str>>)> {
+fn found(seq: u64, value: &str) -> Option<(u64, Option<Value>)> {
     Some((seq, Some(value.into())))
 }
 
@@ -52,7 +53,7 @@ fn answers(leader: &mut Core, followers: &mut Followers) -> Vec<Answer> {
 }
 
 fn write(value: Option<&str>, token: Option<&str>) -> NewWrite {
-    let (value, retry_token) = (value.map(Arc::from), token.map(Arc::from));
+    let (value, retry_token) = (value.map(Value::from), token.map(Arc::from));
     NewWrite { key: "k".into(), value, retry_token, explain: false, now_us: 0 }
 }
 
@@ -61,7 +62,7 @@ fn put_if(leader: &mut Core, value: &str, condition: Condition, waiter: u32) -> 
 }
 
 fn version(seq: u64, value: Option<&str>) -> Condition {
-    Condition::Version(Etag::new(seq, value))
+    Condition::Version(Etag::new(seq, value.map(str::as_bytes)))
 }
 
 fn increment(leader: &mut Core, by: i64, token: Option<&str>, waiter: u32) -> Result<Incremented, Refusal> {
@@ -210,7 +211,7 @@ fn increments_add_to_values_that_are_not_committed() {
     assert_eq!(answers(&mut leader, &mut followers).len(), 3);
     assert_eq!(increment(&mut leader, 5, Some("a"), 5), known(1, None), "a later write replaced the sum");
     assert_eq!(increment(&mut leader, -7, Some("b"), 6), known(2, Some(-2)));
-    assert_eq!(leader.committed("k").and_then(|record| record.value.clone()).as_deref(), Some("-2"));
+    assert_eq!(leader.committed("k").and_then(|record| record.value.clone()).as_deref(), Some(&b"-2"[..]));
     leader.put(write(None, None), 7).expect("a deletion");
     assert_eq!(increment(&mut leader, 1, None, 8), pending(4, 1));
 }
@@ -225,7 +226,7 @@ fn an_increment_without_a_sum_is_refused_once_the_value_is_committed() {
         leader.put(write(Some(value), None), 1).expect("accepted");
         let refused = Incremented { accepted: Accepted::Unmet, sum: None };
         assert_eq!(increment(&mut leader, 1, None, 2), Ok(refused));
-        assert_eq!(sum(Some(value), 1), Err(why));
+        assert_eq!(sum(Some(value.as_bytes()), 1), Err(why));
         assert_eq!(answers(&mut leader, &mut followers), []);
         followers.hold = |_, _| false;
         let expected = [Answer::Committed(1), Answer::Unmet(2, found(1, value))];

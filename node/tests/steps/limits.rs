@@ -200,7 +200,7 @@ fn a_leader_that_is_cut_off_refuses_at_once() {
     connect(&mut leader, &mut followers, 0);
     pass(&mut leader, &mut followers, 200_000);
     leader.put(write("k", "w", None), 4).expect("three followers are connected");
-    assert_eq!(leader.committed("k").and_then(|record| record.value.clone()).as_deref(), Some("v"));
+    assert_eq!(leader.committed("k").and_then(|record| record.value.clone()).as_deref(), Some(&b"v"[..]));
 
     (1..3).for_each(|place| connect(&mut leader, &mut followers, place));
     pass(&mut leader, &mut followers, 200_000);

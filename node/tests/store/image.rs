@@ -3,12 +3,12 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use kv_node::protocol::follower::{Change, Follower, Kept};
 use kv_node::protocol::types::{
     Config, Epoch, FollowerId, Key, Member, Record, RetryMark, Synced, Version, fingerprint,
 };
+use kv_node::protocol::value::Value;
 use kv_node::store::Store;
 use kv_node::store::disk::{self, Opened};
 use rand::rngs::StdRng;
@@ -89,7 +89,7 @@ impl Writer {
             1 => Some(String::new()),
             _ => Some(format!("value-{}-{}", self.seq, "x".repeat(self.random.random_range(0..150)))),
         };
-        let value: Option<Arc<str>> = value.map(Into::into);
+        let value: Option<Value> = value.map(Into::into);
         let mark = RetryMark { token: "token".into(), seq: self.seq, fingerprint: fingerprint(value.as_deref()) };
         let marks = self.random.random_bool(0.1).then(|| [mark].into());
         Change::Put(key, Record { version: Version { epoch: epoch(term), seq: self.seq }, value, marks })

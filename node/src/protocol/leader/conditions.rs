@@ -77,9 +77,13 @@ pub enum NoSum {
 ///
 /// # Errors
 /// [`NoSum`] if there is no sum.
-pub fn sum(value: Option<&str>, by: i64) -> Result<i64, NoSum> {
-    let before = value.map_or(Ok(0), |value| value.parse::<i64>().map_err(|_| NoSum::NoInteger))?;
+pub fn sum(value: Option<&[u8]>, by: i64) -> Result<i64, NoSum> {
+    let before = value.map_or(Some(0), integer).ok_or(NoSum::NoInteger)?;
     before.checked_add(by).ok_or(NoSum::Overflow)
+}
+
+fn integer(value: &[u8]) -> Option<i64> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 impl<W, R> Leader<W, R> {
@@ -131,7 +135,7 @@ impl<W, R> Leader<W, R> {
     fn sum_of(&self, position: usize, pending: Option<u64>, seq: u64) -> Option<i64> {
         let pending = pending.and_then(|index| self.window.get(index)).map(|pending| &pending.write.record);
         let committed = || self.entries.at(position).and_then(|(_, entry)| entry.committed());
-        pending.or_else(committed).filter(|record| record.version.seq == seq)?.value.as_deref()?.parse().ok()
+        pending.or_else(committed).filter(|record| record.version.seq == seq)?.value.as_deref().and_then(integer)
     }
 
     /// Refuses a write because of the newest record of its key.

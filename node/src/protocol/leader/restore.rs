@@ -7,25 +7,82 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::Leader;
 use super::writes::{Accepted, Refusal, Unfinished};
 use crate::protocol::types::{Key, RESTORE_MARK, Record, RetryMark, SEQ_MAX, Version};
+use crate::protocol::value::{Base64, InJson, NoBase64, Value, from_base64};
 
 /// A key in a backup. It has no epoch, since an epoch is meaningless in another cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Line")]
 pub struct Saved {
     /// The key.
     pub key: Key,
     /// Its sequence number. Later writes of the key continue from it.
     pub seq: u64,
     /// The value; `None` if the key is deleted.
-    pub value: Option<Arc<str>>,
+    pub value: Option<Value>,
     /// The last marked writes of the key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub marks: Option<Arc<[RetryMark]>>,
+}
+
+/// A [`Saved`] as JSON that was read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    key: Key,
+    seq: u64,
+    value: Option<String>,
+    value_base64: Option<String>,
+    #[serde(default)]
+    marks: Option<Arc<[RetryMark]>>,
+}
+
+/// A line of a backup has two values, or one that is not Base64.
+#[derive(Debug, thiserror::Error)]
+enum InvalidLine {
+    #[error("a key has value or value_base64, not both")]
+    TwoValues,
+    #[error(transparent)]
+    NoBase64(#[from] NoBase64),
+}
+
+impl TryFrom<Line> for Saved {
+    type Error = InvalidLine;
+
+    fn try_from(line: Line) -> Result<Self, InvalidLine> {
+        let Line { key, seq, value, value_base64, marks } = line;
+        let value = match (value, value_base64) {
+            (Some(_), Some(_)) => return Err(InvalidLine::TwoValues),
+            (None, Some(base64)) => Some(from_base64(&base64)?.into()),
+            (value, None) => value.map(Value::from),
+        };
+        Ok(Self { key, seq, value, marks })
+    }
+}
+
+impl Serialize for Saved {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Written<'a> {
+            key: &'a str,
+            seq: u64,
+            /// Null for a deleted key.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            value: Option<Option<&'a str>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            value_base64: Option<Base64<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            marks: Option<&'a [RetryMark]>,
+        }
+        let Self { key, seq, value, marks } = self;
+        let value = value.as_deref().map(InJson::from);
+        let value_base64 = value.and_then(|value| value.base64);
+        let value = value_base64.is_none().then(|| value.and_then(|value| value.text));
+        Written { key, seq: *seq, value, value_base64, marks: marks.as_deref() }.serialize(serializer)
+    }
 }
 
 /// The restore to which keys belong.
@@ -44,7 +101,7 @@ impl<W, R> Leader<W, R> {
     /// The unfinished restore, if there is one.
     pub fn unfinished_restore(&self) -> Option<Unfinished> {
         let value = self.entries.get(RESTORE_MARK)?.latest.value.as_deref()?;
-        serde_json::from_str(value).ok()
+        serde_json::from_slice(value).ok()
     }
 
     /// Begins a restore, or continues the same one after an interruption. If there are keys or

@@ -12,6 +12,7 @@ use super::window::Pending;
 use super::{Entry, Leader, Limits, Link, Output, Phase, Receipt, SlotId};
 use crate::protocol::messages::Write;
 use crate::protocol::types::{Epoch, Key, RESTORE_MARK, RETRY_MARKS_PER_KEY, Record, RetryMark, SEQ_MAX, Version};
+use crate::protocol::value::Value;
 
 /// How many retries of one write may wait for it, in addition to the first request.
 const WAITERS_MAX: usize = 64;
@@ -22,7 +23,7 @@ pub struct NewWrite {
     /// The key.
     pub key: Key,
     /// The value; `None` deletes the key.
-    pub value: Option<Arc<str>>,
+    pub value: Option<Value>,
     /// The client's `Idempotency-Key`.
     pub retry_token: Option<Arc<str>>,
     /// Whether the receipt should contain the drawn delays.
@@ -187,7 +188,7 @@ impl<W, R> Leader<W, R> {
         &mut self,
         known: Option<(usize, Record)>,
         key: Key,
-        value: Option<Arc<str>>,
+        value: Option<Value>,
         token: Option<(Arc<str>, u64)>,
         explain: bool,
         now_us: u64,

@@ -1,11 +1,10 @@
 //! Followers that are wiped, slow, away for long, or not who they were.
 
-use std::sync::Arc;
-
 use kv_node::protocol::digest::Buckets;
 use kv_node::protocol::follower::{Change, Effects, Follower};
 use kv_node::protocol::messages::{Covered, ToFollower, ToLeader, Write};
 use kv_node::protocol::types::{Config, Epoch, FollowerId, Member, Record, Synced, Version};
+use kv_node::protocol::value::Value;
 
 use super::{cluster, value_of, with};
 use crate::sim::{Plan, World};
@@ -44,7 +43,7 @@ fn writes(term: u64, index: u64, record: Record) -> ToFollower {
     ToFollower::Writes { epoch: epoch(term), writes: vec![Write::new(index, "k".into(), record)] }
 }
 
-fn value(follower: &Follower) -> Option<Arc<str>> {
+fn value(follower: &Follower) -> Option<Value> {
     follower.get("k").and_then(|record| record.value.clone())
 }
 

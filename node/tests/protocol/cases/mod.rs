@@ -7,7 +7,7 @@ mod followers;
 mod leaders;
 mod rules;
 
-use std::sync::Arc;
+use kv_node::protocol::value::Value;
 
 use crate::sim::history::Act;
 use crate::sim::network::Direction;
@@ -73,7 +73,7 @@ impl World {
     }
 
     /// A linearizable read at a leader.
-    fn seen(&mut self, leader: usize) -> Option<Arc<str>> {
+    fn seen(&mut self, leader: usize) -> Option<Value> {
         let op = self.begin(None, 0, Act::Read, false);
         self.attempt(op, leader);
         self.until("the read", |world| world.is_acked(op));
@@ -121,6 +121,6 @@ impl World {
 }
 
 /// The value that an operation wrote.
-fn value_of(op: usize) -> Option<Arc<str>> {
+fn value_of(op: usize) -> Option<Value> {
     Some(format!("v{op}").into())
 }

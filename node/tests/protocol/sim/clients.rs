@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kv_node::protocol::leader::{Accepted, NewWrite, Refusal};
+use kv_node::protocol::value::Value;
 use rand::RngExt;
 
 use super::history::{Act, Op};
@@ -46,7 +47,7 @@ impl World {
     }
 
     /// A value that no other operation writes.
-    pub(crate) fn value(&self, op: usize) -> Arc<str> {
+    pub(crate) fn value(&self, op: usize) -> Value {
         format!("v{op}").into()
     }
 
@@ -102,7 +103,7 @@ impl World {
         }
     }
 
-    fn put(&mut self, op: usize, leader: usize, key: Arc<str>, value: Option<Arc<str>>, token: Option<Arc<str>>) {
+    fn put(&mut self, op: usize, leader: usize, key: Arc<str>, value: Option<Value>, token: Option<Arc<str>>) {
         let now_us = self.now_us;
         let new = NewWrite { key: key.clone(), value: value.clone(), retry_token: token, explain: false, now_us };
         let mut taken = Err(Refusal::Recovering);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kv_node::protocol::types::{Epoch, Record, Version};
+use kv_node::protocol::value::Value;
 
 use super::Summary;
 use super::clients::key_name;
@@ -13,7 +14,7 @@ use super::linearizability::{self, Call};
 pub(crate) enum Act {
     Read,
     /// Nothing deletes.
-    Write(Option<Arc<str>>),
+    Write(Option<Value>),
 }
 
 /// One operation of one client, over all its attempts.
@@ -33,7 +34,7 @@ pub(crate) struct Op {
     refused: bool,
     /// Sequence number of what was written or read; 0 when nothing was found.
     pub(crate) seq: u64,
-    pub(crate) found: Option<Arc<str>>,
+    pub(crate) found: Option<Value>,
 }
 
 impl Op {
@@ -79,7 +80,7 @@ impl Op {
         self.returned_us.is_some() || (self.refused && !self.entered && self.attempts <= 1)
     }
 
-    fn value(&self) -> Option<Arc<str>> {
+    fn value(&self) -> Option<Value> {
         match &self.act {
             Act::Read => self.found.clone(),
             Act::Write(value) => value.clone(),
@@ -91,7 +92,7 @@ impl Op {
 type State = BTreeMap<String, Record>;
 
 /// A value, and the epoch in which it was accepted; no value for a deletion.
-type Valued = (Epoch, Option<Arc<str>>);
+type Valued = (Epoch, Option<Value>);
 
 #[derive(Default)]
 pub(crate) struct History {
@@ -100,7 +101,7 @@ pub(crate) struct History {
     /// Per key and sequence number: in which epochs which value got it.
     accepted: HashMap<(String, u64), Vec<Valued>>,
     /// Per key and sequence number: the value that was acknowledged or read.
-    settled: HashMap<(usize, u64), Option<Arc<str>>>,
+    settled: HashMap<(usize, u64), Option<Value>>,
     acknowledged: Vec<(Epoch, String, u64)>,
     failure: Option<String>,
 }
@@ -127,7 +128,7 @@ impl History {
     }
 
     /// A leader gave the value this version.
-    pub(crate) fn gave(&mut self, key: String, version: Version, value: Option<Arc<str>>) {
+    pub(crate) fn gave(&mut self, key: String, version: Version, value: Option<Value>) {
         let places = self.accepted.entry((key, version.seq)).or_default();
         if places.iter().any(|(epoch, other)| *epoch == version.epoch && *other != value) {
             self.fail(format!("version {version:?} was given twice"));
@@ -165,7 +166,7 @@ impl History {
     }
 
     /// A value shown by a leader of this epoch must be in every state that leaders since its acceptance opened with.
-    fn observe(&mut self, key: String, seq: u64, value: Option<Arc<str>>, epoch: Epoch) {
+    fn observe(&mut self, key: String, seq: u64, value: Option<Value>, epoch: Epoch) {
         let given = self.accepted.get(&(key.clone(), seq)).into_iter().flatten();
         let born = given.filter(|(at, other)| *at <= epoch && *other == value).map(|(at, _)| *at).max();
         let Some(born) = born else {
@@ -228,7 +229,7 @@ impl History {
         (0..keys).try_for_each(|key| {
             let calls = self.ops.iter().filter(|op| op.key == key && (op.returned_us.is_some() || op.entered));
             let calls = calls.filter(|op| op.act != Act::Read || op.returned_us.is_some());
-            let calls: Vec<Call<Arc<str>>> = calls
+            let calls: Vec<Call<Value>> = calls
                 .map(|op| Call {
                     called: op.called_us,
                     returned: op.returned_us,
