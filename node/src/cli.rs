@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 use rand::RngExt;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tracing::{error, info, warn};
 
 use crate::config::{Followers, HEARTBEAT_MS, LogFormat, Role, Settings};
@@ -25,6 +25,7 @@ use crate::replication::coordinator::Coordinator;
 use crate::replication::dialer::Dialer;
 use crate::replication::discovery::{follow_dns, follow_url};
 use crate::replication::replica::Replica;
+use crate::resp::{self, Backend};
 use crate::shutdown::{self, Shutdown};
 use crate::store::disk::{self, Found, Opened};
 use crate::store::{Store, StoreError};
@@ -145,6 +146,17 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     let listener =
         TcpListener::bind(address).await.map_err(|error| format!("failed to listen on {address}: {error}"))?;
     let address = listener.local_addr()?;
+    let redis = match settings.resp_port() {
+        Some(port) => {
+            let address = SocketAddr::new(settings.bind_address, port);
+            let listener = TcpListener::bind(address).await;
+            Some(listener.map_err(|error| format!("failed to listen on {address} (RESP_PORT): {error}"))?)
+        }
+        None => None,
+    };
+    if let Some(redis) = &redis {
+        info!(address = %redis.local_addr()?, "listens for Redis' protocol");
+    }
     let site = Site {
         name: settings.name(),
         token: settings.token().map(Into::into),
@@ -179,7 +191,8 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
                     }
                 }
             };
-            serve(listener, service, &site, shutdown, stops, leader.resign(), &settings).await
+            let ports = Ports { http: listener, redis, backend: Backend::Leader(service.site()) };
+            serve(ports, service, &site, shutdown, stops, leader.resign(), &settings).await
         }
         None => {
             let replica = match data_dir {
@@ -200,8 +213,9 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             let failure = replica.store_failure();
             tokio::spawn(Replica::renew(Arc::downgrade(&replica)));
             let service = FollowerService::new(site.clone(), replica);
+            let ports = Ports { http: listener, redis, backend: Backend::Follower(service.site()) };
             tokio::select! {
-                ended = serve(listener, service, &site, shutdown, pending(), ready(()), &settings) => ended,
+                ended = serve(ports, service, &site, shutdown, pending(), ready(()), &settings) => ended,
                 // The follower must confirm nothing more: a sync after a failed one may succeed
                 // without storing the data.
                 failure = failure.wait() => {
@@ -251,10 +265,19 @@ fn find(leader: &Arc<Coordinator>, followers: Followers, settings: &Settings, po
     Ok(())
 }
 
+/// Where a node listens.
+struct Ports {
+    http: TcpListener,
+    /// For Redis' protocol.
+    redis: Option<TcpListener>,
+    /// The node behind `redis`.
+    backend: Backend,
+}
+
 /// Serves until the first signal, or until `stops` returns an exit code and a reason. Then finishes
 /// requests under way and exits. A second signal exits immediately.
 async fn serve(
-    listener: TcpListener,
+    ports: Ports,
     service: impl http::Service,
     site: &Site,
     mut shutdown: Shutdown,
@@ -262,10 +285,26 @@ async fn serve(
     drain: impl Future<Output = ()>,
     settings: &Settings,
 ) -> Result<ExitCode, Failure> {
-    let (close, closed) = tokio::sync::oneshot::channel::<()>();
-    let mut server = tokio::spawn(http::serve(listener, connection_limits(settings), service, async move {
-        let _ = closed.await;
-    }));
+    let (close, mut closed) = watch::channel(());
+    let mut http_closed = closed.clone();
+    let limits = connection_limits(settings);
+    let Ports { http: listener, redis, backend } = ports;
+    let http = http::serve(listener, limits.clone(), service, async move {
+        let _ = http_closed.changed().await;
+    });
+    let redis = async move {
+        if let Some(listener) = redis {
+            let closed = async move {
+                let _ = closed.changed().await;
+            };
+            resp::serve(listener, limits, backend, closed).await;
+        }
+    };
+    let redis = tokio::spawn(redis);
+    let mut server = tokio::spawn(async move {
+        http.await;
+        let _ = redis.await;
+    });
     let (code, reason) = tokio::select! {
         ended = &mut server => {
             ended?;
@@ -279,7 +318,7 @@ async fn serve(
     let limit = Duration::from_millis(settings.drain_timeout_ms.into());
     let finish = async {
         drain.await;
-        let _ = close.send(());
+        close.send_replace(());
         let _ = tokio::time::timeout(shutdown::LINGER_MAX, &mut server).await;
     };
     tokio::select! {
@@ -308,7 +347,8 @@ fn connection_limits(settings: &Settings) -> ConnectionLimits {
             "CONNECTIONS_MAX is above what the limit of open files allows, and is lowered"
         );
     }
-    ConnectionLimits { connections, times: settings.http.times() }
+    let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
+    ConnectionLimits { places, times: settings.http.times() }
 }
 
 fn start_log(settings: &Settings) -> Result<(), Failure> {

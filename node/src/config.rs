@@ -152,6 +152,9 @@ pub struct Settings {
     /// Leader: the same in bytes of keys and values
     #[arg(long, env = "BACKLOG_BYTES_MAX", default_value_t = Limits::default().backlog_bytes)]
     pub backlog_bytes_max: usize,
+    /// Port for Redis' protocol [default: none]
+    #[arg(long, env = "RESP_PORT", default_value = "", hide_default_value = true, value_parser = optional_port)]
+    pub resp_port: OptionalPort,
     /// Threads that serve connections; more than one pays on machines with cores to spare
     #[arg(long, env = "WORKER_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub worker_threads: u16,
@@ -204,7 +207,23 @@ pub fn parse_delay(text: &str) -> Result<DelayLaw, ConfigError> {
     Ok(law)
 }
 
+/// A port, unless the setting is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionalPort(Option<u16>);
+
+fn optional_port(text: &str) -> Result<OptionalPort, String> {
+    if text.is_empty() {
+        return Ok(OptionalPort(None));
+    }
+    text.parse().map(|port| OptionalPort(Some(port))).map_err(|_| "not a port from 0 to 65535".to_owned())
+}
+
 impl Settings {
+    /// The port for Redis' protocol; `None` if it is off.
+    pub fn resp_port(&self) -> Option<u16> {
+        self.resp_port.0
+    }
+
     /// The checked start settings of a leader.
     ///
     /// # Errors

@@ -37,12 +37,13 @@ mod stream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use subtle::ConstantTimeEq;
 use tokio::sync::{Notify, Semaphore};
 
 pub(crate) use self::activity::TimeLimits;
 pub use self::body::Bodies;
 pub use self::budget::Budget;
-pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service, serve};
+pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service, accept, serve};
 pub use self::gate::Gate;
 pub use self::kv::put_fields;
 use self::live::Pages;
@@ -80,6 +81,12 @@ pub struct Site {
 impl Site {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the token. Takes the same time for every guess of its length, so that the time
+    /// does not reveal how much of a guess was right.
+    pub(crate) fn is_token(&self, given: &[u8]) -> bool {
+        self.token.as_ref().is_some_and(|token| given.ct_eq(token.as_bytes()).into())
     }
 
     fn body_bytes_max(&self) -> usize {

@@ -2,7 +2,8 @@
 //!
 //! The journey of a write, in the order of the modules:
 //!
-//! 1. [`http`] reads `POST /put` and hands the write to the leader.
+//! 1. [`http`] reads `POST /put`, or `resp` a command of Redis' protocol, and hands the write to the
+//!    leader.
 //! 2. [`protocol::leader`] assigns the next sequence number of the key, draws a random delay for
 //!    each follower, and keeps the write as pending. It only decides; it uses neither clock nor
 //!    socket.
@@ -26,5 +27,6 @@ pub mod http;
 pub mod metrics;
 pub mod protocol;
 pub mod replication;
+mod resp;
 pub mod shutdown;
 pub mod store;

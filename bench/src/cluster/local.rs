@@ -144,6 +144,16 @@ impl LocalCluster {
         Ok(cluster)
     }
 
+    /// Where the leader listens for Redis' protocol, `127.0.0.1:port`.
+    pub fn leader_redis(&self) -> String {
+        self.leader.redis()
+    }
+
+    /// Where a follower listens for Redis' protocol.
+    pub fn follower_redis(&self, index: usize) -> String {
+        self.followers[index].redis()
+    }
+
     /// Where the leader listens, `http://127.0.0.1:port`.
     pub fn leader_url(&self) -> String {
         self.leader.url()
@@ -436,13 +446,16 @@ fn nodes(options: &LocalClusterOptions) -> Result<(NodeProcess, Vec<NodeProcess>
     let logs = &options.logs_directory;
     fs::create_dir_all(logs).with_context(|| format!("failed to create {}", logs.display()))?;
     let count = options.followers as usize;
-    let ports = free_ports(count + 1)?;
-    let node = |name: &str, port: u16, settings: Vec<(&str, String)>| {
+    let ports = free_ports(2 * (count + 1))?;
+    let (ports, redis_ports) = ports.split_at(count + 1);
+    let node = |name: &str, place: usize, settings: Vec<(&str, String)>| {
+        let (port, redis_port) = (ports[place], redis_ports[place]);
         let mut environment = vec![
             ("PORT".to_owned(), port.to_string()),
             ("BIND_ADDRESS".to_owned(), "127.0.0.1".to_owned()),
             ("ADVERTISE_URL".to_owned(), format!("http://127.0.0.1:{port}")),
             ("NODE_NAME".to_owned(), name.to_owned()),
+            ("RESP_PORT".to_owned(), redis_port.to_string()),
         ];
         if let Some(directory) = &options.data_directory {
             environment.push(("DATA_DIR".to_owned(), directory.join(name).display().to_string()));
@@ -450,7 +463,7 @@ fn nodes(options: &LocalClusterOptions) -> Result<(NodeProcess, Vec<NodeProcess>
         environment.extend(settings.into_iter().map(|(name, value)| (name.to_owned(), value)));
         environment.extend(options.environment.iter().cloned());
         let (program, log_path) = (options.program.clone(), logs.join(format!("{name}.log")));
-        NodeProcess::new(NodeSpec { name: name.to_owned(), program, port, environment, log_path })
+        NodeProcess::new(NodeSpec { name: name.to_owned(), program, port, redis_port, environment, log_path })
     };
     let urls: Vec<String> = ports[1..].iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
     let mut settings = vec![
@@ -469,10 +482,10 @@ fn nodes(options: &LocalClusterOptions) -> Result<(NodeProcess, Vec<NodeProcess>
         }
     });
     settings.extend(options.delay_seed.map(|seed| ("DELAY_SEED", seed.to_string())));
-    let leader = node("leader", ports[0], settings)?;
+    let leader = node("leader", 0, settings)?;
     let leader = if options.wired { leader.over_wires(&ports[1..])? } else { leader };
     let followers = (1..=count)
-        .map(|number| node(&format!("follower{number}"), ports[number], vec![("ROLE", "follower".to_owned())]))
+        .map(|number| node(&format!("follower{number}"), number, vec![("ROLE", "follower".to_owned())]))
         .collect::<Result<_>>()?;
     Ok((leader, followers))
 }

@@ -14,6 +14,7 @@ mod local_cluster;
 mod operations;
 mod page;
 mod play;
+mod redis;
 mod replication;
 mod restore;
 mod standby;

@@ -35,6 +35,21 @@ impl Bodies {
         Self { budget: Budget::new(bytes), within }
     }
 
+    /// The share of the memory for bodies that so many bytes take. `None` when others use it.
+    pub(crate) fn share(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.budget.take(bytes)
+    }
+
+    /// How long a body may take to arrive.
+    pub(crate) fn within(&self) -> Duration {
+        self.within
+    }
+
+    /// The memory for all bodies, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.budget.bytes()
+    }
+
     fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         self.budget.take(bytes).ok_or_else(|| {
             let limit = self.budget.bytes();

@@ -18,12 +18,12 @@ impl Budget {
     }
 
     /// The size of the budget, in bytes.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Reserves bytes until the permit is dropped. `None` if fewer are free.
-    pub(super) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         self.free.clone().try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 

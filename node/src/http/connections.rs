@@ -41,10 +41,10 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
 pub(super) const READ_AHEAD_BYTES: usize = 64 << 10;
 
 /// Limits of the connections.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ConnectionLimits {
-    /// How many are served at once.
-    pub(crate) connections: usize,
+    /// Places for those that are served at once.
+    pub(crate) places: Arc<Semaphore>,
     /// How long each may take.
     pub(crate) times: TimeLimits,
 }
@@ -65,7 +65,7 @@ pub(crate) async fn serve(
     service: impl Service,
     closed: impl Future<Output = ()>,
 ) {
-    let clients = Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS)));
+    let clients = limits.places;
     let spare = Arc::new(Semaphore::new(SPARE_CONNECTIONS));
     let mut http = http1::Builder::new();
     // `Activity` enforces the time limits. A client that closes its sending half still gets its
@@ -181,7 +181,8 @@ fn is_operation(method: &Method, path: &str) -> bool {
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// Accepts the next connection.
+pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -47,10 +47,10 @@ pub(super) async fn of_leader(State(state): State<LeaderSite>) -> Result<Respons
     let part = move |position| {
         let (mut entries, mut bytes) = (Vec::new(), 0);
         let next = leader.for_each_entry(position, PART_KEYS, |key, record, committed| {
-            if let Some(value) = record.value.clone().filter(|_| key != RESTORE_MARK) {
+            if let Some(value) = record.value.clone().filter(|_| **key != *RESTORE_MARK) {
                 bytes += key.len() + value.len();
                 let seq = record.version.seq;
-                entries.push(Entry { key: key.into(), value, seq, uncommitted: !committed });
+                entries.push(Entry { key: key.clone(), value, seq, uncommitted: !committed });
             }
             bytes < PART_BYTES
         });

@@ -226,7 +226,7 @@ fn query<T: Default + serde::de::DeserializeOwned>(uri: &Uri) -> Result<T, Strin
 /// # Errors
 /// 500 if it is unknown in time. 503 if the leader cannot tell in time whether it may refuse the write.
 pub(super) async fn settle(state: &LeaderSite, placed: Placed) -> Result<Settled, ApiError> {
-    let Placed { accepted, outcome, epoch, timeout } = placed;
+    let Placed { accepted, outcome, epoch, timeout, .. } = placed;
     match accepted {
         Accepted::AlreadyCommitted { seq } => Ok(Settled::Written(Written::new(seq, epoch))),
         Accepted::Pending { seq } => match tokio::time::timeout(timeout, outcome).await {

@@ -71,6 +71,11 @@ impl LeaderService {
         let others = open.merge(guarded).fallback(no_route).method_not_allowed_fallback(wrong_method);
         Self { others: others.with_state(state.clone()), state }
     }
+
+    /// What its handlers share.
+    pub(crate) fn site(&self) -> LeaderSite {
+        self.state.clone()
+    }
 }
 
 impl Service for LeaderService {
@@ -129,6 +134,11 @@ impl FollowerService {
             .route("/metrics", get(admin::follower_metrics));
         let others = open.merge(guarded).fallback(replica::no_route).method_not_allowed_fallback(wrong_method);
         Self { others: others.with_state(state.clone()), state }
+    }
+
+    /// What its handlers share.
+    pub(crate) fn site(&self) -> FollowerSite {
+        self.state.clone()
     }
 }
 

@@ -49,7 +49,7 @@ use super::types::{Epoch, FollowerId, Record};
 
 pub use self::audit::AuditCounts;
 pub use self::candidate::CandidateView;
-pub use self::conditions::{Condition, Increment, Incremented, NoSum, sum};
+pub use self::conditions::{Change, Condition, Increment, Incremented, NoSum, ReadOf, sum};
 pub use self::delay::{Delay, DelayRange};
 pub use self::install::InstallJob;
 pub use self::mask::{FOLLOWERS_MAX, SlotId};

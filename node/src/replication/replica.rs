@@ -42,7 +42,7 @@ impl Default for ForeignLimits {
 }
 
 /// The first position of a dump for values of `POST /replicate`.
-const FOREIGN_POSITION: usize = usize::MAX / 2;
+pub(crate) const FOREIGN_POSITION: usize = usize::MAX / 2;
 
 /// A value in the answer to a read.
 #[derive(Clone, Debug, PartialEq, Eq)]

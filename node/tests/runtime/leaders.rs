@@ -91,7 +91,7 @@ impl World {
         let opened = loop {
             let mut opened: BTreeMap<String, Record> = BTreeMap::new();
             let read = coordinator.for_each_entry(0, usize::MAX >> 1, |key, record, _| {
-                opened.insert(key.to_owned(), record.clone());
+                opened.insert(key.to_string(), record.clone());
                 true
             });
             if read.is_ok() {
@@ -239,7 +239,7 @@ impl World {
     fn why_states_differ(&self, leader: &Coordinator, size: usize) -> String {
         let mut records: BTreeMap<String, (Record, bool)> = BTreeMap::new();
         let read = leader.for_each_entry(0, usize::MAX >> 1, |key, record, committed| {
-            records.insert(key.to_owned(), (record.clone(), committed));
+            records.insert(key.to_string(), (record.clone(), committed));
             true
         });
         if let Err(refusal) = read {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kv_node::protocol::etag::Etag;
 use kv_node::protocol::follower::Effects;
 use kv_node::protocol::leader::{
-    Accepted, Condition, Increment, Incremented, Limits, NewWrite, NoSum, Output, Refusal, sum,
+    Accepted, Change, Condition, Increment, Incremented, Limits, NewWrite, NoSum, Output, ReadOf, Refusal, sum,
 };
 use kv_node::protocol::messages::ToFollower;
 use kv_node::protocol::types::Epoch;
@@ -250,4 +250,64 @@ fn refusals_that_wait_are_bounded_and_forgotten() {
     followers.hold = |_, _| false;
     let expected = [Answer::Committed(1), Answer::Unmet(3, found(1, "one")), Answer::Unmet(5, found(1, "one"))];
     assert_eq!(answers(&mut leader, &mut followers), expected);
+}
+
+// Goal: a client that sends a write, a read and another write without waiting reads the first one, and nothing that can
+// still be lost. Method: the writes are held, then the probes; the second write is committed with the first one.
+#[test]
+fn a_read_in_order_shows_what_was_accepted_before_it() {
+    let (mut leader, mut followers) = cluster(Limits::default());
+    followers.hold = writes;
+    leader.put(write(Some("one"), None), 1).expect("accepted");
+    leader.read_in_order("k", ReadOf::Committed, 2).expect("a read");
+    assert_eq!(answers(&mut leader, &mut followers), [Answer::Unmet(2, None)], "nothing is committed");
+    leader.read_in_order("k", ReadOf::Accepted, 3).expect("a read");
+    leader.put(write(Some("two"), None), 4).expect("accepted");
+    leader.read_in_order("k", ReadOf::Committed, 5).expect("a read");
+    leader.read_in_order("none", ReadOf::Accepted, 6).expect("a read");
+    let now = [Answer::Unmet(5, None), Answer::Unmet(6, None)];
+    assert_eq!(answers(&mut leader, &mut followers), now, "the value of the other read is not committed");
+    followers.hold = probes;
+    assert_eq!(answers(&mut leader, &mut followers), [Answer::Committed(1), Answer::Committed(4)]);
+    leader.read_in_order("k", ReadOf::Committed, 7).expect("a read");
+    leader.put(write(Some("three"), None), 8).expect("accepted");
+    assert_eq!(answers(&mut leader, &mut followers), [Answer::Committed(8)], "no follower was asked who leads");
+    followers.hold = |_, _| false;
+    let expected = [Answer::Unmet(3, found(1, "one")), Answer::Unmet(7, found(2, "two"))];
+    assert_eq!(answers(&mut leader, &mut followers), expected);
+
+    followers.hold = writes;
+    leader.put(write(Some("four"), None), 9).expect("accepted");
+    for (of, waiter) in [(ReadOf::Accepted, 10), (ReadOf::Committed, 11)] {
+        leader.read_in_order("k", of, waiter).expect("a read");
+    }
+    replace(&leader, &mut followers);
+    let mut ends = answers(&mut leader, &mut followers);
+    ends.sort_by_key(|end| format!("{end:?}"));
+    let expected = [Answer::Indeterminate(9), Answer::NotApplied(10), Answer::NotApplied(11)];
+    assert_eq!(ends, expected, "another leader may have written");
+}
+
+// Goal: an update changes the newest accepted value, and what it found holds once it is answered.
+#[test]
+fn an_update_decides_by_the_newest_accepted_record() {
+    let (mut leader, mut followers) = cluster(Limits::default());
+    followers.hold = writes;
+    let update = |leader: &mut Core, change: Change, waiter: u32| {
+        leader.update("k".into(), 0, |known| (change, known.and_then(|record| record.value.clone())), waiter)
+    };
+    let to = |value: &str| Change::To(Some(value.into()));
+    assert_eq!(update(&mut leader, Change::Refused, 1), Ok((Accepted::Unmet, None)));
+    assert_eq!(update(&mut leader, to("one"), 2), Ok((Accepted::Pending { seq: 1 }, None)));
+    assert_eq!(update(&mut leader, to("two"), 3), Ok((Accepted::Pending { seq: 2 }, Some("one".into()))));
+    assert_eq!(update(&mut leader, Change::Refused, 4), Ok((Accepted::Unmet, Some("two".into()))));
+    assert_eq!(update(&mut leader, Change::To(None), 5), Ok((Accepted::Pending { seq: 3 }, Some("two".into()))));
+    assert_eq!(update(&mut leader, to("three"), 6), Ok((Accepted::Pending { seq: 4 }, None)));
+    assert_eq!(answers(&mut leader, &mut followers), [Answer::Unmet(1, None)]);
+    assert_eq!(leader.confirmed_by(leader.end()), 0, "no follower has a write");
+    followers.hold = |_, _| false;
+    let refused = Answer::Unmet(4, found(2, "two"));
+    let [one, two, three, four] = [2, 3, 5, 6].map(Answer::Committed);
+    assert_eq!(answers(&mut leader, &mut followers), [one, two, refused, three, four]);
+    assert_eq!((leader.confirmed_by(leader.end()), leader.confirmed_by(leader.end() + 1)), (5, 0));
 }

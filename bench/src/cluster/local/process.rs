@@ -28,6 +28,8 @@ pub(super) struct NodeSpec {
     pub name: String,
     pub program: Program,
     pub port: u16,
+    /// For Redis' protocol.
+    pub redis_port: u16,
     pub environment: Vec<(String, String)>,
     pub log_path: PathBuf,
 }
@@ -50,11 +52,13 @@ impl NodeProcess {
 
     /// Another node with the same settings but for its name, its port and its log, which does not run yet.
     pub(super) fn sibling(&self, name: &str, port: u16) -> Result<Self> {
-        let mut spec = NodeSpec { name: name.to_owned(), port, ..self.spec.clone() };
+        let mut spec = NodeSpec { name: name.to_owned(), port, redis_port: 0, ..self.spec.clone() };
         spec.log_path.set_file_name(format!("{name}.log"));
         for (setting, value) in &mut spec.environment {
             match setting.as_str() {
                 "PORT" => *value = port.to_string(),
+                // Any: no test asks a sibling in this way.
+                "RESP_PORT" => "0".clone_into(value),
                 "NODE_NAME" => name.clone_into(value),
                 "ADVERTISE_URL" => *value = format!("http://127.0.0.1:{port}"),
                 _ => {}
@@ -74,6 +78,10 @@ impl NodeProcess {
 
     pub(super) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.spec.port)
+    }
+
+    pub(super) fn redis(&self) -> String {
+        format!("127.0.0.1:{}", self.spec.redis_port)
     }
 
     /// Starts the process, in a process group of its own: a Ctrl-C at the terminal is for the bench, which still
@@ -226,6 +234,7 @@ mod tests {
             name: "follower3".into(),
             program: Program::Bench("/nonexistent/kv-bench".into()),
             port: 1,
+            redis_port: 2,
             environment: Vec::new(),
             log_path: directory.path().join("follower3.log"),
         };

@@ -12,6 +12,7 @@ use super::writes::mark_of;
 use super::{Accepted, Leader, NewWrite, Refusal};
 use crate::protocol::etag::Etag;
 use crate::protocol::types::{Key, Record, fingerprint, fingerprint_of_increment};
+use crate::protocol::value::Value;
 
 /// What must hold of the newest record of a key before a write changes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +65,25 @@ pub struct Incremented {
     pub sum: Option<i64>,
 }
 
+/// What a write does to the value of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Stores this value; `None` deletes the key.
+    To(Option<Value>),
+    /// Nothing: the newest record refuses the write.
+    Refused,
+}
+
+/// Which record a read in the order of requests shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOf {
+    /// The one that is committed when the read arrives.
+    Committed,
+    /// The newest one that the leader accepted before the read arrived. The answer waits until that is
+    /// committed.
+    Accepted,
+}
+
 /// Why a value cannot be added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoSum {
@@ -105,6 +125,51 @@ impl<W, R> Leader<W, R> {
         }
         let seq = self.append(known, key, value, token, explain, now_us, waiter)?;
         Ok(Accepted::Pending { seq })
+    }
+
+    /// Accepts a write that `decide` makes of the newest record of its key. Also returns what `decide`
+    /// finds, which holds once the write is committed or refused.
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub fn update<T>(
+        &mut self,
+        key: Key,
+        now_us: u64,
+        decide: impl FnOnce(Option<&Record>) -> (Change, T),
+        waiter: W,
+    ) -> Result<(Accepted, T), Refusal> {
+        self.client_refusal()?;
+        let known = self.known(&key);
+        let (change, found) = decide(known.as_ref().map(|(_, latest)| latest));
+        let accepted = match change {
+            Change::To(value) => {
+                Accepted::Pending { seq: self.append(known, key, value, None, false, now_us, waiter)? }
+            }
+            Change::Refused => self.refuse_by(known, waiter)?,
+        };
+        Ok((accepted, found))
+    }
+
+    /// Accepts a read that shows a key as it is now, whatever is written before the answer. The answer
+    /// is [`Output::Unmet`] or [`Output::NotApplied`].
+    ///
+    /// Both kinds are linearizable: the record was committed, or its commit settles the ones before it,
+    /// and the round that confirms the leader begins afterwards. A client that sends requests without
+    /// waiting for answers reads what is accepted, so that it sees its own writes before the read, and
+    /// none of those behind it.
+    ///
+    /// # Errors
+    /// [`Refusal`] as for [`Leader::read`].
+    pub fn read_in_order(&mut self, key: &str, of: ReadOf, waiter: W) -> Result<(), Refusal> {
+        self.client_refusal()?;
+        match of {
+            ReadOf::Accepted => self.refuse_by(self.known(key), waiter).map(drop),
+            ReadOf::Committed => {
+                let found = self.committed(key).cloned();
+                self.enter_reader(Reader::Unmet(Box::new((waiter, found))), None)
+            }
+        }
     }
 
     /// Accepts the write of a sum: adds to the newest value of a key.

@@ -2,9 +2,10 @@
 
 use kvcluster_api::status::FollowerState;
 
+use super::slot::Slot;
 use super::{Entry, Leader, Link, Phase, SlotId};
 use crate::protocol::messages::Write;
-use crate::protocol::types::{Config, Epoch, FollowerId, RESTORE_MARK, Record};
+use crate::protocol::types::{Config, Epoch, FollowerId, Key, RESTORE_MARK, Record};
 
 /// One follower, as the leader sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,20 @@ impl<W, R> Leader<W, R> {
     /// The epoch that this leader leads, or for which it asks promises.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// The number of writes that the leaders of this state accepted, as positions of [`Write`]s count:
+    /// every write so far has a lower index.
+    ///
+    /// [`Write`]: crate::protocol::messages::Write
+    pub fn end(&self) -> u64 {
+        self.window.next_index()
+    }
+
+    /// How many followers have confirmed every write with an index below `end`.
+    pub fn confirmed_by(&self, end: u64) -> usize {
+        let has = |slot: &Slot| slot.link == Link::Streaming && slot.progress.watermark >= end;
+        self.each_slot().filter(|(_, slot)| has(slot)).count()
     }
 
     /// Whether the leader is open.
@@ -150,7 +165,7 @@ impl<W, R> Leader<W, R> {
     }
 
     /// The newest accepted record at a position of the map, and whether it is committed. Positions are stable.
-    pub fn entry_at(&self, position: usize) -> Option<(&str, &Record, bool)> {
+    pub fn entry_at(&self, position: usize) -> Option<(&Key, &Record, bool)> {
         let (key, Entry { latest, latest_committed, .. }) = self.entries.at(position)?;
         Some((key, latest, *latest_committed))
     }

@@ -8,9 +8,9 @@ use tokio::sync::oneshot;
 use super::{Coordinator, State};
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::leader::{
-    Accepted, Condition, Increment, Incremented, NewWrite, Part, Receipt, Refusal, Saved, Unfinished,
+    Accepted, Change, Condition, Increment, Incremented, NewWrite, Part, ReadOf, Receipt, Refusal, Saved, Unfinished,
 };
-use crate::protocol::types::{Epoch, Record};
+use crate::protocol::types::{Epoch, Key, Record};
 
 /// How long a leader that resigns waits for its followers.
 const RESIGN_MAX: Duration = Duration::from_secs(1);
@@ -42,6 +42,8 @@ pub struct Placed {
     pub epoch: Epoch,
     /// How long the client waits before the outcome is unknown.
     pub timeout: Duration,
+    /// The index behind the newest write that the leader has accepted.
+    pub end: u64,
 }
 
 /// An accepted write of a restore, and its outcome once it has one.
@@ -57,7 +59,13 @@ pub(super) struct ReadWaiter {
 
 impl State {
     fn placed(&self, accepted: Accepted, outcome: oneshot::Receiver<WriteOutcome>) -> Placed {
-        Placed { accepted, outcome, epoch: self.core.epoch(), timeout: self.in_force.replication_timeout() }
+        Placed {
+            accepted,
+            outcome,
+            epoch: self.core.epoch(),
+            timeout: self.in_force.replication_timeout(),
+            end: self.core.end(),
+        }
     }
 }
 
@@ -81,6 +89,42 @@ impl Coordinator {
             assert!(!deliberate::is_on(DeliberateFault::PanicsInWrite), "a deliberate panic");
             Ok(state.placed(accepted, outcome))
         })
+    }
+
+    /// Accepts a write that `decide` makes of the newest record of its key. Also returns what `decide`
+    /// finds, see [`Leader::update`](crate::protocol::leader::Leader::update).
+    ///
+    /// # Errors
+    /// [`Refusal`] when nothing was accepted.
+    pub fn update<T>(
+        self: &Arc<Self>,
+        key: Key,
+        decide: impl FnOnce(Option<&Record>) -> (Change, T),
+    ) -> Result<(Placed, T), Refusal> {
+        let now_us = self.now_us();
+        let (sender, outcome) = oneshot::channel();
+        self.step(|state| {
+            let (accepted, found) = state.core.update(key, now_us, decide, sender)?;
+            Ok((state.placed(accepted, outcome), found))
+        })
+    }
+
+    /// Accepts a read that shows a key as it is now. The channel brings [`WriteOutcome::Unmet`], or closes if this leader
+    /// no longer leads.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it does not lead.
+    pub fn read_in_order(self: &Arc<Self>, key: &str, of: ReadOf) -> Result<Placed, Refusal> {
+        let (sender, outcome) = oneshot::channel();
+        self.step(|state| {
+            state.core.read_in_order(key, of, sender)?;
+            Ok(state.placed(Accepted::Unmet, outcome))
+        })
+    }
+
+    /// How many followers have confirmed every write with an index below `end`.
+    pub(crate) fn confirmed_by(&self, end: u64) -> usize {
+        self.look(|state| state.core.confirmed_by(end))
     }
 
     /// Accepts an increment. Also returns the sum, if the leader knows it.
@@ -137,7 +181,7 @@ impl Coordinator {
         &self,
         position: usize,
         count: usize,
-        mut each: impl FnMut(&str, &Record, bool) -> bool,
+        mut each: impl FnMut(&Key, &Record, bool) -> bool,
     ) -> Result<Option<usize>, Refusal> {
         self.look(|state| {
             state.core.local_refusal()?;

@@ -110,6 +110,11 @@ impl Coordinator {
         self.look(|state| state.core.epoch())
     }
 
+    /// How many keys there are, deleted ones included.
+    pub(crate) fn keys(&self) -> usize {
+        self.look(|state| state.core.keys())
+    }
+
     /// The epoch of the leader that replaced this one.
     pub fn fenced_by(&self) -> Option<Epoch> {
         self.look(|state| state.core.fenced_by())

@@ -226,7 +226,7 @@ impl World {
         let leader = &self.leads[number].leader;
         note!(self, "L{number} opens {}", leader.epoch());
         let state = (0..).map_while(|position| leader.entry_at(position));
-        let state = state.map(|(key, record, _)| (key.to_owned(), record.clone())).collect();
+        let state = state.map(|(key, record, _)| (key.to_string(), record.clone())).collect();
         let (epoch, serves) = (leader.epoch(), leader.unfinished_restore().is_none());
         let mark = leader.latest(RESTORE_MARK).map(|(mark, _)| mark.version);
         self.history.opened(epoch, state);

@@ -1,0 +1,227 @@
+//! What the commands need of a leader or a follower.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::errors::Error;
+use super::output::Output;
+use super::slot::{Part, Settled};
+use crate::http::{FollowerSite, LeaderSite, Site};
+use crate::metrics::WriteResult;
+use crate::protocol::leader::{Accepted, Change, ReadOf, Refusal};
+use crate::protocol::types::{Key, RESTORE_MARK, Record};
+use crate::protocol::value::Value;
+use crate::replication::coordinator::Placed;
+use crate::replication::replica::FOREIGN_POSITION;
+
+/// Values from this length on take their bytes from the budget of answers until they are sent.
+const COUNTED_BYTES: usize = 64 << 10;
+
+/// The node behind a connection.
+#[derive(Clone)]
+pub(crate) enum Backend {
+    Leader(LeaderSite),
+    Follower(FollowerSite),
+}
+
+impl Backend {
+    /// What all handlers of the node share.
+    pub(super) fn site(&self) -> &Site {
+        match self {
+            Self::Leader(leader) => &leader.site,
+            Self::Follower(follower) => &follower.site,
+        }
+    }
+
+    /// A key as text, with the hash that tells keys apart.
+    ///
+    /// # Errors
+    /// The reply, if no key can be so.
+    pub(super) fn key<'a>(&self, bytes: &'a [u8]) -> Result<(u64, &'a str), Error> {
+        let limit = self.site().key_bytes_max;
+        match std::str::from_utf8(bytes) {
+            _ if bytes.len() > limit => {
+                Err(Error::limit(format_args!("the key has {} bytes (limit {limit})", bytes.len())))
+            }
+            // The node keeps a mark of its own under the empty key.
+            Ok("") => Err(Error::wrong("a key has at least one byte")),
+            Ok(key) => Ok((xxh3_64(bytes), key)),
+            Err(_) => Err(Error::wrong("a key must be UTF-8 text")),
+        }
+    }
+
+    /// Refuses a value above the limit.
+    ///
+    /// # Errors
+    /// The reply.
+    pub(super) fn check_value(&self, bytes: usize) -> Result<(), Error> {
+        let limit = self.site().value_bytes_max;
+        if bytes > limit {
+            return Err(Error::limit(format_args!("the value has {bytes} bytes (limit {limit})")));
+        }
+        Ok(())
+    }
+
+    /// Begins to read a key.
+    pub(super) fn read(&self, key: &str, of: ReadOf) -> Part {
+        match self {
+            Self::Leader(leader) => match leader.leader.read_in_order(key, of) {
+                Ok(Placed { outcome, timeout, .. }) => Part::Waiting { outcome, seq: None, timeout },
+                Err(refusal) => Part::Settled(Settled::Failed(refusal.into())),
+            },
+            Self::Follower(follower) => {
+                let found = follower.replica.get(key);
+                Part::Settled(match found.shown {
+                    _ if found.restoring => Settled::Failed(Error::loading("a restore is unfinished")),
+                    shown => Settled::Found(shown.map(|shown| shown.value)),
+                })
+            }
+        }
+    }
+
+    /// Begins a write. Also returns what `decide` finds, and the index behind it for
+    /// [`Backend::confirmed_by`].
+    ///
+    /// # Errors
+    /// The reply, when nothing was accepted.
+    pub(super) fn write<T>(
+        &self,
+        key: Key,
+        decide: impl FnOnce(Option<&Record>) -> (Change, T),
+    ) -> Result<(Part, T, u64), Error> {
+        let leader = match self {
+            Self::Follower(follower) => {
+                return Err(Error::read_only(match follower.replica.leader() {
+                    Some(leader) => format!("this node is a follower; writes go to the leader at {leader}"),
+                    None => "this node is a follower; writes go to the leader".to_owned(),
+                }));
+            }
+            Self::Leader(leader) if leader.site.is_draining() => {
+                return Err(Error::loading("the leader is shutting down"));
+            }
+            Self::Leader(leader) => &leader.leader,
+        };
+        let (Placed { accepted, outcome, timeout, end, .. }, found) = leader.update(key, decide)?;
+        let seq = match accepted {
+            Accepted::Pending { seq } | Accepted::AlreadyCommitted { seq } => Some(seq),
+            Accepted::Unmet => None,
+        };
+        Ok((Part::Waiting { outcome, seq, timeout }, found, end))
+    }
+
+    /// How many followers have confirmed every write below this index.
+    pub(super) fn confirmed_by(&self, end: u64) -> usize {
+        match self {
+            Self::Leader(leader) => leader.leader.confirmed_by(end),
+            Self::Follower(_) => 0,
+        }
+    }
+
+    /// Calls `each` for the keys with values among `count` positions from `position` on. Returns the
+    /// next position, or nothing at the end.
+    ///
+    /// # Errors
+    /// The reply, if the node does not serve.
+    pub(super) fn keys(
+        &self,
+        position: usize,
+        count: usize,
+        mut each: impl FnMut(&Key),
+    ) -> Result<Option<usize>, Error> {
+        match self {
+            Self::Leader(leader) => Ok(leader.leader.for_each_entry(position, count, |key, record, _| {
+                if record.value.is_some() && **key != *RESTORE_MARK {
+                    each(key);
+                }
+                true
+            })?),
+            Self::Follower(follower) => {
+                let replica = &follower.replica;
+                let (part, next) = replica.dump_part(from_cursor(position), count, usize::MAX);
+                if replica.is_restoring() {
+                    return Err(Error::loading("a restore is unfinished"));
+                }
+                part.iter().for_each(|(key, _)| each(key));
+                Ok(next.map(to_cursor))
+            }
+        }
+    }
+
+    /// How many positions [`Backend::keys`] has.
+    pub(super) fn positions(&self) -> usize {
+        match self {
+            Self::Leader(leader) => leader.leader.keys(),
+            Self::Follower(follower) => follower.replica.view().keys,
+        }
+    }
+
+    /// Distinguishes the positions of this node from those of others.
+    pub(super) fn tag(&self) -> u16 {
+        let (term, id) = match self {
+            Self::Leader(leader) => {
+                let epoch = leader.leader.epoch();
+                (epoch.term, epoch.leader)
+            }
+            Self::Follower(follower) => (0, follower.replica.view().hello.id.0),
+        };
+        xxh3_64_with_seed(&term.to_le_bytes(), id) as u16
+    }
+
+    /// Why this leader does not serve.
+    pub(super) fn refusal(&self) -> Error {
+        match self {
+            Self::Leader(leader) => leader.leader.local_refusal().err().unwrap_or(Refusal::Recovering).into(),
+            Self::Follower(_) => Error::loading("the follower does not serve"),
+        }
+    }
+
+    /// Counts the answer to a write.
+    pub(super) fn count(&self, result: WriteResult, took: Duration) {
+        if let Self::Leader(leader) = self {
+            leader.metrics.write(result, took.as_secs_f64());
+        }
+    }
+
+    /// Writes a value, or null. A long value takes its bytes from the budget of answers until it is
+    /// sent.
+    pub(super) fn send_value(&self, value: Option<Value>, out: &mut Output) {
+        match value {
+            Some(value) if value.len() > COUNTED_BYTES => {
+                let answers = &self.site().answers;
+                let Some(permit) = answers.take(value.len()) else {
+                    let limit = answers.bytes();
+                    let text = format_args!("answers that other clients have not read use the limit of {limit} bytes");
+                    return out.error(Error::limit(text).text());
+                };
+                let length = value.len();
+                out.shared(length, Bytes::from_owner(Counted { value, _permit: permit }));
+            }
+            value => out.value(value),
+        }
+    }
+}
+
+/// Positions from here on are of values that only `POST /replicate` brought. Those of a follower are
+/// too large for a cursor.
+const FOREIGN_CURSOR: usize = 1 << 46;
+
+fn to_cursor(position: usize) -> usize {
+    position.checked_sub(FOREIGN_POSITION).map_or(position, |foreign| FOREIGN_CURSOR + foreign)
+}
+
+fn from_cursor(cursor: usize) -> usize {
+    cursor.checked_sub(FOREIGN_CURSOR).map_or(cursor, |foreign| FOREIGN_POSITION + foreign)
+}
+
+struct Counted {
+    value: Value,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.value
+    }
+}
