@@ -68,6 +68,34 @@ async fn a_local_sweep_measures_every_quorum_and_writes_every_file() {
     }
 }
 
+/// The delays that a leader draws have their law, with a heavy tail and with a mixture, followers that differ and a shared
+/// part. The seed makes the draws the same each time, so that the band leaves nothing to chance.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_delays_of_any_law_are_inside_their_band() {
+    let heavy = r#"{"pareto":{"scaleMs":2.0,"shape":1.5},"capMs":2000.0}"#;
+    let mixed = r#"{"mixture":[{"exponential":{"meanMs":6.0},"weight":3.0},{"lognormal":{"medianMs":20.0,"sigma":0.5},"weight":1.0}],
+        "perFollower":[{"constant":{"ms":9.0},"follower":1}],"shared":{"maxMs":4.0}}"#;
+    for (law, quorums) in [(heavy, "1,3"), (mixed, "2,3")] {
+        let out = tempfile::tempdir().expect("temporary directory");
+        let arguments = ["sweep", "--delay", law, "--follower-count", "3", "--quorums", quorums, "--delay-seed", "11"];
+        let writes = ["--writes", "1500", "--concurrency", "48"];
+        let output = kv_bench(out.path(), &[&arguments[..], &writes].concat()).await;
+        let text = stdout(&output);
+        assert!(output.status.success(), "{text}{}", stderr(&output));
+        assert!(text.contains("medians in ms, and the distances of whole distributions from theory:"), "{text}");
+        let report: Value =
+            serde_json::from_slice(&fs::read(out.path().join("sweep.json")).expect("written")).expect("valid JSON");
+        assert_eq!(report["settings"]["delay"], serde_json::from_str::<Value>(law).expect("JSON"));
+        for quorum in report["quorums"].as_array().expect("a list") {
+            let distance = |name: &str| quorum["distribution"][name].as_f64().expect("a number");
+            assert!(distance("law") <= distance("band"), "{law}: {quorum}");
+            let earliest_ms = quorum["overhead"]["min_ms"].as_f64().expect("explained");
+            assert!(earliest_ms > -0.1, "answered {earliest_ms} ms after its quorum");
+        }
+        assert!(fs::read_to_string(out.path().join("latency_distributions.svg")).expect("written").contains("</svg>"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_waits_for_every_follower_is_recognised_and_deviates() {
     let out = tempfile::tempdir().expect("temporary directory");
@@ -120,6 +148,7 @@ async fn errors_are_one_line_that_says_what_and_where() {
         (vec!["--leader", &refusing, "--quorums", "6"], "write quorum 6 is not possible with 5 followers"),
         (vec!["--leader", &refusing, "--followers", &foreign], "1 follower URLs were given, but the leader has 5"),
         (vec!["--quorums", "9"], "write quorum 9 is not possible with 5 followers"),
+        (vec!["--min-delay-ms", "300"], "minimum delay of 300 ms is above the maximum delay of 200 ms"),
     ] {
         let output = kv_bench(out.path(), &with_small(&arguments)).await;
         let errors = stderr(&output);
@@ -127,6 +156,24 @@ async fn errors_are_one_line_that_says_what_and_where() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
         assert!(errors.starts_with("error: ") && errors.contains(expected), "{arguments:?}: {errors}");
         assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+}
+
+/// What the command line parser refuses, it refuses with its own words and a hint.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_values_of_options_end_with_code_2() {
+    let out = tempfile::tempdir().expect("temporary directory");
+    let negative = r#"{"exponential":{"meanMs":-4}}"#;
+    for (arguments, expected) in [
+        (["--writes", "many"], "invalid digit"),
+        (["--quorums", "0"], "0 is not in 1.."),
+        (["--delay", "jammer"], "nor one of linkedin-disk, yammer, wan-3-zones"),
+        (["--delay", negative], "delay.exponential.meanMs is -4: it must be above 0"),
+    ] {
+        let output = kv_bench(out.path(), &[&["sweep"][..], &arguments].concat()).await;
+        let errors = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+        assert!(errors.contains(expected), "{arguments:?}: {errors}");
     }
 }
 

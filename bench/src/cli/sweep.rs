@@ -1,13 +1,14 @@
 //! `kv-bench sweep`: settings → target → sweep → table and files → exit code.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use kvcluster_api::delay::DelayLaw;
 
 use super::{
     EXIT_DEVIATES, EXIT_FAILED,
-    cluster::{ClusterArguments, Durability, LocalDefaults, data_directory},
+    cluster::{ClusterArguments, Durability, LocalDefaults, TIMEOUT_MARGIN_MS, data_directory},
 };
 use crate::{
     cluster::{self, LocalClusterOptions, RunningCluster},
@@ -30,12 +31,20 @@ const SEED_EXPERIMENT: Workload = Workload { writes: 100, concurrency: 10, keys:
 /// The default: a standard error of 0.6 ms at 0-200 ms delays, in about 70 s for five quorums.
 const DEFAULT: Workload = Workload { writes: 4000, concurrency: 32, keys: 10, value_size_bytes: None };
 const DEFAULT_MAX_DELAY_MS: u32 = 200;
+/// The longest delay that a replication timeout allows for, in ms.
+const UNCAPPED_MS: f64 = 60_000.0;
 
 /// The settings of a sweep.
 #[derive(Clone, Debug, Args)]
 pub struct SweepArguments {
     #[command(flatten)]
     cluster: ClusterArguments,
+
+    /// The law of the delays, in place of the shortest and the longest: JSON such as {"exponential":{"meanMs":40}}, or
+    /// linkedin-disk, yammer or wan-3-zones [default: uniform; of a running cluster: as it is]
+    #[arg(long, value_name = "LAW", value_parser = law, conflicts_with_all = ["min_delay_ms", "max_delay_ms"],
+        help_heading = "Cluster")]
+    delay: Option<Arc<DelayLaw>>,
 
     /// Write quorums to measure, comma-separated, in this order [default: 1 to the number of followers]
     #[arg(long, value_name = "W,…", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..),
@@ -96,6 +105,7 @@ impl SweepArguments {
             quorums: self.quorums.clone(),
             min_delay_ms: self.cluster.min_delay_ms,
             max_delay_ms: self.cluster.max_delay_ms,
+            delay: self.delay.clone(),
             workload,
             warmup_writes: self.warmup_writes.unwrap_or(2 * workload.concurrency),
             max_deviation_ms: self.max_deviation_ms,
@@ -109,9 +119,17 @@ impl SweepArguments {
             replication_timeout_ms: None,
             start_timeout: Duration::from_secs(30),
         };
-        let options = self.cluster.local(&self.out, defaults)?;
+        let mut options = self.cluster.local(&self.out, defaults)?;
         let LocalClusterOptions { followers, .. } = options;
         self.quorums.iter().flatten().try_for_each(|quorum| super::require_possible(*quorum, followers))?;
+        if let Some(law) = &self.delay {
+            options.delay = Some(law.clone());
+            if self.cluster.replication_timeout_ms.is_none() {
+                let (_, longest_ms) = law.resolve()?.bounds_ms();
+                // Without a cap a law's longest delay is an hour, which no write is likely to take.
+                options.replication_timeout_ms = TIMEOUT_MARGIN_MS + longest_ms.min(UNCAPPED_MS).ceil() as u32;
+            }
+        }
         Ok(options)
     }
 
@@ -174,6 +192,10 @@ fn code(report: &SweepReport) -> u8 {
     }
 }
 
+fn law(text: &str) -> Result<Arc<DelayLaw>, String> {
+    kv_node::config::parse_delay(text).map(Arc::new).map_err(|error| error.to_string())
+}
+
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
@@ -229,6 +251,17 @@ mod tests {
     }
 
     #[test]
+    fn a_law_reaches_the_cluster_and_the_sweep() {
+        let arguments = parse("--delay yammer").expect("valid");
+        let cluster = arguments.local_cluster().expect("possible");
+        assert_eq!(cluster.delay, Some(Arc::new(DelayLaw::preset("yammer"))));
+        assert_eq!(cluster.replication_timeout_ms, 65_000, "no timeout of an hour");
+        assert_eq!(arguments.options().delay, cluster.delay);
+        let capped = parse("--delay {\"exponential\":{\"meanMs\":4},\"capMs\":99.5}").expect("valid");
+        assert_eq!(capped.local_cluster().expect("possible").replication_timeout_ms, 5_100);
+    }
+
+    #[test]
     fn contradictions_are_refused_in_words_that_name_both_values() {
         let error =
             |line: &str| parse(line).expect("parses").local_cluster().expect_err("contradicts itself").to_string();
@@ -251,6 +284,9 @@ mod tests {
             ("--kube demo --leader http://localhost:8000", "cannot be used with"),
             ("--kube demo --delay-seed 3", "cannot be used with"),
             ("--namespace blue", "--kube"),
+            ("--delay jammer", "nor one of linkedin-disk, yammer, wan-3-zones"),
+            ("--delay {\"exponential\":{\"meanMs\":-4}}", "delay.exponential.meanMs is -4: it must be above 0"),
+            ("--delay yammer --max-delay-ms 5", "cannot be used with"),
             ("--print png", "possible values: svg, csv, json, md"),
             ("--leader http://localhost:8000 --delay-seed 3", "cannot be used with"),
             ("--max-deviation-ms -1", "0 or more"),

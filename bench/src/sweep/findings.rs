@@ -1,11 +1,13 @@
 //! What the figures mean, in words: agreement with theory, queueing, answers that wait for every follower or for none.
 
 mod latency;
+mod verdict;
 
 use serde::Serialize;
 
 use self::latency::{answers_early, flatness, overhead_grows, queueing, stalls, unexplained_latency};
-use crate::sweep::{analysis::QuorumReport, consistency::ConsistencyReport};
+use self::verdict::{follows_theory, law_differs};
+use crate::sweep::{analysis::QuorumReport, consistency::ConsistencyReport, report::SweepSettings};
 
 /// A conclusion that a reader of the table should not have to draw alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,8 +22,14 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
-    /// The means are where theory puts them.
+    /// The latencies are where theory puts them.
     Agreement,
+    /// The delays that the leader drew do not have their law.
+    LawDiffers,
+    /// The delays have their law, and the system adds more to them than chance could.
+    SystemAdds,
+    /// The latencies are not where theory puts them, and the leader does not report its delays.
+    TheoryDiffers,
     /// Latencies above the longest delay there is.
     Queueing,
     /// The overhead is larger at the end of a run than at its beginning.
@@ -56,21 +64,23 @@ impl FindingKind {
 }
 
 /// Timers and schedulers are allowed this much before a latency counts as unexplained: 5 % of the delays' span,
-/// and 5 ms at least.
-fn tolerance_ms(min_delay_ms: f64, max_delay_ms: f64) -> f64 {
-    (0.05 * (max_delay_ms - min_delay_ms)).max(5.0)
+/// and 5 ms at least. The span of a law that is not uniform ends at the 99 % quantile of the slowest quorum.
+fn tolerance_ms(quorums: &[QuorumReport], settings: &SweepSettings) -> f64 {
+    let (min_ms, max_ms) = (f64::from(settings.min_delay_ms), f64::from(settings.max_delay_ms));
+    let slowest_ms = largest(quorums.iter().map(|report| report.theory.p99_ms));
+    let longest_ms = if settings.delay.is_some() { slowest_ms } else { max_ms };
+    (0.05 * (longest_ms - min_ms)).max(5.0)
 }
 
-/// Draws the conclusions from a sweep with `followers` followers and delays in `[min_delay_ms, max_delay_ms]`.
+/// Draws the conclusions from a sweep.
 pub fn findings(
     quorums: &[QuorumReport],
-    followers: u16,
-    min_delay_ms: f64,
-    max_delay_ms: f64,
+    settings: &SweepSettings,
     consistency: Option<&ConsistencyReport>,
 ) -> Vec<Finding> {
-    let tolerance = tolerance_ms(min_delay_ms, max_delay_ms);
-    let flat = flatness(quorums, followers);
+    let tolerance = tolerance_ms(quorums, settings);
+    let max_delay_ms = f64::from(settings.max_delay_ms);
+    let flat = flatness(quorums, settings);
     let unexplained = if flat.is_none() { unexplained_latency(quorums, max_delay_ms, tolerance) } else { None };
     let latency_findings = [
         queueing(quorums, max_delay_ms, tolerance),
@@ -81,7 +91,9 @@ pub fn findings(
     ];
     let explained = latency_findings.iter().all(Option::is_none);
     let mut all: Vec<Finding> = Vec::new();
-    all.extend(agreement(quorums).filter(|_| explained));
+    let law = law_differs(quorums);
+    all.extend(follows_theory(quorums, settings).filter(|_| explained && law.is_none()));
+    all.extend(law);
     all.extend(latency_findings.into_iter().flatten());
     all.extend(stalls(quorums, tolerance).filter(|_| explained));
     all.extend(other_quorum(quorums));
@@ -104,33 +116,6 @@ fn at_quorums(quorums: &[QuorumReport], affected: impl Fn(&QuorumReport) -> bool
 
 fn largest(values: impl Iterator<Item = f64>) -> f64 {
     values.fold(f64::NEG_INFINITY, f64::max)
-}
-
-fn agreement(quorums: &[QuorumReport]) -> Option<Finding> {
-    let farthest = quorums
-        .iter()
-        .filter_map(|report| Some((report.write_quorum, report.deviation?)))
-        .max_by(|(_, left), (_, right)| left.ms.abs().total_cmp(&right.ms.abs()))?;
-    let (write_quorum, deviation) = farthest;
-    let standard_error_ms = deviation.standard_errors.map(|errors| deviation.ms / errors);
-    let in_errors = |ms: f64| {
-        standard_error_ms.map(|error_ms| format!(" ({:+.1} standard errors)", ms / error_ms)).unwrap_or_default()
-    };
-    let parts = match deviation.by_draw_ms {
-        Some(by_draw_ms) => format!(
-            ": {by_draw_ms:+.1} ms{} by the luck of the delays drawn, {:+.1} ms by the system",
-            in_errors(by_draw_ms),
-            deviation.ms - by_draw_ms
-        ),
-        None => in_errors(deviation.ms),
-    };
-    finding(
-        FindingKind::Agreement,
-        format!(
-            "the measured means follow theory; the farthest, at W = {write_quorum}, is {:+.1} ms away{parts}",
-            deviation.ms
-        ),
-    )
 }
 
 fn other_quorum(quorums: &[QuorumReport]) -> Option<Finding> {
@@ -181,11 +166,15 @@ mod tests {
     //! Goal: each behaviour of a cluster is called by its name, and only by that. Method: synthetic runs of systems
     //! that behave so, through the same analysis as measured ones.
     use super::*;
-    use crate::sweep::testing::{Behaviour, synthetic_quorums};
+    use crate::sweep::testing::{Behaviour, synthetic_quorums, synthetic_settings};
+
+    fn settings() -> SweepSettings {
+        synthetic_settings(5, 0, 200, 1_000)
+    }
 
     fn kinds(behaviour: Behaviour) -> Vec<FindingKind> {
         let quorums = synthetic_quorums(behaviour, 5, 0.0, 200.0, 1_000);
-        findings(&quorums, 5, 0.0, 200.0, None).into_iter().map(|finding| finding.kind).collect()
+        findings(&quorums, &settings(), None).into_iter().map(|finding| finding.kind).collect()
     }
 
     #[test]
@@ -196,14 +185,14 @@ mod tests {
     #[test]
     fn the_parts_of_the_largest_deviation_are_told() {
         let quorums = synthetic_quorums(Behaviour::Sound, 5, 0.0, 200.0, 1_000);
-        let text = &findings(&quorums, 5, 0.0, 200.0, None)[0].text;
+        let text = &findings(&quorums, &settings(), None)[0].text;
         assert!(text.contains("standard errors) by the luck") && text.ends_with("ms by the system"), "{text}");
     }
 
     #[test]
     fn a_system_that_serves_one_write_at_a_time_queues() {
         let quorums = synthetic_quorums(Behaviour::Queues, 5, 0.0, 200.0, 1_000);
-        let all = findings(&quorums, 5, 0.0, 200.0, None);
+        let all = findings(&quorums, &settings(), None);
         let queueing = all.iter().find(|finding| finding.kind == FindingKind::Queueing).expect("called by its name");
         assert!(queueing.text.contains("above 200 ms, the longest delay there is"), "{}", queueing.text);
         assert!(all.iter().all(|finding| finding.kind != FindingKind::Agreement));
@@ -217,7 +206,7 @@ mod tests {
     #[test]
     fn answers_that_wait_for_everyone_are_recognised() {
         let quorums = synthetic_quorums(Behaviour::WaitsForAll, 5, 0.0, 200.0, 1_000);
-        let all = findings(&quorums, 5, 0.0, 200.0, None);
+        let all = findings(&quorums, &settings(), None);
         assert_eq!(all.len(), 1, "{all:?}");
         assert_eq!(all[0].kind, FindingKind::WaitsForEveryFollower);
         assert!(all[0].text.contains("the slowest of 5 takes 167 ms"), "{}", all[0].text);
@@ -238,14 +227,14 @@ mod tests {
         let mut quorums = synthetic_quorums(Behaviour::Sound, 5, 0.0, 200.0, 1_000);
         let overhead = quorums[2].overhead.as_mut().expect("explained");
         overhead.p99_ms = 45.0;
-        let all = findings(&quorums, 5, 0.0, 200.0, None);
+        let all = findings(&quorums, &settings(), None);
         let kinds: Vec<FindingKind> = all.iter().map(|finding| finding.kind).collect();
         assert_eq!(kinds, [FindingKind::Agreement, FindingKind::Stalls]);
         assert!(all[1].text.starts_with("at W = 3 one write in a hundred is held up for 45 ms"), "{}", all[1].text);
 
         let overhead = quorums[2].overhead.as_mut().expect("explained");
         overhead.mean_ms = 12.0;
-        let all = findings(&quorums, 5, 0.0, 200.0, None);
+        let all = findings(&quorums, &settings(), None);
         assert_eq!(all.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [FindingKind::UnexplainedLatency]);
     }
 

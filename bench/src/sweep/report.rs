@@ -10,17 +10,27 @@ mod text;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use kvcluster_api::delay::DelayLaw;
 use serde::Serialize;
 
-pub use self::{csv::Csv, json::Json, markdown::Markdown, plot::SvgPlot, png::PngPlot, text::text};
+pub use self::{
+    csv::Csv,
+    json::Json,
+    markdown::Markdown,
+    plot::{DistributionsSvg, SvgPlot},
+    png::{DistributionsPng, PngPlot},
+    text::text,
+};
 use crate::sweep::{
     analysis::QuorumReport,
     consistency::ConsistencyReport,
     findings::{Finding, findings},
+    theory::QuorumDelay,
     workload::Workload,
 };
 
@@ -67,6 +77,9 @@ pub struct SweepSettings {
     pub min_delay_ms: u32,
     /// Longest delay before a send to a follower, in ms.
     pub max_delay_ms: u32,
+    /// The law of the delays; uniform from the shortest to the longest when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<Arc<DelayLaw>>,
     /// After this long without a quorum a write's outcome is unknown, in ms.
     pub replication_timeout_ms: u32,
     /// Seed of the random delays, if the leader reports it.
@@ -92,24 +105,44 @@ pub struct DeviationCheck {
     pub text: String,
 }
 
+impl SweepSettings {
+    /// The law of the time until `write_quorum` followers have confirmed; nothing for a quorum that is not possible.
+    pub fn law(&self, write_quorum: u16) -> Option<QuorumDelay> {
+        match self.delay.as_ref().and_then(|law| law.resolve().ok()) {
+            Some(delays) => QuorumDelay::of(&delays, self.followers, write_quorum),
+            None => QuorumDelay::new(self.followers, write_quorum, self.min_delay_ms.into(), self.max_delay_ms.into()),
+        }
+    }
+
+    /// "0-200 ms", "yammer", or the law as JSON.
+    fn delays_name(&self) -> String {
+        match &self.delay {
+            None => format!("{}-{} ms", self.min_delay_ms, self.max_delay_ms),
+            Some(law) => match &law.preset {
+                Some(name) if **law == DelayLaw::preset(name) => name.clone(),
+                _ => serde_json::to_string(law).unwrap_or_else(|_| "of a law".to_owned()),
+            },
+        }
+    }
+}
+
 impl SweepReport {
     /// Draws the conclusions from the measurements; `before` are those that came before any measurement.
     pub fn conclude(&mut self, before: Vec<Finding>) {
-        let SweepSettings { followers, min_delay_ms, max_delay_ms, max_deviation_ms, .. } = self.settings;
-        let (min_delay_ms, max_delay_ms) = (min_delay_ms as f64, max_delay_ms as f64);
         self.findings = before;
-        self.findings.extend(findings(&self.quorums, followers, min_delay_ms, max_delay_ms, self.consistency.as_ref()));
-        self.deviation_check = max_deviation_ms.map(|limit_ms| DeviationCheck::new(limit_ms, self));
+        self.findings.extend(findings(&self.quorums, &self.settings, self.consistency.as_ref()));
+        self.deviation_check = self.settings.max_deviation_ms.map(|limit_ms| DeviationCheck::new(limit_ms, self));
     }
 
     /// One line on what was measured: "5 followers, delays 0-200 ms, …".
     pub fn settings_line(&self) -> String {
-        let SweepSettings { followers, min_delay_ms, max_delay_ms, delay_seed, workload, .. } = &self.settings;
+        let SweepSettings { followers, delay_seed, workload, .. } = &self.settings;
+        let delays = self.settings.delays_name();
         let Workload { writes, concurrency, keys, value_size_bytes } = workload;
         let size = value_size_bytes.map(|bytes| format!(" of {bytes} bytes")).unwrap_or_default();
         let seed = delay_seed.map(|seed| format!(" (seed {seed})")).unwrap_or_default();
         format!(
-            "{followers} followers, delays {min_delay_ms}-{max_delay_ms} ms{seed}; {writes} writes{size} per quorum by \
+            "{followers} followers, delays {delays}{seed}; {writes} writes{size} per quorum by \
              {concurrency} clients on {keys} keys"
         )
     }
@@ -196,7 +229,8 @@ impl TextFile {
 /// # Errors
 /// When a file cannot be made; those before it are there.
 pub fn export_all(report: &SweepReport, directory: &Path) -> Result<Vec<PathBuf>> {
-    let exporters: [&dyn Exporter; 5] = [&PngPlot, &SvgPlot, &Csv, &Json, &Markdown];
+    let exporters: [&dyn Exporter; 7] =
+        [&PngPlot, &SvgPlot, &DistributionsPng, &DistributionsSvg, &Csv, &Json, &Markdown];
     let mut paths = Vec::with_capacity(exporters.len());
     for exporter in exporters {
         let path = directory.join(exporter.file_name());
@@ -258,7 +292,9 @@ mod tests {
         let directory = tempfile::tempdir().expect("temporary directory");
         let paths = export_all(&report, directory.path()).expect("written");
         let names: Vec<_> = paths.iter().filter_map(|path| path.file_name()?.to_str()).collect();
-        assert_eq!(names, ["quorum_vs_latency.png", "quorum_vs_latency.svg", "sweep.csv", "sweep.json", "sweep.md"]);
+        let pictures = ["quorum_vs_latency.png", "quorum_vs_latency.svg"];
+        let distributions = ["latency_distributions.png", "latency_distributions.svg"];
+        assert_eq!(names, [&pictures[..], &distributions, &["sweep.csv", "sweep.json", "sweep.md"]].concat());
         let error = export_all(&report, &directory.path().join("gone")).expect_err("no such directory");
         assert!(error.to_string().starts_with("failed to write "), "{error}");
     }

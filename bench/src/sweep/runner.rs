@@ -1,10 +1,12 @@
 //! The sweep: for each quorum set it live, see it in force, warm up, measure; then restore and compare the replicas.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use kvcluster_api::{
-    config::{ConfigView, LiveConfig},
+    config::{ConfigPatch, ConfigView, LiveConfig},
+    delay::DelayLaw,
     status::{FollowerState, LeaderStatus},
 };
 
@@ -19,13 +21,15 @@ use crate::{
         findings::{Finding, FindingKind},
         progress::QuorumBar,
         report::{SweepReport, SweepSettings, Versions},
-        theory::QuorumDelay,
         workload::{self, FAILURES_MAX, Run, Workload},
     },
 };
 
 /// What a write or the draining may take beyond the replication timeout, which the leader keeps itself.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long the slowest send of the last write may take after its commit. Laws without a cap have delays of an hour.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -36,6 +40,8 @@ pub struct SweepOptions {
     pub min_delay_ms: Option<u32>,
     /// Longest delay in ms; what is in force when absent.
     pub max_delay_ms: Option<u32>,
+    /// The law of the delays, in place of the shortest and the longest; what is in force when all are absent.
+    pub delay: Option<Arc<DelayLaw>>,
     /// What the clients do at each quorum.
     pub workload: Workload,
     /// Writes before each measurement that are not part of it.
@@ -83,7 +89,7 @@ pub async fn sweep(
     } else {
         let followers: Vec<NodeClient> =
             cluster.follower_urls.iter().map(|url| NodeClient::new(http.clone(), url, None)).collect();
-        let limit = write_timeout(&settings) + Duration::from_millis(settings.max_delay_ms.into());
+        let limit = write_timeout(&settings) + Duration::from_millis(settings.max_delay_ms.into()).min(DRAIN_MAX);
         progress.note("comparing the followers' data with the leader's");
         Some(consistency::check(&leader, &followers, limit).await)
     };
@@ -105,9 +111,10 @@ pub async fn sweep(
 
 /// What the sweep does, from the options and the cluster's configuration.
 fn settle(options: &SweepOptions, config: &ConfigView) -> Result<SweepSettings> {
-    let LiveConfig { followers, replication_timeout_ms, .. } = config.in_force.clone();
-    let min_delay_ms = options.min_delay_ms.unwrap_or(config.in_force.min_delay_ms);
-    let max_delay_ms = options.max_delay_ms.unwrap_or(config.in_force.max_delay_ms);
+    let SweepOptions { min_delay_ms, max_delay_ms, delay, .. } = options.clone();
+    let wanted = ConfigPatch { min_delay_ms, max_delay_ms, delay, ..ConfigPatch::default() };
+    let LiveConfig { followers, min_delay_ms, max_delay_ms, delay, replication_timeout_ms, .. } =
+        wanted.applied_to(&config.in_force)?;
     if min_delay_ms > max_delay_ms {
         bail!("minimum delay of {min_delay_ms} ms is above the maximum delay of {max_delay_ms} ms");
     }
@@ -119,6 +126,7 @@ fn settle(options: &SweepOptions, config: &ConfigView) -> Result<SweepSettings> 
         followers,
         min_delay_ms,
         max_delay_ms,
+        delay,
         replication_timeout_ms,
         delay_seed: config.delay_seed,
         quorums,
@@ -145,9 +153,9 @@ async fn measure_all(
     quorums: &mut Vec<QuorumReport>,
 ) -> Result<()> {
     for &write_quorum in &settings.quorums {
-        let SweepSettings { min_delay_ms, max_delay_ms, .. } = *settings;
+        let SweepSettings { min_delay_ms, max_delay_ms, delay, .. } = settings.clone();
         progress.note(&format!("setting write quorum {write_quorum}"));
-        let change = ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay: None };
+        let change = ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay };
         tokio::select! {
             applied = control.apply(leader, change) => applied?,
             () = interrupt.requested() => return Ok(()),
@@ -161,10 +169,9 @@ async fn measure_all(
         let timeout = write_timeout(settings);
         let run =
             workload::run(leader, &settings.workload, &label, timeout, interrupt, |sample| bar.write(sample)).await;
-        let law = QuorumDelay::new(settings.followers, write_quorum, min_delay_ms.into(), max_delay_ms.into())
-            .context("failed to compute the theory of this quorum")?;
+        let law = settings.law(write_quorum).context("failed to compute the theory of this quorum")?;
         if !run.samples.is_empty() {
-            let report = QuorumReport::new(write_quorum, &law, run);
+            let report = QuorumReport::new(write_quorum, &law, settings.quorums.len(), run);
             bar.finish(&report);
             quorums.push(report);
         }
@@ -234,6 +241,7 @@ mod tests {
             quorums: None,
             min_delay_ms: None,
             max_delay_ms: None,
+            delay: None,
             workload,
             warmup_writes: 4,
             max_deviation_ms: None,
@@ -246,6 +254,20 @@ mod tests {
         assert_eq!(settings.quorums, [1, 2, 3, 4, 5]);
         assert_eq!((settings.min_delay_ms, settings.max_delay_ms, settings.delay_seed), (20, 60, Some(11)));
         assert_eq!(write_timeout(&settings), Duration::from_secs(14));
+    }
+
+    #[test]
+    fn a_law_is_taken_from_the_options_or_from_the_cluster() {
+        let yammer = Some(Arc::new(DelayLaw::preset("yammer")));
+        let settings = settle(&SweepOptions { delay: yammer.clone(), ..options() }, &config()).expect("possible");
+        assert_eq!((settings.delay.clone(), settings.min_delay_ms), (yammer.clone(), 0));
+        assert!((settings.law(5).expect("a quorum").quantile_ms(0.5) - 6.5).abs() < 0.1);
+        let mut running = config();
+        running.in_force.set_delay(&DelayLaw::preset("yammer")).expect("a law");
+        assert_eq!(settle(&options(), &running).expect("possible").delay, yammer);
+        let bounds = SweepOptions { min_delay_ms: Some(3), max_delay_ms: Some(9), ..options() };
+        let settings = settle(&bounds, &running).expect("possible");
+        assert_eq!((settings.delay, settings.min_delay_ms, settings.max_delay_ms), (None, 3, 9));
     }
 
     #[test]

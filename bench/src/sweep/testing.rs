@@ -1,9 +1,12 @@
 //! For unit tests: synthetic measurements of systems whose behaviour is known because it is written down here.
 
+use std::sync::Arc;
+
+use kvcluster_api::delay::DelayLaw;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::sweep::{
-    analysis::QuorumReport,
+    analysis::{QuorumReport, Theory, predicted},
     consistency::{ConsistencyReport, FollowerCheck},
     report::{SweepReport, SweepSettings, Versions},
     theory::QuorumDelay,
@@ -66,9 +69,42 @@ pub(crate) fn synthetic_quorums(
                 })
                 .collect();
             let law = QuorumDelay::new(followers, write_quorum, min_delay_ms, max_delay_ms).expect("valid quorum");
-            QuorumReport::new(write_quorum, &law, Run { samples, duration_ms: 1_000.0, ..Run::default() })
+            QuorumReport::new(
+                write_quorum,
+                &law,
+                followers.into(),
+                Run { samples, duration_ms: 1_000.0, ..Run::default() },
+            )
         })
         .collect()
+}
+
+/// The same measurements beside the law of this preset.
+pub(crate) fn with_law(mut report: SweepReport, preset: &str) -> SweepReport {
+    report.settings.delay = Some(Arc::new(DelayLaw::preset(preset)));
+    for quorum in &mut report.quorums {
+        let law = report.settings.law(quorum.write_quorum).expect("valid quorum");
+        quorum.theory = Theory::of(&law);
+        let distribution = quorum.distribution.as_mut().expect("measured");
+        distribution.predicted = predicted(&law, quorum.writes);
+    }
+    report
+}
+
+/// The settings of a sweep with uniform delays.
+pub(crate) fn synthetic_settings(followers: u16, min_delay_ms: u32, max_delay_ms: u32, writes: usize) -> SweepSettings {
+    SweepSettings {
+        followers,
+        min_delay_ms,
+        max_delay_ms,
+        delay: None,
+        replication_timeout_ms: 5000,
+        delay_seed: Some(42),
+        quorums: (1..=followers).collect(),
+        warmup_writes: 50,
+        max_deviation_ms: None,
+        workload: Workload { writes, concurrency: 32, keys: 10, value_size_bytes: None },
+    }
 }
 
 /// A whole report of a synthetic system; the same for the same arguments.
@@ -92,17 +128,7 @@ pub(crate) fn synthetic_report(
         started_at: "2026-11-22T10:45:00Z".into(),
         versions: Versions { bench: "0.1.0".into(), node: "0.1.0".into() },
         target: "local processes".into(),
-        settings: SweepSettings {
-            followers,
-            min_delay_ms,
-            max_delay_ms,
-            replication_timeout_ms: 5000,
-            delay_seed: Some(42),
-            quorums: (1..=followers).collect(),
-            warmup_writes: 50,
-            max_deviation_ms: None,
-            workload: Workload { writes, concurrency: 32, keys: 10, value_size_bytes: None },
-        },
+        settings: synthetic_settings(followers, min_delay_ms, max_delay_ms, writes),
         quorums,
         consistency: Some(ConsistencyReport {
             drained_after_ms: Some(180.0),

@@ -65,6 +65,7 @@ async fn from_outside_it_reaches_leader_and_followers_by_port_forward() {
         quorums: Some(vec![1, 5]),
         min_delay_ms: None,
         max_delay_ms: None,
+        delay: None,
         workload,
         warmup_writes: 16,
         max_deviation_ms: Some(DEVIATION_MAX_MS),

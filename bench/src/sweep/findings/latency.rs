@@ -1,7 +1,7 @@
 //! What the latencies of a sweep give away about the system behind them.
 
 use super::{Finding, FindingKind, at_quorums, finding, largest};
-use crate::sweep::analysis::QuorumReport;
+use crate::sweep::{analysis::QuorumReport, report::SweepSettings};
 
 pub(super) fn queueing(quorums: &[QuorumReport], max_delay_ms: f64, tolerance: f64) -> Option<Finding> {
     let above = |report: &QuorumReport| {
@@ -38,7 +38,7 @@ pub(super) fn overhead_grows(quorums: &[QuorumReport], tolerance: f64) -> Option
 }
 
 /// Whether the latency ignores the quorum, although theory spreads it well beyond the measurements' noise.
-pub(super) fn flatness(quorums: &[QuorumReport], followers: u16) -> Option<Finding> {
+pub(super) fn flatness(quorums: &[QuorumReport], settings: &SweepSettings) -> Option<Finding> {
     let measured: Vec<(&QuorumReport, f64, f64)> = quorums
         .iter()
         .filter_map(|report| report.latency.map(|latency| (report, latency.mean_ms, latency.mean_interval_ms)))
@@ -57,7 +57,8 @@ pub(super) fn flatness(quorums: &[QuorumReport], followers: u16) -> Option<Findi
         "theory says {:.0} ms at W = {} and {:.0} ms at W = {}",
         first.theory.mean_ms, first.write_quorum, last.theory.mean_ms, last.write_quorum
     );
-    let slowest_ms = followers_mean_ms(last, followers)?;
+    let followers = settings.followers;
+    let slowest_ms = settings.law(followers)?.mean_ms();
     if mean_ms > slowest_ms - theory_range / 8.0 {
         return finding(
             FindingKind::WaitsForEveryFollower,
@@ -71,13 +72,6 @@ pub(super) fn flatness(quorums: &[QuorumReport], followers: u16) -> Option<Findi
         FindingKind::QuorumWithoutEffect,
         format!("the quorum changes nothing: about {mean_ms:.0} ms at every W, where {theory}"),
     )
-}
-
-/// The mean at W = N, from the theory at another W: both lie on the line through the shortest delay at W = 0.
-fn followers_mean_ms(report: &QuorumReport, followers: u16) -> Option<f64> {
-    let (w, n) = (f64::from(report.write_quorum), f64::from(followers));
-    let span_ms = report.theory.sd_ms / (w * (n - w + 1.0) / ((n + 1.0).powi(2) * (n + 2.0))).sqrt();
-    Some(report.theory.mean_ms + span_ms * (n - w) / (n + 1.0))
 }
 
 pub(super) fn unexplained_latency(quorums: &[QuorumReport], max_delay_ms: f64, tolerance: f64) -> Option<Finding> {

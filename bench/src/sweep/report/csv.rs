@@ -27,6 +27,7 @@ impl Exporter for Csv {
                 .map(|(_, field)| match field {
                     Field::Count(count) => count.to_string(),
                     Field::Measure(value) => empty(*value),
+                    Field::Share(value) => value.map(|value| format!("{value:.5}")).unwrap_or_default(),
                 })
                 .collect();
             lines.push(values.join(","));
@@ -38,6 +39,7 @@ impl Exporter for Csv {
 enum Field {
     Count(usize),
     Measure(Option<f64>),
+    Share(Option<f64>),
 }
 
 fn header(fields: &[(&str, Field)]) -> String {
@@ -59,7 +61,9 @@ fn fields(report: &QuorumReport) -> Vec<(&'static str, Field)> {
         theory,
         deviation,
         overhead,
+        distribution,
     } = report;
+    let distribution = distribution.as_ref();
     let measure = |value| Field::Measure(Some(value));
     vec![
         ("write_quorum", Field::Count(*write_quorum as usize)),
@@ -91,6 +95,13 @@ fn fields(report: &QuorumReport) -> Vec<(&'static str, Field)> {
         ("overhead_p50_ms", Field::Measure(overhead.map(|overhead| overhead.p50_ms))),
         ("overhead_p99_ms", Field::Measure(overhead.map(|overhead| overhead.p99_ms))),
         ("overhead_max_ms", Field::Measure(overhead.map(|overhead| overhead.max_ms))),
+        ("distance_band", Field::Share(distribution.map(|distribution| distribution.band))),
+        ("distance_law", Field::Share(distribution.and_then(|distribution| distribution.law))),
+        (
+            "distance_without_overhead",
+            Field::Share(distribution.and_then(|distribution| distribution.without_overhead)),
+        ),
+        ("distance_latency", Field::Share(distribution.map(|distribution| distribution.latency))),
     ]
 }
 

@@ -42,6 +42,15 @@ impl Exporter for Markdown {
                 .to_owned(),
             table(&["W", "mean", "p50", "p99", "max"], report.quorums.iter().map(overheads)),
         ];
+        parts.push(
+            "## Distributions\n\nThe largest difference between distribution functions, where the law allows the band in \
+             99 of 100 sweeps: of the delays that the leader drew, of the latencies without the median of the overhead, and \
+             of the latencies as measured.\n\n![Distribution of the latency at each quorum, measured and in \
+             theory](latency_distributions.svg)"
+                .to_owned(),
+        );
+        let names = ["W", "median", "theory", "band", "delays drawn", "without overhead", "latency"];
+        parts.push(table(&names, report.quorums.iter().map(distances)));
         if let Some(consistency) = &report.consistency {
             parts.push("## Replicas after the writes".to_owned());
             let rows = consistency.followers.iter().map(|check| vec![check.url.clone(), check.words()]);
@@ -107,6 +116,20 @@ fn quantiles(report: &QuorumReport) -> Vec<String> {
     ]
 }
 
+fn distances(report: &QuorumReport) -> Vec<String> {
+    let distribution = report.distribution.as_ref();
+    let share = |value: Option<f64>| or_dash(value.map(|value| format!("{value:.4}")));
+    vec![
+        report.write_quorum.to_string(),
+        or_dash(report.latency.map(|latency| format!("{:.1}", latency.p50_ms))),
+        format!("{:.1}", report.theory.p50_ms),
+        share(distribution.map(|distribution| distribution.band)),
+        share(distribution.and_then(|distribution| distribution.law)),
+        share(distribution.and_then(|distribution| distribution.without_overhead)),
+        share(distribution.map(|distribution| distribution.latency)),
+    ]
+}
+
 fn overheads(report: &QuorumReport) -> Vec<String> {
     let overhead = report.overhead;
     let one = |value: Option<f64>| or_dash(value.map(|ms| format!("{ms:.2}")));
@@ -141,7 +164,7 @@ mod tests {
             }
             cells = count;
         }
-        assert_eq!(rows, 4 + 4 * 5, "three tables by quorum and one by follower");
+        assert_eq!(rows, 5 + 5 * 5, "four tables by quorum and one by follower");
     }
 
     #[test]

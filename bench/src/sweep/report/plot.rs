@@ -1,5 +1,6 @@
 //! `quorum_vs_latency.svg`: means with their intervals on the left, quantiles on the right, theory as lines.
 
+mod distribution;
 mod panel;
 
 use anyhow::Result;
@@ -7,7 +8,7 @@ use anyhow::Result;
 use self::panel::{LONGEST, Panel};
 use super::{Exporter, SweepReport};
 use crate::draw::svg::{Anchor, GRID, INK, MUTED, Stroke, Style, Svg};
-use crate::sweep::{analysis::QuorumReport, theory::QuorumDelay};
+use crate::sweep::analysis::{QuorumReport, Theory};
 
 const WIDTH: f64 = 1500.0;
 const HEIGHT: f64 = 860.0;
@@ -16,8 +17,30 @@ const LEFT: f64 = 90.0;
 const MEASURED: &str = "#0068ad";
 const THEORY: Stroke = Stroke { color: "#8a929b", width: 2.5, dashes: "" };
 /// Colours that stay apart for colour-blind readers and in grey.
-const QUANTILES: [(&str, &str, f64); 3] =
-    [("p50", "#007a5e", 0.50), ("p90", "#d98200", 0.90), ("p99", "#b5321c", 0.99)];
+const QUANTILES: [Quantile; 3] = [
+    ("p50", "#007a5e", |theory| theory.p50_ms),
+    ("p90", "#d98200", |theory| theory.p90_ms),
+    ("p99", "#b5321c", |theory| theory.p99_ms),
+];
+
+/// A quantile's name, its colour, and its value in theory.
+type Quantile = (&'static str, &'static str, fn(&Theory) -> f64);
+
+pub(super) use self::distribution::draw as draw_distributions;
+
+/// Writes the distributions as a drawing whose text stays text.
+#[derive(Debug)]
+pub struct DistributionsSvg;
+
+impl Exporter for DistributionsSvg {
+    fn file_name(&self) -> &'static str {
+        "latency_distributions.svg"
+    }
+
+    fn render(&self, report: &SweepReport) -> Result<Vec<u8>> {
+        Ok(draw_distributions(report).into_bytes())
+    }
+}
 
 /// Writes the plot as a drawing whose text stays text.
 #[derive(Debug)]
@@ -57,7 +80,7 @@ pub(super) fn draw(report: &SweepReport) -> String {
 }
 
 fn means(svg: &mut Svg, panel: &Panel, report: &SweepReport) {
-    panel.theory(svg, report, THEORY, QuorumDelay::mean_ms);
+    panel.theory(svg, report, THEORY, |theory| theory.mean_ms);
     for quorum in &report.quorums {
         let Some(latency) = quorum.latency else { continue };
         let (mean_ms, half_ms) = (latency.mean_ms, latency.mean_interval_ms);
@@ -76,7 +99,9 @@ fn means(svg: &mut Svg, panel: &Panel, report: &SweepReport) {
     legend.dot(svg, MEASURED, "measured", 110.0);
     let theory = theory_name(report);
     legend.line(svg, THEORY, &theory, 60.0 + 8.6 * theory.chars().count() as f64);
-    legend.line(svg, LONGEST, &longest_name(report), 0.0);
+    if panel.shows_longest() {
+        legend.line(svg, LONGEST, &longest_name(report), 0.0);
+    }
 }
 
 /// A vertical bar with caps, over the dot: intervals are often smaller than the dot.
@@ -92,6 +117,9 @@ fn interval(svg: &mut Svg, panel: &Panel, write_quorum: u16, low_ms: f64, high_m
 /// "theory: 200 · W/6 ms", in the settings' own numbers.
 fn theory_name(report: &SweepReport) -> String {
     let settings = &report.settings;
+    if settings.delay.is_some() {
+        return "theory".to_owned();
+    }
     let (shortest, span) = (settings.min_delay_ms, settings.max_delay_ms - settings.min_delay_ms);
     let shift = if shortest == 0 { String::new() } else { format!("{shortest} + ") };
     format!("theory: {shift}{span} · W/{} ms", settings.followers + 1)
@@ -102,8 +130,8 @@ fn longest_name(report: &SweepReport) -> String {
 }
 
 fn quantiles(svg: &mut Svg, panel: &Panel, report: &SweepReport) {
-    for (_, color, p) in QUANTILES {
-        panel.theory(svg, report, dashed(color), |law| law.quantile_ms(p));
+    for (_, color, of_theory) in QUANTILES {
+        panel.theory(svg, report, dashed(color), of_theory);
     }
     for quorum in &report.quorums {
         let Some(values) = measured_quantiles(quorum) else { continue };
@@ -115,7 +143,8 @@ fn quantiles(svg: &mut Svg, panel: &Panel, report: &SweepReport) {
             let heights = apart(values.map(|ms| panel.y(ms) + 14.0), 14.0);
             for (((_, color, _), ms), y) in QUANTILES.iter().zip(values).zip(heights) {
                 let x = panel.at(quorum.write_quorum, ms).0 + 9.0;
-                svg.text((x, y), &format!("{ms:.0}"), plain(12.5, color, Anchor::Start));
+                let label = if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") };
+                svg.text((x, y), &label, plain(12.5, color, Anchor::Start));
             }
         }
     }
@@ -125,7 +154,9 @@ fn quantiles(svg: &mut Svg, panel: &Panel, report: &SweepReport) {
     }
     legend.words(svg, "measured", 96.0);
     legend.line(svg, dashed(MUTED), "theory", 110.0);
-    legend.line(svg, LONGEST, &longest_name(report), 0.0);
+    if panel.shows_longest() {
+        legend.line(svg, LONGEST, &longest_name(report), 0.0);
+    }
 }
 
 fn dashed(color: &'static str) -> Stroke {

@@ -19,6 +19,20 @@ impl Exporter for PngPlot {
     }
 }
 
+/// Renders the distributions to PNG.
+#[derive(Debug)]
+pub struct DistributionsPng;
+
+impl Exporter for DistributionsPng {
+    fn file_name(&self) -> &'static str {
+        "latency_distributions.png"
+    }
+
+    fn render(&self, report: &SweepReport) -> Result<Vec<u8>> {
+        rasterize(&plot::draw_distributions(report))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use resvg::tiny_skia;
@@ -61,6 +75,9 @@ mod tests {
             assert!(picture.len() > 10_000, "{name}: {} bytes", picture.len());
             if let Some(directory) = &directory {
                 let path = std::path::Path::new(directory).join(format!("{name}.png"));
+                std::fs::write(path, picture).expect("written");
+                let picture = DistributionsPng.render(&report).expect("rendered");
+                let path = std::path::Path::new(directory).join(format!("{name}-distributions.png"));
                 std::fs::write(path, picture).expect("written");
             }
         }

@@ -7,6 +7,10 @@ use crate::sweep::analysis::QuorumReport;
 pub fn text(report: &SweepReport) -> String {
     let mut lines = vec![report.settings_line(), report.origin_line(), String::new()];
     lines.extend(table(&report.quorums));
+    if report.settings.delay.is_some() {
+        lines.push(String::new());
+        lines.extend(distributions(&report.quorums));
+    }
     if let Some(consistency) = &report.consistency {
         lines.push(String::new());
         lines.push(match consistency.drained_after_ms {
@@ -18,6 +22,33 @@ pub fn text(report: &SweepReport) -> String {
     lines.push(String::new());
     lines.extend(remarks(report));
     lines.join("\n") + "\n"
+}
+
+/// Medians, and how far whole distributions are from theory: what to compare where a tail is heavy.
+fn distributions(quorums: &[QuorumReport]) -> Vec<String> {
+    let names = ["W", "median", "theory", "99 % band", "delays drawn", "without overhead", "latency"];
+    let row = |report: &QuorumReport| {
+        let distribution = report.distribution.as_ref();
+        let share = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+        [
+            report.write_quorum.to_string(),
+            report.latency.map_or_else(|| "-".to_owned(), |latency| format!("{:.1}", latency.p50_ms)),
+            format!("{:.1}", report.theory.p50_ms),
+            distribution.map_or_else(|| "-".to_owned(), |distribution| format!("± {:.4}", distribution.band)),
+            share(distribution.and_then(|distribution| distribution.law)),
+            share(distribution.and_then(|distribution| distribution.without_overhead)),
+            share(distribution.map(|distribution| distribution.latency)),
+        ]
+    };
+    let rows: Vec<[String; 7]> = [names.map(str::to_owned)].into_iter().chain(quorums.iter().map(row)).collect();
+    let widths: Vec<usize> =
+        (0..names.len()).map(|column| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0)).collect();
+    let padded = |row: &[String; 7]| {
+        let cells = row.iter().zip(&widths).map(|(cell, wide)| " ".repeat(wide - width(cell)) + cell);
+        cells.collect::<Vec<_>>().join("  ")
+    };
+    let title = "medians in ms, and the distances of whole distributions from theory:".to_owned();
+    [title].into_iter().chain(rows.iter().map(padded)).collect()
 }
 
 /// Findings, checks and what went wrong, a line each.
@@ -156,6 +187,18 @@ mod tests {
         assert_eq!((cells[0], cells[1], cells[2], cells[10], cells[11]), ("3", "1000", "0", "100.0", "37.8"));
         let mean = format!("{:.1}", report.quorums[2].latency.expect("measured").mean_ms);
         assert_eq!(cells[3], mean);
+    }
+
+    #[test]
+    fn medians_and_distances_are_shown_where_a_law_is() {
+        let mut report = synthetic_report(Behaviour::Sound, 5, 0, 200, 1_000);
+        assert!(!text(&report).contains("whole distributions"));
+        report.settings.delay = Some(std::sync::Arc::new(kvcluster_api::delay::DelayLaw::uniform(0, 200)));
+        let lines = distributions(&report.quorums);
+        assert!(lines[1..].iter().all(|line| width(line) == width(&lines[1])), "{lines:#?}");
+        let cells: Vec<&str> = lines[4].split_whitespace().collect();
+        assert_eq!((cells[0], cells[2], cells[3], cells[4]), ("3", "100.0", "±", "0.0588"));
+        assert!(text(&report).contains(&lines[4]));
     }
 
     #[test]

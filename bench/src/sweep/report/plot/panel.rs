@@ -6,7 +6,7 @@ use crate::{
         svg::{Anchor, Stroke, Svg},
         tick_step,
     },
-    sweep::{report::SweepReport, theory::QuorumDelay},
+    sweep::{analysis::Theory, report::SweepReport},
 };
 
 pub(super) const TOP: f64 = 178.0;
@@ -24,7 +24,12 @@ pub(super) struct Panel {
     max_delay_ms: f64,
     step_ms: f64,
     top_ms: f64,
+    /// The lowest value of a logarithmic axis; a linear one begins at 0.
+    low_ms: Option<f64>,
 }
+
+/// From this ratio of the highest to the lowest value on, the axis of a law with a tail is logarithmic.
+const LOGARITHMIC_FROM: f64 = 50.0;
 
 impl Panel {
     pub(super) fn new(x: f64, report: &SweepReport) -> Self {
@@ -32,7 +37,12 @@ impl Panel {
         let step_ms = tick_step(highest_ms);
         let top_ms = (highest_ms / step_ms).ceil() * step_ms;
         let settings = &report.settings;
-        Self { x, followers: settings.followers, max_delay_ms: settings.max_delay_ms as f64, step_ms, top_ms }
+        let lowest_ms = lowest_ms(report);
+        let is_logarithmic = settings.delay.is_some() && highest_ms / lowest_ms > LOGARITHMIC_FROM;
+        let low_ms = is_logarithmic.then(|| power_below(lowest_ms));
+        let top_ms = if is_logarithmic { highest_ms } else { top_ms };
+        let max_delay_ms = settings.max_delay_ms as f64;
+        Self { x, followers: settings.followers, max_delay_ms, step_ms, top_ms, low_ms }
     }
 
     pub(super) fn at(&self, write_quorum: u16, ms: f64) -> (f64, f64) {
@@ -40,7 +50,18 @@ impl Panel {
     }
 
     pub(super) fn y(&self, ms: f64) -> f64 {
-        TOP + HEIGHT * (1.0 - ms / self.top_ms)
+        let share = match self.low_ms {
+            Some(low_ms) => (ms.max(low_ms) / low_ms).ln() / (self.top_ms / low_ms).ln(),
+            None => ms / self.top_ms,
+        };
+        TOP + HEIGHT * (1.0 - share)
+    }
+
+    /// The values of the axis that have a line, from the lowest on.
+    fn ticks(&self) -> Vec<f64> {
+        let next = |ms: &f64| Some(if self.low_ms.is_some() { ms * 10.0 } else { ms + self.step_ms });
+        let ticks = std::iter::successors(Some(self.low_ms.unwrap_or(0.0)), next);
+        ticks.take_while(|ms| *ms <= self.top_ms * 1.0001).collect()
     }
 
     /// Pixels between two quorums.
@@ -60,22 +81,26 @@ impl Panel {
     /// Grid, axes, their names, and the longest delay there is.
     pub(super) fn frame(&self, svg: &mut Svg, title: &str) {
         let end = self.x + WIDTH;
-        let mut ms = 0.0;
-        while ms <= self.top_ms * 1.0001 {
+        for (place, ms) in self.ticks().into_iter().enumerate() {
             let y = self.y(ms);
-            let color = if ms == 0.0 { MUTED } else { GRID };
+            let color = if place == 0 { MUTED } else { GRID };
             svg.line((self.x, y), (end, y), Stroke { color, width: 1.2, dashes: "" });
-            let label = if self.step_ms.fract() > 0.0 { format!("{ms:.1}") } else { format!("{ms:.0}") };
+            let label = match self.low_ms {
+                Some(_) => ((ms * 1e6).round() / 1e6).to_string(),
+                None if self.step_ms.fract() > 0.0 => format!("{ms:.1}"),
+                None => format!("{ms:.0}"),
+            };
             svg.text((self.x - 10.0, y + 5.0), &label, plain(15.0, MUTED, Anchor::End));
-            ms += self.step_ms;
         }
         for quorum in (1..=self.followers).step_by(self.every(28.0) as usize) {
             let (x, y) = self.at(quorum, 0.0);
             svg.line((x, y), (x, y + 6.0), Stroke { color: MUTED, width: 1.2, dashes: "" });
             svg.text((x, y + 25.0), &quorum.to_string(), plain(15.0, MUTED, Anchor::Middle));
         }
-        let y = self.y(self.max_delay_ms);
-        svg.line((self.x, y), (end, y), LONGEST);
+        if self.shows_longest() {
+            let y = self.y(self.max_delay_ms);
+            svg.line((self.x, y), (end, y), LONGEST);
+        }
         svg.text((self.x, TOP - 42.0), title, plain(18.0, INK, Anchor::Start).bold());
         let name = format!("write quorum W (confirmations of {} followers)", self.followers);
         let middle = self.x + WIDTH / 2.0;
@@ -84,18 +109,22 @@ impl Panel {
         svg.upward_text(center, "write latency in ms", plain(16.0, INK, Anchor::Middle));
     }
 
+    /// Whether the longest delay there is lies on the axis. That of most laws with a tail does not.
+    pub(super) fn shows_longest(&self) -> bool {
+        self.max_delay_ms <= self.top_ms
+    }
+
     /// Theory's value at every quorum as a line.
-    pub(super) fn theory(
-        &self,
-        svg: &mut Svg,
-        report: &SweepReport,
-        stroke: Stroke,
-        value: impl Fn(&QuorumDelay) -> f64,
-    ) {
-        let (min_ms, max_ms) = (report.settings.min_delay_ms as f64, report.settings.max_delay_ms as f64);
-        let law = |quorum| QuorumDelay::new(self.followers, quorum, min_ms, max_ms);
-        let points: Vec<(f64, f64)> =
-            (1..=self.followers).filter_map(|quorum| Some(self.at(quorum, value(&law(quorum)?)))).collect();
+    pub(super) fn theory(&self, svg: &mut Svg, report: &SweepReport, stroke: Stroke, value: impl Fn(&Theory) -> f64) {
+        let measured = |quorum| report.quorums.iter().find(|report| report.write_quorum == quorum);
+        let theory = |quorum| match measured(quorum) {
+            Some(report) => Some(report.theory),
+            // In closed form at once, and only then.
+            None if report.settings.delay.is_none() => Some(Theory::of(&report.settings.law(quorum)?)),
+            None => None,
+        };
+        let at = |quorum| Some(self.at(quorum, value(&theory(quorum)?)));
+        let points: Vec<(f64, f64)> = (1..=self.followers).filter_map(at).collect();
         svg.polyline(&points, stroke);
     }
 }
@@ -106,7 +135,23 @@ fn highest_ms(report: &SweepReport) -> f64 {
         let latency = quorum.latency?;
         Some(latency.p99_ms.max(latency.mean_ms + latency.mean_interval_ms))
     });
-    measured.chain([report.settings.max_delay_ms as f64, 1.0]).fold(0.0, f64::max) * 1.04
+    let longest_ms = match report.settings.delay {
+        Some(_) => report.quorums.iter().map(|quorum| quorum.theory.p99_ms).fold(0.0, f64::max),
+        None => report.settings.max_delay_ms as f64,
+    };
+    measured.chain([longest_ms, 1.0]).fold(0.0, f64::max) * 1.04
+}
+
+/// The lowest value that must be visible, in ms.
+fn lowest_ms(report: &SweepReport) -> f64 {
+    let measured = report.quorums.iter().filter_map(|quorum| Some(quorum.latency?.p50_ms));
+    let theory = report.quorums.iter().map(|quorum| quorum.theory.p50_ms);
+    measured.chain(theory).fold(f64::INFINITY, f64::min).max(0.01)
+}
+
+/// The next power of ten that is not above.
+pub(super) fn power_below(value: f64) -> f64 {
+    10_f64.powf(value.log10().floor())
 }
 
 #[cfg(test)]
