@@ -130,6 +130,17 @@ async fn the_page_shows_and_changes_the_cluster() {
     page.until("document.getElementById('max-delay').checkVisibility() === false").await;
     theory_agrees_with_closed_forms(&mut page).await;
 
+    // A lesson: the far follower does not matter at W = 2 of 3, where the mean is 200 · 2/3.
+    page.evaluate("document.querySelectorAll('#lessons button')[2].click()").await;
+    let predict = "document.getElementById('prediction').value = '133'; \
+                   document.getElementById('prediction-form').requestSubmit()";
+    page.evaluate(predict).await;
+    page.until("document.getElementById('lesson-result').checkVisibility()").await;
+    page.until(&format!("/you predicted 133 ms, .* theory says 133.3 ms/.test({})", text("grade"))).await;
+    page.until(&format!("{}.includes('and other laws for 1 follower')", text("histogram-text"))).await;
+    page.evaluate("document.getElementById('restore').click()").await;
+    page.until(&format!("{}.includes('3 delays, yammer')", text("histogram-text"))).await;
+
     // A follower's page names the leader.
     page.open(&cluster.follower_url(0)).await;
     page.until(&format!("{}.includes('{}')", text("rows"), cluster.leader_url())).await;

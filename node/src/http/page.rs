@@ -12,13 +12,14 @@ const LEADER: &str = include_str!("page/leader.html");
 const OTHER: &str = include_str!("page/other.html");
 
 /// The files that the pages load, by name.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     ("style.css", include_str!("page/style.css")),
     ("main.js", include_str!("page/main.js")),
     ("updates.js", include_str!("page/updates.js")),
     ("theory.js", include_str!("page/theory.js")),
     ("stage.js", include_str!("page/stage.js")),
     ("histogram.js", include_str!("page/histogram.js")),
+    ("lessons.js", include_str!("page/lessons.js")),
     ("controls.js", include_str!("page/controls.js")),
     ("draw.js", include_str!("page/draw.js")),
     ("other.js", include_str!("page/other.js")),

@@ -62,12 +62,20 @@ export function show({ status, kvcluster: owner }) {
 }
 
 for (const name of ["uniform", ...Object.keys(LAWS)]) law.append(new Option(name));
+/** A law that is in force and not among those to choose from. */
+const otherLaw = new Option();
 
 function showLaw(config) {
   const same = (one) => JSON.stringify(one) === JSON.stringify(config.delay);
-  const name = config.delay ? Object.keys(LAWS).find((key) => same(LAWS[key])) ?? lawText(config) : "uniform";
-  if (![...law.options].some((option) => option.value === name)) law.append(new Option(name));
-  law.value = name;
+  const name = config.delay ? Object.keys(LAWS).find((key) => same(LAWS[key])) : "uniform";
+  if (name) {
+    otherLaw.remove();
+    law.value = name;
+  } else {
+    say(otherLaw, lawText(config));
+    law.append(otherLaw);
+    otherLaw.selected = true;
+  }
   for (const row of document.querySelectorAll(".of-uniform")) row.hidden = Boolean(config.delay);
   if (config.delay) return;
   for (const slider of [minDelay, maxDelay]) slider.max = Math.max(500, config.max_delay_ms);
@@ -84,10 +92,21 @@ function showValues() {
   say(byId("max-delay-value"), `${maxDelay.value} ms`);
   quorum.setAttribute("aria-valuetext", `${quorum.value} of ${quorum.max} followers`);
   if (!kvcluster) return;
-  const [namespace, name] = kvcluster.split("/");
   say(byId("kvcluster"), kvcluster);
-  const spec = { writeQuorum: Number(quorum.value), delay: chosenLaw() };
-  say(byId("command"), `kubectl -n ${namespace} patch kvc ${name} --type merge -p '${JSON.stringify({ spec })}'`);
+  say(byId("command"), commandFor({ write_quorum: Number(quorum.value), delay: chosenLaw() }));
+}
+
+/** The command that makes a KvCluster have these settings. */
+function commandFor({ write_quorum: writeQuorum, delay }) {
+  const [namespace, name] = kvcluster.split("/");
+  return `kubectl -n ${namespace} patch kvc ${name} --type merge -p '${JSON.stringify({ spec: { writeQuorum, delay } })}'`;
+}
+
+/** Changes quorum and delays. Where the KvCluster decides them, returns the command for that. */
+export function apply(patch) {
+  if (kvcluster) return commandFor(patch);
+  change(patch);
+  return null;
 }
 
 for (const slider of [quorum, minDelay, maxDelay]) {
@@ -165,8 +184,12 @@ const shorten = (text = "") => text.length > 200 ? `${text.slice(0, 200)}…` : 
 
 let timer = null, underWay = 0, written = 0, failed = 0, last = "";
 
-byId("load").addEventListener("click", ({ currentTarget: button }) => {
-  const begins = timer === null;
+byId("load").addEventListener("click", () => load(timer === null));
+
+/** Starts or stops to write. */
+export function load(begins) {
+  const button = byId("load");
+  if (begins === (timer !== null)) return;
   button.setAttribute("aria-pressed", String(begins));
   say(button, begins ? "Stop writing" : `Write ${LOAD_PER_S} times a second`);
   if (begins) {
@@ -176,7 +199,7 @@ byId("load").addEventListener("click", ({ currentTarget: button }) => {
     clearInterval(timer);
     timer = null;
   }
-});
+}
 
 async function write() {
   if (underWay >= LOAD_AT_ONCE) return;

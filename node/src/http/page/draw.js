@@ -57,8 +57,21 @@ export function stateText(follower, delayMs) {
   return follower.state === "streaming" && shown === "behind" ? "behind" : follower.state;
 }
 
-/** A law of the delays in a few words. */
+/** The law of the delays in a few words. */
 export function lawText({ min_delay_ms: minMs, max_delay_ms: maxMs, delay }) {
   if (!delay) return `uniform from ${minMs} to ${maxMs} ms`;
-  return delay.preset && Object.keys(delay).length === 1 ? delay.preset : JSON.stringify(delay);
+  const others = delay.perFollower?.length ?? 0;
+  const shared = delay.shared ? ", plus a part that all followers of a write share" : "";
+  return shapeText(delay) + shared + (others ? `, and other laws for ${plural(others, "follower")}` : "");
+}
+
+function shapeText({ constant, exponential, lognormal, pareto, mixture, preset, minMs = 0, maxMs, offsetMs, capMs }) {
+  const shift = (offsetMs ? `, plus ${offsetMs} ms` : "") + (capMs === undefined ? "" : `, at most ${capMs} ms`);
+  if (preset) return preset + shift;
+  if (constant) return `always ${constant.ms} ms${shift}`;
+  if (exponential) return `exponential, mean ${exponential.meanMs} ms${shift}`;
+  if (lognormal) return `lognormal, median ${lognormal.medianMs} ms${shift}`;
+  if (pareto) return `Pareto, scale ${pareto.scaleMs} ms and shape ${pareto.shape}${shift}`;
+  if (mixture) return `a mixture of ${mixture.length} laws${shift}`;
+  return `uniform from ${minMs} to ${maxMs} ms${shift}`;
 }

@@ -3,6 +3,7 @@
 import { show as showControls } from "./controls.js";
 import { byId, duration, level, node, number, plural, say, shortName, stateText, usualDelayMs } from "./draw.js";
 import { draw, since } from "./histogram.js";
+import * as lessons from "./lessons.js";
 import * as stage from "./stage.js";
 import { follow } from "./updates.js";
 
@@ -83,7 +84,9 @@ function showLatency({ at_ms: at, status, latency }) {
     setting = now;
   }
   if (at < settlesAt) before = latency;
-  draw(since(latency, before), config, followers);
+  const measured = since(latency, before);
+  draw(measured, config, followers);
+  lessons.update(config, measured, followers);
 }
 
 function showRate({ at_ms: at, status }) {
