@@ -221,9 +221,16 @@ async fn commands_answer_as_redis_does() {
         ("SET a b keepttl", "-ERR this store has no expiry: keepttl is not supported"),
         ("EXPIRE a 5", "-ERR unknown command 'EXPIRE': this store has strings under keys, and no expiry"),
         (
-            "multi",
-            "-ERR unknown command 'multi': this store has strings under keys, and no transactions over several keys",
+            "EXEC",
+            "-ERR unknown command 'EXEC': this store has strings under keys, and no transactions over several keys",
         ),
+        (
+            "multi",
+            "-ERR unknown command 'MULTI': this store has strings under keys, and no transactions over several keys",
+        ),
+        ("SET tx 1", "-ERR this store has no transactions: nothing between MULTI and EXEC or DISCARD is applied"),
+        ("EXEC", "-EXECABORT this store has no transactions over several keys: nothing was applied"),
+        ("EXISTS tx", ":0"),
         (
             "LPUSH a b",
             "-ERR unknown command 'LPUSH': this store has strings under keys, and no types other than strings, scripts, \

@@ -18,8 +18,8 @@ use super::walk::Walk;
 /// Longest name that is compared, in bytes.
 const NAME_BYTES_MAX: usize = 16;
 
-/// Slots among which a command looks for its keys. Behind more of them it counts as behind a write of
-/// its keys, which is always right and costs at most a wait.
+/// Keys of earlier commands among which a command looks for its own. Behind more of them it counts as
+/// behind a write of its keys, which is always right and costs at most a wait.
 const LOOKED_AT_MAX: usize = 128;
 
 /// Keys that one step of SCAN looks at.
@@ -36,6 +36,8 @@ pub(super) struct Client {
     pub(super) name: Vec<u8>,
     /// Whether the connection ends after this command.
     pub(super) quits: bool,
+    /// Whether MULTI was refused, and EXEC has not come yet.
+    in_transaction: bool,
     /// The index behind the last write of this connection.
     pub(super) end: u64,
     /// When the commands that are handled now arrived.
@@ -48,7 +50,11 @@ pub(super) struct Under<'a>(pub(super) &'a VecDeque<Slot>);
 impl Under<'_> {
     /// Whether one of them may read or write a key with this hash.
     pub(super) fn touches(&self, hash: u64) -> bool {
-        self.0.len() > LOOKED_AT_MAX || self.0.iter().any(|slot| slot.touches(hash))
+        let mut looked_at = 0;
+        self.0.iter().any(|slot| {
+            looked_at += slot.keys();
+            looked_at > LOOKED_AT_MAX || slot.touches(hash)
+        })
     }
 }
 
@@ -56,7 +62,7 @@ impl Client {
     pub(super) fn new(id: u64, backend: Backend) -> Self {
         let authenticated = backend.site().token.is_none();
         let (name, now) = (Vec::new(), Instant::now());
-        Self { id, backend, authenticated, resp3: false, name, quits: false, end: 0, now }
+        Self { id, backend, authenticated, resp3: false, name, quits: false, in_transaction: false, end: 0, now }
     }
 
     /// Handles a command. Writes the reply, or returns the slot in which it will be known.
@@ -85,6 +91,7 @@ impl Client {
         if !self.authenticated && !spec.is_some_and(Spec::is_open) {
             return Err(Error::NO_AUTH);
         }
+        self.refuse_transaction(upper)?;
         let spec = spec.ok_or_else(|| table::unknown(name))?;
         if !spec.takes(args.len()) {
             return Err(Error::arity(&spec.lower()));
@@ -126,6 +133,29 @@ impl Client {
             }
         };
         Ok(Some(slot))
+    }
+
+    /// Refuses the commands from MULTI to EXEC. Clients send them together: without this, the writes
+    /// between the two would be applied although the client sees an error.
+    fn refuse_transaction(&mut self, upper: &[u8]) -> Result<(), Error> {
+        match (upper, self.in_transaction) {
+            (b"MULTI", _) => {
+                self.in_transaction = true;
+                Err(table::unknown(upper))
+            }
+            (b"EXEC", true) => {
+                self.in_transaction = false;
+                Err(Error::aborted())
+            }
+            (b"DISCARD", true) => {
+                self.in_transaction = false;
+                Err(table::unknown(upper))
+            }
+            (b"QUIT" | b"RESET", _) | (_, false) => Ok(()),
+            (_, true) => Err(Error::wrong(
+                "this store has no transactions: nothing between MULTI and EXEC or DISCARD is applied",
+            )),
+        }
     }
 
     /// Answers a command that waits for nothing.

@@ -19,6 +19,11 @@ impl Error {
         Self(Cow::Borrowed("WRONGPASS invalid username-password pair or user is disabled."));
     pub(super) const TOO_MANY_CONNECTIONS: Self = Self(Cow::Borrowed("ERR max number of clients reached"));
 
+    /// EXEC after a refused MULTI.
+    pub(super) fn aborted() -> Self {
+        Self("EXECABORT this store has no transactions over several keys: nothing was applied".into())
+    }
+
     /// HELLO asks for another version.
     pub(super) fn no_proto() -> Self {
         Self("NOPROTO unsupported protocol version".into())

@@ -116,6 +116,11 @@ impl Slot {
         Self { resp3, ..self }
     }
 
+    /// How many keys it reads or writes.
+    pub(super) fn keys(&self) -> usize {
+        self.parts.len()
+    }
+
     /// Whether it reads or writes a key with this hash.
     pub(super) fn touches(&self, hash: u64) -> bool {
         self.parts.iter().any(|(other, _)| *other == hash)

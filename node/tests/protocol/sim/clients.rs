@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use kv_node::protocol::leader::{Accepted, NewWrite, Refusal};
+use kv_node::protocol::leader::{Accepted, NewWrite, ReadOf, Refusal};
+use kv_node::protocol::types::Record;
 use kv_node::protocol::value::Value;
 use rand::RngExt;
 
@@ -89,7 +90,12 @@ impl World {
                 let mut taken = Ok(());
                 self.drive(leader, |lead| {
                     if !unchecked {
-                        taken = lead.read(op);
+                        // Every kind of linearizable read.
+                        taken = match op % 3 {
+                            0 => lead.read(op),
+                            1 => lead.read_in_order(&key, ReadOf::Committed, op),
+                            _ => lead.read_in_order(&key, ReadOf::Accepted, op),
+                        };
                     }
                 });
                 if unchecked {
@@ -148,7 +154,13 @@ impl World {
     pub(crate) fn client_reads(&mut self, leader: usize, op: usize) {
         let name = key_name(self.history.ops[op].key);
         let lead = &self.leads[leader].leader;
-        let (record, epoch) = (lead.committed(&name).cloned(), lead.epoch());
+        let record = lead.committed(&name).cloned();
+        self.client_read(leader, op, record);
+    }
+
+    /// A read is answered with this record.
+    pub(crate) fn client_read(&mut self, leader: usize, op: usize, record: Option<Record>) {
+        let epoch = self.leads[leader].leader.epoch();
         note!(self, "op {op}: read {record:?}");
         self.must_be_shown(op);
         self.history.read(op, record, epoch, self.now_us);

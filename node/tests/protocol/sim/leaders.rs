@@ -179,7 +179,8 @@ impl World {
                     self.client_uncertain(waiter);
                 }
             }
-            Output::Unmet { .. } | Output::NotApplied(_) => unreachable!("no write has a condition here"),
+            Output::Unmet { waiter, found } => self.client_read(number, waiter, found),
+            Output::NotApplied(reader) => self.client_uncertain(reader),
             Output::ReadConfirmed(reader) => self.client_reads(number, reader),
             Output::ReadRefused(reader) => self.client_uncertain(reader),
             Output::Reset(slot, _) => {
