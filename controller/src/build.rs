@@ -26,6 +26,9 @@ pub use secret::{TOKEN_KEY, new_token};
 /// The port of every node's HTTP interface.
 pub const PORT: i32 = 8000;
 
+/// The port of every node for Redis' protocol.
+pub const RESP_PORT: i32 = 6379;
+
 /// The value of `app.kubernetes.io/name` on every object.
 pub const APP: &str = "kvcluster";
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::build::{MANAGER, PORT, metadata, selector};
+use crate::build::{MANAGER, PORT, RESP_PORT, metadata, selector};
 use crate::reconcile::validate::Validated;
 
 pub(super) fn network_policy(cluster: &Validated) -> Option<NetworkPolicy> {
@@ -26,7 +26,10 @@ pub(super) fn network_policy(cluster: &Validated) -> Option<NetworkPolicy> {
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selector(cluster, None)),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ingress: Some(vec![NetworkPolicyIngressRule { from: admitted, ports: Some(vec![port("TCP", PORT)]) }]),
+            ingress: Some(vec![NetworkPolicyIngressRule {
+                from: admitted,
+                ports: Some(vec![port("TCP", PORT), port("TCP", RESP_PORT)]),
+            }]),
             egress: Some(vec![
                 NetworkPolicyEgressRule { to: Some(vec![own_pods]), ports: Some(vec![port("TCP", PORT)]) },
                 // To any address: DNS may be a pod, a cache on the machine, or an external server.

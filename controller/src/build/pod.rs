@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 use kvcluster_api::resource::{PodSettings, Resources};
 
-use crate::build::{Component, PORT, TOKEN_KEY, labels, names};
+use crate::build::{Component, PORT, RESP_PORT, TOKEN_KEY, labels, names};
 use crate::hash::fnv1a;
 use crate::reconcile::validate::Validated;
 
@@ -77,12 +77,7 @@ fn container(cluster: &Validated, component: Component, resources: Option<Resour
         image_pull_policy: Some(format!("{:?}", cluster.image_pull_policy)),
         command: Some(vec!["kv-node".to_owned()]),
         env: Some(common_env(cluster, component).into_iter().chain(env).collect()),
-        ports: Some(vec![ContainerPort {
-            name: Some("http".to_owned()),
-            container_port: PORT,
-            protocol: Some("TCP".to_owned()),
-            ..ContainerPort::default()
-        }]),
+        ports: Some(vec![port("http", PORT), port("redis", RESP_PORT)]),
         resources: Some(requirements(resources)),
         // Reading a large data directory may take minutes.
         startup_probe: Some(probe("/healthz", 1, 300)),
@@ -100,10 +95,20 @@ fn container(cluster: &Validated, component: Component, resources: Option<Resour
     }
 }
 
+fn port(name: &str, number: i32) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number,
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    }
+}
+
 fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
     vec![
         env("ROLE", component.as_str()),
         env("PORT", &PORT.to_string()),
+        env("RESP_PORT", &RESP_PORT.to_string()),
         env_of_field("NODE_NAME", "metadata.name"),
         EnvVar {
             name: "AUTH_TOKEN".to_owned(),

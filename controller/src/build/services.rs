@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::build::{Component, LEADS, PORT, metadata, names, selector_labels};
+use crate::build::{Component, LEADS, PORT, RESP_PORT, metadata, names, selector_labels};
 use crate::reconcile::validate::Validated;
 
 /// The addresses of all followers, ready or not: a follower becomes ready only after the leader has found it and sent it
@@ -43,16 +43,21 @@ fn service(cluster: &Validated, name: String, component: Component) -> Service {
         metadata: metadata(cluster, name, Some(component)),
         spec: Some(ServiceSpec {
             selector: Some(selector),
-            ports: Some(vec![ServicePort {
-                name: Some("http".to_owned()),
-                port: PORT,
-                protocol: Some("TCP".to_owned()),
-                target_port: Some(IntOrString::String("http".to_owned())),
-                ..ServicePort::default()
-            }]),
+            ports: Some(vec![port("http", PORT), port("redis", RESP_PORT)]),
             type_: Some("ClusterIP".to_owned()),
             ..ServiceSpec::default()
         }),
         ..Service::default()
+    }
+}
+
+/// A port of the container with the same name.
+fn port(name: &str, number: i32) -> ServicePort {
+    ServicePort {
+        name: Some(name.to_owned()),
+        port: number,
+        protocol: Some("TCP".to_owned()),
+        target_port: Some(IntOrString::String(name.to_owned())),
+        ..ServicePort::default()
     }
 }

@@ -120,6 +120,20 @@ fn followers_on_disk_have_a_volume_each_that_stays_unless_the_spec_says_otherwis
 }
 
 #[test]
+fn every_node_and_service_has_a_port_for_the_protocol_of_redis() {
+    let objects = objects("{}");
+    for template in [&json_of(&objects.leader)["spec"]["template"], &json_of(&objects.followers)["spec"]["template"]] {
+        let container = &template["spec"]["containers"][0];
+        assert_eq!(container["ports"][1], json!({"name": "redis", "containerPort": 6379, "protocol": "TCP"}));
+        assert!(container["env"].as_array().expect("env").contains(&json!({"name": "RESP_PORT", "value": "6379"})));
+    }
+    for service in [&objects.write, &objects.read] {
+        let port = &json_of(service)["spec"]["ports"][1];
+        assert_eq!(*port, json!({"name": "redis", "port": 6379, "protocol": "TCP", "targetPort": "redis"}));
+    }
+}
+
+#[test]
 fn followers_in_memory_have_no_volume() {
     let set = json_of(&objects("{durability: Memory}").followers)["spec"].clone();
     assert_eq!(set["volumeClaimTemplates"], Value::Null);
@@ -187,6 +201,7 @@ fn without_named_clients_every_source_may_connect() {
     let ingress = json_of(&objects("{}").policy)["spec"]["ingress"][0].clone();
     assert_eq!(ingress["from"], Value::Null, "{ingress}");
     assert_eq!(ingress["ports"][0]["port"], json!(8000));
+    assert_eq!(ingress["ports"][1]["port"], json!(6379));
 }
 
 #[test]
