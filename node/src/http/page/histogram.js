@@ -121,7 +121,7 @@ function axis(x, from, to, width) {
 /** The mean that theory gives each quorum, below the axis: what another one would cost. */
 function quorums(theory, quorum, x, width) {
   const label = (w) => width < 460 ? String(w) : `W=${w}`;
-  const space = width < 460 ? 14 : 34;
+  const space = width < 460 ? 20 : 34;
   // The one in force is always there.
   const order = [quorum, ...Array.from({ length: theory.followers }, (_, index) => index + 1).filter((w) => w !== quorum)];
   const taken = [];

@@ -66,7 +66,7 @@ function layOut() {
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("height", height);
   svg.replaceChildren();
-  const left = narrow ? 52 : 84, right = width - (narrow ? 118 : 190), middle = height / 2;
+  const left = narrow ? 52 : 84, right = width - (narrow ? 126 : 190), middle = height / 2;
   const wires = svg.appendChild(shape("g"));
   moving = svg.appendChild(shape("g"));
   leader = svg.appendChild(shape("circle", { class: "leader", cx: left, cy: middle, r: LEADER_RADIUS }));
