@@ -15,6 +15,7 @@ mod operations;
 mod page;
 mod play;
 mod redis;
+mod redis_client;
 mod replication;
 mod restore;
 mod standby;
