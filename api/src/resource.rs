@@ -15,9 +15,20 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+// One rule: its condition, and the message with which the API server refuses, which names the values.
+macro_rules! rule {
+    ($rule:expr, $message:expr) => {
+        kube::core::Rule::new($rule).message(kube::core::Message::Expression($message.to_owned()))
+    };
+}
+
+mod delay;
 mod live;
 mod status;
 
+pub use self::delay::{
+    Constant, Delay, DelayPreset, Exponential, FollowerDelay, Law, Lognormal, MixturePart, Pareto, SharedDelay, capped,
+};
 pub use self::status::{AppliedDelay, KvClusterStatus, Phase, Tolerates};
 
 /// The API group of the resource.
@@ -25,13 +36,6 @@ pub const GROUP: &str = "kvcluster.io";
 
 /// The longest name of a KvCluster: `NAME-follower-<revision hash>` has to fit into a label of 63 characters.
 pub const NAME_LENGTH_MAX: usize = 40;
-
-// One rule: its condition, and the message with which the API server refuses, which names the values.
-macro_rules! rule {
-    ($rule:expr, $message:expr) => {
-        kube::core::Rule::new($rule).message(kube::core::Message::Expression($message.to_owned()))
-    };
-}
 
 /// A replicated key-value store: one leader takes the writes, and followers store them. The leader acknowledges a write
 /// once `writeQuorum` followers have confirmed it. It delays each send to a follower by a random time, so that the cost
@@ -118,7 +122,7 @@ macro_rules! rule {
         "'replicationTimeoutMs is %d: it must be 1 to 600000 milliseconds'.format([self.replicationTimeoutMs])"
     ),
     validation = rule!(
-        "self.delay.minMs < self.replicationTimeoutMs",
+        "!has(self.delay.minMs) || self.delay.minMs < self.replicationTimeoutMs",
         "'delay.minMs %d is not below replicationTimeoutMs %d: no write could reach its quorum in time'.format([self.delay.minMs, self.replicationTimeoutMs])"
     ),
     validation = rule!(
@@ -136,7 +140,7 @@ pub struct KvClusterSpec {
 
     /// How many followers must confirm a write before the leader acknowledges it (W), 1 to `replicas`. Writes go on while
     /// up to N - W followers are down. No acknowledged write is lost while at most W - 1 volumes are lost. The mean time
-    /// to commit is min + (max - min) * W / (N + 1) of the delay. A change takes effect on the running leader without a
+    /// to commit is min + (max - min) * W / (N + 1) of a uniform delay. A change takes effect on the running leader without a
     /// restart: see `status.appliedWriteQuorum` and the condition ConfigApplied.
     #[serde(default = "defaults::write_quorum")]
     pub write_quorum: i32,
@@ -193,33 +197,6 @@ pub struct KvClusterSpec {
     /// Which pods may connect to the cluster's pods.
     #[serde(default)]
     pub network_policy: NetworkAccess,
-}
-
-/// The delay before each send of a write to a follower, drawn uniformly from minMs to maxMs. Both 0: no delay.
-#[derive(Clone, Debug, PartialEq, KubeSchema, Serialize, Deserialize)]
-#[x_kube(
-    validation = rule!("self.minMs >= 0", "'delay.minMs is %d: a delay cannot be negative'.format([self.minMs])"),
-    validation = rule!("self.maxMs >= 0", "'delay.maxMs is %d: a delay cannot be negative'.format([self.maxMs])"),
-    validation = rule!(
-        "self.minMs <= self.maxMs",
-        "'delay.minMs %d is greater than delay.maxMs %d'.format([self.minMs, self.maxMs])"
-    ),
-    validation = rule!("self.maxMs <= 600000", "'delay.maxMs is %d: at most 600000 milliseconds'.format([self.maxMs])")
-)]
-#[serde(rename_all = "camelCase")]
-pub struct Delay {
-    /// The shortest delay, in milliseconds.
-    #[serde(default)]
-    pub min_ms: i32,
-    /// The longest delay, in milliseconds, at least minMs, at most 600000.
-    #[serde(default = "defaults::max_delay_ms")]
-    pub max_ms: i32,
-}
-
-impl Default for Delay {
-    fn default() -> Self {
-        Self { min_ms: 0, max_ms: defaults::max_delay_ms() }
-    }
 }
 
 /// Where followers store the data.
@@ -424,9 +401,6 @@ mod defaults {
     }
     pub(super) fn write_quorum() -> i32 {
         3
-    }
-    pub(super) fn max_delay_ms() -> i32 {
-        200
     }
     pub(super) fn replication_timeout_ms() -> i32 {
         5000

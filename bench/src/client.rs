@@ -40,6 +40,20 @@ impl ConfigChange {
     }
 }
 
+#[cfg(feature = "kubernetes")]
+impl ConfigChange {
+    /// The same change as the operator passes it to a leader.
+    pub(crate) fn of_kvcluster(self) -> Self {
+        let Some(law) = &self.delay else {
+            return self;
+        };
+        let law = kvcluster_api::resource::capped(DelayLaw::clone(law));
+        let (min_ms, max_ms) = law.resolve().map(|delays| delays.bounds_ms()).unwrap_or_default();
+        let (min_delay_ms, max_delay_ms) = (min_ms.floor() as u32, max_ms.ceil() as u32);
+        Self { min_delay_ms, max_delay_ms, delay: Some(Arc::new(law)), ..self }
+    }
+}
+
 impl From<&ConfigView> for ConfigChange {
     fn from(config: &ConfigView) -> Self {
         let in_force = &config.in_force;

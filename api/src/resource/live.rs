@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Delay, KvCluster};
+use super::{Delay, KvCluster, capped};
 use crate::config::{ConfigError, FOLLOWERS_MAX, LiveConfig};
 
 /// The longest delay and the longest replication timeout of a KvCluster, in milliseconds: ten minutes.
@@ -21,8 +21,15 @@ impl KvCluster {
     /// [`ConfigError`] with a sentence that names the fields of the spec and their values.
     pub fn live_config(&self) -> Result<LiveConfig, ConfigError> {
         let spec = &self.spec;
-        let Delay { min_ms, max_ms } = spec.delay;
-        let config = LiveConfig {
+        let Delay { min_ms, max_ms, .. } = &spec.delay;
+        let uniform = Delay::default();
+        let bound = |given: &Option<i32>, default: Option<i32>| given.or(default).unwrap_or_default();
+        let (min_ms, max_ms) = match spec.delay.is_uniform() {
+            true => (bound(min_ms, uniform.min_ms), bound(max_ms, uniform.max_ms)),
+            // The law has bounds of its own.
+            false => (0, 0),
+        };
+        let mut config = LiveConfig {
             generation: self.metadata.generation.and_then(|generation| u64::try_from(generation).ok()).unwrap_or(0),
             write_quorum: within("writeQuorum", spec.write_quorum, 1..=FOLLOWERS_MAX)?,
             followers: within("replicas", spec.replicas, 1..=FOLLOWERS_MAX)?,
@@ -41,6 +48,10 @@ impl KvCluster {
         if config.min_delay_ms >= config.replication_timeout_ms {
             let timeout_ms = config.replication_timeout_ms;
             return Err(ConfigError(format!("delay.minMs {min_ms} is not below replicationTimeoutMs {timeout_ms}")));
+        }
+        if let Some(law) = spec.delay.law()? {
+            config.set_delay(&capped(law))?;
+            config.check()?;
         }
         Ok(config)
     }
@@ -68,6 +79,7 @@ fn within<T: TryFrom<i32> + PartialOrd + std::fmt::Display>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delay::DelayLaw;
 
     fn config(spec: &str) -> Result<LiveConfig, ConfigError> {
         let mut cluster = KvCluster::new("demo", serde_json::from_str(spec).expect("a spec"));
@@ -86,7 +98,33 @@ mod tests {
             delay: None,
             replication_timeout_ms: 5000,
         };
-        assert_eq!(config("{}"), Ok(expected));
+        assert_eq!(config("{}"), Ok(expected.clone()));
+        assert_eq!(config(r#"{"delay": {}}"#), Ok(expected.clone()));
+        assert_eq!(config(r#"{"delay": {"minMs": 7}}"#), Ok(LiveConfig { min_delay_ms: 7, ..expected }));
+    }
+
+    #[test]
+    fn a_law_reaches_the_leader_with_a_cap_of_ten_minutes() {
+        let law = |spec: &str| config(spec).map(|config| (config.min_delay_ms, config.max_delay_ms, config.delay));
+        let (min_ms, max_ms, delay) = law(r#"{"delay": {"preset": "wan-3-zones", "offsetMs": 1.5,
+            "perFollower": [{"follower": 4, "mixture": [{"weight": 1, "maxMs": 3}, {"weight": 2, "pareto": {"scaleMs": 1, "shape": 2}}]}],
+            "shared": {"constant": {"ms": 2}}}}"#)
+        .expect("a law");
+        assert_eq!((min_ms, max_ms), (2, 600_002), "the shared part is always 2 ms");
+        let expected: DelayLaw = serde_json::from_str(
+            r#"{"preset": "wan-3-zones", "offsetMs": 1.5, "capMs": 600000, "perFollower": [{"follower": 4, "capMs": 600000,
+                "mixture": [{"weight": 1, "maxMs": 3}, {"weight": 2, "pareto": {"scaleMs": 1, "shape": 2}}]}],
+                "shared": {"constant": {"ms": 2}, "capMs": 600000}}"#,
+        )
+        .expect("a law");
+        assert_eq!(delay.as_deref(), Some(&expected));
+        // An older CRD may have filled in the bounds.
+        let error = law(r#"{"delay": {"minMs": 0, "maxMs": 200, "preset": "yammer"}}"#).expect_err("two laws");
+        assert_eq!(error.0, "delay has minMs and maxMs beside preset: give one law");
+        let error = law(r#"{"delay": {"pareto": {"scaleMs": 1, "shape": 0.5}}}"#).expect_err("no mean");
+        assert!(error.0.starts_with("delay.pareto.shape is 0.5: up to 1 the mean is infinite"), "{error}");
+        let error = law(r#"{"delay": {"constant": {"ms": 5000}}}"#).expect_err("too late");
+        assert!(error.0.starts_with("the minimum delay (5000 ms) is not below the replication timeout"), "{error}");
     }
 
     #[test]

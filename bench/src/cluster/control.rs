@@ -55,6 +55,11 @@ impl Control {
         let began = Instant::now();
         let asked = self.ask(leader, change.clone()).await;
         let asked = asked.with_context(|| format!("failed to set write quorum {}", change.write_quorum))?;
+        let change = match self {
+            Self::Leader => change,
+            #[cfg(feature = "kubernetes")]
+            Self::Resource(_) => change.of_kvcluster(),
+        };
         while let Some(reason) = self.missing(leader, &change, asked).await? {
             if began.elapsed() > IN_FORCE_TIMEOUT {
                 let seconds = IN_FORCE_TIMEOUT.as_secs();

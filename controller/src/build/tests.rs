@@ -81,6 +81,14 @@ fn what_changes_on_a_running_leader_is_in_the_config_map_and_never_in_a_pod() {
     );
 }
 
+/// A node refuses a law beside its bounds.
+#[test]
+fn a_law_of_the_delays_takes_the_place_of_its_bounds() {
+    let data = json_of(&objects("delay: {exponential: {meanMs: 40}, capMs: 90}").config)["data"].clone();
+    assert_eq!(data["DELAY"], json!(r#"{"exponential":{"meanMs":40.0},"capMs":90.0}"#));
+    assert_eq!((data.get("MIN_DELAY_MS"), data.get("MAX_DELAY_MS")), (None, None));
+}
+
 #[test]
 fn the_leader_is_soft_state_and_leaves_a_lost_node_soon() {
     let leader = objects(SPEC).leader;

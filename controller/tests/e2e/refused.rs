@@ -22,6 +22,20 @@ async fn contradictions_are_refused_in_words() {
         (json!({"delay": {"minMs": -5}}), "delay.minMs is -5: a delay cannot be negative"),
         (json!({"delay": {"minMs": -9, "maxMs": -1}}), "delay.maxMs is -1: a delay cannot be negative"),
         (json!({"delay": {"maxMs": 600_001}}), "delay.maxMs is 600001: at most 600000 milliseconds"),
+        (json!({"delay": {"preset": "jammer"}}), "supported values: \"linkedin-disk\", \"yammer\", \"wan-3-zones\""),
+        (json!({"delay": {"maxMs": 5, "preset": "yammer"}}), "delay has more than one law"),
+        (
+            json!({"delay": {"exponential": {"meanMs": -4}}}),
+            "exponential.meanMs is -4: it must be above 0 and at most 600000 milliseconds",
+        ),
+        (
+            json!({"delay": {"pareto": {"scaleMs": 3, "shape": 0.9}}}),
+            "pareto.shape is 0.9: up to 1 the mean is infinite, so give the longest delay as capMs",
+        ),
+        (
+            json!({"delay": {"mixture": [{"weight": 0, "constant": {"ms": 1}}]}}),
+            "weight is 0: it must be above 0 and at most 1000000000",
+        ),
         (json!({"replicationTimeoutMs": 0}), "replicationTimeoutMs is 0: it must be 1 to 600000 milliseconds"),
         (
             json!({"delay": {"minMs": 100}, "replicationTimeoutMs": 100}),

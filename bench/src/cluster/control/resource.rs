@@ -130,7 +130,10 @@ impl KvClusterResource {
     }
 
     pub(super) async fn asked_for(&self) -> Result<ConfigChange> {
-        let LiveConfig { write_quorum, min_delay_ms, max_delay_ms, delay, .. } = self.get().await?.live_config()?;
+        let cluster = self.get().await?;
+        let LiveConfig { write_quorum, min_delay_ms, max_delay_ms, .. } = cluster.live_config()?;
+        // As the spec has it, so that it is the same once it is restored.
+        let delay = cluster.spec.delay.law()?.map(Arc::new);
         Ok(ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay })
     }
 
@@ -309,6 +312,8 @@ impl std::fmt::Debug for Access {
 
 #[cfg(test)]
 mod tests {
+    use kvcluster_api::delay::DelayLaw;
+
     use super::*;
 
     const CHANGE: ConfigChange = ConfigChange { write_quorum: 4, min_delay_ms: 20, max_delay_ms: 60, delay: None };
@@ -336,6 +341,29 @@ mod tests {
         ] {
             assert_eq!(missing(&status, &CHANGE, 7).as_deref(), Some(expected));
         }
+    }
+
+    /// A leader reports the law with the caps that the operator adds.
+    #[test]
+    fn a_law_is_expected_as_the_operator_passes_it_on() {
+        let law = DelayLaw::preset("yammer");
+        let asked = ConfigChange { delay: Some(Arc::new(law.clone())), max_delay_ms: 3_600_000, ..CHANGE };
+        let expected = asked.of_kvcluster();
+        assert_eq!((expected.min_delay_ms, expected.max_delay_ms), (0, 600_000));
+        assert_eq!(expected.delay, Some(Arc::new(DelayLaw { cap_ms: Some(600_000.0), ..law })));
+        assert_eq!(CHANGE.of_kvcluster(), CHANGE);
+    }
+
+    /// A merge patch that names one law removes the others.
+    #[test]
+    fn a_patch_replaces_the_law() {
+        let patch = replacing(json!({"preset": "yammer"}));
+        assert_eq!(
+            (&patch["preset"], &patch["minMs"], &patch["exponential"]),
+            (&json!("yammer"), &json!(null), &json!(null))
+        );
+        let fields = patch.as_object().expect("an object").len();
+        assert_eq!(fields, 12, "every field of the law that is not in an entry of a list");
     }
 
     #[test]
