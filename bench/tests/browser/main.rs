@@ -10,7 +10,7 @@ use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use tempfile::TempDir;
 
 use self::chromium::{Chromium, installed};
-use self::support::KV_BENCH;
+use self::support::{KV_BENCH, one_follower};
 
 const TOKEN: &str = "token of the page's test";
 
@@ -145,5 +145,30 @@ async fn the_page_shows_and_changes_the_cluster() {
     page.open(&cluster.follower_url(0)).await;
     page.until(&format!("{}.includes('{}')", text("rows"), cluster.leader_url())).await;
     page.until(&format!("{} === 'synced'", text("state"))).await;
+    assert!(page.faults.is_empty(), "{:?}", page.faults);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_kvcluster_decides_the_page_shows_the_command() {
+    let Some(program) = installed() else { return };
+    let logs = TempDir::new().expect("a directory");
+    let cluster = one_follower(KV_BENCH, logs.path(), &[("KVCLUSTER", "shop/demo")]).await;
+    let mut page = Chromium::start(program).await;
+    page.open(&cluster.leader_url()).await;
+    page.until("document.getElementById('operator').checkVisibility()").await;
+    let command = "kubectl -n shop patch kvc demo --type merge -p ";
+    let uniform = r#"'{"spec":{"writeQuorum":1,"delay":{"minMs":0,"maxMs":0}}}'"#;
+    page.until(&format!("{} === `{command}{uniform}`", text("command"))).await;
+    // A change makes up another command, and nothing else.
+    page.evaluate(
+        "window.asked = 0; const before = fetch; window.fetch = (...all) => { asked += 1; return before(...all); }",
+    )
+    .await;
+    let choose =
+        "const law = document.getElementById('law'); law.value = 'yammer'; law.dispatchEvent(new Event('change'))";
+    page.evaluate(choose).await;
+    let yammer = r#"'{"spec":{"writeQuorum":1,"delay":{"minMs":null,"maxMs":null,"preset":"yammer"}}}'"#;
+    page.until(&format!("{} === `{command}{yammer}`", text("command"))).await;
+    assert_eq!(page.evaluate("window.asked").await, 0);
     assert!(page.faults.is_empty(), "{:?}", page.faults);
 }

@@ -20,6 +20,7 @@ const law = byId("law");
 const quorum = byId("quorum"), minDelay = byId("min-delay"), maxDelay = byId("max-delay");
 let token = "";
 let kvcluster = null;
+let lawInForce = {};
 /** Whether the visitor moved a slider and the leader has not answered yet. */
 let busy = false;
 let refusedPatch = null;
@@ -48,6 +49,7 @@ function answer(id, text, isBad = false) {
 export function show({ status, kvcluster: owner }) {
   const { config, tolerates } = status;
   kvcluster = owner;
+  lawInForce = config.delay ?? { minMs: config.min_delay_ms, maxMs: config.max_delay_ms };
   byId("operator").hidden = !kvcluster;
   if (!busy) {
     quorum.max = config.followers;
@@ -97,8 +99,11 @@ function showValues() {
 }
 
 /** The command that makes a KvCluster have these settings. */
-function commandFor({ write_quorum: writeQuorum, delay }) {
+function commandFor({ write_quorum: writeQuorum, delay: law }) {
   const [namespace, name] = kvcluster.split("/");
+  // A merge keeps what it does not name, and two laws are refused.
+  const gone = Object.keys(lawInForce).filter((field) => !(field in law)).map((field) => [field, null]);
+  const delay = { ...Object.fromEntries(gone), ...law };
   return `kubectl -n ${namespace} patch kvc ${name} --type merge -p '${JSON.stringify({ spec: { writeQuorum, delay } })}'`;
 }
 

@@ -111,10 +111,13 @@ function isInForce({ write_quorum: quorum, delay }) {
   return config.write_quorum === quorum && sorted(lawOf(config)) === sorted(wanted);
 }
 
-/** JSON with the names in order, since the leader has an order of its own. */
+/** JSON with the names in order, since the leader has an order of its own. No law of a lesson reaches a cap. */
 function sorted(value) {
-  return JSON.stringify(value, (_, inner) => inner && !Array.isArray(inner) && typeof inner === "object"
-    ? Object.fromEntries(Object.entries(inner).sort()) : inner);
+  return JSON.stringify(value, (name, inner) => {
+    if (name === "capMs") return undefined;
+    const isObject = inner && !Array.isArray(inner) && typeof inner === "object";
+    return isObject ? Object.fromEntries(Object.entries(inner).sort()) : inner;
+  });
 }
 
 /** Takes what is in force and what was measured under it. `followers` are the numbers of those that confirm. */
