@@ -306,3 +306,30 @@ impl Client {
         Slot::of(Form::Walk(walk), self.now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smallvec::SmallVec;
+
+    use super::*;
+    use crate::resp::slot::{Part, Settled};
+
+    fn slot(hashes: impl IntoIterator<Item = u64>) -> Slot {
+        let parts: SmallVec<_> = hashes.into_iter().map(|hash| (hash, Part::Settled(Settled::Written))).collect();
+        Slot::new(parts, Form::AllOk, true, Instant::now())
+    }
+
+    // Goal: a command of many keys behind other commands of many keys takes no quadratic time, and never misses a
+    // write before it.
+    #[test]
+    fn few_keys_are_compared_and_many_count_as_touched() {
+        let few = VecDeque::from([slot([1]), slot([2, 3]), slot([])]);
+        for (hash, expected) in [(1, true), (3, true), (4, false)] {
+            assert_eq!(Under(&few).touches(hash), expected, "{hash}");
+        }
+        let many = VecDeque::from([slot([1]), slot(0..LOOKED_AT_MAX as u64)]);
+        assert!(Under(&many).touches(u64::MAX), "more than it looks at");
+        let most = VecDeque::from([slot(0..LOOKED_AT_MAX as u64)]);
+        assert!(!Under(&most).touches(u64::MAX));
+    }
+}
