@@ -37,12 +37,14 @@ async fn a_sound_cluster_stands_everything_that_it_should() {
     assert_eq!((&report["settings"]["rounds"], &report["settings"]["load"]["seed"]), (&8.into(), &20_261_122.into()));
     let count = |of: &str, what: &str| report[of][what].as_u64().expect("a number");
     assert!(count("puts", "acknowledged") > 50, "{report:#}");
+    assert!(count("puts", "acknowledged_with_condition") > 5 && count("puts", "unmet") > 5, "{report:#}");
     assert!(count("gets", "answered") > 16 && count("local_gets", "answered") > 10, "{report:#}");
 
     let history = fs::read_to_string(out.path().join("history.jsonl")).expect("written");
     let lines: Vec<Value> = history.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let of = |kind: &str| lines.iter().filter(|line| line["type"] == kind).count() as u64;
-    let answers = ["acknowledged", "not_applied", "unknown"].map(|what| count("puts", what)).iter().sum::<u64>();
+    let answers =
+        ["acknowledged", "unmet", "not_applied", "unknown"].map(|what| count("puts", what)).iter().sum::<u64>();
     let reads = ["gets", "local_gets"].map(|of| count(of, "answered") + count(of, "failed")).iter().sum::<u64>();
     assert_eq!(of("operation"), answers + reads);
     assert_eq!(of("dump"), 6, "the leader and five followers");

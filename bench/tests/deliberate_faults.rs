@@ -79,6 +79,15 @@ async fn a_leader_that_reads_without_asking_is_found() {
     assert!(shows_a_loss(&rules), "{rules:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_refuses_before_the_commit_is_found() {
+    // Long waits: much of what refuses a write is not committed when the leader dies.
+    let arguments =
+        ["--faults", "all,kill", "--rounds", "6", "--max-delay-ms", "300", "--rate", "300", "--clients", "40"];
+    let rules = rules_broken("refuses-before-commit", &arguments).await;
+    assert!(shows_a_loss(&rules), "{rules:?}");
+}
+
 // Goal: a node does not go on with a state in which a panic interrupted a step. Method: a leader that panics in a write.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_ends_the_node() {

@@ -22,6 +22,8 @@ pub enum DeliberateFault {
     ObeysReplacedLeader,
     /// A leader answers reads without asking whether it still leads
     ReadsWithoutAsking,
+    /// A leader answers a refused write at once, with a record that may still be lost
+    RefusesBeforeCommit,
     /// A leader panics in the middle of each write
     PanicsInWrite,
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use reqwest::{RequestBuilder, StatusCode};
+use reqwest::{RequestBuilder, StatusCode, header::ETAG};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, watch},
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    history::{Action, Clock, Operation, OperationOutcome, parse_epoch},
+    history::{Action, Clock, Condition, Operation, OperationOutcome, parse_epoch},
     target::{Endpoint, Endpoints},
 };
 
@@ -76,6 +76,8 @@ struct Key {
     name: Arc<str>,
     /// When writes with an idempotency key began, the latest last.
     marks: Mutex<VecDeque<u64>>,
+    /// The last version that an answer showed, and its ETag.
+    shown: Mutex<Option<(String, Condition)>>,
 }
 
 /// An answer's body; each has its part of this.
@@ -88,12 +90,15 @@ struct Answer {
     message: Option<String>,
     error: Option<String>,
     outcome: Option<String>,
+    #[serde(skip)]
+    etag: Option<String>,
 }
 
 /// What one attempt of a write brought.
 #[derive(Debug)]
 enum Attempt {
     Committed(Answer),
+    Unmet(Answer),
     NotApplied(String),
     Unknown(Answer, String),
 }
@@ -108,7 +113,11 @@ impl Clients {
         endpoints: watch::Receiver<Endpoints>,
         written: mpsc::UnboundedSender<Operation>,
     ) -> Self {
-        let keys = (0..load.keys).map(|number| Key { name: format!("{run}k{number}").into(), marks: Mutex::default() });
+        let keys = (0..load.keys).map(|number| Key {
+            name: format!("{run}k{number}").into(),
+            marks: Mutex::default(),
+            shown: Mutex::default(),
+        });
         let (keys, stopped, counters) = (keys.collect(), AtomicBool::new(false), Counters::default());
         Self { load, run, clock, http, endpoints, keys, written, stopped, counters }
     }
@@ -168,6 +177,7 @@ impl Clients {
             action,
             key: self.keys[key].name.clone(),
             value,
+            condition: None,
             node: "".into(),
             incarnation: None,
             called_us: self.clock.now_us(),
@@ -191,19 +201,37 @@ impl Clients {
         let value: Arc<str> = format!("c{client}-{number}").into();
         let token = (rng.random_bool(0.6) && self.keys[key].may_mark(self.clock.now_us()))
             .then(|| format!("{}{value}", self.run));
+        let etag = self.condition(rng, key);
         let mut operation = self.begin(client, Action::Put, key, Some(value));
+        let (etag, condition) = etag.unzip();
+        operation.condition = condition;
         // Once an attempt has an unknown outcome, a later refusal does not take it back.
         let mut uncertain = false;
         while let Some(leader) = self.pick(rng, |endpoints| &endpoints.leaders) {
             operation.attempts += 1;
             operation.node = leader.name;
-            let attempt = self.attempt(&leader.url, &operation, token.as_deref()).await;
+            let attempt = self.attempt(&leader.url, &operation, token.as_deref(), etag.as_deref()).await;
             operation.ended_us = self.clock.now_us();
             match attempt {
                 Attempt::Committed(answer) => {
                     operation.outcome = OperationOutcome::Answered;
                     operation.detail = None;
                     operation.told(&answer);
+                    self.keys[key].shows(&operation, answer.etag);
+                    return operation;
+                }
+                Attempt::Unmet(answer) if !uncertain => {
+                    operation.action = Action::Unmet;
+                    operation.outcome = OperationOutcome::Answered;
+                    operation.value = answer.value.as_deref().map(Into::into);
+                    operation.told(&answer);
+                    operation.seq.get_or_insert(0);
+                    self.keys[key].shows(&operation, answer.etag);
+                    return operation;
+                }
+                // An earlier attempt may have been applied, and may even be what refuses this one.
+                Attempt::Unmet(answer) => {
+                    operation.detail = Some(answer.words(StatusCode::PRECONDITION_FAILED));
                     return operation;
                 }
                 Attempt::NotApplied(why) if !uncertain => {
@@ -232,15 +260,31 @@ impl Clients {
         operation
     }
 
+    /// The condition of a write, and the ETag that it names (`*` for no value); most writes have none.
+    fn condition(&self, rng: &mut SmallRng, key: usize) -> Option<(String, Condition)> {
+        if rng.random_bool(0.6) {
+            return None;
+        }
+        let shown = self.keys[key].shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let absent = || ("*".to_owned(), Condition { seq: 0, value: None });
+        Some(shown.filter(|_| rng.random_bool(0.9)).unwrap_or_else(absent))
+    }
+
     /// Sends a write once.
-    async fn attempt(&self, url: &str, operation: &Operation, token: Option<&str>) -> Attempt {
+    async fn attempt(&self, url: &str, operation: &Operation, token: Option<&str>, etag: Option<&str>) -> Attempt {
         let body = serde_json::json!({"key": &*operation.key, "value": operation.value.as_deref()});
         let mut request = self.http.post(format!("{url}/put")).json(&body);
         if let Some(token) = token {
             request = request.header("Idempotency-Key", token);
         }
+        request = match etag {
+            None => request,
+            Some("*") => request.header("If-None-Match", "*"),
+            Some(etag) => request.header("If-Match", etag),
+        };
         match self.send(request).await {
             Ok((StatusCode::OK, answer)) => Attempt::Committed(answer),
+            Ok((StatusCode::PRECONDITION_FAILED, answer)) => Attempt::Unmet(answer),
             Ok((status, answer)) => {
                 let words = answer.words(status);
                 let refused = answer.outcome.as_deref() == Some("not_applied") || status.is_client_error();
@@ -255,9 +299,10 @@ impl Clients {
     async fn get(&self, rng: &mut SmallRng, client: u32, key: usize) -> Operation {
         let mut operation = self.begin(client, Action::Get, key, None);
         let leader = self.pick(rng, |endpoints| &endpoints.leaders);
-        self.read(&mut operation, leader).await;
+        let etag = self.read(&mut operation, leader).await;
         if operation.is_answered() {
             operation.seq.get_or_insert(0);
+            self.keys[key].shows(&operation, etag);
         }
         operation
     }
@@ -273,10 +318,11 @@ impl Clients {
         operation
     }
 
-    async fn read(&self, operation: &mut Operation, node: Option<Endpoint>) {
+    /// Reads the operation's key, and returns the ETag of what the node showed.
+    async fn read(&self, operation: &mut Operation, node: Option<Endpoint>) -> Option<String> {
         let Some(Endpoint { name, url, .. }) = node else {
             operation.ended_us = self.clock.now_us();
-            return;
+            return None;
         };
         operation.node = name;
         operation.attempts = 1;
@@ -288,6 +334,7 @@ impl Clients {
                 operation.outcome = OperationOutcome::Answered;
                 operation.value = answer.value.as_deref().map(Into::into);
                 operation.told(&answer);
+                return answer.etag;
             }
             Ok((StatusCode::NOT_FOUND, answer)) if answer.error.as_deref() == Some("Key not found") => {
                 operation.outcome = OperationOutcome::Answered;
@@ -296,13 +343,16 @@ impl Clients {
             Ok((status, answer)) => operation.detail = Some(answer.words(status)),
             Err(error) => operation.detail = Some(words_of(error)),
         }
+        None
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<(StatusCode, Answer), reqwest::Error> {
         let response = request.timeout(Duration::from_millis(self.load.timeout_ms.into())).send().await?;
         let status = response.status();
+        let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(ToOwned::to_owned);
         let body = response.bytes().await?;
-        Ok((status, serde_json::from_slice(&body).unwrap_or_default()))
+        let answer: Answer = serde_json::from_slice(&body).unwrap_or_default();
+        Ok((status, Answer { etag, ..answer }))
     }
 }
 
@@ -318,6 +368,14 @@ impl Key {
             marks.push_back(now_us);
         }
         may
+    }
+
+    /// An answer showed this version to a client.
+    fn shows(&self, operation: &Operation, etag: Option<String>) {
+        if let Some((etag, seq)) = etag.zip(operation.seq) {
+            let condition = Condition { seq, value: operation.value.clone() };
+            *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some((etag, condition));
+        }
     }
 }
 

@@ -18,10 +18,22 @@ use crate::client::Dump;
 pub enum Action {
     /// A write, over all its attempts.
     Put,
+    /// A write that a leader refused because its condition does not hold: a linearizable read of the
+    /// record that refused it.
+    Unmet,
     /// A linearizable read at a leader.
     Get,
     /// A read of what one follower has.
     LocalGet,
+}
+
+/// The version that a key must have when a write changes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Condition {
+    /// Its sequence number; 0 if the key must have no value.
+    pub seq: u64,
+    /// Its value.
+    pub value: Option<Arc<str>>,
 }
 
 /// How it ended.
@@ -49,6 +61,9 @@ pub struct Operation {
     pub key: Arc<str>,
     /// What was written, or shown; nothing where a read found no value.
     pub value: Option<Arc<str>>,
+    /// The condition of a write.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub condition: Option<Condition>,
     /// The name of the node that was asked last.
     pub node: Arc<str>,
     /// Which life of that follower's process it was, where it was one and the same from the question to the answer.
@@ -95,8 +110,14 @@ impl Operation {
             OperationOutcome::Unknown => ", outcome unknown",
             OperationOutcome::Failed => ", failed",
         };
+        let condition = match &self.condition {
+            None => String::new(),
+            Some(Condition { seq: 0, .. }) => " if there is none".to_owned(),
+            Some(Condition { seq, .. }) => format!(" if it is at seq {seq}"),
+        };
         match self.action {
-            Action::Put => format!("put {value}{seq}{outcome}"),
+            Action::Put => format!("put {value}{condition}{seq}{outcome}"),
+            Action::Unmet => format!("a put{condition} is refused → {value}{seq}{outcome}"),
             Action::Get => format!("get → {value}{seq}{outcome}"),
             Action::LocalGet => format!("local get at {} → {value}{seq}{outcome}", self.node),
         }

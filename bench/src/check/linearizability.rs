@@ -2,8 +2,9 @@
 //!
 //! It knows nothing of versions, so that it checks them too. It ends in bounded time because
 //!
-//! - a write of unknown outcome whose value no client read may as well never have happened, and is left out; one whose value
-//!   was read took effect before the first such read ended, and ends there, so that every operation ends;
+//! - a write of unknown outcome whose value no client read or replaced may as well never have happened, and is left out; one
+//!   whose value was seen took effect before the first operation that saw it ended, and ends there, so that every operation
+//!   ends;
 //! - the history is cut wherever no operation is under way, and only the values that the register may have there are
 //!   carried on;
 //! - a read of the register's value is taken at once: it changes nothing, so that postponing it gains nothing. Only writes
@@ -22,6 +23,8 @@ pub struct Call {
     pub is_write: bool,
     /// What was written, or read.
     pub value: u32,
+    /// The value that the register must have when a write with a condition takes effect.
+    pub expected: Option<u32>,
 }
 
 /// What the search found.
@@ -67,24 +70,47 @@ struct Span {
     returned: u64,
     is_write: bool,
     value: u32,
+    expected: Option<u32>,
     place: usize,
+}
+
+impl Span {
+    fn may_write(&self, register: u32) -> bool {
+        self.is_write && self.expected.is_none_or(|expected| expected == register)
+    }
+}
+
+/// When each value was there at the latest: the first end of a read that shows it, or of a write that replaced it.
+fn first_seen(calls: &[Call]) -> HashMap<u32, u64> {
+    let mut first_seen: HashMap<u32, u64> = HashMap::new();
+    loop {
+        let mut is_complete = true;
+        for Call { called, returned, is_write, value, expected } in calls.iter().copied() {
+            // A write of unknown outcome that was seen replaced a value before that.
+            let end = returned.or(first_seen.get(&value).map(|seen| called.max(*seen)));
+            let shows = if is_write { expected } else { Some(value) };
+            let Some((end, shows)) = end.zip(shows) else { continue };
+            let seen = first_seen.entry(shows).or_insert(u64::MAX);
+            if end < *seen {
+                *seen = end;
+                is_complete = false;
+            }
+        }
+        if is_complete {
+            return first_seen;
+        }
+    }
 }
 
 /// Gives an end to writes of unknown outcome, or leaves them out; in the order of their calls.
 fn closed(calls: &[Call]) -> Vec<Span> {
-    let mut first_seen: HashMap<u32, u64> = HashMap::new();
-    for call in calls.iter().filter(|call| !call.is_write) {
-        if let Some(returned) = call.returned {
-            let seen = first_seen.entry(call.value).or_insert(returned);
-            *seen = returned.min(*seen);
-        }
-    }
+    let first_seen = first_seen(calls);
     let mut spans: Vec<Span> = Vec::with_capacity(calls.len());
-    for (place, Call { called, returned, is_write, value }) in calls.iter().copied().enumerate() {
+    for (place, Call { called, returned, is_write, value, expected }) in calls.iter().copied().enumerate() {
         let seen = first_seen.get(&value).copied().filter(|_| is_write);
         // A read that ended before the call of its write is impossible; the search has to see that, not this.
         let Some(returned) = returned.or(seen.map(|seen| seen.max(called))) else { continue };
-        spans.push(Span { called, returned, is_write, value, place });
+        spans.push(Span { called, returned, is_write, value, expected, place });
     }
     spans.sort_by_key(|span| (span.called, span.returned));
     spans
@@ -161,7 +187,7 @@ fn explain(stretch: &[Span], registers: &BTreeSet<u32>, states_max: usize) -> Re
         if !known.insert((done.clone(), register)) {
             continue;
         }
-        for index in open.into_iter().filter(|index| stretch[*index].is_write) {
+        for index in open.into_iter().filter(|index| stretch[*index].may_write(register)) {
             let mut next = done.clone();
             next.add(index);
             stack.push((next, stretch[index].value));
@@ -177,11 +203,15 @@ mod tests {
     use super::*;
 
     fn write(called: u64, returned: u64, value: u32) -> Call {
-        Call { called, returned: (returned > 0).then_some(returned), is_write: true, value }
+        Call { called, returned: (returned > 0).then_some(returned), is_write: true, value, expected: None }
+    }
+
+    fn swap(called: u64, returned: u64, expected: u32, value: u32) -> Call {
+        Call { expected: Some(expected), ..write(called, returned, value) }
     }
 
     fn read(called: u64, returned: u64, value: u32) -> Call {
-        Call { called, returned: Some(returned), is_write: false, value }
+        Call { called, returned: Some(returned), is_write: false, value, expected: None }
     }
 
     fn answer(calls: &[Call]) -> Answer {
@@ -201,6 +231,10 @@ mod tests {
             vec![write(1, 10, 1), write(2, 9, 2), read(11, 12, 2)],
             // The unknown one takes effect long after its client gave up.
             vec![write(1, 0, 1), write(5, 6, 2), read(7, 8, 2), write(9, 10, 3), read(11, 12, 1)],
+            // Writes with conditions: one after the other, in the order that their conditions ask for, and one that never was.
+            vec![swap(1, 2, 0, 1), swap(3, 4, 1, 2), read(5, 6, 2)],
+            vec![swap(1, 10, 2, 3), swap(2, 9, 1, 2), swap(3, 8, 0, 1), read(11, 12, 3)],
+            vec![write(1, 2, 1), swap(3, 0, 1, 2), swap(4, 5, 1, 3), read(6, 7, 3)],
             // One open write, many operations beside it.
             vec![write(1, 100, 1), write(2, 3, 2), read(4, 5, 2), write(6, 7, 3), read(8, 9, 3), read(110, 111, 1)],
         ] {
@@ -216,6 +250,9 @@ mod tests {
             (vec![write(1, 0, 1), read(2, 3, 1), read(4, 5, 0)], 2),
             (vec![write(1, 2, 1), write(3, 4, 2), read(5, 6, 2), read(7, 8, 1)], 3),
             (vec![write(1, 2, 1), read(3, 4, 7)], 1),
+            // Two writes that replace one value, and one that replaces what is not there.
+            (vec![write(1, 2, 1), swap(3, 10, 1, 2), swap(4, 9, 1, 3), read(11, 12, 2)], 2),
+            (vec![write(1, 2, 1), swap(3, 4, 0, 2)], 1),
             // Read before it was written.
             (vec![read(1, 2, 1), write(3, 4, 1)], 0),
             (vec![read(1, 2, 1), write(3, 0, 1)], 0),
@@ -249,7 +286,9 @@ mod tests {
                     let called = rng.random_range(0..20);
                     let ended = called + rng.random_range(0..8);
                     if rng.random_bool(0.5) {
-                        write(called, if rng.random_bool(0.3) { 0 } else { ended }, number + 1)
+                        let write = write(called, if rng.random_bool(0.3) { 0 } else { ended }, number + 1);
+                        let expected = rng.random_bool(0.3).then(|| rng.random_range(0..=number));
+                        Call { expected, ..write }
                     } else {
                         read(called, ended, rng.random_range(0..=count))
                     }
@@ -270,9 +309,10 @@ mod tests {
         let mut open = (0..calls.len()).filter(left).filter_map(|index| calls[index].returned);
         let Some(first_end) = open.by_ref().min() else { return true };
         (0..calls.len()).filter(left).any(|index| {
-            let Call { called, is_write, value, .. } = calls[index];
+            let Call { called, is_write, value, expected, .. } = calls[index];
             called <= first_end
                 && (is_write || value == register)
+                && expected.is_none_or(|expected| expected == register)
                 && possible(calls, done | 1 << index, if is_write { value } else { register })
         })
     }

@@ -38,10 +38,14 @@ pub fn text(report: &CheckReport) -> String {
         format!("kv-bench {}; {}; {:.0} s", report.version, report.started_at, settings.elapsed_s),
         String::new(),
     ];
-    let PutCounts { acknowledged, acknowledged_by_retry, not_applied, unknown } = puts;
+    let PutCounts { acknowledged, acknowledged_by_retry, acknowledged_with_condition, unmet, not_applied, unknown } =
+        puts;
     lines.push(format!(
         "writes                {acknowledged:>8} acknowledged ({acknowledged_by_retry} by a retry), {not_applied} refused, \
          {unknown} of unknown outcome"
+    ));
+    lines.push(format!(
+        "of them, conditional  {acknowledged_with_condition:>8} acknowledged; {unmet} more refused by their condition"
     ));
     let reads = |name: &str, GetCounts { answered, failed }: &GetCounts| {
         format!("{name:<21} {answered:>8} answered, {failed} refused or without an answer")
@@ -175,7 +179,7 @@ mod tests {
         history::FaultRecord,
         plan::Shape,
         summary::CheckSettings,
-        testing::{get, history, local, put, unknown},
+        testing::{get, history, local, only_if, put, unknown, unmet},
         verdict::judge,
     };
 
@@ -191,7 +195,8 @@ mod tests {
 
     fn sound() -> History {
         let mut history = history(vec![
-            put("k0", "a", 1, (1_000, 9_000)),
+            only_if(0, "", put("k0", "a", 1, (1_000, 9_000))),
+            only_if(0, "", unmet("k0", "a", 1, (9_500, 9_900))),
             get("k0", "a", 1, (12_000, 15_000)),
             unknown("k0", "b", (16_000, 90_000)),
             local("k0", "a", 1, (17_000, 18_000)),
@@ -209,6 +214,7 @@ mod tests {
         for expected in [
             "local processes: 5 followers, write quorum 3, delays up to 20 ms; 4 clients on 1 keys, seed 17\n",
             "       1 acknowledged (0 by a retry), 0 refused, 1 of unknown outcome\n",
+            "       1 acknowledged; 1 more refused by their condition\n",
             "  kill                       2                              69       77\n",
             "\nverdict: no violation. What clients saw of 1 keys is linearizable, nothing acknowledged was lost",
         ] {
@@ -237,7 +243,7 @@ mod tests {
             printed(TextFile::Json, &sound()).starts_with("\n{\n")
                 && printed(TextFile::Json, &sound()).ends_with("\n}\n")
         );
-        assert_eq!(printed(TextFile::History, &sound()).trim().lines().count(), 4 + 2 + 3);
+        assert_eq!(printed(TextFile::History, &sound()).trim().lines().count(), 5 + 2 + 3);
         let written = export(&report(&sound()), &sound(), directory.path()).expect("written");
         assert_eq!(names(written), ["check.json", "history.jsonl"]);
         assert!(!directory.path().join("violation.png").exists());

@@ -85,6 +85,10 @@ pub struct PutCounts {
     pub acknowledged: usize,
     /// Of those, after more than one attempt under one idempotency key.
     pub acknowledged_by_retry: usize,
+    /// Of those, with a condition.
+    pub acknowledged_with_condition: usize,
+    /// Refused because their condition did not hold.
+    pub unmet: usize,
     /// Refused before anything was assigned.
     pub not_applied: usize,
     /// They may have taken effect, may do so later, or never do.
@@ -131,13 +135,15 @@ impl CheckReport {
             answered: count(action, OperationOutcome::Answered),
             failed: count(action, OperationOutcome::Failed),
         };
-        let retried = history
-            .operations
-            .iter()
-            .filter(|operation| operation.action == Action::Put && operation.is_answered() && operation.attempts > 1);
+        let acknowledged =
+            || history.operations.iter().filter(|operation| operation.action == Action::Put && operation.is_answered());
+        let retried = acknowledged().filter(|operation| operation.attempts > 1);
+        let with_condition = acknowledged().filter(|operation| operation.condition.is_some());
         let puts = PutCounts {
             acknowledged: count(Action::Put, OperationOutcome::Answered),
             acknowledged_by_retry: retried.count(),
+            acknowledged_with_condition: with_condition.count(),
+            unmet: count(Action::Unmet, OperationOutcome::Answered),
             not_applied: count(Action::Put, OperationOutcome::NotApplied),
             unknown: count(Action::Put, OperationOutcome::Unknown),
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kv_node::protocol::types::Epoch;
 
-use super::history::{Action, FinalDump, History, Operation, OperationOutcome};
+use super::history::{Action, Condition, FinalDump, History, Operation, OperationOutcome};
 use crate::client::{Dump, Entry};
 
 /// An epoch of a leader whose id is its term.
@@ -18,6 +18,7 @@ fn operation(action: Action, key: &str, value: Option<&str>, seq: u64, (called_u
         action,
         key: key.into(),
         value: value.map(Arc::from),
+        condition: None,
         node: "leader".into(),
         incarnation: None,
         called_us,
@@ -44,6 +45,17 @@ pub(crate) fn unknown(key: &str, value: &str, times: (u64, u64)) -> Operation {
 /// A linearizable read in epoch 1; an empty value for none.
 pub(crate) fn get(key: &str, value: &str, seq: u64, times: (u64, u64)) -> Operation {
     operation(Action::Get, key, Some(value).filter(|value| !value.is_empty()), seq, times)
+}
+
+/// The same with a condition: an empty value for none.
+pub(crate) fn only_if(seq: u64, value: &str, operation: Operation) -> Operation {
+    let value = Some(value).filter(|value| !value.is_empty()).map(Arc::from);
+    Operation { condition: Some(Condition { seq, value }), ..operation }
+}
+
+/// A write that was refused by what is there; an empty value for none.
+pub(crate) fn unmet(key: &str, value: &str, seq: u64, times: (u64, u64)) -> Operation {
+    Operation { action: Action::Unmet, ..get(key, value, seq, times) }
 }
 
 /// A read of the first life of follower 2.

@@ -93,7 +93,7 @@ fn legend(svg: &mut Svg, y: f64) {
         (GUILTY, "shows the violation"),
         (PUT, "write, acknowledged"),
         (UNKNOWN, "write of unknown outcome"),
-        (GET, "read at the leader"),
+        (GET, "read at the leader, or refused by a condition"),
         (LOCAL_GET, "read at a follower"),
         (REFUSED, "refused or failed"),
         (FAULT, "fault"),
@@ -205,7 +205,7 @@ fn color(operation: &Operation) -> &'static str {
         (_, OperationOutcome::NotApplied | OperationOutcome::Failed) => REFUSED,
         (_, OperationOutcome::Unknown) => UNKNOWN,
         (Action::Put, _) => PUT,
-        (Action::Get, _) => GET,
+        (Action::Get | Action::Unmet, _) => GET,
         (Action::LocalGet, _) => LOCAL_GET,
     }
 }

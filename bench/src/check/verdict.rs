@@ -58,7 +58,7 @@ pub fn judge(history: &History) -> Verdict {
 }
 
 /// The register's operations on a key for the search, and the number of each. Reads of followers are no part of it.
-fn calls(history: &History, numbers: &[usize]) -> (Vec<Call>, Vec<usize>) {
+fn calls<'a>(history: &'a History, numbers: &[usize]) -> (Vec<Call>, Vec<usize>) {
     let mut values: HashMap<&str, u32> = HashMap::new();
     let relevant = numbers.iter().copied().filter(|number| {
         let operation = &history.operations[*number];
@@ -68,10 +68,16 @@ fn calls(history: &History, numbers: &[usize]) -> (Vec<Call>, Vec<usize>) {
     let relevant: Vec<usize> = relevant.collect();
     let calls = relevant.iter().map(|number| {
         let operation = &history.operations[*number];
-        let next = values.len() as u32 + 1;
-        let value = operation.value.as_deref().map_or(0, |value| *values.entry(value).or_insert(next));
+        let mut number_of = |value: Option<&'a str>| {
+            let next = values.len() as u32 + 1;
+            value.map_or(0, |value| *values.entry(value).or_insert(next))
+        };
+        let value = number_of(operation.value.as_deref());
+        let is_write = operation.action == Action::Put;
+        let condition = operation.condition.as_ref().filter(|_| is_write);
+        let expected = condition.map(|condition| number_of(condition.value.as_deref()));
         let returned = operation.is_answered().then_some(operation.ended_us);
-        Call { called: operation.called_us, returned, is_write: operation.action == Action::Put, value }
+        Call { called: operation.called_us, returned, is_write, value, expected }
     });
     (calls.collect(), relevant)
 }
@@ -101,7 +107,7 @@ mod tests {
     use super::*;
     use crate::check::{
         history::Operation,
-        testing::{dump, epoch, get, history, in_epoch, local, put, unknown},
+        testing::{dump, epoch, get, history, in_epoch, local, only_if, put, unknown, unmet},
     };
 
     fn rules(operations: Vec<Operation>) -> Vec<Rule> {
@@ -182,6 +188,17 @@ mod tests {
                     Operation { seq: Some(1), epoch: epoch(1), ..unknown("k", "lost", (1, 2)) },
                     local("k", "lost", 1, (3, 4)),
                     Operation { seq: None, epoch: None, ..local("k", "", 0, (5, 6)) },
+                ],
+            ),
+            (
+                "conditions, kept and not",
+                vec![
+                    only_if(0, "", put("k", "a", 1, (1, 2))),
+                    only_if(0, "", unmet("k", "a", 1, (3, 4))),
+                    only_if(1, "a", put("k", "b", 2, (5, 20))),
+                    only_if(1, "a", unmet("k", "b", 2, (6, 19))),
+                    only_if(2, "b", unknown("k", "c", (21, 22))),
+                    only_if(2, "b", unmet("k", "c", 3, (23, 24))),
                 ],
             ),
             (
@@ -306,6 +323,30 @@ mod tests {
                     in_epoch(3, get("k", "b", 2, (7, 8))),
                 ],
                 &[Rule::NotAfterRecovery],
+            ),
+            (
+                "two writes replace one version",
+                vec![
+                    put("k", "a", 1, (1, 2)),
+                    only_if(1, "a", put("k", "b", 2, (3, 10))),
+                    only_if(1, "a", put("k", "c", 3, (4, 9))),
+                ],
+                &[Rule::Linearizable, Rule::ConditionKept],
+            ),
+            (
+                "a condition that holds refuses",
+                vec![put("k", "a", 1, (1, 2)), only_if(1, "a", unmet("k", "a", 1, (3, 4)))],
+                &[Rule::ConditionKept],
+            ),
+            (
+                "what refuses is lost",
+                vec![
+                    put("k", "a", 1, (1, 2)),
+                    Operation { seq: Some(2), epoch: epoch(1), ..unknown("k", "b", (3, 9)) },
+                    only_if(1, "a", unmet("k", "b", 2, (4, 5))),
+                    in_epoch(2, get("k", "a", 1, (10, 11))),
+                ],
+                &[Rule::Linearizable, Rule::NeverBack],
             ),
         ];
         for (name, operations, expected) in cases {

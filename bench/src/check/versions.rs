@@ -22,6 +22,7 @@ pub(super) fn check_key(history: &History, key: &str, numbers: &[usize]) -> Vec<
     key.one_value_per_version(&mut violations);
     key.applied_once(&mut violations);
     key.never_back(&mut violations);
+    key.conditions_kept(&mut violations);
     key.not_after_a_recovery_without_it(&mut violations);
     key.local_reads_never_back(&mut violations);
     key.no_staler_than_it_says(&mut violations);
@@ -132,7 +133,7 @@ impl<'a> Key<'a> {
             .map(|(number, operation, seq)| (operation.called_us, number, seq, operation.action == Action::Put))
             .collect();
         // A write without an answer whose value was read: its number is known, and it began when it did.
-        let shown = self.settled().filter(|(_, operation, _)| operation.action == Action::Get);
+        let shown = self.settled().filter(|(_, operation, _)| operation.action != Action::Put);
         let shown: BTreeMap<usize, u64> = shown
             .filter_map(|(_, read, seq)| Some((*self.writes.get(read.value.as_deref()?)?, seq)))
             .filter(|(write, _)| self.history.operations[*write].outcome == OperationOutcome::Unknown)
@@ -153,6 +154,20 @@ impl<'a> Key<'a> {
                 let (now, then) = (&self.history.operations[number], &self.history.operations[earlier]);
                 let text = format!("{} after {} had ended", now.words(), then.words());
                 violations.push(self.violation(Rule::NeverBack, vec![earlier, number], text));
+            }
+        }
+    }
+
+    /// A write with a condition is the next version after the one that it names, and is refused only by another version.
+    fn conditions_kept(&self, violations: &mut Vec<Violation>) {
+        for (number, operation, seq) in self.settled() {
+            let Some(condition) = &operation.condition else { continue };
+            let is_kept = match operation.action {
+                Action::Put => seq == condition.seq + 1,
+                _ => seq != condition.seq,
+            };
+            if !is_kept {
+                violations.push(self.violation(Rule::ConditionKept, vec![number], operation.words()));
             }
         }
     }

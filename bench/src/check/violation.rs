@@ -18,6 +18,8 @@ pub enum Rule {
     InFinalDumps,
     /// A value that is shown was written, and not refused.
     ValueWritten,
+    /// A write with a condition replaces the version that it names, and is refused only by another one.
+    ConditionKept,
     /// A write of unknown outcome does not appear after a recovery without it.
     NotAfterRecovery,
     /// One life of a follower never shows an older version of a key than before.
@@ -38,6 +40,7 @@ impl Rule {
             Self::NeverBack => "went back",
             Self::InFinalDumps => "lost",
             Self::ValueWritten => "never written",
+            Self::ConditionKept => "a condition was ignored",
             Self::NotAfterRecovery => "back from the dead",
             Self::LocalNeverBack => "a follower went back",
             Self::StalenessBound => "staler than it says",

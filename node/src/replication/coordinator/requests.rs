@@ -85,7 +85,14 @@ impl Coordinator {
     pub fn put_if(self: &Arc<Self>, write: NewWrite, condition: Condition) -> Result<Placed, Refusal> {
         let (sender, outcome) = oneshot::channel();
         self.step(|state| {
+            let key = deliberate::is_on(DeliberateFault::RefusesBeforeCommit).then(|| write.key.clone());
             let accepted = state.core.put_if(write, condition, sender)?;
+            if let Some(key) = key.filter(|_| accepted == Accepted::Unmet) {
+                let (sender, outcome) = oneshot::channel();
+                let found = state.core.latest(&key).map(|(record, _)| Box::new(record.clone()));
+                let _ = sender.send(WriteOutcome::Unmet(found));
+                return Ok(state.placed(accepted, outcome));
+            }
             assert!(!deliberate::is_on(DeliberateFault::PanicsInWrite), "a deliberate panic");
             Ok(state.placed(accepted, outcome))
         })
