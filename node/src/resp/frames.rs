@@ -313,6 +313,9 @@ fn escaped(rest: &[u8]) -> Option<(u8, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::SmallRng;
+    use rand::{RngExt, SeedableRng};
+
     use super::*;
 
     const LIMITS: FrameLimits = FrameLimits { argument: 100, command: 300 };
@@ -411,6 +414,56 @@ mod tests {
         assert_eq!(parse(b"*11\r\n"), Err(Malformed::CountBeforeAuth));
         assert_eq!(parse(b"*10\r\n$16385\r\n"), Err(Malformed::LengthBeforeAuth));
         assert_eq!(parse(b"*10\r\n$100\r\n"), Ok(Parsed::Incomplete));
+    }
+
+    /// Goal: no bytes make the parser panic, stay where it is, or allocate more than in proportion to what arrived. Method:
+    /// pieces of commands in random order and parts, with random bytes among them.
+    #[test]
+    fn random_bytes_are_commands_or_malformed() {
+        let pieces: &[&[u8]] = &[
+            b"*1\r\n",
+            b"*3\r\n",
+            b"*0\r\n",
+            b"*-1\r\n",
+            b"*65536\r\n",
+            b"$3\r\n",
+            b"$0\r\n\r\n",
+            b"GET\r\n",
+            b"$101\r\n",
+            b"$1\r\nk\r\n",
+            b"PING\r\n",
+            b"\r\n",
+            b"\n",
+            b"\"",
+            b"'",
+            b"\\x0",
+            b" ",
+            b"$536870912\r\n",
+            b"*9223372036854775807\r\n",
+            b"\xff\x00",
+        ];
+        let mut random = SmallRng::seed_from_u64(7);
+        let mut commands = 0;
+        for _ in 0..20_000 {
+            let (mut parser, mut buffer) = (Parser::default(), BytesMut::new());
+            'connection: for _ in 0..30 {
+                buffer.extend_from_slice(pieces[random.random_range(0..pieces.len())]);
+                loop {
+                    match parser.parse(&mut buffer, LIMITS, true) {
+                        Ok(Parsed::Incomplete) => break,
+                        Ok(Parsed::TooLong(_)) => {}
+                        Ok(Parsed::Command) => {
+                            assert!(parser.len() > 0 && parser.arguments(&buffer).count() == parser.len());
+                            parser.consume(&mut buffer);
+                            commands += 1;
+                        }
+                        Err(_) => break 'connection,
+                    }
+                }
+                assert!(parser.arguments.capacity() <= 64 && buffer.capacity() <= 4096);
+            }
+        }
+        assert!(commands > 10_000, "{commands} commands");
     }
 
     /// A declared length allocates nothing.
