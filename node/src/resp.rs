@@ -2,8 +2,8 @@
 //!
 //! - [`session`] serves a connection: it reads commands with [`frames`], begins all of those that are
 //!   there, and sends their replies in order. [`slot`] is a command whose reply is not known yet,
-//!   [`output`] the replies on their way.
-//! - [`client`] is the state of a connection and selects the command; [`strings`] reads and writes
+//!   [`part`] its effect on one key, [`output`] the replies on their way.
+//! - [`client`] is the state of a connection. [`commands`] selects the command; [`strings`] reads and writes
 //!   keys, [`walk`] looks at all of them (with [`glob`] for patterns), [`about`] describes the node.
 //!   [`table`] has every command, [`errors`] every error.
 //! - [`backend`] is the leader or the follower behind them. A command takes the same way through the
@@ -12,10 +12,12 @@
 mod about;
 mod backend;
 mod client;
+mod commands;
 mod errors;
 mod frames;
 mod glob;
 mod output;
+mod part;
 mod session;
 mod slot;
 mod strings;

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::errors::Error;
 use super::output::Output;
-use super::slot::{Part, Settled};
+use super::part::{Part, Settled};
 use crate::http::{FollowerSite, LeaderSite, Site};
 use crate::metrics::WriteResult;
 use crate::protocol::leader::{Accepted, Change, ReadOf, Refusal};

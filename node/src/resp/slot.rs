@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::backend::Backend;
 use super::errors::Error;
 use super::output::Output;
+use super::part::{Part, Settled};
 use super::walk::Walk;
 use crate::metrics::WriteResult;
 use crate::protocol::leader::NoSum;
@@ -20,31 +20,6 @@ use crate::replication::coordinator::WriteOutcome;
 
 /// Time between two looks at how many followers have confirmed.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-
-/// The effect of a command on one key.
-#[derive(Debug)]
-pub(super) enum Part {
-    /// The leader has not decided yet.
-    Waiting {
-        /// Closes without an outcome if this leader no longer leads.
-        outcome: oneshot::Receiver<WriteOutcome>,
-        /// Of a write that the leader accepted.
-        seq: Option<u64>,
-        /// How long the leader may take.
-        timeout: Duration,
-    },
-    Settled(Settled),
-}
-
-/// What the leader decided about one key.
-#[derive(Debug)]
-pub(super) enum Settled {
-    /// The write is committed.
-    Written,
-    /// The value that a read found, or because of which a write was not accepted.
-    Found(Option<Value>),
-    Failed(Error),
-}
 
 /// How a reply follows from what is settled.
 #[derive(Debug)]
@@ -126,7 +101,7 @@ impl Slot {
         self.parts.iter().any(|(other, _)| *other == hash)
     }
 
-    /// Waits until the reply is known. `Err` is the moment of the next look, whatever happens before.
+    /// Waits until the reply is known. The caller calls it again at [`Slot::next_look`] at the latest.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, now: Instant, backend: &Backend) -> Poll<()> {
         while let Some((_, part)) = self.parts.get_mut(self.settled) {
             if let Part::Waiting { outcome, seq, timeout } = part {
