@@ -197,6 +197,10 @@ pub struct KvClusterSpec {
     /// Which pods may connect to the cluster's pods.
     #[serde(default)]
     pub network_policy: NetworkAccess,
+
+    /// How many followers drains and other voluntary disruptions leave.
+    #[serde(default)]
+    pub disruption_budget: DisruptionBudget,
 }
 
 /// Where followers store the data.
@@ -391,6 +395,23 @@ pub struct NetworkAccess {
 impl Default for NetworkAccess {
     fn default() -> Self {
         Self { enabled: defaults::enabled(), clients: Vec::new() }
+    }
+}
+
+/// How many followers drains and other voluntary disruptions leave, as a PodDisruptionBudget.
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DisruptionBudget {
+    /// Whether there is a PodDisruptionBudget. It keeps as many followers as writes and a restarting leader need. The
+    /// condition Drainable reports whether it allows a drain. Without it a drain may stop writes, and with durability
+    /// Memory it may lose acknowledged writes.
+    #[serde(default = "defaults::enabled")]
+    pub enabled: bool,
+}
+
+impl Default for DisruptionBudget {
+    fn default() -> Self {
+        Self { enabled: defaults::enabled() }
     }
 }
 

@@ -57,8 +57,8 @@ pub struct Resources {
     pub followers: StatefulSet,
     /// The leader.
     pub leader: Deployment,
-    /// Keeps enough followers through drains.
-    pub budget: PodDisruptionBudget,
+    /// Keeps enough followers through drains. None when the spec switches it off.
+    pub budget: Option<PodDisruptionBudget>,
     /// Which pods may connect. None when the spec switches it off.
     pub policy: Option<NetworkPolicy>,
 }
@@ -70,6 +70,8 @@ pub struct Inputs {
     pub token: String,
     /// The number of follower pods: more than the spec asks for while a scale-down is under way.
     pub follower_pods: i32,
+    /// How many of them may be disrupted at once.
+    pub spare_followers: u16,
     /// The number of leader pods: fewer than the spec asks for while pods are prepared for the first standbys.
     pub leader_pods: i32,
     /// Whether the cluster was ever open for writes.
@@ -90,7 +92,7 @@ pub fn build(cluster: &Validated, inputs: &Inputs) -> Resources {
         read: services::read(cluster),
         followers: followers::stateful_set(cluster, inputs),
         leader: leader::deployment(cluster, inputs),
-        budget: budget::budget(cluster),
+        budget: budget::budget(cluster, inputs),
         policy: network_policy::network_policy(cluster),
     }
 }

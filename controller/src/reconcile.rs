@@ -31,6 +31,7 @@ use crate::reconcile::report::StepResults;
 pub mod applier;
 pub mod apply;
 pub mod configure;
+pub mod disruption;
 pub mod events;
 pub mod lead;
 pub mod leader_client;
@@ -148,6 +149,7 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
         &cluster,
         &Inputs {
             follower_pods: scale::follower_pods(&cluster, &observed.leader, &previous, observed.follower_pods),
+            spare_followers: disruption::spare_followers(&cluster, &observed.leader, &previous),
             leader_pods: scale::leader_pods(&cluster, &observed.leader_pods),
             opened: previous.opened || observed.leader.open().is_some(),
             leader_by_label: context.lead_labels.keep(&cluster, &observed.leader_pods, context),

@@ -70,7 +70,8 @@ pub struct KvClusterStatus {
 
     /// Ready: the cluster takes writes. Progressing: the operator is changing the cluster towards the spec.
     /// QuorumAvailable: enough followers confirm writes. ConfigApplied: quorum, delay, timeout and number of followers of
-    /// the spec are in force. Degraded: the leader does not take writes, or a follower is missing.
+    /// the spec are in force. Degraded: the leader does not take writes, or a follower is missing. Drainable: a drain may
+    /// evict followers.
     #[serde(default)]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

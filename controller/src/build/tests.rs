@@ -25,7 +25,14 @@ fn objects(spec: &str) -> Resources {
 }
 
 fn inputs() -> Inputs {
-    Inputs { token: "0123".to_owned(), follower_pods: 7, leader_pods: 1, opened: true, leader_by_label: false }
+    Inputs {
+        token: "0123".to_owned(),
+        follower_pods: 7,
+        spare_followers: 3,
+        leader_pods: 1,
+        opened: true,
+        leader_by_label: false,
+    }
 }
 
 fn json_of(object: &impl serde::Serialize) -> Value {
@@ -192,16 +199,14 @@ fn peers_are_published_before_they_are_ready_and_clients_see_ready_pods_only() {
 }
 
 #[test]
-fn a_drain_leaves_enough_followers_for_writes_and_for_a_restart_of_the_leader() {
-    for (spec, available) in [
-        ("{replicas: 5, writeQuorum: 1}", 5),
-        ("{replicas: 5, writeQuorum: 2}", 4),
-        ("{replicas: 5, writeQuorum: 3}", 3),
-        ("{replicas: 5, writeQuorum: 4}", 4),
-        ("{replicas: 7, writeQuorum: 2, durability: Memory}", 6),
-    ] {
-        assert_eq!(json_of(&objects(spec).budget)["spec"]["minAvailable"], json!(available), "{spec}");
+fn the_budget_keeps_every_follower_pod_but_the_spare_ones_unless_it_is_switched_off() {
+    let budget = |spec: &str, follower_pods, spare_followers| {
+        json_of(&build(&validated(spec), &Inputs { follower_pods, spare_followers, ..inputs() }).budget)
+    };
+    for (pods, spare, kept) in [(7, 3, 4), (7, 0, 7), (5, 2, 3), (1, 0, 1)] {
+        assert_eq!(budget("{}", pods, spare)["spec"]["minAvailable"], json!(kept), "{pods} pods, {spare} to spare");
     }
+    assert_eq!(budget("{disruptionBudget: {enabled: false}}", 7, 3), Value::Null);
 }
 
 #[test]

@@ -141,11 +141,12 @@ pub fn documents(values: &Values) -> Vec<Document> {
     ]
 }
 
-/// The rights that reconciling needs. The operator deletes only a NetworkPolicy that the spec switches off. It reads
-/// Secrets by name and never lists them.
+/// The rights that reconciling needs. The operator deletes only a NetworkPolicy and a PodDisruptionBudget that the spec
+/// switches off. It reads Secrets by name and never lists them.
 fn rules() -> Value {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
     const KEEP: [&str; 5] = ["get", "list", "watch", "create", "patch"];
+    const KEEP_OR_DELETE: [&str; 6] = ["get", "list", "watch", "create", "patch", "delete"];
     json!([
         rule("kvcluster.io", &["kvclusters"], &["get", "list", "watch"]),
         rule("kvcluster.io", &["kvclusters/status"], &["patch"]),
@@ -154,8 +155,8 @@ fn rules() -> Value {
         rule("", &["configmaps", "serviceaccounts", "services"], &KEEP),
         rule("", &["secrets"], &["get", "create", "patch"]),
         rule("", &["pods"], &["get", "list", "watch", "patch"]),
-        rule("policy", &["poddisruptionbudgets"], &KEEP),
-        rule("networking.k8s.io", &["networkpolicies"], &["get", "list", "watch", "create", "patch", "delete"]),
+        rule("policy", &["poddisruptionbudgets"], &KEEP_OR_DELETE),
+        rule("networking.k8s.io", &["networkpolicies"], &KEEP_OR_DELETE),
         rule("events.k8s.io", &["events"], &["create"]),
     ])
 }

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, Preconditions};
 use kube::runtime::reflector::Store;
 use kube::{Api, ResourceExt};
 
 use super::applier::{ApplyError, Owned};
 use super::validate::Validated;
-use crate::build::Resources;
+use crate::build::{Resources, names};
 use crate::context::{Context, cached};
 
 /// The objects with pods, as the API server has them after the step.
@@ -40,14 +39,17 @@ pub async fn apply(
     context.applier.apply(desired_secret, secret).await?;
     match policy {
         Some(policy) => drop(apply_one(policy, &stores.policies, context).await?),
-        None => remove_policy(cluster, context).await?,
+        None => remove(&cluster.name, &stores.policies, cluster, context).await?,
     }
     apply_one(peers, &stores.services, context).await?;
     apply_one(write, &stores.services, context).await?;
     apply_one(read, &stores.services, context).await?;
     let followers = apply_one(followers, &stores.stateful_sets, context).await?;
     let leader = apply_one(leader, &stores.deployments, context).await?;
-    apply_one(budget, &stores.budgets, context).await?;
+    match budget {
+        Some(budget) => drop(apply_one(budget, &stores.budgets, context).await?),
+        None => remove(&names::followers(&cluster.name), &stores.budgets, cluster, context).await?,
+    }
     Ok(Applied { followers, leader })
 }
 
@@ -56,22 +58,27 @@ async fn apply_one<K: Owned + 'static>(object: K, store: &Store<K>, context: &Co
     context.applier.apply(object, known).await
 }
 
-/// Deletes the NetworkPolicy of a cluster that switched it off. A policy of the same name with another owner stays.
-async fn remove_policy(cluster: &Validated, context: &Context) -> Result<(), ApplyError> {
-    let Some(policy) = cached(&context.stores.policies, &cluster.namespace, &cluster.name) else { return Ok(()) };
-    let ours = policy.owner_references().iter().any(|owner| owner.uid == cluster.owner.uid);
-    if !ours || policy.metadata.deletion_timestamp.is_some() {
+/// Deletes an object of a cluster that switched it off. An object of the same name with another owner stays.
+async fn remove<K: Owned + 'static>(
+    name: &str,
+    store: &Store<K>,
+    cluster: &Validated,
+    context: &Context,
+) -> Result<(), ApplyError> {
+    let Some(object) = cached(store, &cluster.namespace, name) else { return Ok(()) };
+    let ours = object.owner_references().iter().any(|owner| owner.uid == cluster.owner.uid);
+    if !ours || object.meta().deletion_timestamp.is_some() {
         return Ok(());
     }
-    let api: Api<NetworkPolicy> = Api::namespaced(context.client.clone(), &cluster.namespace);
-    let preconditions = Preconditions { uid: policy.uid(), resource_version: None };
+    let api: Api<K> = Api::namespaced(context.client.clone(), &cluster.namespace);
+    let preconditions = Preconditions { uid: object.uid(), resource_version: None };
     let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-    match api.delete(&cluster.name, &parameters).await {
+    match api.delete(name, &parameters).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(source) => {
-            let kind = "NetworkPolicy".to_owned();
-            Err(ApplyError::Api { action: "delete", kind, name: cluster.name.clone(), source: Box::new(source) })
+            let kind = K::kind(&()).into_owned();
+            Err(ApplyError::Api { action: "delete", kind, name: name.to_owned(), source: Box::new(source) })
         }
     }
 }

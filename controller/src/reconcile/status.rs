@@ -16,6 +16,7 @@ use kvcluster_api::status::{FollowerState, FollowerView, LeaderState};
 
 use crate::build::{Component, names, selector_text};
 use crate::pods;
+use crate::reconcile::disruption;
 use crate::reconcile::leader_client::{Configured, Leader, LeaderSeen};
 use crate::reconcile::validate::Validated;
 
@@ -69,6 +70,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         quorum_available(seen),
         config_applied(cluster, seen),
         degraded(cluster, seen, opened, &missing),
+        drainable(cluster, seen, previous),
     ];
     let is = |type_: &str, verdict: Verdict| findings.iter().any(|f| f.type_ == type_ && f.verdict == verdict);
     let phase = match seen.leader.answered().map(|leader| leader.status.state) {
@@ -109,6 +111,7 @@ pub fn invalid(generation: Option<i64>, message: &str, previous: &KvClusterStatu
         finding("QuorumAvailable", Verdict::Unknown, "InvalidSpec", message),
         finding("ConfigApplied", Verdict::False, "InvalidSpec", message),
         finding("Degraded", Verdict::Unknown, "InvalidSpec", message),
+        finding("Drainable", Verdict::Unknown, "InvalidSpec", message),
     ];
     KvClusterStatus {
         observed_generation: generation,
@@ -218,6 +221,25 @@ fn degraded(cluster: &Validated, seen: &Seen<'_>, opened: bool, missing: &[Strin
         "FollowersMissing",
         format!("{} of {} followers: {listed}", down.len() + unknown, leader.status.config.in_force.followers),
     )
+}
+
+/// Whether the PodDisruptionBudget allows a drain to evict followers.
+fn drainable(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus) -> Finding {
+    let with = |verdict, reason, message: String| finding("Drainable", verdict, reason, message);
+    if !cluster.disruption_budget.enabled {
+        let message = "no PodDisruptionBudget: a drain may evict any number of followers, and may stop writes";
+        return with(Verdict::True, "BudgetDisabled", message.to_owned());
+    }
+    if let Some(message) = disruption::needed_for_a_drain(cluster) {
+        return with(Verdict::False, "NoSpareFollower", message);
+    }
+    match disruption::spare_followers(cluster, seen.leader, previous) {
+        0 => {
+            let message = "no follower may be evicted until quorum and number of followers of the spec are in force";
+            with(Verdict::False, "ConfigPending", message.to_owned())
+        }
+        spare => with(Verdict::True, "SpareFollowers", format!("{spare} followers may be evicted while all are ready")),
+    }
 }
 
 fn progressing(cluster: &Validated, seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {

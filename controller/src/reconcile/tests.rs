@@ -321,6 +321,52 @@ async fn a_policy_that_is_switched_off_is_deleted_unless_it_has_another_owner() 
 }
 
 #[tokio::test]
+async fn a_budget_that_is_switched_off_is_deleted() {
+    let (api, client) = ApiServer::start(|_| None);
+    let budget = json!({"metadata": {"name": "demo-follower", "namespace": "shop", "uid": "budget", "ownerReferences": [
+        {"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster", "name": "demo", "uid": UID, "controller": true}]}});
+    let mut context = context(client, 1, vec![]);
+    let budgets = &mut Arc::get_mut(&mut context).expect("the only reference").stores.budgets;
+    *budgets = store(vec![serde_json::from_value(budget).expect("a budget")]);
+    reconcile(guarded(cluster("{disruptionBudget: {enabled: false}}")), context).await.expect("it succeeds");
+    let deleted = api.asked().into_iter().find(|asked| asked.method == Method::DELETE).expect("it is deleted");
+    assert!(deleted.path.ends_with("poddisruptionbudgets/demo-follower"), "{}", deleted.path);
+    assert_eq!(deleted.body["preconditions"]["uid"], json!("budget"));
+    assert!(!api.writes().iter().any(|asked| asked.method == Method::PATCH && asked.path.contains("disruption")));
+}
+
+// Goal: a drain is safe by each rule that may count. Method: the stricter rule is in turn the one of the spec, the one
+// in force, the one that waits at the leader, and the one of the status while no leader answers.
+#[tokio::test]
+async fn the_budget_follows_the_strictest_of_the_rules_that_may_count() {
+    let waits = |write_quorum, followers| {
+        let mut waits = config(2, 3, 5);
+        waits["pending"] =
+            json!({"generation": 4, "write_quorum": write_quorum, "followers": followers, "message": "waits"});
+        waits
+    };
+    for (name, spec, in_force, kept) in [
+        ("all agree", "{}", config(4, 3, 5), 3),
+        ("the spec asks for more", "{writeQuorum: 4}", config(2, 3, 5), 4),
+        ("more is in force", "{}", config(2, 5, 5), 5),
+        ("more waits", "{}", waits(4, 5), 4),
+        ("a larger size waits", "{replicas: 7}", waits(3, 7), 5),
+    ] {
+        let (api, client) = ApiServer::start(|_| None);
+        let leader = ScriptedLeader::start_with(5, in_force.clone(), (202, in_force)).await;
+        reconcile(guarded(opened(spec, 5)), context(client, leader.port, vec![leader_pod()])).await.expect(name);
+        let spec = api.applied("poddisruptionbudgets/demo-follower")["spec"].clone();
+        assert_eq!(spec["minAvailable"], json!(kept), "{name}");
+    }
+    let (api, client) = ApiServer::start(|_| None);
+    let mut closed = opened("{}", 5);
+    closed.status.as_mut().expect("a status").applied_write_quorum = Some(4);
+    reconcile(guarded(closed), context(client, 1, vec![])).await.expect("it succeeds");
+    let spec = api.applied("poddisruptionbudgets/demo-follower")["spec"].clone();
+    assert_eq!(spec["minAvailable"], json!(4), "no leader answers");
+}
+
+#[tokio::test]
 async fn a_contradiction_changes_nothing_but_the_status() {
     let (api, client) = ApiServer::start(|_| None);
     reconcile(guarded(cluster("{replicas: 2, writeQuorum: 3}")), context(client, 1, vec![]))

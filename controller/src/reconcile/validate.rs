@@ -4,8 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use kvcluster_api::config::{ConfigError, LiveConfig};
 use kvcluster_api::resource::{
-    Durability, ImagePullPolicy, KvCluster, KvClusterSpec, LogLevel, NAME_LENGTH_MAX, NetworkAccess, PodSettings,
-    Spread, Storage,
+    DisruptionBudget, Durability, ImagePullPolicy, KvCluster, KvClusterSpec, LogLevel, NAME_LENGTH_MAX, NetworkAccess,
+    PodSettings, Spread, Storage,
 };
 use thiserror::Error;
 
@@ -71,6 +71,8 @@ pub struct Validated {
     pub spread: Spread,
     /// Which pods may connect.
     pub network: NetworkAccess,
+    /// Whether there is a PodDisruptionBudget.
+    pub disruption_budget: DisruptionBudget,
     /// The cluster's DNS domain, where known.
     pub domain: Option<String>,
     /// Where the operator runs.
@@ -108,6 +110,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         followers,
         spread,
         network_policy,
+        disruption_budget,
     } = cluster.spec.clone();
     Ok(Validated {
         name,
@@ -126,6 +129,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         followers,
         spread,
         network: network_policy,
+        disruption_budget,
         domain: defaults.domain.clone(),
         operator_namespace: defaults.operator_namespace.clone(),
     })

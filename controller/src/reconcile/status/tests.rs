@@ -99,10 +99,35 @@ fn a_settled_cluster_reads_ready_and_says_what_it_can_stand() {
         ("QuorumAvailable", "True"),
         ("ConfigApplied", "True"),
         ("Degraded", "False"),
+        ("Drainable", "True"),
     ] {
         assert_eq!(condition(&status, type_).0, expected, "{type_}");
     }
     assert!(status.conditions.iter().all(|c| !c.reason.is_empty() && c.observed_generation == Some(4)));
+}
+
+#[test]
+fn the_status_says_whether_a_drain_may_evict_followers() {
+    let of = |spec: &str| {
+        let (deployment, _) = workloads();
+        with_leader_pods(spec, &all_well(), &deployment, &[], &KvClusterStatus::default(), 100)
+    };
+    for (spec, expected) in [
+        ("{replicas: 5, writeQuorum: 3}", ("True", "SpareFollowers")),
+        ("{replicas: 5, writeQuorum: 5}", ("False", "NoSpareFollower")),
+        ("{replicas: 5, writeQuorum: 1, durability: Memory}", ("False", "NoSpareFollower")),
+        ("{replicas: 5, writeQuorum: 5, disruptionBudget: {enabled: false}}", ("True", "BudgetDisabled")),
+    ] {
+        assert_eq!(condition(&of(spec), "Drainable"), expected, "{spec}");
+    }
+    let all_needed = leader(
+        "open",
+        &["streaming"; 5],
+        json!({"config": {"generation": 2, "write_quorum": 5, "followers": 5, "min_delay_ms": 0, "max_delay_ms": 200,
+            "replication_timeout_ms": 5000, "pending": null}}),
+    );
+    let status = computed(&all_needed, &KvClusterStatus::default(), 100);
+    assert_eq!(condition(&status, "Drainable"), ("False", "ConfigPending"));
 }
 
 #[test]
