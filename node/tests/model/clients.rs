@@ -291,6 +291,7 @@ impl Clients {
                 Act::Read => op.answer.as_ref().and_then(|answer| answer.value.clone()),
                 Act::Write(value) => value.clone(),
             },
+            expected: None,
         })
         .collect()
     }

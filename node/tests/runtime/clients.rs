@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_node::protocol::leader::{Accepted, NewWrite, Refusal};
+use kv_node::protocol::etag::Etag;
+use kv_node::protocol::leader::{Accepted, Condition, NewWrite, Refusal};
 use kv_node::protocol::value::Value;
 use kv_node::replication::coordinator::{Coordinator, Placed, WriteOutcome};
 use rand::RngExt;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use crate::history::{Act, Op};
+use crate::history::{Act, Op, Shown};
 use crate::world::World;
 
 /// How many attempts a client makes under one idempotency key.
@@ -31,7 +33,7 @@ impl World {
     pub(crate) async fn client(self: Arc<Self>, client: usize) {
         loop {
             sleep(self.wait_ms(60)).await;
-            let (key, act, marked, gone) = {
+            let (key, act, condition, marked, gone) = {
                 let state = &mut *self.state.lock();
                 if !state.clients_on {
                     return;
@@ -42,11 +44,14 @@ impl World {
                     _ => Act::Read,
                 };
                 let marked = act != Act::Read && state.rng.random_bool(0.4);
-                (state.rng.random_range(0..self.plan.keys), act, marked, state.rng.random_bool(0.02))
+                let key = state.rng.random_range(0..self.plan.keys);
+                let is_conditional = act != Act::Read && state.rng.random_bool(0.3);
+                let condition = is_conditional.then(|| state.history.last_shown(key).unwrap_or_default());
+                (key, act, condition, marked, state.rng.random_bool(0.02))
             };
             let patience = self.wait_ms(600) + Duration::from_millis(50);
             self.note(|| format!("client {client} begins"));
-            self.operate(key, act, marked, gone, patience).await;
+            self.operate(key, act, condition, marked, gone, patience).await;
         }
     }
 
@@ -59,7 +64,7 @@ impl World {
     pub(crate) async fn fill(self: &Arc<Self>) {
         for key in self.plan.keys..self.plan.keys + self.plan.filled_keys {
             let value = self.value(self.state.lock().history.ops.len());
-            if !self.operate(key, Act::Write(Some(value)), false, false, Duration::from_secs(5)).await {
+            if !self.operate(key, Act::Write(Some(value)), None, false, false, Duration::from_secs(5)).await {
                 self.fail(format!("liveness: k{key} is not written though nothing fails"));
             }
         }
@@ -70,6 +75,7 @@ impl World {
         self: &Arc<Self>,
         key: usize,
         act: Act,
+        condition: Option<Shown>,
         marked: bool,
         gone: bool,
         patience: Duration,
@@ -81,7 +87,9 @@ impl World {
             let op = ops.len();
             let marks = ops.iter().filter(|other| other.key == key && other.token.is_some()).count();
             let token: Option<Arc<str>> = marked.then(|| format!("t{op}").into());
-            ops.push(Op::new(None, key, act, token, marks, self.now_us()));
+            let mut new = Op::new(None, key, act, token, marks, self.now_us());
+            new.condition = condition;
+            ops.push(new);
             op
         };
         let mut leader = leader;
@@ -152,7 +160,8 @@ impl World {
     ) -> Ended {
         let now_us = leader.now_us();
         let new = NewWrite { key: key.clone(), value, retry_token: token, explain: false, now_us };
-        let Placed { accepted, outcome, .. } = match leader.put(new) {
+        let condition = self.state.lock().history.ops[op].condition.as_ref().map_or(Condition::Always, condition_of);
+        let Placed { accepted, outcome, .. } = match leader.put_if(new, condition) {
             Ok(placed) => placed,
             Err(Refusal::TokenReused { .. }) => {
                 self.fail(format!("op {op} is taken for a reuse of its own idempotency key"));
@@ -166,7 +175,7 @@ impl World {
         self.note(|| format!("op {op}: {key} {accepted:?}"));
         let seq = match accepted {
             Accepted::Pending { seq } => seq,
-            Accepted::Unmet => unreachable!("no write has a condition here"),
+            Accepted::Unmet => return self.unmet(op, leader, outcome, patience).await,
             Accepted::AlreadyCommitted { seq } => {
                 self.state.lock().history.answer(op, seq, self.now_us());
                 return Ended::Answered;
@@ -196,6 +205,28 @@ impl World {
             _ => Ended::Unknown,
         }
     }
+
+    /// Waits for the record that refuses a write.
+    async fn unmet(
+        &self,
+        op: usize,
+        leader: &Coordinator,
+        outcome: oneshot::Receiver<WriteOutcome>,
+        patience: Duration,
+    ) -> Ended {
+        let Ok(Ok(WriteOutcome::Unmet(found))) = timeout(patience, outcome).await else { return Ended::Unknown };
+        let state = &mut *self.state.lock();
+        if state.history.ops[op].attempts > 1 {
+            // An earlier attempt may have been applied, and may even be what refuses this one.
+            return Ended::Unknown;
+        }
+        state.history.unmet(op, found.map(|record| *record), leader.epoch(), self.now_us());
+        Ended::Answered
+    }
+}
+
+fn condition_of((seq, value): &Shown) -> Condition {
+    if *seq == 0 { Condition::Absent } else { Condition::Version(Etag::new(*seq, value.as_deref())) }
 }
 
 pub(crate) fn key_name(key: usize) -> String {

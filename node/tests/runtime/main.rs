@@ -37,6 +37,10 @@ const WORLDS: Seeds = Seeds { prefix: "RUNTIME", worlds: 600, lines: 300 };
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) acknowledged: usize,
+    /// Of those, with a condition.
+    pub(crate) conditional: usize,
+    /// Writes that their condition refused.
+    pub(crate) unmet: usize,
     pub(crate) unknown: usize,
     pub(crate) reads: usize,
     /// Leaders that opened.
@@ -51,6 +55,8 @@ pub(crate) struct Summary {
 impl Summary {
     fn add(&mut self, other: &Self) {
         self.acknowledged += other.acknowledged;
+        self.conditional += other.conditional;
+        self.unmet += other.unmet;
         self.unknown += other.unknown;
         self.reads += other.reads;
         self.opened += other.opened;

@@ -195,7 +195,7 @@ impl World {
                 if answered {
                     break;
                 }
-                answered = self.operate(key, Act::Read, false, false, Duration::from_secs(3)).await;
+                answered = self.operate(key, Act::Read, None, false, false, Duration::from_secs(3)).await;
                 if !answered {
                     sleep(Duration::from_millis(200)).await;
                 }

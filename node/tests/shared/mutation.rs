@@ -29,6 +29,10 @@ pub(crate) enum Mutation {
     RepliesBeforeSync,
     /// A leader answers reads without asking whether it still leads.
     ReadsWithoutAsking,
+    /// A leader decides about conditions by what is committed.
+    ConditionsOfCommittedRecords,
+    /// A leader refuses a write at once, with a record that may not be committed.
+    RefusesAtOnce,
     /// A follower says that it stored a rule, and did not.
     RulesAreNotStored,
     /// A follower keeps only the newest rule, though the one before may still decide.

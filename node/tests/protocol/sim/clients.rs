@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use kv_node::protocol::leader::{Accepted, NewWrite, ReadOf, Refusal};
+use kv_node::protocol::etag::Etag;
+use kv_node::protocol::leader::{Accepted, Condition, NewWrite, ReadOf, Refusal};
 use kv_node::protocol::types::Record;
 use kv_node::protocol::value::Value;
 use rand::RngExt;
 
-use super::history::{Act, Op};
+use super::history::{Act, Op, Shown};
 use super::{Event, World, note};
+use crate::mutation::Mutation;
 
 /// How many attempts a client makes under one idempotency key.
 const ATTEMPTS_MAX: u32 = 4;
@@ -42,9 +44,19 @@ impl World {
             _ => Act::Read,
         };
         let marked = matches!(act, Act::Write(_)) && self.chance(0.4);
+        let condition = if matches!(act, Act::Write(_)) { self.condition(key) } else { None };
         let op = self.begin(Some(client), key, act, marked);
+        self.history.ops[op].condition = condition;
         self.clients[client].busy = true;
         self.attempt(op, leader);
+    }
+
+    /// The condition of a write; most have none.
+    fn condition(&mut self, key: usize) -> Option<Shown> {
+        let conditional = self.chance(0.3);
+        let absent = self.chance(0.2);
+        let shown = self.history.last_shown(key).filter(|_| !absent).unwrap_or_default();
+        conditional.then_some(shown)
     }
 
     /// A value that no other operation writes.
@@ -111,11 +123,17 @@ impl World {
 
     fn put(&mut self, op: usize, leader: usize, key: Arc<str>, value: Option<Value>, token: Option<Arc<str>>) {
         let now_us = self.now_us;
+        let asked = self.history.ops[op].condition.clone();
+        let condition = asked.as_ref().map_or(Condition::Always, condition_of);
+        let of_committed = self.plan.mutation == Some(Mutation::ConditionsOfCommittedRecords);
+        let at_once = self.plan.mutation == Some(Mutation::RefusesAtOnce);
         let new = NewWrite { key: key.clone(), value: value.clone(), retry_token: token, explain: false, now_us };
         let mut taken = Err(Refusal::Recovering);
         let mut entered = None;
         self.drive(leader, |lead| {
-            taken = lead.put(new, op);
+            let shown = lead.committed(&key).map_or((0, None), |record| (record.version.seq, record.value.clone()));
+            let condition = if of_committed && asked == Some(shown) { Condition::Always } else { condition };
+            taken = lead.put_if(new, condition, op);
             let newest = lead.latest(&key).map(|(record, _)| record.version);
             entered = newest.filter(|version| taken == Ok(Accepted::Pending { seq: version.seq }));
         });
@@ -127,7 +145,11 @@ impl World {
                     self.history.accepted(op, version);
                 }
             }
-            Ok(Accepted::Unmet) => unreachable!("no write has a condition here"),
+            Ok(Accepted::Unmet) if at_once => {
+                let found = self.leads[leader].leader.latest(&key).map(|(record, _)| record.clone());
+                self.client_read(leader, op, found);
+            }
+            Ok(Accepted::Unmet) => {}
             Ok(Accepted::AlreadyCommitted { seq }) => self.client_acknowledged(op, seq),
             Err(Refusal::TokenReused { .. }) => {
                 self.history.fail(format!("op {op} was taken for a reuse of its own idempotency key"));
@@ -158,12 +180,22 @@ impl World {
         self.client_read(leader, op, record);
     }
 
-    /// A read is answered with this record.
+    /// This record answers a read or refuses a write.
     pub(crate) fn client_read(&mut self, leader: usize, op: usize, record: Option<Record>) {
         let epoch = self.leads[leader].leader.epoch();
         note!(self, "op {op}: read {record:?}");
+        let Op { condition, attempts, .. } = &self.history.ops[op];
+        let has_condition = condition.is_some();
+        if has_condition && *attempts > 1 {
+            // An earlier attempt may have been applied, and may even be what refuses this one.
+            return self.client_uncertain(op);
+        }
         self.must_be_shown(op);
-        self.history.read(op, record, epoch, self.now_us);
+        if has_condition {
+            self.history.unmet(op, record, epoch, self.now_us);
+        } else {
+            self.history.read(op, record, epoch, self.now_us);
+        }
         self.release(op);
     }
 
@@ -209,6 +241,10 @@ impl World {
             self.clients[client].busy = false;
         }
     }
+}
+
+fn condition_of((seq, value): &Shown) -> Condition {
+    if *seq == 0 { Condition::Absent } else { Condition::Version(Etag::new(*seq, value.as_deref())) }
 }
 
 pub(crate) fn key_name(key: usize) -> String {

@@ -17,6 +17,9 @@ pub(crate) enum Act {
     Write(Option<Value>),
 }
 
+/// What an answer showed of a key: the sequence number and the value.
+pub(crate) type Shown = (u64, Option<Value>);
+
 /// One operation of one client, over all its attempts.
 #[derive(Clone, Debug)]
 pub(crate) struct Op {
@@ -24,6 +27,8 @@ pub(crate) struct Op {
     pub(crate) key: usize,
     pub(crate) act: Act,
     pub(crate) token: Option<Arc<str>>,
+    /// The version that a write asks for. The sequence number 0 asks for no value.
+    pub(crate) condition: Option<Shown>,
     pub(crate) marks_before: usize,
     pub(crate) attempts: u32,
     pub(crate) abandoned: bool,
@@ -32,6 +37,8 @@ pub(crate) struct Op {
     /// A leader took it: without an answer its outcome is unknown.
     entered: bool,
     refused: bool,
+    /// The condition of the write does not hold: it is a read of what refused it.
+    unmet: bool,
     /// Sequence number of what was written or read; 0 when nothing was found.
     pub(crate) seq: u64,
     pub(crate) found: Option<Value>,
@@ -51,6 +58,7 @@ impl Op {
             key,
             act,
             token,
+            condition: None,
             marks_before,
             attempts: 0,
             abandoned: false,
@@ -58,6 +66,7 @@ impl Op {
             returned_us: None,
             entered: false,
             refused: false,
+            unmet: false,
             seq: 0,
             found: None,
         }
@@ -80,8 +89,13 @@ impl Op {
         self.returned_us.is_some() || (self.refused && !self.entered && self.attempts <= 1)
     }
 
+    pub(crate) fn is_write(&self) -> bool {
+        self.act != Act::Read && !self.unmet
+    }
+
     fn value(&self) -> Option<Value> {
         match &self.act {
+            _ if self.unmet => self.found.clone(),
             Act::Read => self.found.clone(),
             Act::Write(value) => value.clone(),
         }
@@ -195,6 +209,31 @@ impl History {
         self.answer(op, record.map_or(0, |record| record.version.seq), now_us);
     }
 
+    /// The leader refused the write because of this record.
+    pub(crate) fn unmet(&mut self, op: usize, record: Option<Record>, epoch: Epoch, now_us: u64) {
+        let it = &mut self.ops[op];
+        if it.abandoned || it.returned_us.is_some() {
+            return;
+        }
+        it.unmet = true;
+        let holds = it.condition.as_ref().is_none_or(|(seq, value)| match &record {
+            None => *seq == 0,
+            Some(found) if *seq == 0 => found.value.is_none(),
+            Some(found) => (found.version.seq, &found.value) == (*seq, value),
+        });
+        if holds {
+            let condition = &it.condition;
+            self.failure.get_or_insert(format!("op {op} is refused by {record:?}, though {condition:?} holds"));
+        }
+        self.read(op, record, epoch, now_us);
+    }
+
+    /// The last answer about a key.
+    pub(crate) fn last_shown(&self, key: usize) -> Option<Shown> {
+        let answered = self.ops.iter().filter(|op| op.key == key && op.returned_us.is_some());
+        answered.max_by_key(|op| op.returned_us).map(|op| (op.seq, op.value()))
+    }
+
     pub(crate) fn answer(&mut self, op: usize, seq: u64, now_us: u64) {
         let it = &mut self.ops[op];
         if it.abandoned || it.returned_us.is_some() {
@@ -206,7 +245,12 @@ impl History {
         if seq > 0 && *self.settled.entry((key, seq)).or_insert_with(|| value.clone()) != value {
             self.fail(format!("op {op}: two values were shown as k{key} seq {seq}"));
         }
-        let (called, write) = (self.ops[op].called_us, matches!(self.ops[op].act, Act::Write(_)));
+        let (called, write) = (self.ops[op].called_us, self.ops[op].is_write());
+        if let Some((before, _)) = self.ops[op].condition.as_ref().filter(|(before, _)| write && *before > 0)
+            && seq != before + 1
+        {
+            self.fail(format!("op {op} asks for k{key} seq {before} and is acknowledged as seq {seq}"));
+        }
         let newest = self
             .ops
             .iter()
@@ -228,13 +272,14 @@ impl History {
         let keys = self.ops.iter().map(|op| op.key + 1).max().unwrap_or(0);
         (0..keys).try_for_each(|key| {
             let calls = self.ops.iter().filter(|op| op.key == key && (op.returned_us.is_some() || op.entered));
-            let calls = calls.filter(|op| op.act != Act::Read || op.returned_us.is_some());
+            let calls = calls.filter(|op| op.is_write() || op.returned_us.is_some());
             let calls: Vec<Call<Value>> = calls
                 .map(|op| Call {
                     called: op.called_us,
                     returned: op.returned_us,
-                    is_write: op.act != Act::Read,
+                    is_write: op.is_write(),
                     value: op.value(),
+                    expected: op.condition.as_ref().filter(|_| op.is_write()).map(|(_, value)| value.clone()),
                 })
                 .collect();
             linearizability::check(&calls).map_err(|why| format!("k{key} is not linearizable: {why}"))
@@ -242,10 +287,12 @@ impl History {
     }
 
     pub(crate) fn summary(&self) -> Summary {
-        let writes = || self.ops.iter().filter(|op| op.act != Act::Read);
+        let writes = || self.ops.iter().filter(|op| op.is_write());
         Summary {
             acknowledged: writes().filter(|op| op.returned_us.is_some()).count(),
             unknown: writes().filter(|op| op.returned_us.is_none() && op.entered).count(),
+            conditional: writes().filter(|op| op.returned_us.is_some() && op.condition.is_some()).count(),
+            unmet: self.ops.iter().filter(|op| op.unmet).count(),
             reads: self.ops.iter().filter(|op| op.act == Act::Read && op.returned_us.is_some()).count(),
             opened: self.opened.len(),
             ..Summary::default()

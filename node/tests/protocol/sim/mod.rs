@@ -411,6 +411,10 @@ impl World {
 pub(crate) struct Summary {
     pub(crate) events: u64,
     pub(crate) acknowledged: usize,
+    /// Of those, with a condition.
+    pub(crate) conditional: usize,
+    /// Writes that their condition refused.
+    pub(crate) unmet: usize,
     pub(crate) unknown: usize,
     pub(crate) reads: usize,
     pub(crate) opened: usize,
@@ -424,6 +428,8 @@ impl Summary {
     pub(crate) fn add(&mut self, other: &Self) {
         self.events += other.events;
         self.acknowledged += other.acknowledged;
+        self.conditional += other.conditional;
+        self.unmet += other.unmet;
         self.unknown += other.unknown;
         self.reads += other.reads;
         self.opened += other.opened;
