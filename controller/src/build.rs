@@ -129,6 +129,11 @@ pub mod names {
     pub fn followers(cluster: &str) -> String {
         format!("{cluster}-follower")
     }
+    /// What the names of the followers' claims begin with; an ordinal follows.
+    #[must_use]
+    pub fn claim_prefix(cluster: &str) -> String {
+        format!("{}-{}-", super::followers::DATA, followers(cluster))
+    }
     /// The headless Service of the followers.
     #[must_use]
     pub fn peers(cluster: &str) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::reflector::{ObjectRef, Store};
@@ -14,7 +14,7 @@ use kvcluster_api::resource::{KvCluster, KvClusterStatus};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use crate::build::Component;
+use crate::build::{Component, selector_labels};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::reconcile::applier::Applier;
@@ -62,6 +62,7 @@ pub struct Stores {
     pub budgets: Store<PodDisruptionBudget>,
     pub policies: Store<NetworkPolicy>,
     pub pods: Store<Pod>,
+    pub claims: Store<PersistentVolumeClaim>,
     pub listed: Arc<OnceCell<()>>,
 }
 
@@ -75,7 +76,18 @@ impl Stores {
     }
 
     async fn wait(&self) {
-        let Self { accounts, configs, services, stateful_sets, deployments, budgets, policies, pods, listed: _ } = self;
+        let Self {
+            accounts,
+            configs,
+            services,
+            stateful_sets,
+            deployments,
+            budgets,
+            policies,
+            pods,
+            claims,
+            listed: _,
+        } = self;
         // Fails only when a watch was dropped, which happens at the end of the program.
         let _ = tokio::join!(
             accounts.wait_until_ready(),
@@ -86,26 +98,38 @@ impl Stores {
             budgets.wait_until_ready(),
             policies.wait_until_ready(),
             pods.wait_until_ready(),
+            claims.wait_until_ready(),
         );
     }
 
-    /// The pods of one component of a cluster.
+    /// The pods of one component of a cluster, by name.
     #[must_use]
     pub fn pods_of(&self, namespace: &str, cluster: &str, component: Component) -> Vec<Arc<Pod>> {
-        let mut found: Vec<Arc<Pod>> = self
-            .pods
-            .state()
-            .into_iter()
-            .filter(|pod| {
-                let has = |key: &str, value: &str| pod.labels().get(key).map(String::as_str) == Some(value);
-                pod.metadata.namespace.as_deref() == Some(namespace)
-                    && has("app.kubernetes.io/instance", cluster)
-                    && has("app.kubernetes.io/component", component.as_str())
-            })
-            .collect();
-        found.sort_by_key(|pod| pod.name_any());
-        found
+        labelled(&self.pods, namespace, cluster, component)
     }
+
+    /// The volume claims of a cluster's followers, by name.
+    #[must_use]
+    pub fn claims_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<PersistentVolumeClaim>> {
+        labelled(&self.claims, namespace, cluster, Component::Follower)
+    }
+}
+
+fn labelled<K>(store: &Store<K>, namespace: &str, cluster: &str, component: Component) -> Vec<Arc<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let labels = selector_labels(cluster, Some(component));
+    let mut found: Vec<Arc<K>> = store
+        .state()
+        .into_iter()
+        .filter(|object| {
+            object.meta().namespace.as_deref() == Some(namespace)
+                && labels.iter().all(|(key, value)| object.labels().get(key) == Some(value))
+        })
+        .collect();
+    found.sort_by_key(|object| object.name_any());
+    found
 }
 
 /// An object from a store, if it is there.

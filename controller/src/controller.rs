@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
 use kube::client::{Body, ClientBuilder};
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tower::util::MapRequestLayer;
 
-use crate::build::MANAGER;
+use crate::build::{APP, Component, MANAGER};
 use crate::context::{Context, Memory, Stores};
 use crate::election::Election;
 use crate::health::{self, Health};
@@ -126,6 +126,8 @@ fn work(
     let (budgets, controller) = watched(controller, &client, namespace);
     let (policies, controller) = watched(controller, &client, namespace);
     let (pods, controller) = watched::<Pod>(controller, &client, namespace);
+    let (claims, changes) = cache::<PersistentVolumeClaim>(api(&client, namespace), &claim_labels());
+    let controller = controller.watches_stream(changes, belongs_to);
     let context = Arc::new(Context {
         applier: Applier::new(client.clone()),
         leaders: LeaderClient::new().context("failed to make an HTTP client")?,
@@ -140,6 +142,7 @@ fn work(
             budgets,
             policies,
             pods,
+            claims,
             listed: Arc::default(),
         },
         defaults: Defaults {
@@ -188,17 +191,23 @@ where
         + Sync
         + 'static,
 {
-    let (store, changes) = cache(api(client, namespace));
+    let (store, changes) =
+        cache(api(client, namespace), &format!("app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/name={APP}"));
     (store, controller.watches_stream(changes, belongs_to))
 }
 
-fn cache<K>(api: Api<K>) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
+/// The labels of followers' claims. They come from the StatefulSet's template, where no label can be added later.
+fn claim_labels() -> String {
+    format!("app.kubernetes.io/name={APP},app.kubernetes.io/component={}", Component::Follower.as_str())
+}
+
+/// Keeps the objects with these labels in a store.
+fn cache<K>(api: Api<K>, labels: &str) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send + 'static)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     let (store, writer) = reflector::store();
-    let ours = watcher::Config::default()
-        .labels(&format!("app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/name={}", crate::build::APP));
+    let ours = watcher::Config::default().labels(labels);
     (store, without_errors(reflector::reflector(writer, watcher(api, ours).default_backoff()).touched_objects()))
 }
 

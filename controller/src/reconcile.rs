@@ -40,6 +40,7 @@ pub mod report;
 pub mod scale;
 pub mod status;
 pub mod validate;
+pub mod volumes;
 
 /// The delay before the next look at a cluster that is changing.
 const UNSETTLED: Duration = Duration::from_millis(1000);

@@ -13,7 +13,8 @@ use kvcluster_api::resource::{Durability, SpreadMode, VolumePolicy};
 use crate::build::{Component, Inputs, metadata, names, pod, selector, selector_labels};
 use crate::reconcile::validate::Validated;
 
-const DATA: &str = "data";
+/// The name of the volume of each follower.
+pub(super) const DATA: &str = "data";
 const DATA_DIR: &str = "/data";
 
 pub(super) fn stateful_set(cluster: &Validated, inputs: &Inputs) -> StatefulSet {
@@ -53,7 +54,8 @@ pub(super) fn stateful_set(cluster: &Validated, inputs: &Inputs) -> StatefulSet 
             revision_history_limit: Some(2),
             volume_claim_templates: (cluster.durability == Durability::Disk).then(|| vec![claim(cluster)]),
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
-                when_deleted: Some(policy(cluster.storage.on_delete)),
+                // The cluster outlives a StatefulSet that is deleted by hand. The KvCluster owns volumes that go with it.
+                when_deleted: Some(policy(VolumePolicy::Retain)),
                 when_scaled: Some(policy(cluster.storage.on_scale_down)),
             }),
             template,

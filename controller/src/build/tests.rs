@@ -115,14 +115,14 @@ fn the_leader_is_soft_state_and_leaves_a_lost_node_soon() {
 }
 
 #[test]
-fn followers_on_disk_have_a_volume_each_that_stays_unless_the_spec_says_otherwise() {
+fn followers_on_disk_have_a_volume_each_that_outlives_the_stateful_set() {
     let set = json_of(&objects(SPEC).followers)["spec"].clone();
     assert_eq!(set["podManagementPolicy"], json!("Parallel"));
     assert_eq!(set["replicas"], json!(7));
     let claim = &set["volumeClaimTemplates"][0]["spec"];
     assert_eq!(claim["resources"]["requests"]["storage"], json!("9Gi"));
     assert_eq!(claim["storageClassName"], json!("fast"));
-    assert_eq!(set["persistentVolumeClaimRetentionPolicy"], json!({"whenDeleted": "Delete", "whenScaled": "Retain"}));
+    assert_eq!(set["persistentVolumeClaimRetentionPolicy"], json!({"whenDeleted": "Retain", "whenScaled": "Retain"}));
     let container = &set["template"]["spec"]["containers"][0];
     assert_eq!(container["volumeMounts"], json!([{"name": "data", "mountPath": "/data"}]));
     let env = container["env"].as_array().expect("env");

@@ -155,6 +155,7 @@ fn rules() -> Value {
         rule("", &["configmaps", "serviceaccounts", "services"], &KEEP),
         rule("", &["secrets"], &["get", "create", "patch"]),
         rule("", &["pods"], &["get", "list", "watch", "patch"]),
+        rule("", &["persistentvolumeclaims"], &["get", "list", "watch", "patch"]),
         rule("policy", &["poddisruptionbudgets"], &KEEP_OR_DELETE),
         rule("networking.k8s.io", &["networkpolicies"], &KEEP_OR_DELETE),
         rule("events.k8s.io", &["events"], &["create"]),

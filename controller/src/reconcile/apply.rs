@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 
 use super::applier::{ApplyError, Owned};
 use super::validate::Validated;
+use super::volumes;
 use crate::build::{Resources, names};
 use crate::context::{Context, cached};
 
@@ -44,6 +45,8 @@ pub async fn apply(
     apply_one(peers, &stores.services, context).await?;
     apply_one(write, &stores.services, context).await?;
     apply_one(read, &stores.services, context).await?;
+    let follower_pods = followers.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
+    volumes::own(cluster, follower_pods, context).await?;
     let followers = apply_one(followers, &stores.stateful_sets, context).await?;
     let leader = apply_one(leader, &stores.deployments, context).await?;
     match budget {

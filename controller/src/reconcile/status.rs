@@ -238,7 +238,11 @@ fn drainable(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus) -
             let message = "no follower may be evicted until quorum and number of followers of the spec are in force";
             with(Verdict::False, "ConfigPending", message.to_owned())
         }
-        spare => with(Verdict::True, "SpareFollowers", format!("{spare} followers may be evicted while all are ready")),
+        spare => with(
+            Verdict::True,
+            "SpareFollowers",
+            format!("while all followers are ready, a drain may evict {spare} of them"),
+        ),
     }
 }
 

@@ -203,6 +203,7 @@ fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
             budgets: store(vec![]),
             policies: store(vec![]),
             pods: store(pods),
+            claims: store(vec![]),
             listed: Arc::default(),
         },
         defaults: defaults(),
@@ -364,6 +365,51 @@ async fn the_budget_follows_the_strictest_of_the_rules_that_may_count() {
     reconcile(guarded(closed), context(client, 1, vec![])).await.expect("it succeeds");
     let spec = api.applied("poddisruptionbudgets/demo-follower")["spec"].clone();
     assert_eq!(spec["minAvailable"], json!(4), "no leader answers");
+}
+
+// Goal: volumes go with the KvCluster as its spec says, and never because a StatefulSet is deleted or a claim is left
+// from an earlier cluster. Method: claims with and without the owner, inside and outside the followers in use.
+#[tokio::test]
+async fn the_claims_of_the_followers_are_owned_by_the_cluster_where_they_go_with_it() {
+    let claim = |ordinal: i32, owner: Option<&str>| {
+        let owners: Vec<Value> = owner
+            .map(|uid| json!({"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster", "name": "demo", "uid": uid}))
+            .into_iter()
+            .collect();
+        json!({"metadata": {"name": format!("data-demo-follower-{ordinal}"), "namespace": "shop", "uid": format!("claim-{ordinal}"),
+            "labels": build::selector_labels("demo", Some(Component::Follower)), "ownerReferences": owners}})
+    };
+    let (delete, both) = ("{storage: {onDelete: Delete}}", "{storage: {onDelete: Delete, onScaleDown: Delete}}");
+    for (name, spec, ordinal, owner, expected) in [
+        ("goes with the cluster", delete, 4, None, Some(true)),
+        ("is owned already", delete, 4, Some(UID), None),
+        ("is left from an earlier cluster", delete, 5, None, None),
+        ("stays after a scale-down and goes with the cluster", delete, 5, Some(UID), None),
+        ("goes with its pod", both, 5, Some(UID), Some(false)),
+        ("stays when the cluster goes", "{}", 4, Some(UID), Some(false)),
+        ("has another owner", "{}", 4, Some("other"), None),
+    ] {
+        let (api, client) = ApiServer::start(|_| None);
+        let mut context = context(client, 1, vec![]);
+        let claims = &mut Arc::get_mut(&mut context).expect("the only reference").stores.claims;
+        *claims = store(vec![serde_json::from_value(claim(ordinal, owner)).expect("a claim")]);
+        reconcile(guarded(cluster(spec)), context).await.expect(name);
+        let writes = api.writes();
+        let patched = writes.iter().position(|asked| asked.path.contains("persistentvolumeclaims/"));
+        let owns = patched.map(|index| {
+            let metadata = &writes[index].body["metadata"];
+            assert_eq!(metadata["uid"], json!(format!("claim-{ordinal}")), "{name}");
+            let owners = metadata["ownerReferences"].as_array().expect("owners").clone();
+            assert!(owners.iter().all(|owner| owner["uid"] == UID && owner.get("controller").is_none()), "{name}");
+            !owners.is_empty()
+        });
+        assert_eq!(owns, expected, "{name}");
+        let set =
+            writes.iter().position(|asked| asked.path.ends_with("statefulsets/demo-follower")).expect("followers");
+        assert!(patched.is_none_or(|patched| patched < set), "{name}: before the StatefulSet shrinks");
+        let policy = &writes[set].body["spec"]["persistentVolumeClaimRetentionPolicy"];
+        assert_eq!(policy["whenDeleted"], json!("Retain"), "{name}");
+    }
 }
 
 #[tokio::test]
