@@ -189,6 +189,14 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_may_evict_the_only_replica_of_an_operator_and_one_of_several() {
+        let documents = operator::documents(&Values::chart());
+        let budget = documents.iter().map(|document| &document.object).find(|o| o["kind"] == "PodDisruptionBudget");
+        let spec = &budget.expect("a budget")["spec"];
+        assert_eq!((&spec["maxUnavailable"], &spec["minAvailable"]), (&json!(1), &Value::Null));
+    }
+
+    #[test]
     fn the_crd_has_nothing_that_helm_would_take_for_a_template() {
         assert!(!crd().contains("{{"));
     }

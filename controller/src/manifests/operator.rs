@@ -133,10 +133,11 @@ pub fn documents(values: &Values) -> Vec<Document> {
             "selector": values.selector(),
             "ports": [{"name": "http", "port": PORT, "targetPort": "http"}]}}),
         ),
+        // One replica at a time. A minimum of 1 would block every drain of the only replica.
         all(
             None,
             json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": here, "spec": {
-            "minAvailable": 1, "selector": {"matchLabels": values.selector()}}}),
+            "maxUnavailable": 1, "selector": {"matchLabels": values.selector()}}}),
         ),
     ]
 }
