@@ -20,4 +20,5 @@ mod repair;
 mod scale;
 mod standby;
 mod sweep;
+mod volumes;
 mod writer;
