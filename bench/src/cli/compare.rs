@@ -18,6 +18,7 @@ use super::{
 use crate::{
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     load::{
+        Dialect,
         compare::{
             self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, System, SystemReport, WRITE_QUORUM,
         },
@@ -113,7 +114,7 @@ async fn run(arguments: &CompareArguments) -> Result<u8> {
     Ok(code(&report))
 }
 
-/// Starts kvcluster in memory and on disk, and every peer that is installed; in words, what is not.
+/// Starts kvcluster in memory and on disk, once for each protocol, and every peer that is installed; in words, what is not.
 async fn contenders(
     program: Option<&Path>,
     out: &Path,
@@ -125,14 +126,20 @@ async fn contenders(
     for (durability, words, is_stored) in
         [(Durability::Memory, "in memory", false), (Durability::Disk, "on disk", true)]
     {
-        progress.note(&format!("starting kvcluster {words}"));
-        let directory = out.join(words.replace(' ', "-"));
-        fs::create_dir_all(&directory).with_context(|| format!("failed to create {}", directory.display()))?;
-        let options = without_delays(FOLLOWERS, WRITE_QUORUM, program, &directory)?;
-        let cluster = start(options, durability, &directory).await?;
-        let name = format!("kvcluster, W = {WRITE_QUORUM} of {FOLLOWERS}, {words}");
-        let system = System::new(name, cluster.target.clone(), cluster);
-        contenders.push(Contender { peer: None, is_stored, system });
+        for language in ["HTTP", "Redis' protocol"] {
+            progress.note(&format!("starting kvcluster {words} for {language}"));
+            let directory = out.join(format!("{words} {language}").replace('\'', "").replace(' ', "-").to_lowercase());
+            fs::create_dir_all(&directory).with_context(|| format!("failed to create {}", directory.display()))?;
+            let options = without_delays(FOLLOWERS, WRITE_QUORUM, program, &directory)?;
+            let cluster = start(options, durability, &directory).await?;
+            let mut target = cluster.target.clone();
+            if language != "HTTP" {
+                target.dialect = Dialect::Redis { replicas: 0 };
+                target.leader = cluster.redis.context("the leader has no port for Redis' protocol")?;
+            }
+            let name = format!("kvcluster, W = {WRITE_QUORUM} of {FOLLOWERS}, {words}, {language}");
+            contenders.push(Contender { peer: None, is_stored, system: System::new(name, target, cluster) });
+        }
     }
     let mut missing = Vec::new();
     for peer in Peer::ALL {

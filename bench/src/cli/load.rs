@@ -169,6 +169,8 @@ impl WorkloadArguments {
 /// A cluster to put under load, and what keeps it running.
 pub(super) struct LoadCluster {
     pub target: LoadTarget,
+    /// Where the leader speaks Redis' protocol; `None` if it was not started here.
+    pub redis: Option<SocketAddr>,
     pub request_timeout: Duration,
     /// Whether it was started to wait before each send.
     pub has_delays: bool,
@@ -191,7 +193,8 @@ async fn cluster(arguments: &ClusterArguments, out: &Path) -> Result<LoadCluster
         };
         let request_timeout = Duration::from_millis(TIMEOUT_MARGIN_MS.into()) + GRACE;
         let _running = Some(running);
-        return Ok(LoadCluster { target, request_timeout, has_delays: false, _running, _local: None, _data: None });
+        let (redis, _local, _data) = (None, None, None);
+        return Ok(LoadCluster { target, redis, request_timeout, has_delays: false, _running, _local, _data });
     }
     let durability = arguments.durability.unwrap_or(Durability::Memory);
     start(arguments.local(out, DEFAULTS)?, durability, out).await
@@ -224,8 +227,9 @@ pub(super) async fn start(options: LocalClusterOptions, durability: Durability, 
         },
     };
     let request_timeout = Duration::from_millis(replication_timeout_ms.into()) + GRACE;
-    let has_delays = max_delay_ms > 0;
-    Ok(LoadCluster { target, request_timeout, has_delays, _running: None, _local: Some(cluster), _data: data })
+    let redis = Some(cluster.leader_redis().parse().context("failed to read the address of the leader")?);
+    let (has_delays, _local) = (max_delay_ms > 0, Some(cluster));
+    Ok(LoadCluster { target, redis, request_timeout, has_delays, _running: None, _local, _data: data })
 }
 
 /// Where the followers keep their state, each in a directory of its own.

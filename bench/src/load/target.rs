@@ -27,9 +27,9 @@ const FILES_BESIDES: u64 = 64;
 pub enum Dialect {
     /// A node's JSON over HTTP.
     Http,
-    /// Redis: a write counts once so many replicas have it.
+    /// Redis' protocol: a write counts once so many replicas have it.
     Redis {
-        /// As given to WAIT.
+        /// As given to WAIT; 0 where the reply to SET is the acknowledgement.
         replicas: u32,
     },
     /// etcd's gRPC interface.

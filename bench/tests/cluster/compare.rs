@@ -45,7 +45,7 @@ async fn what_is_not_installed_is_told_and_left_out() {
     let report: Value =
         serde_json::from_slice(&fs::read(out.path().join("compare.json")).expect("written")).expect("valid JSON");
     let systems = report["systems"].as_array().expect("a list");
-    assert_eq!(systems.len(), 2, "in memory and on disk");
+    assert_eq!(systems.len(), 4, "in memory and on disk, each over HTTP and Redis' protocol");
     for system in systems {
         let points = system["points"].as_array().expect("a list");
         assert_eq!(points.len(), 2);
@@ -58,7 +58,7 @@ async fn what_is_not_installed_is_told_and_left_out() {
         let [keys, correct] = ["keys", "correct"].map(|name| system["read_back"][name].as_u64());
         assert!(keys > Some(0) && correct == keys, "{system}");
     }
-    assert!(fs::read_to_string(out.path().join("compare.md")).expect("written").contains("in memory | "));
+    assert!(fs::read_to_string(out.path().join("compare.md")).expect("written").contains("in memory, HTTP | "));
 }
 
 /// A comparison that waits for its fake Redis, and the process ids of that.

@@ -162,13 +162,8 @@ impl Pair<'_> {
         self.ours.points.iter().zip(&self.peer.points).map(|(ours, theirs)| Ratio::of(ours, theirs)).collect()
     }
 
-    /// The peer's name, and where it has several counterparts which one this is.
     fn name(&self) -> String {
-        match (self.peer.always_stores, self.ours.is_stored) {
-            (false, _) => self.peer.name.clone(),
-            (true, true) => format!("{}; kvcluster on disk", self.peer.name),
-            (true, false) => format!("{}; kvcluster in memory", self.peer.name),
-        }
+        format!("{}; {}", self.peer.name, self.ours.name)
     }
 }
 
@@ -348,7 +343,13 @@ mod tests {
         assert_eq!(pairs[1].ratios()[0].map(|ratio| ratio.writes), Some(0.5), "of 2, 0.5 and 0.5");
         assert_eq!(pairs[1].ratios()[1], None, "64 connections were not measured");
         let names: Vec<_> = pairs.iter().map(Pair::name).collect();
-        assert_eq!(names, ["Redis", "Redis, always", "etcd; kvcluster on disk", "etcd; kvcluster in memory"]);
+        let expected = [
+            "Redis; kvcluster, in memory",
+            "Redis, always; kvcluster, on disk",
+            "etcd; kvcluster, on disk",
+            "etcd; kvcluster, in memory",
+        ];
+        assert_eq!(names, expected);
         let of_etcd: Vec<_> = pairs[2..].iter().map(|pair| pair.ratios()[0].map(|ratio| ratio.writes)).collect();
         assert_eq!(of_etcd, [Some(2.5), Some(25.0)]);
     }
@@ -360,12 +361,12 @@ mod tests {
         let row = text.lines().find(|line| line.starts_with("Redis  ")).expect("a row");
         let cells: Vec<&str> = row.split_whitespace().collect();
         assert_eq!(cells[1..4], ["50", "20.000", "100.000"], "{row}");
-        let ratio = text.lines().find(|line| line.starts_with("Redis  ") && line.contains('×')).expect("a row");
+        let ratio = text.lines().find(|line| line.starts_with("Redis;") && line.contains('×')).expect("a row");
         assert!(ratio.contains("× 2.00"), "{ratio}");
         assert!(text.contains("not compared: another is not installed"), "{text}");
         assert!(text.contains("read back afterwards: 500 keys of 5 systems, each as it was"), "{text}");
         let markdown = markdown(&report);
-        assert!(markdown.contains("| Redis | × 2.00 | - |"), "{markdown}");
+        assert!(markdown.contains("| Redis; kvcluster, in memory | × 2.00 | - |"), "{markdown}");
         assert!(markdown.contains("| kvcluster, on disk | 10 (100.00, 500.00) | - |"), "{markdown}");
         let found = ReadBack { keys: 100, correct: 99, first_difference: Some("key7 is not there".into()) };
         report.read_back(2, found);

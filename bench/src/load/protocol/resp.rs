@@ -1,4 +1,4 @@
-//! Redis: `SET` and `WAIT` in one round trip, `GET`.
+//! Redis' protocol: `SET` and `WAIT` in one round trip, or `SET` alone where its reply is the acknowledgement; `GET`.
 
 use std::io::Write;
 
@@ -20,8 +20,10 @@ pub(in crate::load) struct Resp {
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
-    /// `+OK` of SET, then the number of WAIT.
+    /// `+OK` of SET, and nothing else.
     Set,
+    /// `+OK` of SET, then the number of WAIT.
+    SetThenWait,
     /// The number of replicas that have the write.
     Wait,
     /// A value.
@@ -29,7 +31,7 @@ enum Expected {
 }
 
 impl Resp {
-    /// A write counts once `replicas` have it, within `wait_ms`.
+    /// A write counts once `replicas` have it, within `wait_ms`; with 0 replicas, once SET is answered.
     pub(in crate::load) fn new(replicas: u32, wait_ms: u64) -> Self {
         Self { replicas, wait_ms, expected: Expected::Set, refusal: None }
     }
@@ -44,8 +46,11 @@ impl Protocol for Resp {
         match operation {
             Operation::Put { key, value } => {
                 command(out, &["SET", key, value]);
-                command(out, &["WAIT", &self.replicas.to_string(), &self.wait_ms.to_string()]);
                 self.expected = Expected::Set;
+                if self.replicas > 0 {
+                    command(out, &["WAIT", &self.replicas.to_string(), &self.wait_ms.to_string()]);
+                    self.expected = Expected::SetThenWait;
+                }
             }
             Operation::Get { key } => {
                 command(out, &["GET", key]);
@@ -64,7 +69,12 @@ impl Protocol for Resp {
             let (kind, rest) = line.split_at_checked(1).ok_or("an empty line came")?;
             let finished = |answer| Ok(Parsed { consumed: consumed + length, answer: Some(answer) });
             match (self.expected, kind) {
-                (Expected::Set, "+" | "-") => {
+                (Expected::Set, "+") => return finished(Answer::ok()),
+                (Expected::Set, "-") if rest.starts_with("INDETERMINATE") => {
+                    let words = Some(rest.to_owned());
+                    return finished(Answer { outcome: RequestOutcome::Indeterminate, words, ..Answer::ok() });
+                }
+                (Expected::SetThenWait, "+" | "-") => {
                     self.refusal = (kind == "-").then(|| rest.to_owned());
                     self.expected = Expected::Wait;
                     consumed += length;
@@ -137,6 +147,12 @@ mod tests {
         resp
     }
 
+    fn set() -> Resp {
+        let mut resp = Resp::new(0, 5_000);
+        resp.request(Operation::Put { key: "k", value: "v" }, &mut Vec::new()).expect("expressible");
+        resp
+    }
+
     fn get() -> Resp {
         let mut resp = Resp::new(3, 5_000);
         resp.request(Operation::Get { key: "k" }, &mut Vec::new()).expect("expressible");
@@ -162,6 +178,9 @@ mod tests {
             (put, "+OK\r\n:2\r\n", RequestOutcome::Indeterminate),
             (put, "-OOM command not allowed\r\n:5\r\n", RequestOutcome::Refused),
             (put, "+OK\r\n-ERR no\r\n", RequestOutcome::Refused),
+            (set, "+OK\r\n", RequestOutcome::Ok),
+            (set, "-OOM a limit\r\n", RequestOutcome::Refused),
+            (set, "-INDETERMINATE seq 7\r\n", RequestOutcome::Indeterminate),
             (get, "$5\r\nhe\r\no\r\n", RequestOutcome::Ok),
             (get, "$11\r\nab\r\n+OK\r\n:3\r\n", RequestOutcome::Ok),
             (get, "$0\r\n\r\n", RequestOutcome::Ok),
@@ -192,10 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn a_write_is_set_and_wait_in_one() {
+    fn a_write_is_set_and_wait_in_one_or_set_alone() {
         let mut out = Vec::new();
         Resp::new(3, 5_000).request(Operation::Put { key: "key7", value: "vv" }, &mut out).expect("expressible");
         let expected = "*3\r\n$3\r\nSET\r\n$4\r\nkey7\r\n$2\r\nvv\r\n*3\r\n$4\r\nWAIT\r\n$1\r\n3\r\n$4\r\n5000\r\n";
         assert_eq!(String::from_utf8(out).expect("text"), expected);
+        let mut out = Vec::new();
+        Resp::new(0, 5_000).request(Operation::Put { key: "key7", value: "vv" }, &mut out).expect("expressible");
+        assert_eq!(String::from_utf8(out).expect("text"), "*3\r\n$3\r\nSET\r\n$4\r\nkey7\r\n$2\r\nvv\r\n");
     }
 }
