@@ -162,18 +162,25 @@ impl Shape {
         }
     }
 
-    /// Whether the contract holds under all of these at once: at most W − 1 disks lost, under each quorum in force.
+    /// Whether the contract holds under all of these at once: at most W − 1 disks lost, under each quorum in force. Where
+    /// another leader starts, at most N − W as well: it knows the followers by the ports of its own wires, so it cannot see
+    /// that a disk of an earlier rule was replaced, and opens once W others have the state.
     fn is_covered(&self, faults: impl Iterator<Item = Fault>) -> bool {
-        let (mut lost, mut quorum) = (0, self.write_quorum);
+        let (mut lost, mut quorum, mut highest) = (0, self.write_quorum, self.write_quorum);
+        let mut other_names = false;
         for fault in faults {
             match fault {
                 Fault::Wipe(_) => lost += 1,
                 _ if !self.durable && fault.kills_a_follower() => lost += 1,
-                Fault::Quorum(other) => quorum = quorum.min(other),
+                Fault::Quorum(other) => (quorum, highest) = (quorum.min(other), highest.max(other)),
+                Fault::TwoLeaders { .. } | Fault::Partition { second: true } => {
+                    other_names = self.place == Place::Process
+                }
                 _ => {}
             }
         }
-        lost <= self.tolerance(quorum).disks_lost
+        let kept_by_name = !other_names || lost <= self.tolerance(highest).followers_down;
+        lost <= self.tolerance(quorum).disks_lost && kept_by_name
     }
 
     fn tolerance(&self, write_quorum: u16) -> Tolerance {
@@ -258,7 +265,7 @@ mod tests {
         for (shape, kinds) in processes.into_iter().chain(pods) {
             let Shape { write_quorum, durable, .. } = shape;
             let mut seen = BTreeSet::new();
-            let mut overlapping = 0;
+            let (mut overlapping, mut lost_beside_another_leader) = (0, 0);
             for planned in rounds(&shape, 1, 600) {
                 let faults: Vec<Fault> = planned.iter().map(|planned| planned.fault).collect();
                 overlapping += usize::from(faults.len() > 1);
@@ -282,9 +289,20 @@ mod tests {
                     assert!((write_quorum..=7).contains(&followers) && followers != 5, "{faults:?}");
                     assert!(faults.iter().all(|fault| fault.kind() != FaultKind::Quorum), "{faults:?}");
                 }
-                let smallest = quorums.chain([write_quorum]).min().expect("one");
-                // The formula itself, so that a wrong shared one shows.
-                assert!(lost.count() < usize::from(smallest), "W = {write_quorum}: {faults:?}");
+                let quorums: Vec<u16> = quorums.chain([write_quorum]).collect();
+                let (smallest, largest) = (quorums.iter().min().expect("one"), quorums.iter().max().expect("one"));
+                // The formulas themselves, so that wrong shared ones show.
+                let lost = lost.count();
+                assert!(lost < usize::from(*smallest), "W = {write_quorum}: {faults:?}");
+                let another_leader = |fault: &Fault| match fault {
+                    Fault::TwoLeaders { .. } => shape.place == Place::Process,
+                    Fault::Partition { second } => *second,
+                    _ => false,
+                };
+                if faults.iter().any(another_leader) {
+                    assert!(lost <= 5 - usize::from(*largest), "W = {write_quorum}: {faults:?}");
+                    lost_beside_another_leader += lost;
+                }
                 let is_race = faults.contains(&Fault::Rival);
                 for (index, fault) in planned.iter().enumerate() {
                     // A race pauses the same follower several times, one after the other.
@@ -295,6 +313,8 @@ mod tests {
             }
             assert_eq!(seen.len(), kinds, "W = {write_quorum}: {seen:?}");
             assert!(overlapping > 150, "W = {write_quorum}: {overlapping} rounds overlap");
+            let may_lose = shape.place == Place::Process && (2..5).contains(&write_quorum);
+            assert_eq!(lost_beside_another_leader > 0, may_lose, "W = {write_quorum}: {lost_beside_another_leader}");
         }
     }
 
