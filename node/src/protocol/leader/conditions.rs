@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::reads::Reader;
-use super::writes::mark_of;
+use super::writes::{Asked, mark_of};
 use super::{Accepted, Leader, NewWrite, Refusal};
 use crate::protocol::etag::Etag;
 use crate::protocol::types::{Key, Record, fingerprint, fingerprint_of_increment};
@@ -120,11 +120,9 @@ impl<W, R> Leader<W, R> {
         if let Some((position, seq)) = mark_of(known.as_ref(), token.as_ref())? {
             return Ok(self.retry(self.window.find_marked(position, seq), seq, waiter));
         }
-        if !condition.holds(known.as_ref().map(|(_, latest)| latest)) {
-            return self.refuse_by(known, waiter);
-        }
-        let seq = self.append(known, key, value, token, explain, now_us, waiter)?;
-        Ok(Accepted::Pending { seq })
+        let holds = condition.holds(known.as_ref().map(|(_, latest)| latest));
+        let change = if holds { Change::To(value) } else { Change::Refused };
+        self.carry_out(change, known, Asked { key, token, explain, now_us }, waiter)
     }
 
     /// Accepts a write that `decide` makes of the newest record of its key. Also returns what `decide`
@@ -142,13 +140,8 @@ impl<W, R> Leader<W, R> {
         self.client_refusal()?;
         let known = self.known(&key);
         let (change, found) = decide(known.as_ref().map(|(_, latest)| latest));
-        let accepted = match change {
-            Change::To(value) => {
-                Accepted::Pending { seq: self.append(known, key, value, None, false, now_us, waiter)? }
-            }
-            Change::Refused => self.refuse_by(known, waiter)?,
-        };
-        Ok((accepted, found))
+        let asked = Asked { key, token: None, explain: false, now_us };
+        Ok((self.carry_out(change, known, asked, waiter)?, found))
     }
 
     /// Accepts a read that shows a key as it is now, whatever is written before the answer. The answer
@@ -186,13 +179,23 @@ impl<W, R> Leader<W, R> {
             let sum = self.sum_of(position, pending, seq);
             return Ok(Incremented { accepted: self.retry(pending, seq, waiter), sum });
         }
-        match sum(known.as_ref().and_then(|(_, latest)| latest.value.as_deref()), by) {
-            Ok(sum) => {
-                let value = Some(sum.to_string().into());
-                let seq = self.append(known, key, value, token, false, now_us, waiter)?;
-                Ok(Incremented { accepted: Accepted::Pending { seq }, sum: Some(sum) })
-            }
-            Err(_) => Ok(Incremented { accepted: self.refuse_by(known, waiter)?, sum: None }),
+        let sum = sum(known.as_ref().and_then(|(_, latest)| latest.value.as_deref()), by).ok();
+        let change = sum.map_or(Change::Refused, |sum| Change::To(Some(sum.to_string().into())));
+        let asked = Asked { key, token, explain: false, now_us };
+        Ok(Incremented { accepted: self.carry_out(change, known, asked, waiter)?, sum })
+    }
+
+    /// Accepts a write, or refuses it because of the newest record of its key, which is `known`.
+    fn carry_out(
+        &mut self,
+        change: Change,
+        known: Option<(usize, Record)>,
+        asked: Asked,
+        waiter: W,
+    ) -> Result<Accepted, Refusal> {
+        match change {
+            Change::To(value) => Ok(Accepted::Pending { seq: self.append(known, asked, value, waiter)? }),
+            Change::Refused => self.refuse_by(known, waiter),
         }
     }
 

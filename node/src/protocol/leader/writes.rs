@@ -156,6 +156,15 @@ pub enum Refusal {
     },
 }
 
+/// A client's request to write, apart from the value.
+pub(super) struct Asked {
+    pub(super) key: Key,
+    /// The client's idempotency key and the fingerprint of the request.
+    pub(super) token: Option<(Arc<str>, u64)>,
+    pub(super) explain: bool,
+    pub(super) now_us: u64,
+}
+
 impl<W, R> Leader<W, R> {
     /// Refuses everything unless this leader is open.
     pub(super) fn refusal(&self) -> Result<(), Refusal> {
@@ -182,18 +191,15 @@ impl<W, R> Leader<W, R> {
     }
 
     /// Makes a value the newest of its key and returns its sequence number. `known` is the record
-    /// before it, `token` the client's idempotency key and the fingerprint of the request.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one write")]
+    /// before it.
     pub(super) fn append(
         &mut self,
         known: Option<(usize, Record)>,
-        key: Key,
+        asked: Asked,
         value: Option<Value>,
-        token: Option<(Arc<str>, u64)>,
-        explain: bool,
-        now_us: u64,
         waiter: W,
     ) -> Result<u64, Refusal> {
+        let Asked { key, token, explain, now_us } = asked;
         self.refuse_overload(key.len() + value.as_ref().map_or(0, |value| value.len()))?;
         let (position, earlier) = known.map_or((None, None), |(position, latest)| (Some(position), Some(latest)));
         let seq = earlier.as_ref().map_or(0, |latest| latest.version.seq) + 1;
