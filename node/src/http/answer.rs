@@ -8,15 +8,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::budget::Budget;
+use super::budget::{Budget, Counted};
 use super::error::ApiError;
 use crate::protocol::etag::Etag;
 use crate::protocol::value::Value;
-
-/// An answer longer than this takes its bytes from the budget of answers until the client has read it.
-const COUNTED_BYTES: usize = 64 << 10;
 
 /// An answer: complete in memory, or the router's body.
 pub(crate) type Answer = hyper::Response<Either<Full<Bytes>, Body>>;
@@ -31,11 +27,11 @@ pub(super) fn written(body: &impl Serialize, etag: Option<Etag>) -> Answer {
 /// # Errors
 /// 503 when long answers that other clients have not read use up the budget.
 pub(super) fn read(budget: &Budget, body: &impl Serialize, etag: Option<Etag>) -> Result<Answer, ApiError> {
-    let text = serialize(body);
-    match share(budget, text.len())? {
-        None => Ok(ok(text, etag)),
-        permit => Ok(with_head(Bytes::from_owner(Counted { bytes: text, _permit: permit }), etag.and_then(header_of))),
+    let text = counted(budget, serialize(body))?;
+    if text.is_long() {
+        return Ok(with_head(Bytes::from_owner(text), etag.and_then(header_of)));
     }
+    Ok(ok(text.into_inner(), etag))
 }
 
 /// Returns 200 with the bytes of a value alone and the version of its key.
@@ -46,8 +42,7 @@ pub(super) fn read(budget: &Budget, body: &impl Serialize, etag: Option<Etag>) -
 /// # Errors
 /// 503 when long answers that other clients have not read use up the budget.
 pub(super) fn raw(budget: &Budget, value: Value, etag: Option<Etag>) -> Result<Answer, ApiError> {
-    let permit = share(budget, value.len())?;
-    let body = Body::from(Bytes::from_owner(Counted { bytes: value, _permit: permit }));
+    let body = Body::from(Bytes::from_owner(counted(budget, value)?));
     let mut answer = hyper::Response::new(Either::Right(body));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -57,29 +52,9 @@ pub(super) fn raw(budget: &Budget, value: Value, etag: Option<Etag>) -> Result<A
     Ok(answer)
 }
 
-/// The share of the budget that an answer takes; a short answer takes none.
-fn share(budget: &Budget, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, ApiError> {
-    if bytes <= COUNTED_BYTES {
-        return Ok(None);
-    }
-    budget.take(bytes).map(Some).ok_or_else(|| {
-        let limit = budget.bytes();
-        let error = format!("answers that other clients have not read use the limit of {limit} bytes");
-        ApiError::read(StatusCode::SERVICE_UNAVAILABLE, error)
-    })
-}
-
-/// The bytes of an answer. It releases its share of the budget once the connection has sent all of
-/// it or is closed.
-struct Counted<T> {
-    bytes: T,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl<T: AsRef<[u8]>> AsRef<[u8]> for Counted<T> {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.as_ref()
-    }
+/// Counts the bytes of an answer.
+fn counted<T: AsRef<[u8]>>(budget: &Budget, bytes: T) -> Result<Counted<T>, ApiError> {
+    budget.count(bytes).map_err(|error| ApiError::read(StatusCode::SERVICE_UNAVAILABLE, error))
 }
 
 fn serialize(body: &impl Serialize) -> Vec<u8> {

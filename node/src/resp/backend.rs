@@ -16,9 +16,6 @@ use crate::protocol::value::Value;
 use crate::replication::coordinator::Placed;
 use crate::replication::replica::FOREIGN_POSITION;
 
-/// Values from this length on take their bytes from the budget of answers until they are sent.
-const COUNTED_BYTES: usize = 64 << 10;
-
 /// The node behind a connection.
 #[derive(Clone)]
 pub(crate) enum Backend {
@@ -35,10 +32,10 @@ impl Backend {
         }
     }
 
-    /// A key as text, with the hash that tells keys apart.
+    /// A key as text, with the hash by which a connection recognises its keys.
     ///
     /// # Errors
-    /// The reply, if no key can be so.
+    /// The reply, if the bytes are no key.
     pub(super) fn key<'a>(&self, bytes: &'a [u8]) -> Result<(u64, &'a str), Error> {
         let limit = self.site().key_bytes_max;
         match std::str::from_utf8(bytes) {
@@ -187,18 +184,12 @@ impl Backend {
     /// Writes a value, or null. A long value takes its bytes from the budget of answers until it is
     /// sent.
     pub(super) fn send_value(&self, value: Option<Value>, out: &mut Output) {
-        match value {
-            Some(value) if value.len() > COUNTED_BYTES => {
-                let answers = &self.site().answers;
-                let Some(permit) = answers.take(value.len()) else {
-                    let limit = answers.bytes();
-                    let text = format_args!("answers that other clients have not read use the limit of {limit} bytes");
-                    return out.error(Error::limit(text).text());
-                };
-                let length = value.len();
-                out.shared(length, Bytes::from_owner(Counted { value, _permit: permit }));
-            }
-            value => out.value(value),
+        let Some(value) = value else { return out.value(None) };
+        let length = value.len();
+        match self.site().answers.count(value) {
+            Ok(value) if value.is_long() => out.shared(length, Bytes::from_owner(value)),
+            Ok(value) => out.value(Some(value.into_inner())),
+            Err(error) => out.error(Error::limit(error).text()),
         }
     }
 }
@@ -213,15 +204,4 @@ fn to_cursor(position: usize) -> usize {
 
 fn from_cursor(cursor: usize) -> usize {
     cursor.checked_sub(FOREIGN_CURSOR).map_or(cursor, |foreign| FOREIGN_POSITION + foreign)
-}
-
-struct Counted {
-    value: Value,
-    _permit: tokio::sync::OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.value
-    }
 }
