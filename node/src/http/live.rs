@@ -133,26 +133,15 @@ fn stream_of(updates: watch::Receiver<Bytes>, place: OwnedSemaphorePermit) -> Bo
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
-    use kvcluster_api::config::LiveConfig;
 
     use super::super::Site;
     use super::*;
-    use crate::protocol::leader::Limits;
-    use crate::replication::coordinator::{Coordinator, Environment};
+    use crate::replication::coordinator::Coordinator;
 
     fn site() -> LeaderSite {
-        let live = LiveConfig {
-            generation: 1,
-            write_quorum: 1,
-            followers: 1,
-            min_delay_ms: 0,
-            max_delay_ms: 0,
-            delay: None,
-            replication_timeout_ms: 1000,
-        };
         LeaderSite {
             site: Site::for_tests(),
-            leader: Coordinator::start_in(live, Limits::default(), 1, Environment::simulated(1)),
+            leader: Coordinator::for_tests(),
             metrics: Arc::default(),
             resizable: false,
             backups: Arc::new(Semaphore::new(1)),

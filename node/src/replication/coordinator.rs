@@ -100,6 +100,21 @@ impl Coordinator {
         Ok(Self::start_in(live, limits, seed, Environment::system()?))
     }
 
+    /// A leader of one follower without delays, W = 1.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Arc<Self> {
+        let live = LiveConfig {
+            generation: 1,
+            write_quorum: 1,
+            followers: 1,
+            min_delay_ms: 0,
+            max_delay_ms: 0,
+            delay: None,
+            replication_timeout_ms: 1_000,
+        };
+        Self::start_in(live, Limits::default(), 1, Environment::simulated(1))
+    }
+
     /// Creates a leader with a given environment.
     pub fn start_in(live: LiveConfig, limits: Limits, seed: u64, environment: Environment) -> Arc<Self> {
         let Environment { identity, backoff_seed, alarm } = environment;

@@ -266,12 +266,8 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll};
 
-    use kvcluster_api::config::LiveConfig;
-
     use super::*;
-    use crate::protocol::leader::Limits;
     use crate::protocol::types::{Epoch, Record, Version};
-    use crate::replication::coordinator::Environment;
 
     /// Accepts all bytes or none, and records the longest write.
     #[derive(Default)]
@@ -300,19 +296,6 @@ mod tests {
         }
     }
 
-    fn coordinator() -> Arc<Coordinator> {
-        let live = LiveConfig {
-            generation: 1,
-            write_quorum: 1,
-            followers: 1,
-            min_delay_ms: 0,
-            max_delay_ms: 0,
-            delay: None,
-            replication_timeout_ms: 1_000,
-        };
-        Coordinator::start_in(live, Limits::default(), 1, Environment::simulated(1))
-    }
-
     fn push_writes(outbox: &Outbox, writes: std::ops::Range<u64>) {
         for index in writes {
             let version = Version { epoch: Epoch { term: 1, leader: 1 }, seq: index };
@@ -326,7 +309,7 @@ mod tests {
     // socket is longer than the limit plus one frame.
     #[tokio::test(start_paused = true)]
     async fn what_is_due_leaves_in_bounded_writes() {
-        let (coordinator, outbox) = (coordinator(), Outbox::new(64 << 20));
+        let (coordinator, outbox) = (Coordinator::for_tests(), Outbox::new(64 << 20));
         push_writes(&outbox, 0..10_000);
         let mut sender = Sender { writer: Socket::default(), buffer: BytesMut::new() };
         let sent = timeout(Duration::from_millis(100), sender.run(&coordinator, &outbox)).await;
@@ -340,7 +323,7 @@ mod tests {
     // accepts no byte while writes are queued.
     #[tokio::test(start_paused = true)]
     async fn a_follower_that_does_not_read_is_hung_up_on() {
-        let coordinator = coordinator();
+        let coordinator = Coordinator::for_tests();
         let outbox = Outbox::new(100_000);
         push_writes(&outbox, 0..1);
         let sends = send(&coordinator, &outbox, Socket { stalls: true, ..Socket::default() });

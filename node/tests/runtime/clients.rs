@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_node::protocol::etag::Etag;
-use kv_node::protocol::leader::{Accepted, Condition, NewWrite, Refusal};
+use kv_node::protocol::leader::{Accepted, NewWrite, Refusal};
 use kv_node::protocol::value::Value;
 use kv_node::replication::coordinator::{Coordinator, Placed, WriteOutcome};
 use rand::RngExt;
@@ -160,7 +159,7 @@ impl World {
     ) -> Ended {
         let now_us = leader.now_us();
         let new = NewWrite { key: key.clone(), value, retry_token: token, explain: false, now_us };
-        let condition = self.state.lock().history.ops[op].condition.as_ref().map_or(Condition::Always, condition_of);
+        let condition = self.state.lock().history.ops[op].asks_for();
         let Placed { accepted, outcome, .. } = match leader.put_if(new, condition) {
             Ok(placed) => placed,
             Err(Refusal::TokenReused { .. }) => {
@@ -223,10 +222,6 @@ impl World {
         state.history.unmet(op, found.map(|record| *record), leader.epoch(), self.now_us());
         Ended::Answered
     }
-}
-
-fn condition_of((seq, value): &Shown) -> Condition {
-    if *seq == 0 { Condition::Absent } else { Condition::Version(Etag::new(*seq, value.as_deref())) }
 }
 
 pub(crate) fn key_name(key: usize) -> String {

@@ -42,7 +42,7 @@ pub(crate) struct Followers {
     pub(crate) traffic: Traffic,
     /// Which messages to a place do not arrive until they are let go.
     pub(crate) hold: fn(usize, &ToFollower) -> bool,
-    /// What the leader told its caller, other than to send something.
+    /// The outputs of the leader that are not messages to send.
     pub(crate) reports: Vec<Output<u32, u32>>,
     held: VecDeque<(SlotId, ToFollower)>,
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use kv_node::protocol::etag::Etag;
 use kv_node::protocol::leader::{Accepted, Condition, NewWrite, ReadOf, Refusal};
 use kv_node::protocol::types::Record;
 use kv_node::protocol::value::Value;
@@ -123,8 +122,7 @@ impl World {
 
     fn put(&mut self, op: usize, leader: usize, key: Arc<str>, value: Option<Value>, token: Option<Arc<str>>) {
         let now_us = self.now_us;
-        let asked = self.history.ops[op].condition.clone();
-        let condition = asked.as_ref().map_or(Condition::Always, condition_of);
+        let (asked, condition) = (self.history.ops[op].condition.clone(), self.history.ops[op].asks_for());
         let of_committed = self.plan.mutation == Some(Mutation::ConditionsOfCommittedRecords);
         let at_once = self.plan.mutation == Some(Mutation::RefusesAtOnce);
         let new = NewWrite { key: key.clone(), value: value.clone(), retry_token: token, explain: false, now_us };
@@ -241,10 +239,6 @@ impl World {
             self.clients[client].busy = false;
         }
     }
-}
-
-fn condition_of((seq, value): &Shown) -> Condition {
-    if *seq == 0 { Condition::Absent } else { Condition::Version(Etag::new(*seq, value.as_deref())) }
 }
 
 pub(crate) fn key_name(key: usize) -> String {

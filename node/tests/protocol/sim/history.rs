@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use kv_node::protocol::etag::Etag;
+use kv_node::protocol::leader::Condition;
 use kv_node::protocol::types::{Epoch, Record, Version};
 use kv_node::protocol::value::Value;
 
@@ -87,6 +89,15 @@ impl Op {
 
     pub(crate) fn is_over(&self) -> bool {
         self.returned_us.is_some() || (self.refused && !self.entered && self.attempts <= 1)
+    }
+
+    /// The condition as a leader takes it.
+    pub(crate) fn asks_for(&self) -> Condition {
+        match &self.condition {
+            None => Condition::Always,
+            Some((0, _)) => Condition::Absent,
+            Some((seq, value)) => Condition::Version(Etag::new(*seq, value.as_deref())),
+        }
     }
 
     pub(crate) fn is_write(&self) -> bool {
