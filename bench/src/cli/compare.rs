@@ -126,15 +126,17 @@ async fn contenders(
     for (durability, words, is_stored) in
         [(Durability::Memory, "in memory", false), (Durability::Disk, "on disk", true)]
     {
-        for language in ["HTTP", "Redis' protocol"] {
+        for (language, dialect, short) in
+            [("HTTP", Dialect::Http, "http"), ("Redis' protocol", Dialect::Redis { replicas: 0 }, "redis")]
+        {
             progress.note(&format!("starting kvcluster {words} for {language}"));
-            let directory = out.join(format!("{words} {language}").replace('\'', "").replace(' ', "-").to_lowercase());
+            let directory = out.join(format!("{}-{short}", words.replace(' ', "-")));
             fs::create_dir_all(&directory).with_context(|| format!("failed to create {}", directory.display()))?;
             let options = without_delays(FOLLOWERS, WRITE_QUORUM, program, &directory)?;
             let cluster = start(options, durability, &directory).await?;
             let mut target = cluster.target.clone();
-            if language != "HTTP" {
-                target.dialect = Dialect::Redis { replicas: 0 };
+            if dialect != Dialect::Http {
+                target.dialect = dialect;
                 target.leader = cluster.redis.context("the leader has no port for Redis' protocol")?;
             }
             let name = format!("kvcluster, W = {WRITE_QUORUM} of {FOLLOWERS}, {words}, {language}");
