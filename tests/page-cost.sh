@@ -5,7 +5,7 @@
 #   MAX_DELAY_MS=0 tests/local-cluster.sh tests/page-cost.sh [ROUNDS] [SECONDS]     default 20 and 3
 #
 # Each round measures both, in turn, since a busy machine changes from minute to minute. The results are
-# medians of the rounds' ratios, with quartiles. A reader of GET /live stands for the page: the browser
+# medians of the rounds' ratios, with quartiles. A reader of GET /live takes the place of the page: the browser
 # would take processor time from the nodes. PROGRAMS names the directory of kv-bench (default:
 # target/release), LEADER and LEADER_PID another leader. Needs curl and jq.
 set -euo pipefail

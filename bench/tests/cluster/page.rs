@@ -1,5 +1,5 @@
-//! Goal: a browser gets a page at every node, programs get what they got before, and open pages are bounded, truthful
-//! and in nobody's way. Method: real nodes, asked as a browser and as a program ask; the events are read as the page
+//! Goal: a browser gets a page at every node, programs get what they got before, and open pages are bounded, show
+//! what happens, and do not delay a shutdown. Method: real nodes, asked as a browser and as a program ask; the events are read as the page
 //! reads them.
 
 use std::{collections::BTreeMap, path::Path};

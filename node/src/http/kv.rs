@@ -224,7 +224,7 @@ fn query<T: Default + serde::de::DeserializeOwned>(uri: &Uri) -> Result<T, Strin
 /// Waits for the outcome of an accepted write.
 ///
 /// # Errors
-/// 500 if it is unknown in time. 503 if the leader cannot tell in time whether it may refuse the write.
+/// 500 if it is unknown in time. 503 if the leader does not know in time whether it may refuse the write.
 pub(super) async fn settle(state: &LeaderSite, placed: Placed) -> Result<Settled, ApiError> {
     let Placed { accepted, outcome, epoch, timeout, .. } = placed;
     match accepted {

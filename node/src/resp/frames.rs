@@ -70,7 +70,7 @@ pub(super) enum Parsed {
     TooLong(usize),
 }
 
-/// Where a parser stands in a command.
+/// The position of a parser in a command.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     /// Position up to which the command is read.
@@ -292,7 +292,7 @@ fn split(line: &[u8], words: &mut Vec<u8>, ranges: &mut Vec<Range<usize>>) -> Re
     }
 }
 
-/// The byte that an escape stands for, and the length of the escape after its backslash.
+/// The byte that an escape means, and the length of the escape after its backslash.
 fn escaped(rest: &[u8]) -> Option<(u8, usize)> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16);
     if let [b'x', high, low, ..] = rest

@@ -1,4 +1,4 @@
-// The page of a follower or a standby: who it is, and whom it obeys.
+// The page of a follower or a standby: its name, and the leader that it obeys.
 
 import { byId, duration, node, number, say } from "./draw.js";
 

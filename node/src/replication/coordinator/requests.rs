@@ -36,7 +36,7 @@ pub struct Placed {
     /// Whether it is pending.
     pub accepted: Accepted,
     /// The channel for the outcome. Unused for the retry of a write that is committed already. It
-    /// closes without an outcome if the leader can no longer tell whether it may refuse the write.
+    /// closes without an outcome if the leader no longer knows whether it may refuse the write.
     pub outcome: oneshot::Receiver<WriteOutcome>,
     /// The epoch of the leader.
     pub epoch: Epoch,

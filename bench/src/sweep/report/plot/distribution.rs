@@ -22,7 +22,7 @@ const TOP: f64 = 178.0;
 const PANEL_HEIGHT: f64 = 520.0;
 const PANEL_WIDTH: f64 = 630.0;
 
-/// Colours that stay apart for colour-blind readers and in grey. More quorums than this are hard to tell apart.
+/// Colours that differ for colour-blind readers and in grey. With more quorums than this, a reader confuses them.
 const COLORS: [&str; 6] = ["#0068ad", "#d98200", "#007a5e", "#b5321c", "#7a4fa3", "#57606a"];
 
 /// From this ratio of the largest to the smallest latency on, the horizontal axis is logarithmic.
