@@ -4,9 +4,12 @@
     tests/docs.py              everything
     tests/docs.py --no-run     links, flags, variables and settings alone
     tests/docs.py FILE...      of these documents
+    tests/docs.py --write      writes the snippets anew from the programs, and checks nothing
 
 - Every relative link, anchor and path in backticks exists, also those that code comments name.
 - Every flag exists in the `--help` of its program, and every variable in a `--help` or a script.
+- A fenced block with `from=FILE#NAME` equals that part of a tested program: the lines between the comments
+  `snippet: NAME` and `end`.
 - docs/configuration.md has every setting of kv-node and kv-controller, with its default.
 - Every fenced `sh` block runs, with small numbers in place of large ones, unless its first line says
   `by=FILE` (that script or test runs these steps) or `by-hand="REASON"`. Blocks marked `with=cluster`
@@ -23,6 +26,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,6 +122,43 @@ def check_references():
             for target in re.findall(r"(?<![\w./-])docs/[\w-]+\.(?:md|png|svg)", line):
                 if not (ROOT / target).exists():
                     fault(f"{name}:{number}", f"{target} does not exist")
+
+
+# --- snippets
+
+
+def snippet(mark):
+    """The part of a program that a mark FILE#NAME names, as lines; None if there is no such part."""
+    path, _, name = mark.partition("#")
+    if not (ROOT / path).is_file():
+        return None
+    lines = (ROOT / path).read_text().split("\n")
+    comments = [line.strip().lstrip("/# ") for line in lines]
+    if f"snippet: {name}" not in comments:
+        return None
+    begin = comments.index(f"snippet: {name}") + 1
+    return textwrap.dedent("\n".join(lines[begin : comments.index("end", begin)])).strip("\n").split("\n")
+
+
+def check_snippets(blocks):
+    for block in blocks:
+        if "from" in block.marks and (part := snippet(block.marks["from"])) != block.lines:
+            fault(block.where, f"{block.marks['from']} has no such part" if part is None else f"differs from {block.marks['from']}: tests/docs.py --write")
+
+
+def write_snippets(name):
+    lines, written, within = (ROOT / name).read_text().split("\n"), [], False
+    for line in lines:
+        if line.startswith("```"):
+            part = None if within else Block(name, 0, line[3:]).marks.get("from")
+            within = not within
+            written.append(line)
+            skipping = part is not None
+            if skipping:
+                written += snippet(part) or [f"{part} does not exist"]
+        elif not (within and skipping):
+            written.append(line)
+    (ROOT / name).write_text("\n".join(written))
 
 
 # --- flags, variables and settings
@@ -330,13 +371,18 @@ def main():
     arguments = sys.argv[1:]
     run = "--no-run" not in arguments
     names = [name for name in arguments if not name.startswith("-")] or tracked("*.md")
+    if "--write" in arguments:
+        for name in names:
+            write_snippets(name)
+        return
     programs = Programs()
-    sources = "\n".join((ROOT / name).read_text(errors="replace") for name in tracked("*.sh", "*.rs", "*.yml", "*.yaml", "*.toml", ".ci/*", "justfile"))
+    sources = "\n".join((ROOT / name).read_text(errors="replace") for name in tracked("*.sh", "*.py", "*.rs", "*.yml", "*.yaml", "*.toml", ".ci/*", "justfile"))
     check_references()
     check_settings(programs)
     for name in names:
         blocks, prose = read(name)
         check_links(name, prose)
+        check_snippets(blocks)
         check_names(name, blocks, prose, programs, sources)
         if run:
             run_blocks(name, blocks)

@@ -260,7 +260,8 @@ impl LocalCluster {
             Some(index) => index,
             None => {
                 let name = format!("leader{}", self.rivals.len() + 2);
-                let rival = self.leader.sibling(&name, free_ports(1)?[0])?;
+                let own = free_ports(2)?;
+                let rival = self.leader.sibling(&name, own[0], own[1])?;
                 let ports: Vec<u16> = self.followers.iter().map(|follower| follower.spec.port).collect();
                 self.rivals.push(if self.leader.wires.is_some() { rival.over_wires(&ports)? } else { rival });
                 self.rivals.len() - 1
@@ -272,6 +273,11 @@ impl LocalCluster {
     /// Where the rivals that run listen.
     pub fn rival_urls(&self) -> Vec<String> {
         self.rivals.iter().filter(|rival| rival.is_started()).map(NodeProcess::url).collect()
+    }
+
+    /// Where the rivals that run listen for Redis' protocol.
+    pub fn rivals_redis(&self) -> Vec<String> {
+        self.rivals.iter().filter(|rival| rival.is_started()).map(NodeProcess::redis).collect()
     }
 
     /// Where several leaders run, waits until one of them is open and the others know that they were replaced, and kills

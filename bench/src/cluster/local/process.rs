@@ -50,15 +50,14 @@ impl NodeProcess {
         Ok(Self { spec, wires: None, child: None })
     }
 
-    /// Another node with the same settings but for its name, its port and its log, which does not run yet.
-    pub(super) fn sibling(&self, name: &str, port: u16) -> Result<Self> {
-        let mut spec = NodeSpec { name: name.to_owned(), port, redis_port: 0, ..self.spec.clone() };
+    /// Another node with the same settings but for its name, its ports and its log, which does not run yet.
+    pub(super) fn sibling(&self, name: &str, port: u16, redis_port: u16) -> Result<Self> {
+        let mut spec = NodeSpec { name: name.to_owned(), port, redis_port, ..self.spec.clone() };
         spec.log_path.set_file_name(format!("{name}.log"));
         for (setting, value) in &mut spec.environment {
             match setting.as_str() {
                 "PORT" => *value = port.to_string(),
-                // Any: no test asks a sibling in this way.
-                "RESP_PORT" => "0".clone_into(value),
+                "RESP_PORT" => *value = redis_port.to_string(),
                 "NODE_NAME" => name.clone_into(value),
                 "ADVERTISE_URL" => *value = format!("http://127.0.0.1:{port}"),
                 _ => {}
