@@ -1,10 +1,13 @@
 //! Tests of whole clusters: real nodes, and the programs as people use them.
 //!
-//! What measures, or needs the machine for itself, is a program of its own: `check`, `dumps`, `load` and `sweep`.
+//! What measures, or needs the machine for itself, is a program of its own: `dumps`, `load` and `sweep`.
 
 mod answers;
 mod backup;
 mod bad_requests;
+mod browser;
+mod check;
+mod chromium;
 mod compare;
 mod conditions;
 mod connections;

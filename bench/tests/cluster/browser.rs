@@ -2,15 +2,13 @@
 //! leader. Method: real nodes, and a headless Chromium that uses the page as a person with a keyboard does. Skipped where
 //! no Chromium is installed.
 
-mod chromium;
-#[path = "../support/mod.rs"]
-mod support;
-
 use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use tempfile::TempDir;
 
-use self::chromium::{Chromium, installed};
-use self::support::{KV_BENCH, one_follower};
+use crate::{
+    chromium::{Chromium, installed},
+    support::{KV_BENCH, one_follower},
+};
 
 const TOKEN: &str = "token of the page's test";
 

@@ -1,12 +1,11 @@
 //! Goal: `kv-bench check` breaks a sound cluster in every way and finds nothing; its result is complete. Method: the
 //! program, over real processes. Only what was seen is asserted, never how long it took.
 
-mod support;
-
 use std::{collections::BTreeSet, fs, process::Stdio};
 
 use serde_json::Value;
-use support::{KV_BENCH, eventually, kv_bench, signal, stderr, stdout};
+
+use crate::support::{KV_BENCH, eventually, kv_bench, signal, stderr, stdout};
 
 fn report(out: &std::path::Path) -> Value {
     serde_json::from_slice(&fs::read(out.join("check.json")).expect("written")).expect("valid JSON")
