@@ -5,6 +5,7 @@ pub mod control;
 #[cfg(feature = "kubernetes")]
 mod kvcluster;
 mod local;
+mod ports;
 mod running;
 #[cfg(feature = "kubernetes")]
 mod tunnel;
@@ -13,7 +14,7 @@ mod tunnel;
 pub(crate) use self::kvcluster::Way;
 #[cfg(feature = "kubernetes")]
 pub use self::kvcluster::kube;
-pub(crate) use self::local::free_ports;
+pub(crate) use self::ports::free_ports;
 pub use self::{
     local::{LocalCluster, LocalClusterOptions, Program},
     running::{RunningCluster, compose, local, remote},

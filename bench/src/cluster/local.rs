@@ -32,11 +32,11 @@ use kvcluster_api::{
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-pub(crate) use self::process::free_ports;
 use self::{
     process::{NodeProcess, NodeSpec},
     wires::Wires,
 };
+use super::ports::{Ports, free_ports};
 use crate::client::NodeClient;
 
 /// How often a condition is looked at while it is waited for.
@@ -122,6 +122,8 @@ pub struct LocalCluster {
     client: NodeClient,
     start_timeout: Duration,
     starts: u64,
+    /// No other bench takes them while a node is down.
+    ports: Vec<Ports>,
 }
 
 impl LocalCluster {
@@ -130,12 +132,20 @@ impl LocalCluster {
     /// # Errors
     /// When a node ends or the time is up; the error shows the end of the log of the node that failed.
     pub async fn start(options: LocalClusterOptions) -> Result<Self> {
-        let (leader, followers) = nodes(&options)?;
+        let (leader, followers, ports) = nodes(&options)?;
         let token = options.environment.iter().find(|(name, _)| name == "AUTH_TOKEN").map(|(_, token)| token.as_str());
         let client = NodeClient::new(NodeClient::http(1)?, &leader.url(), token);
         let LocalClusterOptions { data_directory, start_timeout, .. } = options;
-        let starts = 1;
-        let mut cluster = Self { leader, rivals: Vec::new(), followers, data_directory, client, start_timeout, starts };
+        let mut cluster = Self {
+            leader,
+            rivals: Vec::new(),
+            followers,
+            data_directory,
+            client,
+            start_timeout,
+            starts: 1,
+            ports: vec![ports],
+        };
         for index in 0..cluster.followers.len() {
             cluster.followers[index].start()?;
         }
@@ -262,6 +272,7 @@ impl LocalCluster {
                 let name = format!("leader{}", self.rivals.len() + 2);
                 let own = free_ports(2)?;
                 let rival = self.leader.sibling(&name, own[0], own[1])?;
+                self.ports.push(own);
                 let ports: Vec<u16> = self.followers.iter().map(|follower| follower.spec.port).collect();
                 self.rivals.push(if self.leader.wires.is_some() { rival.over_wires(&ports)? } else { rival });
                 self.rivals.len() - 1
@@ -448,12 +459,12 @@ impl LocalCluster {
 }
 
 /// The nodes with their ports, settings and empty logs; nothing runs yet.
-fn nodes(options: &LocalClusterOptions) -> Result<(NodeProcess, Vec<NodeProcess>)> {
+fn nodes(options: &LocalClusterOptions) -> Result<(NodeProcess, Vec<NodeProcess>, Ports)> {
     let logs = &options.logs_directory;
     fs::create_dir_all(logs).with_context(|| format!("failed to create {}", logs.display()))?;
     let count = options.followers as usize;
-    let ports = free_ports(2 * (count + 1))?;
-    let (ports, redis_ports) = ports.split_at(count + 1);
+    let all_ports = free_ports(2 * (count + 1))?;
+    let (ports, redis_ports) = all_ports.split_at(count + 1);
     let node = |name: &str, place: usize, settings: Vec<(&str, String)>| {
         let (port, redis_port) = (ports[place], redis_ports[place]);
         let mut environment = vec![
@@ -493,7 +504,7 @@ fn nodes(options: &LocalClusterOptions) -> Result<(NodeProcess, Vec<NodeProcess>
     let followers = (1..=count)
         .map(|number| node(&format!("follower{number}"), number, vec![("ROLE", "follower".to_owned())]))
         .collect::<Result<_>>()?;
-    Ok((leader, followers))
+    Ok((leader, followers, all_ports))
 }
 
 async fn start_and_listen(node: &mut NodeProcess, timeout: Duration) -> Result<()> {

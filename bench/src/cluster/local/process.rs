@@ -3,11 +3,9 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom},
-    net::TcpListener,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context, Result, bail};
@@ -177,45 +175,9 @@ fn tail(path: &Path, bytes: u64) -> std::io::Result<String> {
     })
 }
 
-/// `count` different ports of 127.0.0.1 on which nothing listens now.
-///
-/// They lie below the range from which systems take ports of outgoing connections, so that a node that is down for a
-/// while finds its port free again; and each process begins elsewhere, so that benches side by side do not race.
-pub(crate) fn free_ports(count: usize) -> Result<Vec<u16>> {
-    const FIRST: u32 = 10_240;
-    const COUNT: u32 = 20_480;
-    const PER_PROCESS: u32 = 64;
-    static OFFSET: AtomicU32 = AtomicU32::new(0);
-    let start = std::process::id().wrapping_mul(PER_PROCESS);
-    let mut ports = Vec::with_capacity(count);
-    for _ in 0..COUNT {
-        let offset = OFFSET.fetch_add(1, Ordering::Relaxed);
-        let port = u16::try_from(FIRST + start.wrapping_add(offset) % COUNT).context("failed to choose a port")?;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            ports.push(port);
-        }
-        if ports.len() == count {
-            return Ok(ports);
-        }
-    }
-    bail!("failed to find {count} free ports between {FIRST} and {}", FIRST + COUNT)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-
-    #[test]
-    fn ports_are_different_and_those_in_use_are_passed_over() {
-        let first = free_ports(20).expect("ports");
-        assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 20);
-        let held = TcpListener::bind(("127.0.0.1", first[19])).expect("the port was free");
-        let second = free_ports(20).expect("ports");
-        assert!(second.iter().all(|port| !first.contains(port)), "{second:?} repeats {first:?}");
-        drop(held);
-    }
 
     #[test]
     fn a_tail_begins_with_a_whole_line() {
