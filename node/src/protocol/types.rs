@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::value::Value;
 
@@ -122,7 +122,28 @@ pub struct Config {
     pub members: Vec<Member>,
     /// Earlier rules that still bind: until this one is in force, another recovery may have used
     /// one of them alone. Their own `earlier` is empty.
+    #[serde(deserialize_with = "not_nested")]
     pub earlier: Vec<Config>,
+}
+
+/// Reads configurations whose own `earlier` is empty. Otherwise a message could nest them until the
+/// stack is used up.
+fn not_nested<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Config>, D::Error> {
+    #[derive(Deserialize)]
+    enum Nothing {}
+    #[derive(Deserialize)]
+    struct Earlier {
+        generation: u64,
+        quorum: u16,
+        size: u16,
+        members: Vec<Member>,
+        earlier: Vec<Nothing>,
+    }
+    let of = |Earlier { generation, quorum, size, members, earlier }| {
+        debug_assert!(earlier.is_empty(), "there is no element");
+        Config { generation, quorum, size, members, earlier: Vec::new() }
+    };
+    Ok(Vec::<Earlier>::deserialize(deserializer)?.into_iter().map(of).collect())
 }
 
 impl Config {

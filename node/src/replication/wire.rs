@@ -145,7 +145,8 @@ fn frame(buffer: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::types::{Record, Version};
+    use crate::protocol::messages::ToLeader;
+    use crate::protocol::types::{Config, Record, Synced, Version};
 
     fn write(index: u64) -> Arc<Write> {
         let version = Version { epoch: Epoch { term: 3, leader: u64::MAX - index }, seq: 200 + index };
@@ -222,6 +223,31 @@ mod tests {
         sent.clear();
         give_back(&mut sent);
         assert_eq!(sent.capacity(), 0);
+    }
+
+    /// Earlier configurations that contain earlier ones, which no leader sends, would use the stack up.
+    #[test]
+    fn a_configuration_within_configurations_is_refused() {
+        let epoch = Epoch { term: 1, leader: 2 };
+        let plain = Config { generation: 3, quorum: 1, size: 1, members: Vec::new(), earlier: Vec::new() };
+        let promised = |earlier| {
+            let config = Config { earlier, ..plain.clone() };
+            ToLeader::Promised { epoch, synced: Some(Synced { epoch, config }) }
+        };
+        let mut bytes = BytesMut::new();
+        encode(&promised(vec![plain.clone(); 2]), &mut bytes);
+        assert_eq!(decode(&mut bytes).expect("well-formed"), Some(promised(vec![plain.clone(); 2])));
+        // A message ends with the number of earlier configurations of its configuration.
+        encode(&promised(Vec::new()), &mut bytes);
+        let (mut nested, level) = (bytes.split(), [1, 3, 1, 1, 0]);
+        assert_eq!(nested.split_off(nested.len() - 1)[..], [0]);
+        for _ in 0..1 << 20 {
+            nested.extend_from_slice(&level);
+        }
+        nested.extend_from_slice(&[0]);
+        let length = u32::try_from(nested.len() - LENGTH_BYTES).expect("5 MiB");
+        nested[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+        assert!(matches!(decode::<ToLeader>(&mut nested), Err(WireError::Malformed(_))));
     }
 
     #[test]
