@@ -165,6 +165,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
         bodies: settings.http.bodies(),
         answers: settings.http.answers(),
         dumps: Arc::new(Semaphore::new(settings.http.dumps_max.min(Semaphore::MAX_PERMITS))),
+        key_pages: Arc::new(Semaphore::new(http::PAGES_AT_ONCE)),
         gate: Arc::new(settings.http.gate()?),
         draining: Arc::new(AtomicBool::new(false)),
         kvcluster: settings.kvcluster().map(Into::into),

@@ -6,7 +6,7 @@
 //!   decides which handler answers a request; [`guard`] checks the token first.
 //! - [`body`] reads and parses request bodies. [`answer`] and [`error`] make answers, [`stream`]
 //!   long ones. A [`budget`] bounds the memory of bodies and of long answers.
-//! - [`kv`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
+//! - [`kv`], [`keys`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
 //! - [`status`] makes the answers of `GET /status`.
 //! - [`page`] is the page for browsers, and [`live`] the events that it shows.
 
@@ -24,6 +24,7 @@ pub mod error;
 mod gate;
 mod guard;
 mod incr;
+mod keys;
 mod kv;
 mod live;
 mod page;
@@ -45,6 +46,7 @@ pub use self::body::Bodies;
 pub use self::budget::Budget;
 pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service, accept, serve};
 pub use self::gate::Gate;
+pub(crate) use self::keys::PAGES_AT_ONCE;
 pub use self::kv::put_fields;
 use self::live::Pages;
 pub(crate) use self::restore::RESTORE_BYTES_MAX;
@@ -70,6 +72,8 @@ pub struct Site {
     pub answers: Budget,
     /// Places for dumps.
     pub dumps: Arc<Semaphore>,
+    /// Places for pages of keys.
+    pub key_pages: Arc<Semaphore>,
     /// The origins and names that this node serves.
     pub gate: Arc<Gate>,
     /// Set once this node is shutting down.
@@ -104,6 +108,7 @@ impl Site {
             bodies: Bodies::new(1 << 20, std::time::Duration::from_secs(30)),
             answers: Budget::new(1 << 20),
             dumps: Arc::new(Semaphore::new(2)),
+            key_pages: Arc::new(Semaphore::new(2)),
             gate: Arc::default(),
             draining: Arc::default(),
             kvcluster: None,

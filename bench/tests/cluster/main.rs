@@ -13,6 +13,7 @@ mod conditions;
 mod connections;
 mod contract;
 mod half_states;
+mod keys;
 mod local_cluster;
 mod operations;
 mod page;

@@ -214,7 +214,7 @@ pub(super) fn count(state: &LeaderSite, begun: Instant, settled: &Result<Settled
 }
 
 /// Parses the query of a URL. A URL without one yields the defaults.
-fn query<T: Default + serde::de::DeserializeOwned>(uri: &Uri) -> Result<T, String> {
+pub(super) fn query<T: Default + serde::de::DeserializeOwned>(uri: &Uri) -> Result<T, String> {
     if uri.query().is_none() {
         return Ok(T::default());
     }
@@ -336,6 +336,24 @@ pub(super) fn the_key(uri: &Uri) -> Result<GetQuery, ApiError> {
     Ok(query)
 }
 
+/// Waits for a linearizable read.
+///
+/// # Errors
+/// 503 when the leader does not know in time whether it still leads, and the redirect of a standby.
+pub(super) async fn in_time<T>(
+    state: &LeaderSite,
+    uri: &Uri,
+    read: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, ApiError> {
+    let timeout = state.leader.replication_timeout();
+    let read = tokio::time::timeout(timeout, read).await.map_err(|_| {
+        let message =
+            format!("no write quorum confirmed within {} ms that this leader still leads", timeout.as_millis());
+        ApiError::read(StatusCode::SERVICE_UNAVAILABLE, message)
+    })?;
+    read.map_err(|refusal| refused(&refusal, uri, ApiError::refused_read))
+}
+
 /// `GET /get`.
 pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiError> {
     let GetQuery { key, consistency, raw } = the_key(uri)?;
@@ -345,15 +363,7 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
             let latest = leader.latest(&key).map_err(|refusal| refused(&refusal, uri, ApiError::refused_read))?;
             latest.map_or((None, None), |(record, committed)| (Some(record), Some(committed)))
         }
-        Consistency::Linearizable => {
-            let timeout = leader.replication_timeout();
-            let read = tokio::time::timeout(timeout, leader.read(&key)).await.map_err(|_| {
-                let message =
-                    format!("no write quorum confirmed within {} ms that this leader still leads", timeout.as_millis());
-                ApiError::read(StatusCode::SERVICE_UNAVAILABLE, message)
-            })?;
-            (read.map_err(|refusal| refused(&refusal, uri, ApiError::refused_read))?, None)
-        }
+        Consistency::Linearizable => (in_time(state, uri, leader.read(&key)).await?, None),
     };
     let etag = record.as_ref().map(Etag::of);
     let found = record.as_ref().and_then(|record| Some((record, record.value.as_ref()?)));

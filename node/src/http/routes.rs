@@ -17,7 +17,7 @@ use super::answer::Answer;
 use super::client_stream::Arriving;
 use super::connections::Service;
 use super::error::ApiError;
-use super::{FollowerSite, LeaderSite, Site, admin, backup, dump, guard, incr, kv, live, page, replica, restore};
+use super::{FollowerSite, LeaderSite, Site, admin, backup, dump, guard, incr, keys, kv, live, page, replica, restore};
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
 
@@ -60,6 +60,7 @@ impl LeaderService {
             .route("/incr", any(only_post))
             .route("/get", any(only_get))
             .route("/dump", get(dump::of_leader))
+            .route("/keys", get(keys::of_leader))
             .route("/config", get(admin::config))
             .route("/", any(page::of_leader))
             .route("/page/{name}", any(page::file))
@@ -128,6 +129,7 @@ impl FollowerService {
             .route("/page/{name}", any(page::file))
             .route("/get", any(only_get))
             .route("/dump", get(dump::of_follower))
+            .route("/keys", get(keys::of_follower))
             .route("/status", get(admin::follower_status))
             .route("/readyz", get(admin::follower_ready))
             .route("/healthz", get(admin::follower_health))

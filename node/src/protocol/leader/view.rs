@@ -170,6 +170,12 @@ impl<W, R> Leader<W, R> {
         Some((key, latest, *latest_committed))
     }
 
+    /// The key at a position of the map, and its newest committed record.
+    pub fn committed_at(&self, position: usize) -> Option<(&Key, Option<&Record>)> {
+        let (key, entry) = self.entries.at(position)?;
+        Some((key, entry.committed()))
+    }
+
     /// Every follower. `now_us` is on the clock of [`super::NewWrite::now_us`].
     pub fn followers(&self, now_us: u64) -> Vec<FollowerView> {
         self.each_slot()

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Coordinator, State};
+use super::{Coordinator, Core, State};
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::leader::{
     Accepted, Change, Condition, Increment, Incremented, NewWrite, Part, ReadOf, Receipt, Refusal, Saved, Unfinished,
 };
-use crate::protocol::types::{Epoch, Key, Record};
+use crate::protocol::types::{Epoch, Key, RESTORE_MARK, Record};
+use crate::protocol::value::Value;
 
 /// How long a leader that resigns waits for its followers.
 const RESIGN_MAX: Duration = Duration::from_secs(1);
@@ -190,16 +191,57 @@ impl Coordinator {
         count: usize,
         mut each: impl FnMut(&Key, &Record, bool) -> bool,
     ) -> Result<Option<usize>, Refusal> {
+        self.walk(position, count, |core, position| {
+            core.entry_at(position).map(|(key, record, committed)| each(key, record, committed))
+        })
+    }
+
+    /// Calls `each` with every key that has a committed value, and its record, for at most `count` positions of the map and
+    /// until it returns false. Returns the next position, or nothing at the end of the map. Writes wait meanwhile.
+    ///
+    /// # Errors
+    /// [`Refusal`] while the leader is closed or has half of a backup.
+    pub(crate) fn for_each_committed(
+        &self,
+        position: usize,
+        count: usize,
+        mut each: impl FnMut(&Key, &Record, &Value) -> bool,
+    ) -> Result<Option<usize>, Refusal> {
+        self.walk(position, count, |core, position| {
+            let (key, committed) = core.committed_at(position)?;
+            let found = committed.and_then(|record| Some((record, record.value.as_ref()?)));
+            Some(found.filter(|_| **key != *RESTORE_MARK).is_none_or(|(record, value)| each(key, record, value)))
+        })
+    }
+
+    /// Calls `at` for at most `count` positions, until it finds none and until it returns false.
+    fn walk(
+        &self,
+        position: usize,
+        count: usize,
+        mut at: impl FnMut(&Core, usize) -> Option<bool>,
+    ) -> Result<Option<usize>, Refusal> {
         self.look(|state| {
             state.core.local_refusal()?;
             for position in position..position + count {
-                let Some((key, record, committed)) = state.core.entry_at(position) else { return Ok(None) };
-                if !each(key, record, committed) {
-                    return Ok(Some(position + 1));
+                match at(&state.core, position) {
+                    None => return Ok(None),
+                    Some(true) => {}
+                    Some(false) => return Ok(Some(position + 1)),
                 }
             }
             Ok(Some(position + count))
         })
+    }
+
+    /// Waits until followers have confirmed that this leader still leads: what was committed here before the call was the
+    /// newest of the whole cluster then.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it does not lead.
+    pub(crate) async fn still_leads(self: &Arc<Self>) -> Result<(), Refusal> {
+        // The question is the same for every key.
+        self.read(RESTORE_MARK).await.map(drop)
     }
 
     /// Begins a backup of what is committed now. Returns the epoch and the number of keys. Must be followed by
