@@ -23,6 +23,8 @@ pub mod cli;
 pub mod config;
 pub mod deliberate;
 pub mod descriptors;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod http;
 pub mod metrics;
 pub mod protocol;

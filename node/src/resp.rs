@@ -15,6 +15,8 @@ mod client;
 mod commands;
 mod errors;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod glob;
 mod output;
 mod part;

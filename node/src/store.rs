@@ -18,6 +18,8 @@ mod committer;
 mod directory;
 pub mod disk;
 pub mod files;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod head;
 mod ledger;
 mod log;
