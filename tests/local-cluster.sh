@@ -4,7 +4,8 @@
 #
 #   tests/local-cluster.sh COMMAND [ARGUMENT...]
 #
-# WRITE_QUORUM (3), MIN_DELAY_MS and the other settings of kv-node reach the leader from the environment.
+# WRITE_QUORUM (3), MIN_DELAY_MS and the other settings of kv-node reach the leader from the environment;
+# RESP_PORT reaches no follower.
 # KV_NODE names the program (target/release/kv-node). LEADER_UNDER and FOLLOWER_UNDER may name a command
 # to run the leader or the first follower under, such as a profiler. The command finds the process ids in
 # LEADER_PID and FOLLOWER_PIDS. With DURABILITY=disk every follower
@@ -45,7 +46,7 @@ for i in 1 2 3 4 5; do
   data=()
   [ "${DURABILITY:-}" != disk ] || data=(env "DATA_DIR=$logs/data$i")
   # shellcheck disable=SC2086 # several words
-  ROLE=follower NODE_NAME=follower$i PORT=800$i "${data[@]}" $under "$node" >"$logs/follower$i.log" 2>&1 &
+  ROLE=follower NODE_NAME=follower$i PORT=800$i RESP_PORT='' "${data[@]}" $under "$node" >"$logs/follower$i.log" 2>&1 &
   pids+=($!)
 done
 # shellcheck disable=SC2086 # several words

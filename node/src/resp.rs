@@ -34,6 +34,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 pub(crate) use self::backend::Backend;
@@ -113,7 +114,10 @@ async fn run(mut session: Session, mut last: watch::Receiver<()>, linger: Durati
         let rest = async {
             stream.shutdown().await?;
             let mut discarded = [0; 4096];
-            while stream.read(&mut discarded).await? > 0 {}
+            // One part a turn: a client that sends without an end would use the time of all others.
+            while stream.read(&mut discarded).await? > 0 {
+                yield_now().await;
+            }
             std::io::Result::Ok(())
         };
         let _ = timeout(linger, rest).await;
