@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ObjectMeta;
 
+use crate::hash::fnv1a;
 use crate::reconcile::validate::Validated;
 
 mod budget;
@@ -21,6 +22,7 @@ mod secret;
 mod service_account;
 mod services;
 
+pub(crate) use followers::ON_DELETE;
 pub use secret::{TOKEN_KEY, new_token};
 
 /// The port of every node's HTTP interface.
@@ -34,6 +36,9 @@ pub const APP: &str = "kvcluster";
 
 /// The label of the pod that leads, with the value `true`, in a cluster with standbys. The operator sets it.
 pub const LEADS: &str = "kvcluster.io/leads";
+
+/// The annotation of the StatefulSet and the Deployment with the hash of their pod templates.
+pub const TEMPLATE: &str = "kvcluster.io/template";
 
 /// The value of `app.kubernetes.io/managed-by` on every object.
 pub const MANAGER: &str = "kv-controller";
@@ -199,6 +204,18 @@ pub fn selector_text(cluster: &str, component: Component) -> String {
 
 fn selector(cluster: &Validated, component: Option<Component>) -> LabelSelector {
     LabelSelector { match_labels: Some(selector_labels(&cluster.name, component)), match_expressions: None }
+}
+
+/// The metadata of an object with this pod template.
+fn workload_metadata(
+    cluster: &Validated,
+    name: String,
+    component: Component,
+    template: &PodTemplateSpec,
+) -> ObjectMeta {
+    let template = serde_json::to_string(template).unwrap_or_default();
+    let annotations = BTreeMap::from([(TEMPLATE.to_owned(), fnv1a(template.as_bytes()))]);
+    ObjectMeta { annotations: Some(annotations), ..metadata(cluster, name, Some(component)) }
 }
 
 fn metadata(cluster: &Validated, name: String, component: Option<Component>) -> ObjectMeta {

@@ -21,18 +21,25 @@ use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
 use crate::reconcile::leader_client::LeaderClient;
+use crate::reconcile::roll::Rollouts;
 use crate::reconcile::validate::Defaults;
 
 /// What every reconciliation shares.
 pub struct Context {
     /// Speaks with the API server.
     pub client: Client,
+    /// The same, but what is refused is not repeated.
+    pub without_retries: Client,
     /// Applies objects.
     pub applier: Applier,
     /// Speaks with leaders.
     pub leaders: LeaderClient,
     /// Label the pods that lead.
     pub lead_labels: LeadLabels,
+    /// The clusters that roll out a template.
+    pub rollouts: Rollouts,
+    /// How many may at once.
+    pub rollouts_max: usize,
     /// Writes events.
     pub recorder: Recorder,
     /// The objects that the watches cache.

@@ -29,6 +29,7 @@ use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
 use crate::reconcile::leader_client::LeaderClient;
+use crate::reconcile::roll::Rollouts;
 use crate::reconcile::validate::Defaults;
 use crate::settings::Settings;
 
@@ -41,7 +42,7 @@ type Guarded = DeserializeGuard<KvCluster>;
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(Health::new(settings.stuck_after(), metrics.clone()));
-    let client = client(&metrics).await?;
+    let (client, without_retries) = clients(&metrics).await?;
     require_crd(&client, &settings).await?;
     let mut server = tokio::spawn(health::serve(settings.bind_address, health.clone(), metrics.clone()));
     let mut stop = stop_signal()?;
@@ -53,7 +54,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     health.reconciled();
     metrics.leading.set(1);
-    let work = work(client, &settings, metrics, health.clone(), stop)?;
+    let work = work((client, without_retries), &settings, metrics, health.clone(), stop)?;
     tokio::select! {
         () = work => {}
         lost = election.keep(|| health.lease_seen()) => return Err(lost.into()),
@@ -64,10 +65,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {
+/// A client that repeats what the API server refuses for the moment, and one that does not.
+async fn clients(metrics: &Arc<Metrics>) -> anyhow::Result<(Client, Client)> {
     let config = kube::Config::infer()
         .await
         .context("failed to find a Kubernetes cluster: neither in-cluster nor a kubeconfig")?;
+    let mut without_retries = config.clone();
+    without_retries.default_retry = false;
+    Ok((client(config, metrics)?, client(without_retries, metrics)?))
+}
+
+fn client(config: kube::Config, metrics: &Arc<Metrics>) -> anyhow::Result<Client> {
     let metrics = metrics.clone();
     let count = MapRequestLayer::new(move |request: axum::http::Request<Body>| {
         metrics.requested(request.method().as_str(), request.uri().path());
@@ -106,7 +114,7 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<()>> {
 
 /// Runs the watches and the reconciliations. Ends after `stop`, once the reconciliations under way have ended.
 fn work(
-    client: Client,
+    (client, without_retries): (Client, Client),
     settings: &Settings,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -132,6 +140,8 @@ fn work(
         applier: Applier::new(client.clone()),
         leaders: LeaderClient::new().context("failed to make an HTTP client")?,
         lead_labels: LeadLabels::default(),
+        rollouts: Rollouts::default(),
+        rollouts_max: settings.rollouts_max.into(),
         recorder: Recorder::new(client.clone(), settings.pod_name.clone()),
         stores: Stores {
             accounts,
@@ -155,12 +165,14 @@ fn work(
         memory: Memory::default(),
         metrics: metrics.clone(),
         health,
+        without_retries,
         client,
     });
     let stopped = async move { drop(stop.changed().await) };
     let results = controller.graceful_shutdown_on(stopped).run(reconcile::reconcile, reconcile::retry, context.clone());
     Ok(results.for_each(move |result| {
         metrics.clusters.set(i64::try_from(clusters.len()).unwrap_or(i64::MAX));
+        metrics.rolling.set(i64::try_from(context.rollouts.count()).unwrap_or(i64::MAX));
         match result {
             // Already logged by `retry`.
             Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
@@ -169,6 +181,7 @@ fn work(
                 context.memory.forget(&namespace, &gone.name);
                 context.applier.forget(&namespace, &gone.name);
                 context.lead_labels.stop(&namespace, &gone.name);
+                context.rollouts.forget(&namespace, &gone.name);
             }
             Err(error) => tracing::warn!(%error, "failed to watch"),
         }

@@ -29,6 +29,8 @@ pub struct Metrics {
     pub leading: Gauge,
     /// How many KvClusters the operator watches.
     pub clusters: Gauge,
+    /// How many of them roll out a pod template.
+    pub rolling: Gauge,
     reconciliations: Family<Ended, Counter>,
     durations: Histogram,
     requests: Family<Requested, Counter>,
@@ -38,7 +40,8 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let (leading, clusters, resident) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let (leading, clusters) = (Gauge::default(), Gauge::default());
+        let (rolling, resident) = (Gauge::default(), Gauge::default());
         let (reconciliations, requests) = (Family::default(), Family::default());
         let durations = Histogram::new(BUCKETS_S);
         let mut registry = Registry::default();
@@ -46,6 +49,7 @@ impl Default for Metrics {
         let ours = registry.sub_registry_with_prefix("kvcluster_operator");
         ours.register("leading", "1 while this replica holds the Lease", leading.clone());
         ours.register("clusters", "KvClusters that are watched", clusters.clone());
+        ours.register("rolling_clusters", "KvClusters that roll out a pod template", rolling.clone());
         ours.register("reconciliations", "Reconciliations, by result", reconciliations.clone());
         ours.register_with_unit(
             "reconciliation_duration",
@@ -54,7 +58,7 @@ impl Default for Metrics {
             durations.clone(),
         );
         ours.register("api_requests", "Requests to the API server; all but GET write", requests.clone());
-        Self { leading, clusters, reconciliations, durations, requests, resident, registry }
+        Self { leading, clusters, rolling, reconciliations, durations, requests, resident, registry }
     }
 }
 

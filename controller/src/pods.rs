@@ -19,6 +19,25 @@ pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|(status, _)| status == "True") && pod.metadata.deletion_timestamp.is_none()
 }
 
+/// Whether the pod cannot run with its template: no machine suits it, its image or a part of its settings is missing, or it
+/// ends again and again. A pod on a lost machine is none of these.
+#[must_use]
+pub fn cannot_run(pod: &Pod) -> bool {
+    const WAITS: [&str; 8] = [
+        "CrashLoopBackOff",
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    ];
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let mut waits = containers.filter_map(|container| container.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+    condition(pod, "PodScheduled").is_some_and(|(status, _)| status == "False") || waits.any(|r| WAITS.contains(&r))
+}
+
 /// Whether the pod has the label of the one that leads.
 #[must_use]
 pub fn is_labelled_as_leader(pod: &Pod) -> bool {
@@ -85,6 +104,10 @@ mod tests {
             Some("demo-follower-2: cannot be scheduled: 0/3 nodes are available")
         );
         assert_eq!(problem(&pod(json!({"phase": "Running"}))), None);
+        assert!(cannot_run(&pull) && cannot_run(&unscheduled) && !cannot_run(&pod(json!({"phase": "Running"}))));
+        let starts = json!({"phase": "Pending", "containerStatuses": [{"name": "kv-node", "image": "x", "imageID": "",
+            "ready": false, "restartCount": 0, "state": {"waiting": {"reason": "ContainerCreating"}}}]});
+        assert!(!cannot_run(&pod(starts)));
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! 3. [`scale`]: how many follower pods and leader pods there have to be.
 //! 4. [`lead`]: starts the task that labels the pod that leads, where there are standbys.
 //! 5. [`build`](crate::build): the desired objects.
-//! 6. [`apply`] (client): the objects that differ, by [`applier`].
-//! 7. [`configure`] (client): the leader gets quorum, delay, timeout and number of followers, without a restart.
-//! 8. [`report`] (client): the [`status`] and the [`events`], written only where they differ.
+//! 6. [`plan`]: which one pod may get a new template now, and why no other.
+//! 7. [`apply`] (client): the objects that differ, by [`applier`].
+//! 8. [`roll`] (client): replaces the follower pod that may move.
+//! 9. [`configure`] (client): the leader gets quorum, delay, timeout and number of followers, without a restart.
+//! 10. [`report`] (client): the [`status`] and the [`events`], written only where they differ.
 //!
 //! A scale-up first grows the StatefulSet and then configures the leader. A scale-down first configures the leader, and
 //! the StatefulSet shrinks once the leader no longer needs the followers that leave.
@@ -26,6 +28,7 @@ use thiserror::Error;
 use crate::build::{self, Inputs};
 use crate::context::Context;
 use crate::reconcile::applier::ApplyError;
+use crate::reconcile::plan::{Move, Plan, Rollout};
 use crate::reconcile::report::StepResults;
 
 pub mod applier;
@@ -36,7 +39,9 @@ pub mod events;
 pub mod lead;
 pub mod leader_client;
 pub mod observe;
+pub mod plan;
 pub mod report;
+pub mod roll;
 pub mod scale;
 pub mod status;
 pub mod validate;
@@ -146,7 +151,7 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
         }
     };
     let mut observed = observe::observe(resource, &cluster, context).await?;
-    let desired = build::build(
+    let mut desired = build::build(
         &cluster,
         &Inputs {
             follower_pods: scale::follower_pods(&cluster, &observed.leader, &previous, observed.follower_pods),
@@ -157,14 +162,28 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
             token: observed.token.clone(),
         },
     );
+    let objects = observe::Objects::of(&cluster, context);
+    let situation = plan::situation::situation(&cluster, &desired, &objects, &observed.leader, &previous);
+    let (namespace, name) = (&cluster.namespace, &cluster.name);
+    let mut plan = context.rollouts.plan(namespace, name, &situation, context.rollouts_max);
+    plan::situation::pause(&mut desired.leader, &objects, &situation, &plan);
     let applied = apply::apply(desired, observed.secret, &cluster, context).await;
+    if let (Ok(applied), Some(Move::Follower { name, within_budget })) = (&applied, &plan.next)
+        && let Some(pod) = objects.judged_follower(name, &applied.followers)
+        && let Some(refusal) = roll::replace(pod, *within_budget, context).await?
+    {
+        plan = Plan::refused(refusal);
+    }
     // A failure to apply an object does not hold up the configuration of a leader that runs.
     let configured = configure::configure(&mut observed.leader, &cluster, &observed.token, context).await;
-    let results = StepResults { leader: &observed.leader, configured: &configured, applied: applied.as_ref() };
+    let results =
+        StepResults { leader: &observed.leader, configured: &configured, applied: applied.as_ref(), plan: &plan };
     let status = report::status(&cluster, &results, &previous, context);
     report::write(resource, &previous, &status, context).await?;
     applied?;
-    let settled = status.phase == Phase::Ready;
+    // A rollout that is blocked continues once a pod or the leader changes.
+    let settled = status.phase == Phase::Ready
+        || (status.phase == Phase::Updating && matches!(plan.rollout, Rollout::Blocked | Rollout::Queued));
     Ok(Action::requeue(jittered(if settled { context.poll_interval } else { UNSETTLED })))
 }
 

@@ -49,6 +49,10 @@ pub struct Settings {
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
 
+    /// How many KvClusters roll out a new pod template at once (1 to 1000).
+    #[arg(long, env, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub rollouts_max: u16,
+
     /// /healthz fails when no reconciliation has ended for this long although there are KvClusters, in milliseconds.
     #[arg(long, env, default_value_t = 120_000, value_parser = clap::value_parser!(u64).range(10_000..))]
     pub stuck_after_ms: u64,

@@ -71,7 +71,7 @@ pub struct KvClusterStatus {
     /// Ready: the cluster takes writes. Progressing: the operator is changing the cluster towards the spec.
     /// QuorumAvailable: enough followers confirm writes. ConfigApplied: quorum, delay, timeout and number of followers of
     /// the spec are in force. Degraded: the leader does not take writes, or a follower is missing. Drainable: a drain may
-    /// evict followers.
+    /// evict followers. RolledOut: every pod has the newest template; otherwise the message says which pod waits for what.
     #[serde(default)]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

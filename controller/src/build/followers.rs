@@ -10,11 +10,13 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
 use kvcluster_api::resource::{Durability, SpreadMode, VolumePolicy};
 
-use crate::build::{Component, Inputs, metadata, names, pod, selector, selector_labels};
+use crate::build::{Component, Inputs, names, pod, selector, selector_labels, workload_metadata};
 use crate::reconcile::validate::Validated;
 
 /// The name of the volume of each follower.
 pub(super) const DATA: &str = "data";
+/// The update strategy with which a pod gets a new template only once it was deleted.
+pub(crate) const ON_DELETE: &str = "OnDelete";
 const DATA_DIR: &str = "/data";
 
 pub(super) fn stateful_set(cluster: &Validated, inputs: &Inputs) -> StatefulSet {
@@ -40,15 +42,16 @@ pub(super) fn stateful_set(cluster: &Validated, inputs: &Inputs) -> StatefulSet 
         }
     }
     StatefulSet {
-        metadata: metadata(cluster, names::followers(&cluster.name), Some(Component::Follower)),
+        metadata: workload_metadata(cluster, names::followers(&cluster.name), Component::Follower, &template),
         spec: Some(StatefulSetSpec {
             replicas: Some(inputs.follower_pods),
             service_name: Some(names::peers(&cluster.name)),
             selector: selector(cluster, Some(Component::Follower)),
             // In parallel: in order, one follower that cannot start would keep the rest from starting.
             pod_management_policy: Some("Parallel".to_owned()),
+            // The operator decides which pod gets a new template, and when.
             update_strategy: Some(StatefulSetUpdateStrategy {
-                type_: Some("RollingUpdate".to_owned()),
+                type_: Some(ON_DELETE.to_owned()),
                 rolling_update: None,
             }),
             revision_history_limit: Some(2),

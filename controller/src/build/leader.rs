@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy,
 use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, Toleration, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::build::{Component, Inputs, PORT, metadata, names, pod, selector};
+use crate::build::{Component, Inputs, PORT, names, pod, selector, workload_metadata};
 use crate::reconcile::validate::Validated;
 
 /// How long the leader stays on an unreachable machine, in seconds. Moving it costs nothing, and waiting stops writes. The
@@ -53,7 +53,7 @@ pub(super) fn deployment(cluster: &Validated, inputs: &Inputs) -> Deployment {
         spec.topology_spread_constraints = (cluster.standbys > 0).then(|| vec![spread(cluster)]);
     }
     Deployment {
-        metadata: metadata(cluster, names::leader(&cluster.name), Some(Component::Leader)),
+        metadata: workload_metadata(cluster, names::leader(&cluster.name), Component::Leader, &template),
         spec: Some(DeploymentSpec {
             replicas: Some(inputs.leader_pods),
             selector: selector(cluster, Some(Component::Leader)),

@@ -28,6 +28,7 @@ pub struct Values {
     replicas: Value,
     cluster_domain: String,
     log_level: String,
+    rollouts_max: String,
     resources: Value,
     node_selector: Option<Value>,
     tolerations: Option<Value>,
@@ -53,6 +54,7 @@ impl Values {
             replicas: json!(2),
             cluster_domain: String::new(),
             log_level: "info".to_owned(),
+            rollouts_max: "10".to_owned(),
             resources: json!({"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}),
             node_selector: None,
             tolerations: None,
@@ -74,6 +76,7 @@ impl Values {
             replicas: json!(expression(".Values.replicas")),
             cluster_domain: expression(".Values.clusterDomain | quote"),
             log_level: expression(".Values.logLevel | quote"),
+            rollouts_max: expression(".Values.rolloutsMax | quote"),
             resources: json!(expression("toYaml .Values.resources | nindent 10")),
             node_selector: Some(json!(expression("toYaml .Values.nodeSelector | nindent 8"))),
             tolerations: Some(json!(expression("toYaml .Values.tolerations | nindent 8"))),
@@ -142,8 +145,8 @@ pub fn documents(values: &Values) -> Vec<Document> {
     ]
 }
 
-/// The rights that reconciling needs. The operator deletes only a NetworkPolicy and a PodDisruptionBudget that the spec
-/// switches off. It reads Secrets by name and never lists them.
+/// The rights that reconciling needs. The operator deletes a NetworkPolicy and a PodDisruptionBudget that the spec
+/// switches off, and replaces the pods of followers during a rollout. It reads Secrets by name and never lists them.
 fn rules() -> Value {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
     const KEEP: [&str; 5] = ["get", "list", "watch", "create", "patch"];
@@ -155,7 +158,8 @@ fn rules() -> Value {
         rule("apps", &["deployments", "statefulsets"], &KEEP),
         rule("", &["configmaps", "serviceaccounts", "services"], &KEEP),
         rule("", &["secrets"], &["get", "create", "patch"]),
-        rule("", &["pods"], &["get", "list", "watch", "patch"]),
+        rule("", &["pods"], &["get", "list", "watch", "patch", "delete"]),
+        rule("", &["pods/eviction"], &["create"]),
         rule("", &["persistentvolumeclaims"], &["get", "list", "watch", "patch"]),
         rule("policy", &["poddisruptionbudgets"], &KEEP_OR_DELETE),
         rule("networking.k8s.io", &["networkpolicies"], &KEEP_OR_DELETE),
@@ -230,6 +234,7 @@ fn deployment(values: &Values) -> Value {
                 variable("WATCH_NAMESPACE", &values.watch_namespace),
                 variable("CLUSTER_DOMAIN", &values.cluster_domain),
                 variable("LOG_LEVEL", &values.log_level),
+                variable("ROLLOUTS_MAX", &values.rollouts_max),
             ],
             "ports": [{"name": "http", "containerPort": PORT}],
             "readinessProbe": probe(5, 2),

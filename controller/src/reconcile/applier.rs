@@ -39,7 +39,7 @@ pub enum ApplyError {
     /// The API server refused or did not answer.
     #[error("failed to {action} {kind} {name}: {source}")]
     Api {
-        /// What the operator tried: `apply` or `delete`.
+        /// What the operator tried: `apply`, `patch` or `delete`.
         action: &'static str,
         /// The object's kind.
         kind: String,

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::Store;
 use kube::{Api, ResourceExt};
+use serde_json::json;
 
 use super::applier::{ApplyError, Owned};
 use super::validate::Validated;
 use super::volumes;
-use crate::build::{Resources, names};
+use crate::build::{MANAGER, ON_DELETE, Resources, names};
 use crate::context::{Context, cached};
 
 /// The objects with pods, as the API server has them after the step.
@@ -47,6 +48,7 @@ pub async fn apply(
     apply_one(read, &stores.services, context).await?;
     let follower_pods = followers.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
     volumes::own(cluster, follower_pods, context).await?;
+    stop_rolling_updates(cluster, context).await?;
     let followers = apply_one(followers, &stores.stateful_sets, context).await?;
     let leader = apply_one(leader, &stores.deployments, context).await?;
     match budget {
@@ -54,6 +56,31 @@ pub async fn apply(
         None => remove(&names::followers(&cluster.name), &stores.budgets, cluster, context).await?,
     }
     Ok(Applied { followers, leader })
+}
+
+/// Gives a StatefulSet of an earlier operator, or one edited by hand, the update strategy that leaves rollouts to the
+/// operator. By a merge patch: the API server refuses to apply the strategy beside the settings of the earlier one, which
+/// belong to its defaults and which no apply removes.
+async fn stop_rolling_updates(cluster: &Validated, context: &Context) -> Result<(), ApplyError> {
+    let name = names::followers(&cluster.name);
+    let Some(set) = cached(&context.stores.stateful_sets, &cluster.namespace, &name) else { return Ok(()) };
+    let strategy = set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
+    let ours = set.owner_references().iter().any(|owner| owner.uid == cluster.owner.uid);
+    if !ours || strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some(ON_DELETE)) {
+        return Ok(());
+    }
+    let api: Api<StatefulSet> = Api::namespaced(context.client.clone(), &cluster.namespace);
+    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    let patch = json!({"metadata": {"uid": set.uid()},
+        "spec": {"updateStrategy": {"type": ON_DELETE, "rollingUpdate": null}}});
+    match api.patch(&name, &parameters, &Patch::Merge(&patch)).await {
+        Ok(_) => Ok(()),
+        // It is gone. The watch delivers a new one.
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(source) => {
+            Err(ApplyError::Api { action: "patch", kind: "StatefulSet".to_owned(), name, source: Box::new(source) })
+        }
+    }
 }
 
 async fn apply_one<K: Owned + 'static>(object: K, store: &Store<K>, context: &Context) -> Result<Arc<K>, ApplyError> {

@@ -6,31 +6,55 @@ use kvcluster_api::tolerance::Tolerance;
 use super::leader_client::LeaderSeen;
 use super::validate::Validated;
 
-/// The number of followers that may be disrupted at once: N - max(W, N - W + 1), the smallest by all rules that count.
-///
-/// W followers acknowledge writes, and a restarting leader needs max(W, N - W + 1). With durability Memory this also
-/// leaves N - (W - 1) followers, so that at most W - 1 are blank. The rules that count are the ones of the spec, which
-/// the leader gets next, the ones that wait at the leader, and the ones in force: those that the leader reports, or
-/// those in the status while no leader is open.
+/// A number of followers and a write quorum that count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// N.
+    pub followers: u16,
+    /// W.
+    pub write_quorum: u16,
+}
+
+impl Rule {
+    /// How many followers writes and a restarting leader need: max(W, N - W + 1).
+    #[must_use]
+    pub fn needed(self) -> u16 {
+        Tolerance::of(self.followers, self.write_quorum).followers_needed_to_restart
+    }
+}
+
+/// The rules that count: the one of the spec, which the leader gets next, the one that waits at the leader, and the one
+/// in force: that which the leader reports, or that in the status while no leader is open.
 #[must_use]
-pub fn spare_followers(cluster: &Validated, leader: &LeaderSeen, previous: &KvClusterStatus) -> u16 {
-    let mut rules = vec![(cluster.live.followers, cluster.live.write_quorum)];
+pub fn rules(cluster: &Validated, leader: &LeaderSeen, previous: &KvClusterStatus) -> Vec<Rule> {
+    let rule = |followers, write_quorum| Rule { followers, write_quorum };
+    let mut rules = vec![rule(cluster.live.followers, cluster.live.write_quorum)];
     if let Some(leader) = leader.answered() {
         let config = &leader.status.config;
-        rules.push((config.in_force.followers, config.in_force.write_quorum));
-        rules.extend(config.pending.iter().map(|pending| (pending.followers, pending.write_quorum)));
+        rules.push(rule(config.in_force.followers, config.in_force.write_quorum));
+        rules.extend(config.pending.iter().map(|pending| rule(pending.followers, pending.write_quorum)));
     }
     if leader.open().is_none()
         && let (Some(followers), Some(write_quorum)) = (previous.applied_replicas, previous.applied_write_quorum)
         && let (Ok(followers), Ok(write_quorum)) = (followers.try_into(), write_quorum.try_into())
     {
-        rules.push((followers, write_quorum));
+        rules.push(rule(followers, write_quorum));
     }
-    rules.into_iter().map(|(followers, write_quorum)| spare(followers, write_quorum)).min().unwrap_or_default()
+    rules
+}
+
+/// The number of followers that may be disrupted at once: N - max(W, N - W + 1), the smallest by all rules that count.
+///
+/// W followers acknowledge writes, and a restarting leader needs max(W, N - W + 1). With durability Memory this also
+/// leaves N - (W - 1) followers, so that at most W - 1 are blank.
+#[must_use]
+pub fn spare_followers(cluster: &Validated, leader: &LeaderSeen, previous: &KvClusterStatus) -> u16 {
+    let rules = rules(cluster, leader, previous);
+    rules.into_iter().map(|rule| spare(rule.followers, rule.write_quorum)).min().unwrap_or_default()
 }
 
 fn spare(followers: u16, write_quorum: u16) -> u16 {
-    followers.saturating_sub(Tolerance::of(followers, write_quorum).followers_needed_to_restart)
+    followers.saturating_sub(Rule { followers, write_quorum }.needed())
 }
 
 /// Why the spec leaves no follower to spare, and what a drain needs. None where it leaves one.

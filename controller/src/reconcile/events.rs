@@ -71,6 +71,10 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
         let news = before.is_none_or(|before| before.reason != condition.reason);
         return news.then(|| happened(true, &condition.reason, &condition.message));
     }
+    if condition.type_ == "RolledOut" {
+        let news = before.is_some_and(|before| before.reason != condition.reason);
+        return news.then(|| rolled_out(condition)).flatten();
+    }
     if old == Some(status) {
         return None;
     }
@@ -85,6 +89,15 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
         ("ConfigApplied", "False") if condition.reason == "Refused" => {
             Some(happened(true, "ConfigRefused", &condition.message))
         }
+        _ => None,
+    }
+}
+
+fn rolled_out(condition: &Condition) -> Option<Happened> {
+    match (condition.status.as_str(), condition.reason.as_str()) {
+        ("True", _) => Some(happened(false, "RolledOut", &condition.message)),
+        (_, "RolloutBlocked") => Some(happened(true, "RolloutBlocked", &condition.message)),
+        ("False", reason) => Some(happened(false, reason, &condition.message)),
         _ => None,
     }
 }
@@ -174,6 +187,27 @@ mod tests {
         assert_eq!(reasons(&KvClusterStatus::default(), &starting), []);
         let ready = status(3, &[("Ready", "True", "Open"), ("Degraded", "False", "AllPresent")]);
         assert_eq!(reasons(&starting, &ready), [("Ready".to_owned(), false)]);
+    }
+
+    #[test]
+    fn a_rollout_that_moves_is_blocked_and_ends_makes_an_event_each_time() {
+        let of = |status_: &str, reason: &str| status(3, &[("RolledOut", status_, reason)]);
+        let steps = [
+            ("True", "Current", None),
+            ("False", "RollingOut", Some(false)),
+            ("False", "RollingOut", None),
+            ("False", "RolloutBlocked", Some(true)),
+            ("False", "RolloutQueued", Some(false)),
+            ("True", "Current", Some(false)),
+        ];
+        let mut before = KvClusterStatus::default();
+        for (status, reason, warning) in steps {
+            let after = of(status, reason);
+            let expected: Vec<bool> = warning.into_iter().collect();
+            let found: Vec<bool> = reasons(&before, &after).into_iter().map(|(_, warning)| warning).collect();
+            assert_eq!(found, expected, "{status} {reason}");
+            before = after;
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::Api;
+use kube::{Api, ResourceExt};
 use kvcluster_api::resource::KvCluster;
 
 use super::Error;
@@ -24,6 +25,42 @@ pub struct Observation {
     pub leader_pods: Vec<Arc<Pod>>,
     /// The replicas that the StatefulSet asks for, where it exists.
     pub follower_pods: Option<i32>,
+}
+
+/// The objects with pods, as the watches have them.
+pub struct Objects {
+    /// The followers' StatefulSet.
+    pub stateful_set: Option<Arc<StatefulSet>>,
+    /// The leader's Deployment.
+    pub deployment: Option<Arc<Deployment>>,
+    /// The follower pods.
+    pub follower_pods: Vec<Arc<Pod>>,
+    /// The leader pods.
+    pub leader_pods: Vec<Arc<Pod>>,
+}
+
+impl Objects {
+    /// Those of a cluster.
+    #[must_use]
+    pub fn of(cluster: &Validated, context: &Context) -> Self {
+        let (stores, namespace, name) = (&context.stores, &cluster.namespace, &cluster.name);
+        Self {
+            stateful_set: cached(&stores.stateful_sets, namespace, &names::followers(name)),
+            deployment: cached(&stores.deployments, namespace, &names::leader(name)),
+            follower_pods: stores.pods_of(namespace, name, Component::Follower),
+            leader_pods: stores.pods_of(namespace, name, Component::Leader),
+        }
+    }
+
+    /// The follower pod that a plan was made for, unless its StatefulSet has changed since.
+    #[must_use]
+    pub fn judged_follower(&self, name: &str, applied: &StatefulSet) -> Option<&Pod> {
+        let judged = self.stateful_set.as_ref()?;
+        let same =
+            judged.metadata.uid == applied.metadata.uid && judged.metadata.generation == applied.metadata.generation;
+        let pod = self.follower_pods.iter().find(|pod| pod.name_any() == name)?;
+        same.then_some(pod.as_ref())
+    }
 }
 
 /// Reads the token and asks the leader for its status.

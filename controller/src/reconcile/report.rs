@@ -13,6 +13,7 @@ use super::applier::ApplyError;
 use super::apply::Applied;
 use super::events::{self, Happened};
 use super::leader_client::{Configured, LeaderSeen};
+use super::plan::Plan;
 use super::status::{self, Seen};
 use super::validate::Validated;
 use crate::build::{Component, MANAGER, names};
@@ -26,6 +27,8 @@ pub struct StepResults<'a> {
     pub configured: &'a Configured,
     /// The objects with pods, or why an object could not be applied.
     pub applied: Result<&'a Applied, &'a ApplyError>,
+    /// Which pods may get a new template.
+    pub plan: &'a Plan,
 }
 
 /// The status that follows from the results and from the objects as the watches see them.
@@ -51,6 +54,7 @@ pub fn status(
         stateful_set: stateful_set.as_deref(),
         follower_pods: &follower_pods,
         leader_pods: &leader_pods,
+        plan: results.plan,
         problem: results.applied.err().map(|error| (error.reason(), error.to_string())),
     };
     status::compute(cluster, &seen, previous, Timestamp::now())

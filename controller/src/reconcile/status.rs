@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, StatefulSet};
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -18,7 +18,10 @@ use crate::build::{Component, names, selector_text};
 use crate::pods;
 use crate::reconcile::disruption;
 use crate::reconcile::leader_client::{Configured, Leader, LeaderSeen};
+use crate::reconcile::plan::Plan;
 use crate::reconcile::validate::Validated;
+
+mod progress;
 
 /// What the operator observed of a cluster in one reconciliation.
 pub struct Seen<'a> {
@@ -34,6 +37,8 @@ pub struct Seen<'a> {
     pub follower_pods: &'a [Arc<Pod>],
     /// The leader pods.
     pub leader_pods: &'a [Arc<Pod>],
+    /// Which pods may get a new template.
+    pub plan: &'a Plan,
     /// Why an object could not be applied: the reason in one word, and a sentence.
     pub problem: Option<(&'a str, String)>,
 }
@@ -66,7 +71,8 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
     let ready = wanted - u16::try_from(missing.len()).unwrap_or(wanted).min(wanted);
     let findings = [
         ready_condition(seen),
-        progressing(cluster, seen, opened, &missing),
+        progress::progressing(cluster, seen, opened, &missing),
+        progress::rolled_out(seen),
         quorum_available(seen),
         config_applied(cluster, seen),
         degraded(cluster, seen, opened, &missing),
@@ -78,7 +84,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         Some(LeaderState::Recovering) => Phase::Recovering,
         _ if !is("Ready", Verdict::True) => Phase::Unavailable,
         _ if is("Degraded", Verdict::True) => Phase::Degraded,
-        _ if is("Progressing", Verdict::True) => Phase::Updating,
+        _ if is("Progressing", Verdict::True) || is("RolledOut", Verdict::False) => Phase::Updating,
         _ => Phase::Ready,
     };
     let message = if phase == Phase::Ready { String::new() } else { headline(&findings) };
@@ -108,6 +114,7 @@ pub fn invalid(generation: Option<i64>, message: &str, previous: &KvClusterStatu
     let findings = [
         finding("Ready", Verdict::Unknown, "InvalidSpec", message),
         finding("Progressing", Verdict::False, "InvalidSpec", message),
+        finding("RolledOut", Verdict::Unknown, "InvalidSpec", message),
         finding("QuorumAvailable", Verdict::Unknown, "InvalidSpec", message),
         finding("ConfigApplied", Verdict::False, "InvalidSpec", message),
         finding("Degraded", Verdict::Unknown, "InvalidSpec", message),
@@ -246,72 +253,11 @@ fn drainable(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus) -
     }
 }
 
-fn progressing(cluster: &Validated, seen: &Seen<'_>, opened: bool, missing: &[String]) -> Finding {
-    let with = |verdict, reason, message: String| finding("Progressing", verdict, reason, message);
-    if let Some((reason, message)) = &seen.problem {
-        let reason = if *reason == "NameTaken" { "NameTaken" } else { "ApplyFailed" };
-        return with(Verdict::False, reason, message.clone());
-    }
-    if !opened {
-        let waits = if missing.is_empty() { ready_condition(seen).message } else { missing.join("; ") };
-        return with(Verdict::True, "Creating", waits);
-    }
-    if let Some(message) = rolling_out(seen) {
-        return with(Verdict::True, "RollingOut", message);
-    }
-    let pods = seen.stateful_set.and_then(|set| set.spec.as_ref()).and_then(|spec| spec.replicas).unwrap_or_default();
-    let wanted = i32::from(cluster.live.followers);
-    let in_force = seen.leader.open().map(|leader| leader.status.config.in_force.followers);
-    if pods != wanted || in_force.is_some_and(|in_force| in_force != cluster.live.followers) {
-        let from = in_force.map_or_else(|| pods.to_string(), |in_force| in_force.to_string());
-        return with(Verdict::True, "Scaling", format!("from {from} to {wanted} followers"));
-    }
-    let applied = config_applied(cluster, seen);
-    if applied.verdict == Verdict::False && applied.reason == "Pending" {
-        return with(Verdict::True, "Configuring", applied.message);
-    }
-    with(Verdict::False, "Settled", "the cluster is as the spec asks for".to_owned())
-}
-
-/// Describes the rollout of a new pod template, while there is one.
-fn rolling_out(seen: &Seen<'_>) -> Option<String> {
-    if let Some(set) = seen.stateful_set {
-        let status = set.status.as_ref()?;
-        let pods = set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
-        let behind = status.observed_generation.is_some() && status.observed_generation != set.metadata.generation;
-        let updated = status.updated_replicas.unwrap_or_default();
-        if behind || (status.update_revision != status.current_revision && updated < pods) {
-            return Some(format!("followers: {updated} of {pods} pods are updated"));
-        }
-    }
-    let deployment = seen.deployment?;
-    let status = deployment.status.as_ref()?;
-    let updated = status.updated_replicas.unwrap_or_default();
-    let behind = status.observed_generation != deployment.metadata.generation;
-    let old_remain = status.replicas.unwrap_or_default() > updated;
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    if wanted > 1 {
-        let available = status.available_replicas.unwrap_or_default();
-        return (behind || old_remain || updated < wanted || is_starting(status))
-            .then(|| format!("leader: {updated} of {wanted} pods are updated, {available} of all pods are available"));
-    }
-    (behind || old_remain || updated < 1).then(|| "leader: a new pod takes over".to_owned())
-}
-
-/// Whether the pods of the newest template have not all been available at once yet.
-fn is_starting(status: &DeploymentStatus) -> bool {
-    let conditions = status.conditions.iter().flatten();
-    let progressing = conditions.filter(|condition| condition.type_ == "Progressing");
-    progressing
-        .filter_map(|condition| condition.reason.as_deref())
-        .any(|reason| matches!(reason, "NewReplicaSetCreated" | "FoundNewReplicaSet" | "ReplicaSetUpdated"))
-}
-
 /// Which standbys that the spec asks for are not ready, and why. A rollout starts new ones before it ends old ones.
 fn missing_standbys(cluster: &Validated, seen: &Seen<'_>, leader: &Leader) -> Option<String> {
     let others = seen.leader_pods.iter().filter(|pod| pod.name_any() != leader.pod);
     let (ready, other): (Vec<_>, Vec<_>) = others.partition(|pod| pods::is_ready(pod));
-    if ready.len() >= usize::from(cluster.standbys) || rolling_out(seen).is_some() {
+    if ready.len() >= usize::from(cluster.standbys) || progress::rolling_out(seen).is_some() {
         return None;
     }
     let reason = |pod: &&Arc<Pod>| pods::problem(pod).unwrap_or_else(|| format!("{}: is not ready", pod.name_any()));
@@ -383,7 +329,7 @@ fn headline(findings: &[Finding]) -> String {
         "Progressing" => finding.verdict == Verdict::True || matches!(finding.reason, "NameTaken" | "ApplyFailed"),
         _ => finding.verdict != Verdict::True,
     };
-    let order = ["Progressing", "Ready", "Degraded", "ConfigApplied", "QuorumAvailable"];
+    let order = ["Progressing", "Ready", "Degraded", "RolledOut", "ConfigApplied", "QuorumAvailable"];
     let failed = findings.iter().find(|f| matches!(f.reason, "NameTaken" | "ApplyFailed"));
     let ready_first =
         findings.iter().find(|f| f.type_ == "Ready" && f.verdict != Verdict::True && f.reason != "LeaderNotRunning");

@@ -26,6 +26,7 @@ use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
 use crate::reconcile::leader_client::LeaderClient;
+use crate::reconcile::roll::Rollouts;
 
 /// One request, as the API server saw it.
 #[derive(Clone, Debug)]
@@ -193,6 +194,8 @@ fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
         applier: Applier::new(client.clone()),
         leaders: LeaderClient::on_port(leader_port).expect("a client"),
         lead_labels: LeadLabels::default(),
+        rollouts: Rollouts::default(),
+        rollouts_max: 3,
         recorder: Recorder::new(client.clone(), "operator-0".to_owned()),
         stores: Stores {
             accounts: store(vec![]),
@@ -211,6 +214,7 @@ fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
         memory: Memory::default(),
         health: Arc::new(Health::new(Duration::from_secs(120), metrics.clone())),
         metrics,
+        without_retries: client.clone(),
         client,
     })
 }
@@ -562,6 +566,148 @@ async fn without_standbys_no_pod_is_labelled_and_the_service_selects_by_readines
     assert_eq!(context.lead_labels.running(), 1);
     assert!(!context.lead_labels.keep(&validated("{}"), &pods, &context));
     assert_eq!(context.lead_labels.running(), 0, "the last pod that may be a standby is gone");
+}
+
+/// The objects of a cluster of five that an earlier template made, and a context in which the watches have them.
+fn rolling(client: Client, leader_port: u16, down: &[usize], spec: &str) -> Arc<Context> {
+    let cluster = validated(spec);
+    let inputs = build::Inputs {
+        token: "t".to_owned(),
+        follower_pods: 5,
+        spare_followers: 2,
+        leader_pods: 1,
+        opened: true,
+        leader_by_label: false,
+    };
+    let desired = build::build(&cluster, &inputs);
+    let made = |object: Value, status: Value| {
+        let mut object = object;
+        object["metadata"]["uid"] = json!("made");
+        object["metadata"]["generation"] = json!(3);
+        object["status"] = status;
+        object
+    };
+    let set = made(
+        serde_json::to_value(&desired.followers).expect("JSON"),
+        json!({"observedGeneration": 3, "replicas": 5, "updateRevision": "new"}),
+    );
+    let mut leader = made(
+        serde_json::to_value(&desired.leader).expect("JSON"),
+        json!({"observedGeneration": 3, "replicas": 1, "updatedReplicas": 1}),
+    );
+    leader["metadata"]["annotations"][build::TEMPLATE] = json!("earlier");
+    let follower = |ordinal: usize| {
+        let mut labels = json!(labels("demo", Some(Component::Follower)));
+        labels["controller-revision-hash"] = json!("old");
+        let ready = if down.contains(&ordinal) { "False" } else { "True" };
+        let pod = json!({"metadata": {"name": format!("demo-follower-{ordinal}"), "namespace": "shop", "uid": format!("pod-{ordinal}"),
+            "labels": labels}, "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}});
+        serde_json::from_value::<Pod>(pod).expect("a pod")
+    };
+    let mut context = context(client, leader_port, (0..5).map(follower).chain([leader_pod()]).collect());
+    let stores = &mut Arc::get_mut(&mut context).expect("the only reference").stores;
+    stores.stateful_sets = store(vec![serde_json::from_value(set).expect("a set")]);
+    stores.deployments = store(vec![serde_json::from_value(leader).expect("a deployment")]);
+    context
+}
+
+fn generation_3(asked: &Asked) -> Option<Answer> {
+    let (_, mut body) = usual(asked);
+    body["metadata"]["generation"] = json!(3);
+    (asked.method == Method::PATCH && asked.path.contains("/statefulsets/")).then_some((200, body))
+}
+
+fn condition_of(status: &Value, type_: &str) -> Value {
+    let all = status["status"]["conditions"].as_array().expect("conditions");
+    all.iter().find(|condition| condition["type"] == type_).expect("the condition is there").clone()
+}
+
+// Goal: a new template moves one follower, within the budget, and the leader keeps its pods until its turn; a follower that
+// is down keeps what is not to spare. Method: a cluster whose pods are all of an earlier template.
+#[tokio::test]
+async fn a_new_template_evicts_one_follower_and_pauses_the_leader() {
+    for (down, quorum, evicted) in [(vec![], 2, true), (vec![1], 2, false), (vec![1], 3, true)] {
+        let (api, client) = ApiServer::start(generation_3);
+        let leader = ScriptedLeader::start_with(5, config(4, quorum, 5), (500, json!({}))).await;
+        let spec = format!("{{writeQuorum: {quorum}}}");
+        let context = rolling(client, leader.port, &down, &spec);
+        context.memory.token_seen(&opened(&spec, 5), "t");
+        reconcile(guarded(opened(&spec, 5)), context.clone()).await.expect("it succeeds");
+        assert_eq!(api.applied("deployments/demo-leader")["spec"]["paused"], json!(true));
+        let evictions: Vec<Asked> = api.asked().into_iter().filter(|asked| asked.path.ends_with("/eviction")).collect();
+        let rolled_out = condition_of(&api.applied("/status"), "RolledOut");
+        if evicted {
+            assert_eq!(evictions.len(), 1, "{evictions:?}");
+            assert!(evictions[0].path.ends_with("pods/demo-follower-4/eviction"), "{}", evictions[0].path);
+            assert_eq!(evictions[0].body["deleteOptions"]["preconditions"]["uid"], json!("pod-4"));
+            assert_eq!(rolled_out["reason"], json!("RollingOut"));
+        } else {
+            assert!(evictions.is_empty(), "{evictions:?}");
+            assert_eq!(rolled_out["reason"], json!("RolloutBlocked"));
+            assert!(rolled_out["message"].to_string().contains("demo-follower-1"), "{rolled_out}");
+        }
+        assert_eq!(context.rollouts.count(), usize::from(evicted));
+    }
+}
+
+#[tokio::test]
+async fn what_the_budget_refuses_is_reported_and_where_it_allows_nothing_the_pod_is_deleted() {
+    let refuses = |asked: &Asked| {
+        let words = "Cannot evict pod as it would violate the pod's disruption budget.";
+        let refusal = || failure(429, "TooManyRequests", words);
+        asked.path.ends_with("/eviction").then(refusal).or_else(|| generation_3(asked))
+    };
+    for (quorum, refused) in [(3, true), (5, false)] {
+        let (api, client) = ApiServer::start(refuses);
+        let leader = ScriptedLeader::start_with(5, config(4, quorum, 5), (500, json!({}))).await;
+        let spec = format!("{{writeQuorum: {quorum}}}");
+        let context = rolling(client, leader.port, &[], &spec);
+        context.memory.token_seen(&opened(&spec, 5), "t");
+        reconcile(guarded(opened(&spec, 5)), context.clone()).await.expect("it succeeds");
+        let rolled_out = condition_of(&api.applied("/status"), "RolledOut");
+        let deleted = api.asked().into_iter().find(|asked| asked.method == Method::DELETE);
+        if refused {
+            assert_eq!(rolled_out["reason"], json!("RolloutBlocked"));
+            assert!(rolled_out["message"].to_string().contains("violate the pod's disruption budget"), "{rolled_out}");
+            assert!(deleted.is_none());
+        } else {
+            let deleted = deleted.expect("it is deleted");
+            assert!(deleted.path.ends_with("pods/demo-follower-4"), "{}", deleted.path);
+            assert_eq!(deleted.body["preconditions"]["uid"], json!("pod-4"));
+        }
+    }
+}
+
+// Goal: a pod is judged by the template that is applied, not by one that someone is about to see undone.
+#[tokio::test]
+async fn no_pod_moves_in_the_step_that_changes_the_stateful_set() {
+    let (api, client) = ApiServer::start(|asked| {
+        let (code, mut body) = generation_3(asked)?;
+        body["metadata"]["generation"] = json!(4);
+        Some((code, body))
+    });
+    let leader = ScriptedLeader::start_with(5, config(4, 3, 5), (500, json!({}))).await;
+    reconcile(guarded(opened("{}", 5)), rolling(client, leader.port, &[], "{}")).await.expect("it succeeds");
+    assert!(!api.asked().iter().any(|asked| asked.path.ends_with("/eviction")));
+}
+
+// Goal: a StatefulSet of an earlier operator gets the new strategy, which the API server refuses beside the old settings.
+#[tokio::test]
+async fn rolling_updates_of_a_stateful_set_are_stopped_before_it_is_applied() {
+    let (api, client) = ApiServer::start(generation_3);
+    let mut context = context(client, 1, vec![]);
+    let set = json!({"metadata": {"name": "demo-follower", "namespace": "shop", "uid": "made", "ownerReferences": [
+            {"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster", "name": "demo", "uid": UID, "controller": true}]},
+        "spec": {"replicas": 5, "selector": {}, "template": {},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}}});
+    let sets = &mut Arc::get_mut(&mut context).expect("the only reference").stores.stateful_sets;
+    *sets = store(vec![serde_json::from_value(set).expect("a set")]);
+    reconcile(guarded(opened("{}", 5)), context).await.expect("it succeeds");
+    let patches: Vec<Asked> = api.writes().into_iter().filter(|asked| asked.path.contains("statefulsets/")).collect();
+    assert_eq!(patches.len(), 2, "{patches:?}");
+    let strategy = &patches[0].body["spec"]["updateStrategy"];
+    assert_eq!(*strategy, json!({"type": "OnDelete", "rollingUpdate": null}));
+    assert_eq!(patches[1].body["spec"]["updateStrategy"], json!({"type": "OnDelete"}));
 }
 
 #[test]

@@ -20,5 +20,6 @@ mod repair;
 mod scale;
 mod standby;
 mod sweep;
+mod upgrade;
 mod volumes;
 mod writer;

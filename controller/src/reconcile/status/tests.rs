@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::fixtures::validated;
 use crate::reconcile::leader_client::LeaderError;
+use crate::reconcile::plan::Rollout;
 
 const W3: &str = "{replicas: 5, writeQuorum: 3}";
 
@@ -68,9 +69,14 @@ fn with_leader_pods(
         stateful_set: Some(&set),
         follower_pods: &pods(),
         leader_pods,
+        plan: &done(),
         problem: None,
     };
     compute(&validated(spec), &seen, previous, Timestamp::from_second(second).expect("a time"))
+}
+
+fn done() -> Plan {
+    Plan { next: None, rollout: Rollout::Done, message: "every pod has the newest template".to_owned(), rolls: false }
 }
 
 fn condition<'a>(status: &'a KvClusterStatus, type_: &str) -> (&'a str, &'a str) {
@@ -100,6 +106,7 @@ fn a_settled_cluster_reads_ready_and_says_what_it_can_stand() {
         ("ConfigApplied", "True"),
         ("Degraded", "False"),
         ("Drainable", "True"),
+        ("RolledOut", "True"),
     ] {
         assert_eq!(condition(&status, type_).0, expected, "{type_}");
     }
