@@ -1,6 +1,6 @@
 //! What every reconciliation shares.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +71,27 @@ pub struct Stores {
     pub pods: Store<Pod>,
     pub claims: Store<PersistentVolumeClaim>,
     pub listed: Arc<OnceCell<()>>,
+    pub unlisted: Unlisted,
+}
+
+/// The kinds whose watches have not listed the existing objects yet.
+#[derive(Clone, Default)]
+pub struct Unlisted(Arc<Mutex<BTreeSet<String>>>);
+
+impl Unlisted {
+    /// Counts a kind as not listed until `listed` is done.
+    pub async fn until<K: Resource<DynamicType = ()>>(&self, listed: impl Future) {
+        let kind = K::kind(&()).into_owned();
+        self.0.lock().insert(kind.clone());
+        listed.await;
+        self.0.lock().remove(&kind);
+    }
+
+    /// The kinds, by name.
+    #[must_use]
+    pub fn kinds(&self) -> Vec<String> {
+        self.0.lock().iter().cloned().collect()
+    }
 }
 
 impl Stores {
@@ -94,18 +115,19 @@ impl Stores {
             pods,
             claims,
             listed: _,
+            unlisted,
         } = self;
         // Fails only when a watch was dropped, which happens at the end of the program.
-        let _ = tokio::join!(
-            accounts.wait_until_ready(),
-            configs.wait_until_ready(),
-            services.wait_until_ready(),
-            stateful_sets.wait_until_ready(),
-            deployments.wait_until_ready(),
-            budgets.wait_until_ready(),
-            policies.wait_until_ready(),
-            pods.wait_until_ready(),
-            claims.wait_until_ready(),
+        tokio::join!(
+            unlisted.until::<ServiceAccount>(accounts.wait_until_ready()),
+            unlisted.until::<ConfigMap>(configs.wait_until_ready()),
+            unlisted.until::<Service>(services.wait_until_ready()),
+            unlisted.until::<StatefulSet>(stateful_sets.wait_until_ready()),
+            unlisted.until::<Deployment>(deployments.wait_until_ready()),
+            unlisted.until::<PodDisruptionBudget>(budgets.wait_until_ready()),
+            unlisted.until::<NetworkPolicy>(policies.wait_until_ready()),
+            unlisted.until::<Pod>(pods.wait_until_ready()),
+            unlisted.until::<PersistentVolumeClaim>(claims.wait_until_ready()),
         );
     }
 
@@ -159,6 +181,7 @@ struct Remembered {
     token: Option<String>,
     status: Option<(u64, KvClusterStatus)>,
     failures: u32,
+    unanswered: u32,
 }
 
 impl Memory {
@@ -210,6 +233,18 @@ impl Memory {
     /// Resets the count of failures.
     pub fn succeeded(&self, cluster: &KvCluster) {
         self.with(cluster, |remembered| remembered.failures = 0);
+    }
+
+    /// How many times in a row no leader answered.
+    pub fn unanswered(&self, cluster: &KvCluster) -> u32 {
+        self.with(cluster, |remembered| remembered.unanswered)
+    }
+
+    /// Counts whether a leader answered.
+    pub fn leader_asked(&self, cluster: &KvCluster, answered: bool) {
+        self.with(cluster, |remembered| {
+            remembered.unanswered = if answered { 0 } else { remembered.unanswered.saturating_add(1) };
+        });
     }
 
     /// Drops the records of a cluster that no longer exists.

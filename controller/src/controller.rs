@@ -136,6 +136,7 @@ fn work(
     let (pods, controller) = watched::<Pod>(controller, &client, namespace);
     let (claims, changes) = cache::<PersistentVolumeClaim>(api(&client, namespace), &claim_labels());
     let controller = controller.watches_stream(changes, belongs_to);
+    let unlisted = health.unlisted.clone();
     let context = Arc::new(Context {
         applier: Applier::new(client.clone()),
         leaders: LeaderClient::new().context("failed to make an HTTP client")?,
@@ -154,6 +155,7 @@ fn work(
             pods,
             claims,
             listed: Arc::default(),
+            unlisted: health.unlisted.clone(),
         },
         defaults: Defaults {
             image: settings.node_image.clone(),
@@ -167,6 +169,13 @@ fn work(
         health,
         without_retries,
         client,
+    });
+    // Before the first reconciliation: without KvClusters none would notice a watch that never lists.
+    let stores = context.stores.clone();
+    let clusters_listed = clusters.clone();
+    tokio::spawn(async move {
+        let cluster_list = async { drop(clusters_listed.wait_until_ready().await) };
+        tokio::join!(stores.ready(), unlisted.until::<KvCluster>(cluster_list));
     });
     let stopped = async move { drop(stop.changed().await) };
     let results = controller.graceful_shutdown_on(stopped).run(reconcile::reconcile, reconcile::retry, context.clone());

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::context::Unlisted;
 use crate::metrics::Metrics;
 
 /// Whether the operator makes progress.
@@ -20,6 +21,8 @@ pub struct Health {
     stuck_after: Duration,
     lease: Mutex<Instant>,
     reconciled: Mutex<Instant>,
+    /// The watches that have not listed yet.
+    pub unlisted: Unlisted,
     metrics: Arc<Metrics>,
 }
 
@@ -28,7 +31,13 @@ impl Health {
     #[must_use]
     pub fn new(stuck_after: Duration, metrics: Arc<Metrics>) -> Self {
         let now = Instant::now();
-        Self { stuck_after, lease: Mutex::new(now), reconciled: Mutex::new(now), metrics }
+        Self {
+            stuck_after,
+            lease: Mutex::new(now),
+            reconciled: Mutex::new(now),
+            unlisted: Unlisted::default(),
+            metrics,
+        }
     }
 
     /// Records that the Lease was read, whichever replica holds it.
@@ -49,6 +58,12 @@ impl Health {
         let lease = since(&self.lease);
         if lease > self.stuck_after {
             return Err(format!("the lease was not read for {} s", lease.as_secs()));
+        }
+        // A watch that never lists holds up every reconciliation, also of KvClusters that are not known yet.
+        let unlisted = self.unlisted.kinds();
+        let began = since(&self.reconciled);
+        if self.metrics.leading.get() == 1 && !unlisted.is_empty() && began > self.stuck_after {
+            return Err(format!("the watches of {} have not listed for {} s", unlisted.join(", "), began.as_secs()));
         }
         // The operator reconciles every KvCluster at least twice a minute.
         let busy = self.metrics.leading.get() == 1 && self.metrics.clusters.get() > 0;
@@ -113,6 +128,24 @@ mod tests {
         *health.lease.lock() = later;
         assert!(health.check(Instant::now()).is_ok());
         assert_eq!(health.check(later), Err("no reconciliation ended for 121 s".to_owned()));
+    }
+
+    // Goal: an operator whose watch never lists is restarted, also if it knows no KvCluster. Method: a list that never ends.
+    #[tokio::test]
+    async fn a_watch_that_never_lists_is_not_healthy_and_is_named() {
+        let health = health(true, 0);
+        let later = Instant::now() + Duration::from_secs(121);
+        *health.lease.lock() = later;
+        assert!(health.check(later).is_ok());
+        let (done, listed) = tokio::sync::oneshot::channel::<()>();
+        let unlisted = health.unlisted.clone();
+        let watch = tokio::spawn(async move { unlisted.until::<k8s_openapi::api::core::v1::Pod>(listed).await });
+        tokio::task::yield_now().await;
+        assert!(health.check(Instant::now()).is_ok(), "it may take a while");
+        assert_eq!(health.check(later), Err("the watches of Pod have not listed for 121 s".to_owned()));
+        done.send(()).expect("it waits");
+        watch.await.expect("it ends");
+        assert!(health.check(later).is_ok());
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub mod volumes;
 
 /// The delay before the next look at a cluster that is changing.
 const UNSETTLED: Duration = Duration::from_millis(1000);
+/// The longest delay before the next look at a cluster whose leader does not answer.
+const UNREACHABLE: Duration = Duration::from_secs(15);
 /// The delay before the next look at a resource that the operator cannot act on. A change of it triggers a look at once.
 const IDLE: Duration = Duration::from_secs(30);
 /// The first delay after a failure, and the longest.
@@ -97,13 +99,9 @@ pub async fn reconcile(object: Arc<DeserializeGuard<KvCluster>>, context: Arc<Co
         Err(malformed) => {
             // The CRD in the cluster accepts values that this operator does not know. Other resources go on.
             let name = object.name_any();
-            tracing::error!(
-                name,
-                namespace = object.namespace(),
-                error = malformed.error,
-                "failed to read a KvCluster"
-            );
-            Ok(Action::requeue(IDLE))
+            let namespace = object.namespace().unwrap_or_default();
+            tracing::error!(name, namespace, error = malformed.error, "failed to read a KvCluster");
+            report::malformed(&namespace, &name, &malformed.error, &context).await.map(|()| Action::requeue(IDLE))
         }
     };
     context.metrics.reconciled(started.elapsed(), result.as_ref().err().map(Error::reason));
@@ -121,6 +119,16 @@ pub fn retry(object: Arc<DeserializeGuard<KvCluster>>, error: &Error, context: A
     let delay = backoff(failures);
     tracing::warn!(name = object.name_any(), namespace = object.namespace(), %error, failures, "failed to reconcile");
     Action::requeue(jittered(delay))
+}
+
+/// The delay before the next look. A leader that does not answer takes a place among the reconciliations for as long as the
+/// operator waits for it, so it is asked later each time. A change of its pods triggers a look at once.
+fn next_look(settled: bool, unanswered: u32, poll_interval: Duration) -> Duration {
+    match (settled, unanswered) {
+        (true, _) => poll_interval,
+        (false, 0 | 1) => UNSETTLED,
+        (false, more) => UNSETTLED.saturating_mul(1 << (more - 1).min(10)).min(UNREACHABLE),
+    }
 }
 
 fn backoff(failures: u32) -> Duration {
@@ -174,6 +182,9 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     {
         plan = Plan::refused(refusal);
     }
+    if let Some(pod) = roll::left_behind(&observed.leader, &objects.leader_pods) {
+        roll::replace(pod, false, context).await?;
+    }
     // A failure to apply an object does not hold up the configuration of a leader that runs.
     let configured = configure::configure(&mut observed.leader, &cluster, &observed.token, context).await;
     let results =
@@ -184,7 +195,8 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     // A rollout that is blocked continues once a pod or the leader changes.
     let settled = status.phase == Phase::Ready
         || (status.phase == Phase::Updating && matches!(plan.rollout, Rollout::Blocked | Rollout::Queued));
-    Ok(Action::requeue(jittered(if settled { context.poll_interval } else { UNSETTLED })))
+    let unanswered = context.memory.unanswered(resource);
+    Ok(Action::requeue(jittered(next_look(settled, unanswered, context.poll_interval))))
 }
 
 #[cfg(test)]

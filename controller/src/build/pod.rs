@@ -79,12 +79,12 @@ fn container(cluster: &Validated, component: Component, resources: Option<Resour
         env: Some(common_env(cluster, component).into_iter().chain(env).collect()),
         ports: Some(vec![port("http", PORT), port("redis", RESP_PORT)]),
         resources: Some(requirements(resources)),
-        // Reading a large data directory may take minutes.
-        startup_probe: Some(probe("/healthz", 1, 300)),
+        // Reading a large data directory may take long, and would begin anew after a restart.
+        startup_probe: Some(probe("/healthz", 1, 3600)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
-        // Slow on purpose. A leader that a newer one replaced reports itself unhealthy. The Deployment ends it long before
-        // this probe would restart it, and a restart would take the lead back.
-        liveness_probe: Some(probe("/healthz", 10, 4)),
+        // Not /healthz: a leader that a newer one replaced reports itself unhealthy, and a restart would take the lead back
+        // while the newer one recovers. The Deployment or the operator ends it.
+        liveness_probe: Some(probe("/status", 10, 4)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),

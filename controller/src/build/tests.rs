@@ -174,6 +174,19 @@ fn pods_keep_to_the_restricted_profile_and_have_no_token_of_kubernetes() {
     }
 }
 
+// Goal: no probe ends a recovery: of a follower that reads a large disk, or of a leader by restarting the one that it
+// replaced, which would take the lead back.
+#[test]
+fn no_probe_ends_a_recovery() {
+    for pod in [pod_of(&objects(SPEC).leader), pod_of(&objects(SPEC).followers)] {
+        let container = &pod["spec"]["containers"][0];
+        assert_eq!(container["livenessProbe"]["httpGet"]["path"], json!("/status"), "which a replaced leader answers");
+        let startup = &container["startupProbe"];
+        let patience = startup["periodSeconds"].as_i64().zip(startup["failureThreshold"].as_i64()).expect("numbers");
+        assert!(patience.0 * patience.1 >= 3600, "{startup}");
+    }
+}
+
 #[test]
 fn the_token_is_in_the_secret_alone_and_another_one_restarts_the_pods() {
     let build_with = |token: &str| build(&validated("{}"), &Inputs { token: token.to_owned(), ..inputs() });

@@ -161,7 +161,9 @@ impl LeaderClient {
     /// Requests without an answer are repeated for a moment: a NetworkPolicy admits a new operator only after a while,
     /// and the refusals until then say nothing about the leader. So are those that only standbys answer: one of them leads
     /// soon, and until then it knows less of the cluster than a leader.
-    pub async fn observe(&self, leader_pods: &[Arc<Pod>]) -> LeaderSeen {
+    ///
+    /// `patient` is false where no leader answered the last time either: then one request is enough.
+    pub async fn observe(&self, leader_pods: &[Arc<Pod>], patient: bool) -> LeaderSeen {
         let started = Instant::now();
         loop {
             let seen = self.observe_once(leader_pods).await;
@@ -170,7 +172,7 @@ impl LeaderClient {
                 LeaderSeen::Answered(leader) => leader.status.state == LeaderState::Standby,
                 LeaderSeen::NotRunning(_) => false,
             };
-            if !repeats || started.elapsed() > PERSISTENCE {
+            if !repeats || !patient || started.elapsed() > PERSISTENCE {
                 return seen;
             }
             tokio::time::sleep(PERSISTENCE / 5).await;

@@ -70,7 +70,9 @@ impl Objects {
 pub async fn observe(resource: &KvCluster, cluster: &Validated, context: &Context) -> Result<Observation, Error> {
     let (secret, token) = token(resource, cluster, context).await?;
     let leader_pods = context.stores.pods_of(&cluster.namespace, &cluster.name, Component::Leader);
-    let leader = context.leaders.observe(&leader_pods).await;
+    let patient = context.memory.unanswered(resource) == 0;
+    let leader = context.leaders.observe(&leader_pods, patient).await;
+    context.memory.leader_asked(resource, !matches!(leader, LeaderSeen::Unreachable { .. }));
     let stateful_set = cached(&context.stores.stateful_sets, &cluster.namespace, &names::followers(&cluster.name));
     let follower_pods = stateful_set.and_then(|set| set.spec.as_ref()?.replicas);
     Ok(Observation { secret, token, leader, leader_pods, follower_pods })

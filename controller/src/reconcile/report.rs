@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use kvcluster_api::resource::{KvCluster, KvClusterStatus};
 use serde_json::json;
@@ -103,6 +103,29 @@ pub async fn write(
         tracing::info!(name = resource.name_any(), namespace = resource.namespace(), reason, note, "transition");
         context.recorder.publish(resource, &event, Timestamp::now()).await;
     }
+    Ok(())
+}
+
+/// Reports that a resource cannot be read. Only the phase, the message and the conditions change: what else the status says
+/// is needed once the resource can be read again.
+///
+/// # Errors
+/// [`Error::Api`] when the API server does not take the status.
+pub async fn malformed(namespace: &str, name: &str, error: &str, context: &Context) -> Result<(), Error> {
+    let resource = ApiResource::erase::<KvCluster>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource);
+    let Some(object) = api.get_opt(name).await.map_err(Error::api("read a KvCluster"))? else { return Ok(()) };
+    let previous: KvClusterStatus = serde_json::from_value(object.data["status"].clone()).unwrap_or_default();
+    let message = format!("this operator cannot read the resource: {error}");
+    let status = status::invalid(object.metadata.generation, &message, &previous, Timestamp::now());
+    if previous == status {
+        return Ok(());
+    }
+    let KvClusterStatus { observed_generation, phase, message, conditions, .. } = status;
+    let patch = json!({"status": {"observedGeneration": observed_generation, "phase": phase, "message": message,
+        "conditions": conditions}});
+    let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch_status(name, &parameters, &Patch::Merge(&patch)).await.map_err(Error::api("write the status"))?;
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! Step 8 (client): replaces the one follower pod that may move, and counts the clusters that roll.
+//! Step 8 (client): replaces the one follower pod that may move, or a leader that was left behind, and counts the clusters
+//! that roll.
 //!
 //! The operator evicts the pod instead of letting the StatefulSet update it (`updateStrategy: OnDelete`). Any pod can be the
 //! next one, a broken one for example, where a partition of a StatefulSet goes by ordinals alone. And an eviction
@@ -6,14 +7,17 @@
 //! more followers than the budget allows.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
+use kvcluster_api::status::LeaderState;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::Error;
+use super::leader_client::LeaderSeen;
 use super::plan::{Plan, Situation, Turn, decide};
 use crate::context::Context;
 
@@ -50,6 +54,16 @@ impl Rollouts {
     }
 }
 
+/// The pod of a leader that another one replaced, where no other leader pod is there to go on. Such a leader serves nobody
+/// until it starts again, and no probe restarts it.
+#[must_use]
+pub fn left_behind<'a>(leader: &LeaderSeen, leader_pods: &'a [Arc<Pod>]) -> Option<&'a Pod> {
+    let fenced = leader.answered().filter(|leader| leader.status.state == LeaderState::Fenced)?;
+    let mut staying = leader_pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let pod = staying.next().filter(|pod| pod.name_any() == fenced.pod)?;
+    staying.next().is_none().then_some(pod.as_ref())
+}
+
 /// Replaces a pod: evicts it, or deletes it where no budget could allow that. Returns why the API server did not allow it.
 ///
 /// # Errors
@@ -71,7 +85,7 @@ pub async fn replace(pod: &Pod, within_budget: bool, context: &Context) -> Resul
     };
     match done {
         Ok(()) => {
-            tracing::info!(name, namespace, within_budget, "replaces a pod of an earlier template");
+            tracing::info!(name, namespace, within_budget, "replaced a pod");
             Ok(None)
         }
         // It is gone, or another one has its name.
@@ -80,6 +94,6 @@ pub async fn replace(pod: &Pod, within_budget: bool, context: &Context) -> Resul
         Err(kube::Error::Api(status)) if status.code == 429 || status.code == 500 => {
             Ok(Some(format!("{name} cannot move: the API server refuses its eviction: {}", status.message)))
         }
-        Err(source) => Err(Error::api("replace a pod of an earlier template")(source)),
+        Err(source) => Err(Error::api("replace a pod")(source)),
     }
 }

@@ -82,6 +82,8 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
     let phase = match seen.leader.answered().map(|leader| leader.status.state) {
         _ if !opened => Phase::Creating,
         Some(LeaderState::Recovering) => Phase::Recovering,
+        // Only the operator may be cut off: what is not known has not changed.
+        _ if is("Ready", Verdict::Unknown) => previous.phase,
         _ if !is("Ready", Verdict::True) => Phase::Unavailable,
         _ if is("Degraded", Verdict::True) => Phase::Degraded,
         _ if is("Progressing", Verdict::True) || is("RolledOut", Verdict::False) => Phase::Updating,
@@ -132,9 +134,14 @@ pub fn invalid(generation: Option<i64>, message: &str, previous: &KvClusterStatu
 fn ready_condition(seen: &Seen<'_>) -> Finding {
     let not = |reason, message: String| finding("Ready", Verdict::False, reason, message);
     match seen.leader {
-        LeaderSeen::NotRunning(why) => not("LeaderNotRunning", why.clone()),
+        LeaderSeen::NotRunning(why) => not("LeaderNotRunning", refused_pods(seen).unwrap_or_else(|| why.clone())),
         LeaderSeen::Unreachable { pod, error } => {
-            not("LeaderUnreachable", format!("{pod} does not answer the operator: {error}"))
+            let message = format!("{pod} does not answer the operator: {error}");
+            // Its kubelet may reach it where the operator is cut off.
+            if seen.leader_pods.iter().any(|leader| leader.name_any() == *pod && pods::is_ready(leader)) {
+                return finding("Ready", Verdict::Unknown, "LeaderUnreachable", format!("{message}; its pod is ready"));
+            }
+            not("LeaderUnreachable", message)
         }
         LeaderSeen::Answered(leader) => match leader.status.state {
             LeaderState::Open if confirming(leader) < leader.status.config.in_force.write_quorum => {
@@ -155,6 +162,13 @@ fn ready_condition(seen: &Seen<'_>) -> Finding {
             LeaderState::Fenced => not("LeaderFenced", format!("{} was replaced by a newer leader", leader.pod)),
         },
     }
+}
+
+/// Why the API server refuses new leader pods, a quota for example.
+fn refused_pods(seen: &Seen<'_>) -> Option<String> {
+    let conditions = seen.deployment?.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions.iter().find(|one| one.type_ == "ReplicaFailure" && one.status == "True")?;
+    Some(format!("no leader pod can be made: {}", failure.message.as_deref().unwrap_or_default()))
 }
 
 fn quorum_available(seen: &Seen<'_>) -> Finding {
@@ -207,7 +221,8 @@ fn degraded(cluster: &Validated, seen: &Seen<'_>, opened: bool, missing: &[Strin
     let ready = ready_condition(seen);
     // Kubernetes checks every two seconds whether a leader is ready. Until then nothing is missing.
     if ready.verdict != Verdict::True && ready.reason != "LeaderNotReady" {
-        return with(Verdict::True, ready.reason, ready.message);
+        let verdict = if ready.verdict == Verdict::Unknown { Verdict::Unknown } else { Verdict::True };
+        return with(verdict, ready.reason, ready.message);
     }
     let Some(leader) = seen.leader.open() else {
         return with(Verdict::True, "LeaderNotOpen", "no leader is open".to_owned());
@@ -272,10 +287,14 @@ fn missing_standbys(cluster: &Validated, seen: &Seen<'_>, leader: &Leader) -> Op
 /// The followers that the spec asks for and that do not receive new writes, each with the reason.
 fn missing_followers(cluster: &Validated, seen: &Seen<'_>) -> Vec<String> {
     let set = names::followers(&cluster.name);
+    // Without an open leader their own readiness counts: they have everything, and heard a leader a moment ago.
+    let by_readiness = seen.leader.open().is_none();
+    let is_ready = |name: &str| seen.follower_pods.iter().any(|pod| pod.name_any() == name && pods::is_ready(pod));
     let views = seen.leader.answered().map(|leader| leader.status.followers.as_slice()).unwrap_or_default();
     (0..cluster.live.followers)
         .map(|ordinal| format!("{set}-{ordinal}"))
         .filter_map(|name| match views.iter().find(|view| view.name == name) {
+            _ if by_readiness && is_ready(&name) => None,
             Some(view) if view.confirms() => None,
             Some(view) => Some(describe(view, seen)),
             None => {

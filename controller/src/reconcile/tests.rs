@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
-use crate::reconcile::leader_client::LeaderClient;
+use crate::reconcile::leader_client::{LeaderClient, LeaderSeen};
 use crate::reconcile::roll::Rollouts;
 
 /// One request, as the API server saw it.
@@ -208,6 +208,7 @@ fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
             pods: store(pods),
             claims: store(vec![]),
             listed: Arc::default(),
+            unlisted: crate::context::Unlisted::default(),
         },
         defaults: defaults(),
         poll_interval: Duration::from_secs(3),
@@ -427,14 +428,43 @@ async fn a_contradiction_changes_nothing_but_the_status() {
     assert_eq!(api.applied("/status")["status"]["message"], json!("writeQuorum 3 is greater than replicas 2"));
 }
 
+// Goal: a resource that this operator cannot read says so, once, and keeps what it knew. Method: one that was open.
 #[tokio::test]
-async fn a_malformed_or_deleted_resource_asks_for_nothing() {
+async fn a_malformed_resource_does_not_stay_ready() {
+    let ready = json!({"type": "Ready", "status": "True", "reason": "Open", "message": "", "observedGeneration": 1,
+        "lastTransitionTime": "2026-01-01T00:00:00Z"});
+    let malformed = json!({"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster",
+        "metadata": {"name": "odd", "namespace": "shop", "generation": 2}, "spec": {"replicas": "many"},
+        "status": {"opened": true, "appliedWriteQuorum": 3, "conditions": [ready]}});
+    let stored = Arc::new(Mutex::new(malformed.clone()));
+    let server = stored.clone();
+    let (api, client) = ApiServer::start(move |asked| {
+        let mut stored = server.lock();
+        if asked.path.ends_with("/status") {
+            for (field, value) in asked.body["status"].as_object().expect("a status") {
+                stored["status"][field] = value.clone();
+            }
+        }
+        asked.path.contains("kvclusters/odd").then(|| (200, stored.clone()))
+    });
+    let context = context(client, 1, vec![]);
+    let guard = || serde_json::from_value::<DeserializeGuard<KvCluster>>(malformed.clone()).expect("a guard");
+    assert!(guard().0.is_err());
+    for _ in 0..2 {
+        reconcile(Arc::new(guard()), context.clone()).await.expect("it is reported");
+    }
+    assert_eq!(api.writes().len(), 1, "{:?}", api.writes());
+    assert!(api.writes()[0].query.contains("fieldManager=kv-controller"));
+    let status = stored.lock().clone();
+    assert_eq!(condition_of(&status, "Ready")["status"], json!("Unknown"));
+    assert!(status["status"]["message"].to_string().contains("cannot read the resource: "), "{status}");
+    assert_eq!((&status["status"]["opened"], &status["status"]["appliedWriteQuorum"]), (&json!(true), &json!(3)));
+}
+
+#[tokio::test]
+async fn a_deleted_resource_asks_for_nothing() {
     let (api, client) = ApiServer::start(|_| None);
     let context = context(client, 1, vec![]);
-    let malformed = json!({"metadata": {"name": "odd", "namespace": "shop"}, "spec": {"replicas": "many"}});
-    let malformed: DeserializeGuard<KvCluster> = serde_json::from_value(malformed).expect("a guard takes anything");
-    assert!(malformed.0.is_err());
-    reconcile(Arc::new(malformed), context.clone()).await.expect("it is skipped");
     let mut going = cluster("{}");
     going.metadata.deletion_timestamp =
         Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
@@ -708,6 +738,52 @@ async fn rolling_updates_of_a_stateful_set_are_stopped_before_it_is_applied() {
     let strategy = &patches[0].body["spec"]["updateStrategy"];
     assert_eq!(*strategy, json!({"type": "OnDelete", "rollingUpdate": null}));
     assert_eq!(patches[1].body["spec"]["updateStrategy"], json!({"type": "OnDelete"}));
+}
+
+// Goal: leaders out of reach do not hold up the others. Method: a leader that never gives a usable answer, and what it was
+// asked in the first reconciliation and in the next.
+#[tokio::test]
+async fn a_leader_that_did_not_answer_is_asked_once_and_later_each_time() {
+    let asked: Arc<Mutex<u32>> = Arc::default();
+    let count = asked.clone();
+    let refuse = move || async move {
+        *count.lock() += 1;
+        axum::http::StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/status", get(refuse))).await });
+    let (_api, client) = ApiServer::start(|_| None);
+    let context = context(client, port, vec![leader_pod()]);
+    reconcile(guarded(opened("{}", 5)), context.clone()).await.expect("it succeeds");
+    let first = *asked.lock();
+    assert!(first > 1, "at first it may be a NetworkPolicy that does not know the operator yet");
+    reconcile(guarded(opened("{}", 5)), context).await.expect("it succeeds");
+    assert_eq!(*asked.lock() - first, 1);
+
+    let looks = [0, 1, 2, 3, 4, 5, 40].map(|times| next_look(false, times, Duration::from_secs(3)).as_secs());
+    assert_eq!(looks, [1, 1, 2, 4, 8, 15, 15]);
+    assert_eq!(next_look(true, 0, Duration::from_secs(3)).as_secs(), 3);
+}
+
+// Goal: a leader that was replaced, and whose successor is gone, starts again; one with a successor is left alone.
+#[test]
+fn a_leader_left_behind_is_the_only_one_and_fenced() {
+    let leader = |state: &str| {
+        let status = json!({"role": "leader", "state": state, "config": config(4, 3, 5)});
+        LeaderSeen::Answered(Box::new(leader_client::Leader {
+            pod: "demo-leader-x".to_owned(),
+            url: String::new(),
+            reached: false,
+            status: serde_json::from_value(status).expect("a status"),
+        }))
+    };
+    let (one, other) = (Arc::new(leader_pod()), Arc::new(leader_pod_at("demo-leader-y", "127.0.0.2")));
+    let found = |state: &str, pods: &[Arc<Pod>]| roll::left_behind(&leader(state), pods).map(ResourceExt::name_any);
+    assert_eq!(found("fenced", std::slice::from_ref(&one)).as_deref(), Some("demo-leader-x"));
+    assert_eq!(found("fenced", &[one.clone(), other.clone()]), None);
+    assert_eq!(found("fenced", &[other]), None, "a pod that is not the one that answered");
+    assert_eq!(found("recovering", &[one]), None);
 }
 
 #[test]

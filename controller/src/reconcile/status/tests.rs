@@ -184,6 +184,58 @@ fn a_leader_that_does_not_answer_has_its_own_reason_and_the_values_in_force_stay
     assert_eq!(status.leader, None);
 }
 
+// Goal: while the operator alone is cut off, the status does not say that the cluster is. Method: a leader that does not
+// answer, with and without a pod that its kubelet finds ready; the followers' readiness in place of the leader's report.
+#[test]
+fn what_the_operator_alone_cannot_see_is_unknown_and_followers_count_by_their_own_readiness() {
+    let first = computed(&all_well(), &KvClusterStatus::default(), 100);
+    let cut = LeaderSeen::Unreachable {
+        pod: "demo-leader-x".to_owned(),
+        error: LeaderError::Refused { status: 500, message: "broken".to_owned() },
+    };
+    let pod = |name: &str, ready: bool| -> Arc<Pod> {
+        let conditions = json!([{"type": "Ready", "status": if ready { "True" } else { "False" }}]);
+        let pod = json!({"metadata": {"name": name}, "status": {"phase": "Running", "conditions": conditions}});
+        Arc::new(serde_json::from_value(pod).expect("a pod"))
+    };
+    let (deployment, set) = workloads();
+    let of = |leader_ready: bool| {
+        let followers: Vec<Arc<Pod>> = (0..5).map(|n| pod(&format!("demo-follower-{n}"), n != 2)).collect();
+        let seen = Seen {
+            leader: &cut,
+            configured: &Configured::Unchanged,
+            deployment: Some(&deployment),
+            stateful_set: Some(&set),
+            follower_pods: &followers,
+            leader_pods: &[pod("demo-leader-x", leader_ready)],
+            plan: &done(),
+            problem: None,
+        };
+        compute(&validated(W3), &seen, &first, Timestamp::from_second(200).expect("a time"))
+    };
+    let status = of(true);
+    for type_ in ["Ready", "Degraded", "QuorumAvailable"] {
+        assert_eq!(condition(&status, type_), ("Unknown", "LeaderUnreachable"), "{type_}");
+    }
+    assert_eq!((status.phase, status.followers.as_str()), (Phase::Ready, "4/5"));
+    let status = of(false);
+    assert_eq!(condition(&status, "Ready"), ("False", "LeaderUnreachable"));
+    assert_eq!(status.phase, Phase::Unavailable);
+}
+
+#[test]
+fn a_quota_that_keeps_the_leader_from_starting_is_named() {
+    let mut deployment = serde_json::to_value(workloads().0).expect("JSON");
+    deployment["status"]["conditions"] = json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate",
+        "message": "exceeded quota: small"}]);
+    let deployment = serde_json::from_value(deployment).expect("a deployment");
+    let gone = LeaderSeen::NotRunning("no leader pod runs".to_owned());
+    let first = computed(&all_well(), &KvClusterStatus::default(), 100);
+    let status = with_leader_pods(W3, &gone, &deployment, &[], &first, 200);
+    assert_eq!(condition(&status, "Ready"), ("False", "LeaderNotRunning"));
+    assert_eq!(status.conditions[0].message, "no leader pod can be made: exceeded quota: small");
+}
+
 #[test]
 fn a_quorum_that_is_not_in_force_yet_says_what_it_waits_for() {
     let pending = json!({"config": {"generation": 4, "write_quorum": 2, "followers": 5, "min_delay_ms": 0, "max_delay_ms": 200,
