@@ -29,6 +29,7 @@ use crate::resp::{self, Backend};
 use crate::shutdown::{self, Shutdown};
 use crate::store::disk::{self, Found, Opened};
 use crate::store::{Store, StoreError};
+use crate::tokens::Tokens;
 
 /// A node of kvcluster: the leader, or one of its followers
 #[derive(Parser)]
@@ -135,6 +136,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     // Rejects contradictory settings before it starts anything.
     settings.http.check()?;
     let leader = if settings.role == Role::Leader { Some(settings.leader()?) } else { None };
+    let access = settings.access()?;
     let data_dir = if leader.is_none() { settings.data_dir()?.map(Path::to_owned) } else { None };
     start_log(&settings)?;
     #[cfg(feature = "deliberate-faults")]
@@ -159,7 +161,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     }
     let site = Site {
         name: settings.name(),
-        token: settings.token().map(Into::into),
+        access,
         key_bytes_max: settings.http.key_bytes_max,
         value_bytes_max: settings.http.value_bytes_max,
         bodies: settings.http.bodies(),
@@ -170,6 +172,9 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
         draining: Arc::new(AtomicBool::new(false)),
         kvcluster: settings.kvcluster().map(Into::into),
     };
+    for tokens in [&site.access.cluster, &site.access.clients].into_iter().flatten() {
+        tokio::spawn(Tokens::follow(Arc::downgrade(tokens)));
+    }
     let shutdown = Shutdown::start()?;
     match leader {
         Some((followers, live)) => {
@@ -180,7 +185,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
                 leader.expect_state();
             }
             let resizable = matches!(followers, Followers::Dns { .. });
-            find(&leader, followers, &settings, address.port())?;
+            find(&leader, followers, &settings, address.port(), site.access.cluster.clone())?;
             let hand_over = Arc::new(Notify::new());
             let service = LeaderService::new(site.clone(), leader.clone(), resizable, hand_over.clone());
             let stops = async {
@@ -247,10 +252,16 @@ fn restore(
 }
 
 /// Starts the discovery of followers.
-fn find(leader: &Arc<Coordinator>, followers: Followers, settings: &Settings, port: u16) -> Result<(), Failure> {
+fn find(
+    leader: &Arc<Coordinator>,
+    followers: Followers,
+    settings: &Settings,
+    port: u16,
+    tokens: Option<Arc<Tokens>>,
+) -> Result<(), Failure> {
     let advertised = settings.advertise_url.clone().filter(|url| !url.is_empty());
     let advertised = advertised.unwrap_or_else(|| format!("http://{}:{port}", settings.name()));
-    let dialer = Dialer::new(advertised, settings.token().map(str::to_owned));
+    let dialer = Dialer::new(advertised, tokens);
     tokio::spawn(Coordinator::beat(Arc::downgrade(leader), Duration::from_millis(HEARTBEAT_MS.into())));
     match followers {
         Followers::Urls(urls) => {

@@ -14,6 +14,7 @@ use kvcluster_api::delay::{DelayLaw, PRESETS};
 pub use self::followers::{Followers, parse_followers};
 pub use self::http::HttpSettings;
 use crate::protocol::leader::{Delay, DelayRange, FOLLOWERS_MAX, Limits};
+use crate::tokens::{Access, Tokens};
 
 /// How often a leader sends heartbeats, in milliseconds.
 pub const HEARTBEAT_MS: u32 = 100;
@@ -116,6 +117,13 @@ pub struct Settings {
     /// Bearer token that guards replication and administration; without it they are open
     #[arg(long, env = "AUTH_TOKEN", hide_env_values = true)]
     pub auth_token: Option<String>,
+    /// File of such tokens, one in a line: the first is shown to other nodes, all are accepted, and a change needs no
+    /// restart
+    #[arg(long, env = "AUTH_TOKEN_FILE")]
+    pub auth_token_file: Option<String>,
+    /// File of the tokens of clients, one in a line, for HTTP and Redis' protocol; without it clients need none
+    #[arg(long, env = "CLIENT_TOKEN_FILE")]
+    pub client_token_file: Option<String>,
     /// Limits of the HTTP interface.
     #[command(flatten)]
     pub http: HttpSettings,
@@ -323,9 +331,26 @@ impl Settings {
         name.unwrap_or_else(|| "localhost".to_owned()).into()
     }
 
-    /// The token; `None` if it is empty.
-    pub fn token(&self) -> Option<&str> {
-        self.auth_token.as_deref().filter(|token| !token.is_empty())
+    /// Who may do what.
+    ///
+    /// # Errors
+    /// If a file has no tokens, or the same token is set twice.
+    pub fn access(&self) -> Result<Access, ConfigError> {
+        let of_file = |setting, path: &Option<String>| match path.as_deref().filter(|path| !path.is_empty()) {
+            Some(path) => Tokens::of_file(setting, path.into()).map(Some).or_else(|error| fail(error.to_string())),
+            None => Ok(None),
+        };
+        let fixed = self.auth_token.as_deref().filter(|token| !token.is_empty());
+        let cluster = match (fixed, of_file("AUTH_TOKEN_FILE", &self.auth_token_file)?) {
+            (Some(_), Some(_)) => {
+                let path = self.auth_token_file.as_deref().unwrap_or_default();
+                return fail(format!("AUTH_TOKEN and AUTH_TOKEN_FILE ({path}) are both set: give one of them"));
+            }
+            (Some(token), None) => Some(Tokens::fixed("AUTH_TOKEN", token)),
+            (None, of_file) => of_file,
+        };
+        let clients = of_file("CLIENT_TOKEN_FILE", &self.client_token_file)?;
+        Ok(Access { cluster, clients })
     }
 }
 

@@ -38,7 +38,6 @@ mod stream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use subtle::ConstantTimeEq;
 use tokio::sync::{Notify, Semaphore};
 
 pub(crate) use self::activity::TimeLimits;
@@ -54,14 +53,15 @@ pub use self::routes::{FollowerService, LeaderService};
 use crate::metrics::LeaderMetrics;
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
+use crate::tokens::Access;
 
 /// Settings and resources that all handlers share.
 #[derive(Clone, Debug)]
 pub struct Site {
     /// Name of this node.
     pub name: Arc<str>,
-    /// Guards replication and administration.
-    pub token: Option<Arc<str>>,
+    /// Who may do what.
+    pub access: Access,
     /// Longest key, in bytes.
     pub key_bytes_max: usize,
     /// Longest value, in bytes.
@@ -87,12 +87,6 @@ impl Site {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Whether this is the token. Takes the same time for every guess of its length, so that the time
-    /// does not reveal how much of a guess was right.
-    pub(crate) fn is_token(&self, given: &[u8]) -> bool {
-        self.token.as_ref().is_some_and(|token| given.ct_eq(token.as_bytes()).into())
-    }
-
     fn body_bytes_max(&self) -> usize {
         body_bytes_max(self.key_bytes_max, self.value_bytes_max)
     }
@@ -102,7 +96,7 @@ impl Site {
     fn for_tests() -> Self {
         Self {
             name: "node".into(),
-            token: None,
+            access: Access::default(),
             key_bytes_max: 100,
             value_bytes_max: 1_000,
             bodies: Bodies::new(1 << 20, std::time::Duration::from_secs(30)),

@@ -32,3 +32,4 @@ pub mod replication;
 mod resp;
 pub mod shutdown;
 pub mod store;
+pub mod tokens;

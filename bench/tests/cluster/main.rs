@@ -25,5 +25,6 @@ mod restore;
 mod standby;
 #[path = "../support/mod.rs"]
 mod support;
+mod tokens;
 mod values;
 mod versions;

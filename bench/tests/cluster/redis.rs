@@ -447,7 +447,10 @@ async fn connections_beyond_the_limit_get_an_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_asked_for() {
     let logs = TempDir::new().expect("a directory");
-    let cluster = cluster(&logs, with(&[("AUTH_TOKEN", "correct-horse")])).await;
+    let file = logs.path().join("clients");
+    std::fs::write(&file, "correct-horse\n").expect("written");
+    let file = file.display().to_string();
+    let cluster = cluster(&logs, with(&[("CLIENT_TOKEN_FILE", &file), ("AUTH_TOKEN", "of-the-cluster")])).await;
     for address in [cluster.leader_redis(), cluster.follower_redis(0)] {
         let mut redis = Redis::connect(&address).await;
         let refused = "-NOAUTH Authentication required.";
@@ -456,7 +459,7 @@ async fn a_token_is_asked_for() {
         }
         assert!(redis.ask("HELLO 3").await.starts_with("-NOAUTH HELLO must be called"));
         let wrong = "-WRONGPASS invalid username-password pair or user is disabled.";
-        for command in ["AUTH wrong-horse", "AUTH correct-hors", "AUTH default wrong", "AUTH other correct-horse"] {
+        for command in ["AUTH wrong-horse", "AUTH of-the-cluster", "AUTH default wrong", "AUTH other correct-horse"] {
             assert_eq!(redis.ask(command).await, wrong, "{command}");
         }
         assert_eq!(redis.ask("HELLO 3 AUTH default wrong").await, wrong);

@@ -1,19 +1,43 @@
-//! The bearer token that guards replication and administration.
+//! The bearer tokens that guard replication and administration, and those of clients.
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::Site;
 use super::error::ApiError;
+use crate::tokens::Tokens;
 
-/// Answers 401 to a request without the token, if a token is set.
+/// What every node answers without a token: its health, what it is doing, and the files of its page.
+const OPEN: [&str; 6] = ["/", "/config", "/healthz", "/metrics", "/readyz", "/status"];
+
+/// What [`authorize`] guards. `PATCH /config` is the seventh.
+const OF_THE_CLUSTER: [&str; 6] = ["/backup", "/hand-over", "/recover", "/replicate", "/replication", "/restore"];
+
+/// Answers 401 to a request without a token of the cluster, if it has any.
 pub(super) async fn authorize(State(site): State<Site>, request: Request, next: Next) -> Response {
-    let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    if site.token.is_none() || given.is_some_and(|given| site.is_token(given.as_bytes())) {
-        return next.run(request).await;
+    match &site.access.cluster {
+        Some(tokens) if !shows(tokens, request.headers()) => {
+            let message = "this route needs the bearer token of the cluster";
+            ApiError::plain(StatusCode::UNAUTHORIZED, message).into_response()
+        }
+        _ => next.run(request).await,
     }
-    ApiError::plain(StatusCode::UNAUTHORIZED, "this route needs the bearer token of the cluster").into_response()
+}
+
+/// The answer to a client that shows no token where clients need one. Every route that is not named here is one of
+/// clients, so that a new one is guarded.
+pub(super) fn refuse_client<B>(site: &Site, request: &axum::http::Request<B>) -> Option<ApiError> {
+    let tokens = site.access.clients.as_ref()?;
+    let path = request.uri().path();
+    let is_for_clients = !OPEN.contains(&path) && !OF_THE_CLUSTER.contains(&path) && !path.starts_with("/page/");
+    (is_for_clients && !shows(tokens, request.headers()))
+        .then(|| ApiError::early(StatusCode::UNAUTHORIZED, "this route needs the bearer token of a client"))
+}
+
+fn shows(tokens: &Tokens, headers: &HeaderMap) -> bool {
+    let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().split_at_checked("Bearer ".len()));
+    given.is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case(b"Bearer ") && tokens.accept(given))
 }

@@ -87,6 +87,9 @@ impl Service for LeaderService {
 
 impl LeaderService {
     async fn handle(&self, request: Request<Arriving>) -> Answer {
+        if let Some(refusal) = guard::refuse_client(&self.state.site, &request) {
+            return refusal.into();
+        }
         let answer = match (request.method(), request.uri().path()) {
             (&Method::POST, "/put") => kv::put(&self.state, request).await,
             (&Method::GET | &Method::HEAD, "/get") => kv::get(&self.state, request.uri()).await,
@@ -152,6 +155,9 @@ impl Service for FollowerService {
 
 impl FollowerService {
     async fn handle(&self, request: Request<Arriving>) -> Answer {
+        if let Some(refusal) = guard::refuse_client(&self.state.site, &request) {
+            return refusal.into();
+        }
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/get") => {
                 replica::get(&self.state, request.uri()).unwrap_or_else(Answer::from)

@@ -1,5 +1,7 @@
 //! Opens connections from a leader to followers: TCP, then an HTTP upgrade.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
@@ -14,6 +16,7 @@ use tokio::task::AbortHandle;
 use super::link::{LEADER_HEADER, SessionError};
 use super::session::{Connect, Connection, Session, dial};
 use super::wire::PROTOCOL;
+use crate::tokens::Tokens;
 
 /// Read buffer for messages of a follower, in bytes.
 const READ_BYTES: usize = 64 << 10;
@@ -22,14 +25,13 @@ const READ_BYTES: usize = 64 << 10;
 #[derive(Clone, Debug)]
 pub(crate) struct Dialer {
     advertised: String,
-    token: Option<String>,
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl Dialer {
-    /// `advertised` is the URL of this leader for clients; `token` is the bearer token of the
-    /// cluster.
-    pub(crate) fn new(advertised: String, token: Option<String>) -> Self {
-        Self { advertised, token }
+    /// `advertised` is the URL of this leader for clients; `tokens` are those of the cluster.
+    pub(crate) fn new(advertised: String, tokens: Option<Arc<Tokens>>) -> Self {
+        Self { advertised, tokens }
     }
 
     /// Connects and reads the greeting.
@@ -63,8 +65,8 @@ impl Connect for Dialer {
             .header(CONNECTION, "upgrade")
             .header(UPGRADE, PROTOCOL)
             .header(LEADER_HEADER, &self.advertised);
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(tokens) = &self.tokens {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", tokens.first()));
         }
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| connect(&error))?;
         let response = sender.send_request(request).await.map_err(|error| connect(&error))?;

@@ -45,7 +45,7 @@ impl Under<'_> {
 
 impl Client {
     pub(super) fn new(id: u64, backend: Backend) -> Self {
-        let authenticated = backend.site().token.is_none();
+        let authenticated = backend.site().access.clients.is_none();
         let (name, now) = (Vec::new(), Instant::now());
         Self { id, backend, authenticated, resp3: false, name, quits: false, in_transaction: false, end: 0, now }
     }

@@ -136,7 +136,7 @@ impl Client {
                 None => return Err(Error::wrong("invalid DB index")),
             },
             ("AUTH", [token]) => {
-                if self.backend.site().token.is_none() {
+                if self.backend.site().access.clients.is_none() {
                     return Err(Error::wrong(
                         "AUTH <password> called without any password configured for the default user. Are you sure your \
                          configuration is correct?",
@@ -169,8 +169,8 @@ impl Client {
 
     /// Accepts the token.
     fn authenticate(&mut self, user: &[u8], token: &[u8]) -> Result<(), Error> {
-        let site = self.backend.site();
-        if user != b"default" || (site.token.is_some() && !site.is_token(token)) {
+        let tokens = self.backend.site().access.clients.as_ref();
+        if user != b"default" || tokens.is_some_and(|tokens| !tokens.accept(token)) {
             return Err(Error::WRONG_PASS);
         }
         self.authenticated = true;
