@@ -43,7 +43,7 @@ pub fn situation(
         behind: behind(leader),
         leader: leader_is(leader, &live.leader_pods),
         leader_template: live.deployment.as_ref().map_or(LeaderTemplate::Current, |deployment| {
-            leader_template(deployment, &desired.leader, &live.leader_pods)
+            leader_template(deployment, &desired.leader, &live.leader_pods, is_rolled_out(previous))
         }),
     }
 }
@@ -52,9 +52,12 @@ pub fn situation(
 /// makes no revision: then the status still says that every pod has the newest template.
 fn is_recorded(set: &StatefulSet, desired: &StatefulSet, previous: &KvClusterStatus) -> bool {
     let observed = set.status.as_ref().and_then(|status| status.observed_generation);
-    let rolled_out = previous.conditions.iter().any(|one| one.type_ == "RolledOut" && one.status == "True");
     set.annotations().get(TEMPLATE) == desired.annotations().get(TEMPLATE)
-        && (observed == set.metadata.generation || rolled_out)
+        && (observed == set.metadata.generation || is_rolled_out(previous))
+}
+
+fn is_rolled_out(previous: &KvClusterStatus) -> bool {
+    previous.conditions.iter().any(|one| one.type_ == "RolledOut" && one.status == "True")
 }
 
 fn followers(cluster: &Validated, live: &Objects, leader: &LeaderSeen) -> Vec<Follower> {
@@ -111,11 +114,11 @@ fn leader_is(leader: &LeaderSeen, pods: &[Arc<Pod>]) -> LeaderIs {
 }
 
 /// A Deployment whose template may not be used yet is paused, and keeps its pods as they are.
-fn leader_template(live: &Deployment, desired: &Deployment, pods: &[Arc<Pod>]) -> LeaderTemplate {
+fn leader_template(live: &Deployment, desired: &Deployment, pods: &[Arc<Pod>], rolled_out: bool) -> LeaderTemplate {
     if live.annotations().get(TEMPLATE) != desired.annotations().get(TEMPLATE) || is_paused(live) {
         return LeaderTemplate::Waits;
     }
-    if is_rolling(live) {
+    if is_rolling(live, rolled_out) {
         let problem = pods.iter().find(|pod| pods::cannot_run(pod)).and_then(|pod| pods::problem(pod));
         return LeaderTemplate::Rolls { problem };
     }
@@ -138,12 +141,43 @@ pub fn is_paused(deployment: &Deployment) -> bool {
     deployment.spec.as_ref().and_then(|spec| spec.paused).unwrap_or_default()
 }
 
-/// Whether pods of an earlier template remain, or those of the newest are not all there.
-fn is_rolling(deployment: &Deployment) -> bool {
+/// Whether pods of an earlier template remain. A pod that is missing is replaced by one of the newest, and a change of the
+/// size alone starts no rollout.
+fn is_rolling(deployment: &Deployment, rolled_out: bool) -> bool {
     let Some(status) = deployment.status.as_ref() else { return false };
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-    let updated = status.updated_replicas.unwrap_or_default();
-    status.observed_generation != deployment.metadata.generation
-        || status.replicas.unwrap_or_default() > updated
-        || updated < wanted
+    let observed = status.observed_generation == deployment.metadata.generation;
+    (!observed && !rolled_out) || status.replicas.unwrap_or_default() > status.updated_replicas.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    // Goal: a leader pod that is replaced after its loss, or one more standby, is no rollout. Method: a Deployment with the
+    // newest template, and each state that its controller may report.
+    #[test]
+    fn a_leader_rolls_while_pods_of_an_earlier_template_remain() {
+        let deployment = |observed: i64, replicas: i32, updated: i32, paused: bool| -> Deployment {
+            let status = json!({"observedGeneration": observed, "replicas": replicas, "updatedReplicas": updated});
+            let spec = json!({"selector": {}, "template": {}, "replicas": 2, "paused": paused});
+            let metadata = json!({"generation": 7, "annotations": {TEMPLATE: "newest"}});
+            serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).expect("a deployment")
+        };
+        let desired = deployment(7, 2, 2, false);
+        let rolls = LeaderTemplate::Rolls { problem: None };
+        for (name, live, rolled_out, expected) in [
+            ("all there", deployment(7, 2, 2, false), true, LeaderTemplate::Current),
+            ("one lost", deployment(7, 1, 1, false), true, LeaderTemplate::Current),
+            ("one more asked for", deployment(6, 1, 1, false), true, LeaderTemplate::Current),
+            ("an earlier one remains", deployment(7, 3, 2, false), true, rolls.clone()),
+            ("not taken up yet", deployment(6, 2, 2, false), false, rolls),
+            ("paused", deployment(7, 2, 0, true), false, LeaderTemplate::Waits),
+        ] {
+            assert_eq!(leader_template(&live, &desired, &[], rolled_out), expected, "{name}");
+        }
+        let mut earlier = deployment(7, 2, 2, false);
+        earlier.annotations_mut().insert(TEMPLATE.to_owned(), "earlier".to_owned());
+        assert_eq!(leader_template(&earlier, &desired, &[], true), LeaderTemplate::Waits);
+    }
 }
