@@ -16,6 +16,7 @@ mod keys;
 mod link;
 mod machine;
 mod operations;
+mod pipeline;
 pub mod progress;
 mod protocol;
 mod recorder;
@@ -38,7 +39,7 @@ pub use self::{
     },
     run::{Observer, run},
     schedule::Arrivals,
-    target::{Dialect, LoadTarget, Processes, raise_file_limit},
+    target::{Acknowledgement, Dialect, LoadTarget, Processes, raise_file_limit},
 };
 pub(crate) use self::{
     operations::value,
@@ -87,9 +88,11 @@ impl std::fmt::Display for ReadFrom {
 pub struct LoadOptions {
     /// When requests are sent.
     pub pace: Pace,
-    /// Clients, each with one request under way; of an open loop, the most requests under way.
+    /// Clients, each with one pipeline under way; of an open loop, the most pipelines under way.
     pub connections: usize,
-    /// The part of the operations that are reads, 0 to 1.
+    /// Operations that a client sends together and waits for together; 1 without pipelines.
+    pub pipeline: usize,
+    /// The part of the operations that are reads, 0 to 1; a pipeline has operations of one kind.
     pub reads: f64,
     /// Who answers them.
     pub read_from: ReadFrom,

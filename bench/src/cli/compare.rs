@@ -18,7 +18,6 @@ use super::{
 use crate::{
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     load::{
-        Dialect,
         compare::{
             self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, System, SystemReport, WRITE_QUORUM,
         },
@@ -126,21 +125,21 @@ async fn contenders(
     for (durability, words, is_stored) in
         [(Durability::Memory, "in memory", false), (Durability::Disk, "on disk", true)]
     {
-        for (language, dialect, short) in
-            [("HTTP", Dialect::Http, "http"), ("Redis' protocol", Dialect::Redis { replicas: 0 }, "redis")]
-        {
+        for (language, is_redis, short) in [("HTTP", false, "http"), ("Redis' protocol", true, "redis")] {
             progress.note(&format!("starting kvcluster {words} for {language}"));
             let directory = out.join(format!("{}-{short}", words.replace(' ', "-")));
             fs::create_dir_all(&directory).with_context(|| format!("failed to create {}", directory.display()))?;
             let options = without_delays(FOLLOWERS, WRITE_QUORUM, program, &directory)?;
-            let cluster = start(options, durability, &directory).await?;
-            let mut target = cluster.target.clone();
-            if dialect != Dialect::Http {
-                target.dialect = dialect;
-                target.leader = cluster.redis.context("the leader has no port for Redis' protocol")?;
+            let mut cluster = start(options, durability, &directory).await?;
+            if is_redis {
+                cluster.over_redis(None)?;
             }
             let name = format!("kvcluster, W = {WRITE_QUORUM} of {FOLLOWERS}, {words}, {language}");
-            contenders.push(Contender { peer: None, is_stored, system: System::new(name, target, cluster) });
+            contenders.push(Contender {
+                peer: None,
+                is_stored,
+                system: System::new(name, cluster.target.clone(), cluster),
+            });
         }
     }
     let mut missing = Vec::new();

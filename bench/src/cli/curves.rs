@@ -79,6 +79,7 @@ impl CurvesArguments {
         LoadOptions {
             pace: Pace::Closed,
             connections: if by == Dimension::Connections { value as usize } else { connections },
+            pipeline: 1,
             reads: if by == Dimension::Reads { 1.0 } else { 0.0 },
             read_from: match (by, value) {
                 (Dimension::Reads, 2) => ReadFrom::Local,

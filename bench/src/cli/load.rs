@@ -1,45 +1,30 @@
 //! `kv-bench load`: settings → cluster → load → tables and files → exit code.
 
-use std::{
-    fs,
-    net::{SocketAddr, ToSocketAddrs},
-    path::{Path, PathBuf},
-    time::Duration,
-};
+mod cluster;
+
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use tempfile::TempDir;
 
-use super::{
-    EXIT_FAILED,
-    cluster::{ClusterArguments, Durability, LocalDefaults, TIMEOUT_MARGIN_MS, data_directory},
-    sweep,
-};
+pub(super) use self::cluster::{LoadCluster, start};
+use super::{EXIT_FAILED, cluster::ClusterArguments, sweep};
 use crate::{
-    cluster::{LocalCluster, LocalClusterOptions, RunningCluster},
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     load::{
-        self, Arrivals, Dialect, Distribution, LoadOptions, LoadReport, LoadTarget, Pace, Processes, ReadFrom,
-        progress::LoadProgress, raise_file_limit,
+        self, Arrivals, Distribution, LoadOptions, LoadReport, Pace, ReadFrom, progress::LoadProgress, raise_file_limit,
     },
-    output::print,
+    output::{WrongUsage, print},
 };
 
 pub(super) const AFTER_HELP: &str = "\
 Exit codes: 0 measured; 1 failed, or an operation failed; 2 wrong usage; 130 interrupted (partial results are still written).";
 
-const DEFAULTS: LocalDefaults = LocalDefaults {
-    write_quorum: 3,
-    max_delay_ms: None,
-    replication_timeout_ms: None,
-    start_timeout: Duration::from_secs(30),
-};
+/// More than any client sends at once.
+const PIPELINE_MAX: u64 = 10_000;
 const DEFAULT_CONNECTIONS: usize = 64;
 /// Connections of an open loop: enough for all requests that become due while a system stalls.
 const DEFAULT_CONNECTIONS_OPEN: usize = 1_024;
-/// A request without an answer is given up so much later than a node would answer that it has timed out.
-const GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum DistributionKind {
@@ -51,6 +36,14 @@ enum DistributionKind {
 enum ArrivalsKind {
     Poisson,
     Even,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ProtocolKind {
+    /// POST /put and GET /get
+    Http,
+    /// SET and GET, whose replies are the acknowledgements
+    Redis,
 }
 
 /// The settings of a load.
@@ -70,12 +63,26 @@ pub struct LoadArguments {
 /// What is done to it.
 #[derive(Clone, Debug, Args)]
 struct WorkloadArguments {
-    /// Clients, each with one request under way [default: 64; with --rate 1024, the most requests under way]
+    /// What is spoken with the leader
+    #[arg(long, value_enum, default_value = "http", help_heading = "Workload")]
+    protocol: ProtocolKind,
+
+    /// Where the leader listens for Redis' protocol [default: as the cluster was started; of --compose port $REDIS_PORT, of
+    /// --kube and --leader port 6379]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Workload")]
+    redis_address: Option<String>,
+
+    /// Operations that a client sends together, and waits for together; latency is that of all of them. Redis' protocol alone
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u64).range(1..=PIPELINE_MAX), default_value_t = 1,
+        help_heading = "Workload")]
+    pipeline: u64,
+
+    /// Clients, each with one pipeline under way [default: 64; with --rate 1024, the most pipelines under way]
     #[arg(long, value_name = "C", value_parser = sweep::positive, help_heading = "Workload")]
     connections: Option<usize>,
 
     /// Operations per second that are due whatever the system does; latency counts from when each was due (default: closed
-    /// loop, each client sends when it was answered)
+    /// loop, each client sends when it was answered). With --pipeline P, so many that P at a time are due together
     #[arg(long, value_name = "PER_SECOND", value_parser = above_zero, help_heading = "Workload")]
     rate: Option<f64>,
 
@@ -83,7 +90,7 @@ struct WorkloadArguments {
     #[arg(long, value_enum, default_value = "poisson", requires = "rate", help_heading = "Workload")]
     arrivals: ArrivalsKind,
 
-    /// Part of the operations that are reads, 0 to 1; every key is written once before
+    /// Part of the operations that are reads, 0 to 1; every key is written once before. A pipeline has reads or writes
     #[arg(long, value_name = "PART", value_parser = part, default_value_t = 0.0, help_heading = "Workload")]
     reads: f64,
 
@@ -137,6 +144,28 @@ struct WorkloadArguments {
 }
 
 impl WorkloadArguments {
+    /// # Errors
+    /// [`WrongUsage`] when something is asked for that the protocol does not have.
+    fn check(&self) -> Result<()> {
+        let wrong = match self.protocol {
+            ProtocolKind::Http if self.pipeline > 1 => {
+                format!(
+                    "--pipeline {} needs --protocol redis: over HTTP a client has one request under way",
+                    self.pipeline
+                )
+            }
+            ProtocolKind::Http if self.redis_address.is_some() => "--redis-address needs --protocol redis".to_owned(),
+            ProtocolKind::Redis if self.explain => {
+                "--explain needs --protocol http: Redis' protocol has no word for delays".to_owned()
+            }
+            ProtocolKind::Redis if self.read_from != ReadFrom::Leader => {
+                "--read-from needs --protocol http: over Redis' protocol the leader is read".to_owned()
+            }
+            _ => return Ok(()),
+        };
+        Err(WrongUsage::error(wrong))
+    }
+
     fn options(&self, request_timeout: Duration) -> LoadOptions {
         let arrivals = match self.arrivals {
             ArrivalsKind::Poisson => Arrivals::Poisson,
@@ -150,6 +179,7 @@ impl WorkloadArguments {
         LoadOptions {
             pace: self.rate.map_or(Pace::Closed, |rate| Pace::Open { rate, arrivals }),
             connections: self.connections.unwrap_or(default),
+            pipeline: self.pipeline as usize,
             reads: self.reads,
             read_from: self.read_from,
             keys: self.keys,
@@ -166,96 +196,13 @@ impl WorkloadArguments {
     }
 }
 
-/// A cluster to put under load, and what keeps it running.
-pub(super) struct LoadCluster {
-    pub target: LoadTarget,
-    /// Where the leader speaks Redis' protocol; `None` if it was not started here.
-    pub redis: Option<SocketAddr>,
-    pub request_timeout: Duration,
-    /// Whether it was started to wait before each send.
-    pub has_delays: bool,
-    /// Dropped in this order: the processes first, then their data.
-    _running: Option<RunningCluster>,
-    _local: Option<LocalCluster>,
-    _data: Option<TempDir>,
-}
-
-/// The cluster that the command line names, or one that is started for it.
-async fn cluster(arguments: &ClusterArguments, out: &Path) -> Result<LoadCluster> {
-    arguments.refuse_delays_of_running()?;
-    if let Some(running) = arguments.running().await? {
-        let target = LoadTarget {
-            description: running.description.clone(),
-            dialect: Dialect::Http,
-            leader: address(&running.leader_url)?,
-            followers: running.follower_urls.iter().map(|url| address(url)).collect::<Result<_>>()?,
-            processes: Processes::default(),
-        };
-        let request_timeout = Duration::from_millis(TIMEOUT_MARGIN_MS.into()) + GRACE;
-        let _running = Some(running);
-        let (redis, _local, _data) = (None, None, None);
-        return Ok(LoadCluster { target, redis, request_timeout, has_delays: false, _running, _local, _data });
-    }
-    let durability = arguments.durability.unwrap_or(Durability::Memory);
-    start(arguments.local(out, DEFAULTS)?, durability, out).await
-}
-
-/// Starts a cluster on this machine.
-///
-/// # Errors
-/// When a node does not start.
-pub(super) async fn start(options: LocalClusterOptions, durability: Durability, out: &Path) -> Result<LoadCluster> {
-    let LocalClusterOptions { followers, write_quorum, min_delay_ms, max_delay_ms, replication_timeout_ms, .. } =
-        options;
-    let data = data_directory(durability, out)?;
-    let data_path = data.as_ref().map(|directory| directory.path().to_owned());
-    let cluster = LocalCluster::start(LocalClusterOptions { data_directory: data_path, ..options }).await?;
-    let delay = if max_delay_ms == 0 { "no delay".to_owned() } else { format!("{min_delay_ms}-{max_delay_ms} ms") };
-    let stored = if durability == Durability::Memory { "in memory" } else { "on disk" };
-    let processes = cluster.process_ids();
-    let target = LoadTarget {
-        description: format!(
-            "local processes: leader and {followers} followers, W = {write_quorum}, {delay}, {stored}"
-        ),
-        dialect: Dialect::Http,
-        leader: address(&cluster.leader_url())?,
-        followers: cluster.follower_urls().iter().map(|url| address(url)).collect::<Result<_>>()?,
-        processes: Processes {
-            leader: processes.first().copied(),
-            followers: processes[1..].to_vec(),
-            data_directories: data.as_ref().map(directories).unwrap_or_default(),
-        },
-    };
-    let request_timeout = Duration::from_millis(replication_timeout_ms.into()) + GRACE;
-    let redis = Some(cluster.leader_redis().parse().context("failed to read the address of the leader")?);
-    let (has_delays, _local) = (max_delay_ms > 0, Some(cluster));
-    Ok(LoadCluster { target, redis, request_timeout, has_delays, _running: None, _local, _data: data })
-}
-
-/// Where the followers keep their state, each in a directory of its own.
-fn directories(data: &TempDir) -> Vec<PathBuf> {
-    let entries = fs::read_dir(data.path()).into_iter().flatten();
-    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
-}
-
-/// The address of `http://HOST:PORT`, the first at which somebody listens.
-fn address(url: &str) -> Result<SocketAddr> {
-    let parsed = reqwest::Url::parse(url).with_context(|| format!("failed to understand {url}"))?;
-    let host = parsed.host_str().with_context(|| format!("failed to find a host in {url}"))?.trim_matches(['[', ']']);
-    let port = parsed.port_or_known_default().with_context(|| format!("failed to find a port in {url}"))?;
-    let addresses: Vec<SocketAddr> =
-        (host, port).to_socket_addrs().with_context(|| format!("failed to resolve {host}"))?.collect();
-    let answers = |address: &&SocketAddr| std::net::TcpStream::connect_timeout(address, Duration::from_secs(2)).is_ok();
-    let first = addresses.iter().find(answers).or(addresses.first());
-    first.copied().with_context(|| format!("failed to find an address of {host}"))
-}
-
 /// Runs the load; the value is the exit code.
 pub(super) fn main(arguments: &LoadArguments) -> Result<u8> {
     super::run(run(arguments))
 }
 
 async fn run(arguments: &LoadArguments) -> Result<u8> {
+    arguments.workload.check()?;
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
     let out = &arguments.out;
     super::make_directory(out)?;
@@ -263,12 +210,16 @@ async fn run(arguments: &LoadArguments) -> Result<u8> {
     progress.note("starting the cluster");
     // The nodes, too, need a file for each connection.
     raise_file_limit(arguments.workload.connections.unwrap_or_default() as u64)?;
-    let cluster = tokio::select! {
-        cluster = cluster(&arguments.cluster, out) => cluster?,
+    let mut cluster = tokio::select! {
+        cluster = cluster::cluster(&arguments.cluster, out) => cluster?,
         () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
     };
     let mut options = arguments.workload.options(cluster.request_timeout);
-    options.explain |= cluster.has_delays;
+    if arguments.workload.protocol == ProtocolKind::Redis {
+        cluster.over_redis(arguments.workload.redis_address.as_deref())?;
+    } else {
+        options.explain |= cluster.has_delays;
+    }
     progress.expect(options.warmup + options.duration);
     let report = tokio::task::block_in_place(|| load::run(&cluster.target, &options, &mut progress));
     progress.finish();

@@ -10,6 +10,7 @@ use tokio::{task::JoinSet, time::sleep};
 use super::{
     RunningCluster,
     control::{Access, Control, KvClusterResource},
+    running::REDIS_PORT,
     tunnel::{self, Destination, PORT},
 };
 use crate::client::NodeClient;
@@ -25,9 +26,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 pub async fn kube(access: &Access, resource: KvClusterResource) -> Result<RunningCluster> {
     let followers = resource.ready().await?;
     let failed = |error| eprintln!("a forwarded connection ended: {error:#}");
-    let Way { description, leader, followers, tunnels } = Way::open(access, &resource, followers, failed).await?;
+    let Way { description, leader, followers, redis, tunnels } =
+        Way::open(access, &resource, followers, failed).await?;
     let running = RunningCluster::new(&description, leader, followers, None);
-    Ok(running.keeping(tunnels).controlled_by(Control::Resource(resource)))
+    Ok(running.with_redis(redis).keeping(tunnels).controlled_by(Control::Resource(resource)))
 }
 
 /// URLs of the nodes of a KvCluster. They stay the same when pods are replaced.
@@ -39,6 +41,8 @@ pub(crate) struct Way {
     pub leader: String,
     /// URL of each follower, by number.
     pub followers: Vec<String>,
+    /// Where the leader listens for Redis' protocol, `host:port`.
+    pub redis: String,
     /// Ends with this.
     pub tunnels: JoinSet<()>,
 }
@@ -68,6 +72,7 @@ impl Way {
             description: format!("{resource}, from inside"),
             leader: format!("http://{name}.{namespace}.svc:{PORT}"),
             followers: (0..followers).map(follower).collect(),
+            redis: format!("{name}.{namespace}.svc:{REDIS_PORT}"),
             tunnels: JoinSet::new(),
         }
     }
@@ -81,13 +86,16 @@ impl Way {
     ) -> Result<Self> {
         let pods = Api::namespaced(access.client.clone(), &resource.namespace);
         let mut tunnels = JoinSet::new();
-        let leader = tunnel::listen(&mut tunnels, &pods, Destination::Leader(resource.clone()), failed).await?;
+        let to_leader = || Destination::Leader(resource.clone());
+        let leader = tunnel::listen(&mut tunnels, &pods, to_leader(), PORT, failed).await?;
+        let redis = tunnel::listen(&mut tunnels, &pods, to_leader(), REDIS_PORT, failed).await?;
         let mut followers = Vec::new();
         for number in 0..count {
             let pod = Destination::Pod(format!("{}-follower-{number}", resource.name));
-            followers.push(tunnel::listen(&mut tunnels, &pods, pod, failed).await?);
+            followers.push(format!("http://{}", tunnel::listen(&mut tunnels, &pods, pod, PORT, failed).await?));
         }
-        Ok(Self { description: format!("{resource}, through port-forward"), leader, followers, tunnels })
+        let description = format!("{resource}, through port-forward");
+        Ok(Self { description, leader: format!("http://{leader}"), followers, redis: redis.to_string(), tunnels })
     }
 }
 

@@ -7,6 +7,9 @@ use super::{
     local::{LocalCluster, LocalClusterOptions},
 };
 
+/// Where nodes listen for Redis' protocol unless they are set up otherwise.
+pub(super) const REDIS_PORT: u16 = 6379;
+
 /// A running cluster to measure. What keeps it running is released when this is dropped.
 pub struct RunningCluster {
     /// What it is, for the reports: "local processes", "docker compose", …
@@ -15,6 +18,8 @@ pub struct RunningCluster {
     pub leader_url: String,
     /// Where the followers are; empty when their answers are not to be compared.
     pub follower_urls: Vec<String>,
+    /// Where the leader listens for Redis' protocol, `host:port`; whether it does is for the caller to see.
+    pub leader_redis: String,
     /// Bearer token for changing settings, where the cluster asks for one.
     pub token: Option<String>,
     /// Where a sweep asks for a quorum.
@@ -24,10 +29,17 @@ pub struct RunningCluster {
 }
 
 impl RunningCluster {
-    /// A cluster that runs by itself; its leader takes settings from everyone who has the token.
+    /// A cluster that runs by itself; its leader takes settings from everyone who has the token, and speaks Redis' protocol
+    /// at the usual port.
     pub fn new(description: &str, leader_url: String, follower_urls: Vec<String>, token: Option<String>) -> Self {
-        let control = Control::Leader;
-        Self { description: description.to_owned(), leader_url, follower_urls, token, control, kept: None }
+        let leader_redis = format!("{}:{REDIS_PORT}", host(&leader_url));
+        let (description, control) = (description.to_owned(), Control::Leader);
+        Self { description, leader_url, follower_urls, leader_redis, token, control, kept: None }
+    }
+
+    /// The same cluster, whose leader listens for Redis' protocol at `leader_redis`.
+    pub fn with_redis(self, leader_redis: String) -> Self {
+        Self { leader_redis, ..self }
     }
 
     /// The same cluster; `control` sets its quorum and delays.
@@ -49,6 +61,7 @@ impl std::fmt::Debug for RunningCluster {
             .field("description", &self.description)
             .field("leader_url", &self.leader_url)
             .field("follower_urls", &self.follower_urls)
+            .field("leader_redis", &self.leader_redis)
             .field("control", &self.control)
             .field("kept", &self.kept.is_some())
             .finish_non_exhaustive()
@@ -62,17 +75,45 @@ impl std::fmt::Debug for RunningCluster {
 pub async fn local(options: LocalClusterOptions) -> Result<RunningCluster> {
     let cluster = LocalCluster::start(options).await?;
     let running = RunningCluster::new("local processes", cluster.leader_url(), cluster.follower_urls(), None);
-    Ok(running.keeping(cluster))
+    Ok(running.with_redis(cluster.leader_redis()).keeping(cluster))
 }
 
-/// The cluster of `deploy/docker-compose.yml`, which must be up already: leader on port 8000, followers on 8001-8005.
+/// The cluster of `deploy/docker-compose.yml`, which must be up already: leader on port 8000, followers on 8001-8005, Redis'
+/// protocol where `REDIS_PORT` puts it.
 pub fn compose(token: Option<String>) -> RunningCluster {
     let followers = (8001..=8005).map(|port| format!("http://localhost:{port}")).collect();
-    RunningCluster::new("docker compose", "http://localhost:8000".to_owned(), followers, token)
+    let running = RunningCluster::new("docker compose", "http://localhost:8000".to_owned(), followers, token);
+    match std::env::var("REDIS_PORT").ok().filter(|port| !port.is_empty()) {
+        Some(port) => running.with_redis(format!("localhost:{port}")),
+        None => running,
+    }
 }
 
 /// The cluster of the leader at `leader_url`; without followers their answers are not compared.
 pub fn remote(leader_url: String, follower_urls: Vec<String>, token: Option<String>) -> RunningCluster {
     let description = format!("cluster at {leader_url}");
     RunningCluster::new(&description, leader_url, follower_urls, token)
+}
+
+/// The host of `http://host:port`, as it stands there.
+fn host(url: &str) -> &str {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest).split('/').next().unwrap_or_default();
+    authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(authority, |(host, _)| host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_for_redis_is_at_the_host_of_the_leader() {
+        for (url, expected) in [
+            ("http://leader:8000", "leader:6379"),
+            ("http://leader/", "leader:6379"),
+            ("http://[::1]:8000", "[::1]:6379"),
+            ("http://[::1]", "[::1]:6379"),
+        ] {
+            assert_eq!(remote(url.to_owned(), Vec::new(), None).leader_redis, expected);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The way to a KvCluster's nodes from outside: addresses of this machine, each connection to them a port-forward.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -10,7 +12,7 @@ use tokio::{
 
 use super::control::KvClusterResource;
 
-/// The port of every node.
+/// The port of every node for HTTP.
 pub(super) const PORT: u16 = 8000;
 
 /// Where a tunnel ends.
@@ -22,16 +24,17 @@ pub(super) enum Destination {
     Pod(String),
 }
 
-/// Listens on this machine for as long as `tunnels` lives, and returns the URL. Calls `failed` with the
+/// Listens on this machine for as long as `tunnels` lives, and returns where. Connections end at `port` of the pod. Calls `failed` with the
 /// reason where a connection reached no pod; its client sees it closed, and opens another one.
 pub(super) async fn listen(
     tunnels: &mut JoinSet<()>,
     pods: &Api<Pod>,
     to: Destination,
+    port: u16,
     failed: fn(anyhow::Error),
-) -> Result<String> {
+) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await.context("failed to listen on this machine")?;
-    let url = format!("http://{}", listener.local_addr().context("failed to listen on this machine")?);
+    let address = listener.local_addr().context("failed to listen on this machine")?;
     let pods = pods.clone();
     tunnels.spawn(async move {
         let mut connections = JoinSet::new();
@@ -40,7 +43,7 @@ pub(super) async fn listen(
                 Ok((connection, _)) = listener.accept() => {
                     let (pods, to) = (pods.clone(), to.clone());
                     connections.spawn(async move {
-                        if let Err(error) = carry(&pods, &to, connection).await {
+                        if let Err(error) = carry(&pods, &to, port, connection).await {
                             failed(error);
                         }
                     });
@@ -49,17 +52,17 @@ pub(super) async fn listen(
             }
         }
     });
-    Ok(url)
+    Ok(address)
 }
 
-async fn carry(pods: &Api<Pod>, to: &Destination, mut connection: TcpStream) -> Result<()> {
+async fn carry(pods: &Api<Pod>, to: &Destination, port: u16, mut connection: TcpStream) -> Result<()> {
     let pod = match to {
         Destination::Leader(resource) => resource.leader().await?,
         Destination::Pod(name) => name.clone(),
     };
-    let forwarded = pods.portforward(&pod, &[PORT]).await;
+    let forwarded = pods.portforward(&pod, &[port]).await;
     let mut forwarder = forwarded.with_context(|| format!("failed to forward a port to pod {pod}"))?;
-    let mut stream = forwarder.take_stream(PORT).context("failed to forward a port: no stream")?;
+    let mut stream = forwarder.take_stream(port).context("failed to forward a port: no stream")?;
     // Answers are small and must not wait for more to be sent.
     connection.set_nodelay(true).context("failed to set up a forwarded connection")?;
     // How it ends is between the client and the node.

@@ -148,6 +148,7 @@ fn load_options(options: &CompareOptions, connections: usize, seed: u64) -> Load
     LoadOptions {
         pace: Pace::Closed,
         connections,
+        pipeline: 1,
         reads: 0.0,
         read_from: ReadFrom::Leader,
         keys: options.keys,

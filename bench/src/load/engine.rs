@@ -1,8 +1,8 @@
-//! One thread of the load: every client's [links](super::link) on one poll, no task, no allocation per request. It decides
+//! One thread of the load: every [client](super::pipeline)'s links on one poll, no task, no allocation per request. It decides
 //! when which client does what, and what counts as failed.
 //!
 //! The load shares its processors with what it measures, so its own cost is part of the result. Per request it makes one
-//! send, one receive and its share of a poll.
+//! send, one receive and its share of a poll; a pipeline makes as many for all its requests.
 
 use std::{
     cmp::Reverse,
@@ -17,8 +17,8 @@ use mio::{Events, Poll, Token};
 
 use super::{
     alarm::Alarm,
-    link::Link,
     operations::Operations,
+    pipeline::{Client, Ended},
     protocol::{Answer, RequestOutcome},
     recorder::{Flight, Kind, Recorder, Window},
     schedule::Schedule,
@@ -48,23 +48,12 @@ pub(super) struct Shared {
     pub failed: AtomicU64,
 }
 
-/// One client: at most one operation under way.
-pub(super) struct Client {
-    /// For writes, then for reads where those go elsewhere.
-    pub links: Vec<Link>,
-    flight: Option<Flight>,
-}
-
-impl Client {
-    pub(super) fn new(links: Vec<Link>) -> Self {
-        Self { links, flight: None }
-    }
-}
-
 /// A thread of the load before it runs.
 pub(super) struct Engine<'a> {
     pub clients: Vec<Client>,
     pub operations: Operations,
+    /// Operations that a client sends together.
+    pub pipeline: usize,
     /// Absent in a closed loop.
     pub schedule: Option<Schedule>,
     /// Number of keys.
@@ -78,7 +67,7 @@ pub(super) struct Engine<'a> {
 impl Engine<'_> {
     /// Runs until the end of the window, or until the operations end, and until what was under way then has ended.
     pub(super) fn run(self) -> Result<Recorder> {
-        let Engine { clients, operations, schedule, keys, window, request_timeout, begin, shared } = self;
+        let Engine { clients, operations, pipeline, schedule, keys, window, request_timeout, begin, shared } = self;
         let poll = Poll::new().context("failed to set up polling")?;
         let alarm = schedule.is_some().then(|| Alarm::new(poll.registry(), ALARM)).transpose()?;
         let mut running = Running {
@@ -86,6 +75,7 @@ impl Engine<'_> {
             idle: (0..clients.len()).rev().collect(),
             clients,
             operations,
+            pipeline,
             schedule,
             until_ns: window.until_ns,
             request_timeout_ns: nanoseconds(request_timeout),
@@ -97,6 +87,7 @@ impl Engine<'_> {
             paused: BinaryHeap::new(),
             under_way: 0,
             out: Vec::new(),
+            answers: Vec::new(),
             input: vec![0; READ_BUFFER_BYTES],
             counted: (0, 0),
             is_ending: false,
@@ -111,6 +102,7 @@ struct Running<'a> {
     recorder: Recorder,
     clients: Vec<Client>,
     operations: Operations,
+    pipeline: usize,
     schedule: Option<Schedule>,
     until_ns: u64,
     request_timeout_ns: u64,
@@ -123,8 +115,10 @@ struct Running<'a> {
     idle: Vec<usize>,
     /// Clients that wait after a failure, by when they go on.
     paused: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Pipelines.
     under_way: usize,
     out: Vec<u8>,
+    answers: Vec<Answer>,
     input: Vec<u8>,
     /// Requests done and failed since the observer was last informed.
     counted: (u64, u64),
@@ -221,7 +215,7 @@ impl Running<'_> {
         while let Some(intended_ns) = self.waiting.front().copied() {
             // A request that waited for a connection as long as a request may take is given up.
             if self.is_ending && now_ns > self.until_ns + self.request_timeout_ns {
-                self.recorder.unsent += self.waiting.len() as u64;
+                self.recorder.unsent += (self.waiting.len() * self.pipeline) as u64;
                 self.waiting.clear();
                 return;
             }
@@ -232,33 +226,39 @@ impl Running<'_> {
         }
     }
 
-    /// Begins the next operation on an idle client.
+    /// Begins the next pipeline on an idle client.
     fn send(&mut self, number: usize, intended_ns: u64, now_ns: u64) {
         self.out.clear();
-        let Some((kind, key, operation)) = self.operations.next() else {
+        let Some(kind) = self.operations.kind() else {
             self.end(now_ns);
             return;
         };
-        let client = &mut self.clients[number];
-        let place = place_of(kind, client.links.len());
-        let link = &mut client.links[place];
-        let flight = Flight { kind, key, intended_ns, sent_ns: now_ns };
-        client.flight = Some(flight);
+        let Client { links, pipeline } = &mut self.clients[number];
+        let place = place_of(kind, links.len());
+        let link = &mut links[place];
+        pipeline.begin(Flight { kind, intended_ns, sent_ns: now_ns });
         self.under_way += 1;
-        if !link.is_connected()
-            && let Err(error) = link.connect(&self.poll, token(number, place))
+        let connected = if link.is_connected() { Ok(()) } else { link.connect(&self.poll, token(number, place)) };
+        let mut requested = Ok(());
+        while pipeline.len() < self.pipeline
+            && let Some((key, operation)) = self.operations.next(kind)
         {
+            pipeline.add(key);
+            if connected.is_ok() && requested.is_ok() {
+                requested = link.request(operation, &mut self.out);
+            }
+        }
+        link.finish(&mut self.out);
+        if let Err(error) = connected {
             let address = link.address();
             self.fail(number, now_ns, RequestOutcome::NotConnected, || {
                 format!("failed to connect to {address}: {error}")
             });
-            return;
-        }
-        if let Err(words) = link.request(operation, &mut self.out) {
+        } else if let Err(words) = requested {
+            // What was asked for before it is not sent either.
+            link.close();
             self.fail(number, now_ns, RequestOutcome::Refused, || words);
-            return;
-        }
-        if let Err(error) = link.send(&self.out) {
+        } else if let Err(error) = link.send(&self.out) {
             self.broken(number, place, now_ns, &error);
         }
     }
@@ -296,31 +296,56 @@ impl Running<'_> {
     fn received(&mut self, number: usize, place: usize, count: usize) {
         let now_ns = self.now_ns();
         self.out.clear();
-        match self.clients[number].links[place].take(&self.input[..count], &mut self.out) {
-            Ok(Some(answer)) => self.answered(number, now_ns, answer),
-            Ok(None) => {}
-            Err(error) => self.broken(number, place, now_ns, &error),
+        let Client { links, pipeline } = &mut self.clients[number];
+        let was_under_way = pipeline.is_under_way();
+        let taken = links[place].take(&self.input[..count], &mut self.out, &mut self.answers);
+        for answer in self.answers.drain(..) {
+            let Some(key) = pipeline.answer() else {
+                // One more answer than there were requests: whose the next ones would be is unknown.
+                pipeline.close();
+                break;
+            };
+            let flight = pipeline.flight();
+            let is_done = matches!(answer.outcome, RequestOutcome::Ok | RequestOutcome::NotFound);
+            if is_done {
+                self.counted.0 += 1;
+                pipeline.explain(answer.quorum_delay_ns);
+            } else {
+                self.counted.1 += 1;
+                let pause = answer.retry_after_s.map(|seconds| Duration::from_secs(seconds.into()).min(PAUSE_MAX));
+                pipeline.fail(pause.unwrap_or(PAUSE));
+            }
+            if !answer.keep {
+                pipeline.close();
+            }
+            if let Some(word) = answer.error {
+                self.recorder.error(flight, word);
+            }
+            let words = answer.words;
+            self.recorder.ended(flight, key, now_ns, answer.outcome, || words.unwrap_or_default());
+        }
+        if was_under_way && !pipeline.is_under_way() {
+            let ended = pipeline.ended();
+            if ended.is_last || taken.is_err() {
+                links[place].close();
+            }
+            self.ended(number, now_ns, ended);
+        } else if let Err(error) = taken {
+            self.broken(number, place, now_ns, &error);
         }
     }
 
-    fn answered(&mut self, number: usize, now_ns: u64, answer: Answer) {
-        let Some(flight) = self.clients[number].flight.take() else {
-            return;
-        };
+    /// Every operation of the client's pipeline has ended.
+    fn ended(&mut self, number: usize, now_ns: u64, ended: Ended) {
         self.under_way -= 1;
-        let is_done = matches!(answer.outcome, RequestOutcome::Ok | RequestOutcome::NotFound);
-        let pause = answer.retry_after_s.map_or(PAUSE, |seconds| Duration::from_secs(seconds.into()).min(PAUSE_MAX));
-        self.recorder.answered(flight, now_ns, answer);
-        self.next(number, now_ns, is_done, pause);
+        if ended.is_done {
+            self.recorder.done(ended.flight, now_ns, ended.quorum_delay_ns);
+        }
+        self.next(number, now_ns, ended.is_done, ended.pause);
     }
 
-    /// What the client does after an operation has ended.
+    /// What the client does after a pipeline has ended.
     fn next(&mut self, number: usize, now_ns: u64, is_done: bool, pause: Duration) {
-        if is_done {
-            self.counted.0 += 1;
-        } else {
-            self.counted.1 += 1;
-        }
         if !is_done && self.schedule.is_none() {
             self.paused.push(Reverse((now_ns + nanoseconds(pause), number)));
         } else if let (true, Some(intended_ns)) = (is_done, self.waiting.pop_front()) {
@@ -339,8 +364,8 @@ impl Running<'_> {
         let link = &mut client.links[place];
         link.close();
         let address = link.address();
-        let is_its_own = client.flight.is_some_and(|flight| place_of(flight.kind, client.links.len()) == place);
-        if is_its_own {
+        let is_its_own = place_of(client.pipeline.kind(), client.links.len()) == place;
+        if is_its_own && client.pipeline.is_under_way() {
             let outcome = if error.kind() == io::ErrorKind::ConnectionRefused {
                 RequestOutcome::NotConnected
             } else {
@@ -350,20 +375,26 @@ impl Running<'_> {
         }
     }
 
+    /// Ends what has no answer of the client's pipeline, all of it in this way.
     fn fail(&mut self, number: usize, now_ns: u64, outcome: RequestOutcome, words: impl FnOnce() -> String) {
-        if let Some(flight) = self.clients[number].flight.take() {
-            self.under_way -= 1;
-            self.recorder.ended(flight, now_ns, outcome, words);
-            self.next(number, now_ns, false, PAUSE);
+        let pipeline = &mut self.clients[number].pipeline;
+        let flight = pipeline.flight();
+        let words = words();
+        while let Some(key) = pipeline.answer() {
+            self.counted.1 += 1;
+            self.recorder.ended(flight, key, now_ns, outcome, || words.clone());
         }
+        pipeline.fail(PAUSE);
+        let ended = pipeline.ended();
+        self.ended(number, now_ns, ended);
     }
 
     fn give_up_overdue(&mut self, now_ns: u64) {
         for number in 0..self.clients.len() {
-            let client = &self.clients[number];
-            let Some(flight) = client.flight else { continue };
-            if now_ns.saturating_sub(flight.sent_ns) > self.request_timeout_ns {
-                let place = place_of(flight.kind, client.links.len());
+            let Client { links, pipeline } = &self.clients[number];
+            let sent_ns = pipeline.flight().sent_ns;
+            if pipeline.is_under_way() && now_ns.saturating_sub(sent_ns) > self.request_timeout_ns {
+                let place = place_of(pipeline.kind(), links.len());
                 let error = io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
                 self.broken(number, place, now_ns, &error);
             }

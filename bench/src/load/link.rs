@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use mio::{Interest, Poll, Token, net::TcpStream};
 
-use super::protocol::{Answer, Operation, Protocol};
+use super::protocol::{Answer, Operation, Parsed, Protocol};
 
 /// One connection, and what came and could not be sent so far.
 pub(super) struct Link {
@@ -76,6 +76,11 @@ impl Link {
         self.protocol.request(operation, out)
     }
 
+    /// Appends what ends a pipeline of requests.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+        self.protocol.finish(out);
+    }
+
     /// Sends as much as the socket takes, and keeps the rest.
     pub(super) fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Some(stream) = &mut self.stream else {
@@ -108,31 +113,37 @@ impl Link {
         }
     }
 
-    /// Takes what was received apart, and sends what the protocol has to say to it; `out` is memory for that. Bytes are kept
-    /// only where they are part of something longer.
-    pub(super) fn take(&mut self, input: &[u8], out: &mut Vec<u8>) -> io::Result<Option<Answer>> {
-        let parsed = if self.received.is_empty() {
-            let parsed = self.protocol.parse(input, out);
-            if let Ok(parsed) = &parsed {
-                self.received.extend_from_slice(&input[parsed.consumed..]);
-            }
-            parsed
+    /// Takes what was received apart into `answers`, and sends what the protocol has to say to it; `out` is memory for that.
+    /// Bytes are kept only where they are part of something longer.
+    ///
+    /// # Errors
+    /// When something is no answer; those before it are in `answers`.
+    pub(super) fn take(&mut self, input: &[u8], out: &mut Vec<u8>, answers: &mut Vec<Answer>) -> io::Result<()> {
+        let mut received = std::mem::take(&mut self.received);
+        let taken = if received.is_empty() {
+            let taken = self.parse(input, out, answers)?;
+            received.extend_from_slice(&input[taken..]);
+            0
         } else {
-            self.received.extend_from_slice(input);
-            let parsed = self.protocol.parse(&self.received, out);
-            if let Ok(parsed) = &parsed {
-                self.received.drain(..parsed.consumed);
-            }
-            parsed
+            received.extend_from_slice(input);
+            self.parse(&received, out, answers)?
         };
-        let answer = parsed.map_err(|words| io::Error::new(io::ErrorKind::InvalidData, words))?.answer;
-        if !out.is_empty() {
-            self.send(out)?;
+        received.drain(..taken);
+        self.received = received;
+        if out.is_empty() { Ok(()) } else { self.send(out) }
+    }
+
+    /// Reads one answer after the other, and returns how many bytes they had.
+    fn parse(&mut self, input: &[u8], out: &mut Vec<u8>, answers: &mut Vec<Answer>) -> io::Result<usize> {
+        let mut taken = 0;
+        loop {
+            let parsed = self.protocol.parse(&input[taken..], out);
+            let Parsed { consumed, answer } =
+                parsed.map_err(|words| io::Error::new(io::ErrorKind::InvalidData, words))?;
+            taken += consumed;
+            let Some(answer) = answer else { return Ok(taken) };
+            answers.push(answer);
         }
-        if answer.as_ref().is_some_and(|answer| !answer.keep) {
-            self.close();
-        }
-        Ok(answer)
     }
 }
 

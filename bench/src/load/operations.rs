@@ -45,27 +45,35 @@ impl Operations {
         &mut self.random
     }
 
-    /// The next operation, with the number of its key; `None` when all are done.
-    pub(super) fn next(&mut self) -> Option<(Kind, u64, Operation<'_>)> {
-        let (kind, number) = match &mut self.plan {
-            Plan::Mix { reads, keys } => {
+    /// What the operations of the next pipeline are; `None` when all are done.
+    pub(super) fn kind(&mut self) -> Option<Kind> {
+        match &self.plan {
+            Plan::Mix { reads, .. } => {
                 // Without a mix no chance is needed to choose.
                 let is_read = *reads > 0.0 && (*reads >= 1.0 || self.random.random::<f64>() < *reads);
-                (if is_read { Kind::Get } else { Kind::Put }, keys.choose(&mut self.random))
+                Some(if is_read { Kind::Get } else { Kind::Put })
             }
+            Plan::EachOnce { next, keys } => (next < keys).then_some(Kind::Put),
+        }
+    }
+
+    /// The next operation of this kind, with the number of its key; `None` when all are done.
+    pub(super) fn next(&mut self, kind: Kind) -> Option<(u64, Operation<'_>)> {
+        let number = match &mut self.plan {
+            Plan::Mix { keys, .. } => keys.choose(&mut self.random),
             Plan::EachOnce { next, keys } => {
                 if next == keys {
                     return None;
                 }
                 *next += 1;
-                (Kind::Put, *next - 1)
+                *next - 1
             }
         };
         name(&mut self.key, number);
         let key = &self.key;
         Some(match kind {
-            Kind::Put => (kind, number, Operation::Put { key, value: &self.value }),
-            Kind::Get => (kind, number, Operation::Get { key }),
+            Kind::Put => (number, Operation::Put { key, value: &self.value }),
+            Kind::Get => (number, Operation::Get { key }),
         })
     }
 }
@@ -118,7 +126,7 @@ mod tests {
     fn a_mix_reads_as_often_as_asked_for() {
         for (reads, expected) in [(0.0, 0..=0), (0.5, 4_700..=5_300), (0.9, 8_800..=9_200), (1.0, 10_000..=10_000)] {
             let mut operations = Operations::mix(reads, Distribution::Uniform, 10, 16, 5);
-            let gets = (0..10_000).filter(|_| operations.next().is_some_and(|(kind, ..)| kind == Kind::Get)).count();
+            let gets = (0..10_000).filter(|_| operations.kind() == Some(Kind::Get)).count();
             assert!(expected.contains(&gets), "{gets} reads at {reads}");
         }
     }
@@ -127,10 +135,10 @@ mod tests {
     fn each_key_is_written_once_with_a_value_of_the_size_asked_for() {
         let mut operations = Operations::each_once(25, 64, 5);
         let mut keys = BTreeSet::new();
-        while let Some((_, _, Operation::Put { key, value })) = operations.next() {
+        while let Some((_, Operation::Put { key, value })) = operations.next(Kind::Put) {
             assert_eq!(value, super::value(64, 5));
             assert!(keys.insert(key.to_owned()), "{key} twice");
         }
-        assert_eq!(keys.len(), 25);
+        assert_eq!((keys.len(), operations.kind()), (25, None));
     }
 }

@@ -1,7 +1,8 @@
 //! What is said on a connection, apart from all sockets: requests as bytes to send, answers as bytes that came.
 //!
-//! A connection has one request under way. What comes may be cut anywhere; a protocol says how much of it was used up, and
-//! the engine hands it the rest again together with what comes next.
+//! A connection has one pipeline of requests under way, which are answered in the order of sending. What comes may be cut
+//! anywhere; a protocol says how much of it was used up, and the engine hands it the rest again together with what comes
+//! next.
 
 mod etcd;
 mod http;
@@ -72,6 +73,8 @@ pub(super) struct Answer {
     pub outcome: RequestOutcome,
     /// What the other side said, when it was not good news.
     pub words: Option<String>,
+    /// The first word of an error, in a protocol whose errors begin with one that programs go by.
+    pub error: Option<String>,
     /// Whether the connection can be used again.
     pub keep: bool,
     /// How long the other side wants to be left alone.
@@ -82,7 +85,14 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn ok() -> Self {
-        Self { outcome: RequestOutcome::Ok, words: None, keep: true, retry_after_s: None, quorum_delay_ns: None }
+        Self {
+            outcome: RequestOutcome::Ok,
+            words: None,
+            error: None,
+            keep: true,
+            retry_after_s: None,
+            quorum_delay_ns: None,
+        }
     }
 }
 
@@ -106,13 +116,16 @@ pub(super) trait Protocol: Send {
     /// Appends what is sent first on a new connection, and forgets the old one.
     fn open(&mut self, out: &mut Vec<u8>);
 
-    /// Appends a request.
+    /// Appends a request to the pipeline.
     ///
     /// # Errors
     /// In words, when it cannot be expressed.
     fn request(&mut self, operation: Operation<'_>, out: &mut Vec<u8>) -> Result<(), String>;
 
-    /// Reads what came since the request; what has to be said in return without a request is appended to `out`.
+    /// Appends what comes after the last request of a pipeline.
+    fn finish(&mut self, _out: &mut Vec<u8>) {}
+
+    /// Reads up to one answer of what came since the last one; what has to be said in return without a request is appended to `out`.
     ///
     /// # Errors
     /// In words, when the bytes are no answer in this protocol; the connection is useless then.

@@ -70,9 +70,11 @@ pub struct KindReport {
     pub per_second: f64,
     /// How those ended that were due in the measured time; none is left out.
     pub outcomes: BTreeMap<RequestOutcome, u64>,
-    /// From sending to the whole answer, of those that were done.
+    /// How many errors began with which word; empty in protocols whose errors have no such words.
+    pub errors: BTreeMap<String, u64>,
+    /// From sending to the last answer of a pipeline, of those that were done entirely.
     pub service: Option<Latencies>,
-    /// From when it was due to the whole answer: what a user of a system at this rate sees. Open loop alone.
+    /// From when it was due to the last answer: what a user of a system at this rate sees. Open loop alone.
     pub response: Option<Latencies>,
     /// Service time beyond the delay that the quorum had to wait for, of writes whose leader said what it drew: what the
     /// system takes itself.
@@ -241,6 +243,7 @@ impl KindReport {
         any.then(|| Self {
             per_second: record.done_within as f64 / measured.as_secs_f64(),
             outcomes,
+            errors: record.errors.clone(),
             service: Latencies::of(&record.service_ns, NS_MS),
             response: is_open_loop.then(|| Latencies::of(&record.response_ns, NS_MS)).flatten(),
             service_overhead: Latencies::of(&record.service_overhead_ns, NS_MS),

@@ -12,9 +12,10 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::{
     LoadOptions, LoadReport, Pace,
     cpu::ProcessorTime,
-    engine::{Client, Engine, Shared},
+    engine::{Engine, Shared},
     machine::wake_ups,
     operations::Operations,
+    pipeline::Client,
     protocol::RequestOutcome,
     recorder::{Recorder, Window},
     report::{CpuReport, FillReport, FootprintReport, Latencies, SecondReport, US_MS},
@@ -98,31 +99,34 @@ fn engines<'a>(
         shares[number % threads].push(client);
     }
     let engine = |(share, clients): (usize, Vec<Client>)| {
-        let LoadOptions { pace, reads, distribution, keys, value_size_bytes, seed, request_timeout, .. } = *options;
+        let LoadOptions { pace, pipeline, reads, distribution, keys, value_size_bytes, seed, request_timeout, .. } =
+            *options;
         let seed = seed.wrapping_add(share as u64);
         let schedule = match pace {
             Pace::Closed => None,
             Pace::Open { rate, arrivals } => {
                 let mut random = StdRng::seed_from_u64(seed);
-                Some(Schedule::new(arrivals, rate, share, threads, &mut random))
+                // What is due is a pipeline.
+                Some(Schedule::new(arrivals, rate / pipeline as f64, share, threads, &mut random))
             }
         };
         let operations = Operations::mix(reads, distribution, keys, value_size_bytes, seed);
-        Engine { clients, operations, schedule, keys, window, request_timeout, begin, shared }
+        Engine { clients, operations, pipeline, schedule, keys, window, request_timeout, begin, shared }
     };
     shares.into_iter().enumerate().map(engine).collect()
 }
 
 /// Writes every key once, so that reads find something and memory has grown to what it takes.
 fn fill(target: &LoadTarget, options: &LoadOptions, observer: &mut dyn Observer) -> Result<FillReport> {
-    let LoadOptions { keys, value_size_bytes, seed, request_timeout, .. } = *options;
+    let LoadOptions { keys, pipeline, value_size_bytes, seed, request_timeout, .. } = *options;
     let connections = usize::try_from(keys).unwrap_or(usize::MAX).min(FILL_CONNECTIONS);
     let clients = target.connect(connections, 0.0, options.read_from, false)?;
     let shared = Shared::default();
     let begin = Instant::now();
     let window = Window { from_ns: 0, until_ns: nanoseconds(FILL_TIME_MAX) };
     let operations = Operations::each_once(keys, value_size_bytes, seed);
-    let engine = Engine { clients, operations, schedule: None, keys, window, request_timeout, begin, shared: &shared };
+    let engine =
+        Engine { clients, operations, pipeline, schedule: None, keys, window, request_timeout, begin, shared: &shared };
     let mut footprints = Vec::new();
     let recorder = thread::scope(|scope| {
         let thread = scope.spawn(move || engine.run());

@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::{
     ReadFrom,
-    engine::Client,
     link::Link,
+    pipeline::Client,
     protocol::{Etcd, Http, Protocol, Resp},
 };
 use crate::load::footprint::Footprint;
@@ -27,13 +27,37 @@ const FILES_BESIDES: u64 = 64;
 pub enum Dialect {
     /// A node's JSON over HTTP.
     Http,
-    /// Redis' protocol: a write counts once so many replicas have it.
+    /// Redis' protocol.
     Redis {
-        /// As given to WAIT; 0 where the reply to SET is the acknowledgement.
-        replicas: u32,
+        /// When a write counts.
+        acknowledgement: Acknowledgement,
     },
     /// etcd's gRPC interface.
     Etcd,
+}
+
+/// What acknowledges the writes of a pipeline in Redis' protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledgement {
+    /// The reply to each SET.
+    Reply,
+    /// `WAIT` after the last one: so many replicas have them.
+    Wait {
+        /// How many.
+        replicas: u32,
+    },
+    /// `WAIT` and then `WAITAOF`: so many replicas have them, and have synced them.
+    WaitAof {
+        /// How many.
+        replicas: u32,
+    },
+}
+
+impl Dialect {
+    /// Whether a client may have several requests under way on a connection.
+    pub fn can_pipeline(self) -> bool {
+        self != Self::Http
+    }
 }
 
 /// Processes on this machine whose processor time is measured.
@@ -111,7 +135,7 @@ impl LoadTarget {
                 Box::new(Http::new(&address.to_string(), suffix, explain))
             }
             Dialect::Etcd => Box::new(Etcd::new(&address.to_string())),
-            Dialect::Redis { replicas } => Box::new(Resp::new(replicas, WAIT_MS)),
+            Dialect::Redis { acknowledgement } => Box::new(Resp::new(acknowledgement, WAIT_MS)),
         }
     }
 }

@@ -122,7 +122,9 @@ mod tests {
     use std::{net::TcpListener, thread};
 
     use super::*;
-    use crate::load::Processes;
+    use crate::load::{Acknowledgement, Processes};
+
+    const REDIS: Dialect = Dialect::Redis { acknowledgement: Acknowledgement::Wait { replicas: 3 } };
 
     /// A server that answers its calls one after the other, and what speaks to it.
     fn target(dialect: Dialect, answers: &[&str]) -> LoadTarget {
@@ -154,7 +156,7 @@ mod tests {
                 "HTTP/1.1 200 OK\r\n\r\n{\"key\":\"key5\",\"value\":\"abc\",\"seq\":1}",
                 "HTTP/1.1 404 Not Found\r\n\r\n{}",
             ),
-            (Dialect::Redis { replicas: 3 }, "$3\r\nabc\r\n", "$3\r\nabc\r\n", "$-1\r\n"),
+            (REDIS, "$3\r\nabc\r\n", "$3\r\nabc\r\n", "$-1\r\n"),
         ] {
             let found = read_back(&target(dialect, &[right, wrong]), &acknowledged());
             assert_eq!((found.keys, found.correct), (2, 1), "{found:?}");
@@ -171,7 +173,7 @@ mod tests {
     fn a_sample_is_spread_over_all_keys() {
         let all: BTreeMap<u64, String> = (0..1_000).map(|number| (number, "abc".to_owned())).collect();
         let answers = vec!["$3\r\nabc\r\n"; SAMPLE];
-        let found = read_back(&target(Dialect::Redis { replicas: 3 }, &answers), &all);
+        let found = read_back(&target(REDIS, &answers), &all);
         assert_eq!((found.keys, found.is_complete()), (SAMPLE, true), "{found:?}");
     }
 }

@@ -14,7 +14,10 @@ use super::{
     process::{Server, find, version},
     system::{System, local, until},
 };
-use crate::{cluster::free_ports, load::Dialect};
+use crate::{
+    cluster::free_ports,
+    load::{Acknowledgement, Dialect},
+};
 
 /// Starts the master and its replicas; `None` where Redis is not installed.
 pub(super) fn start(peer: Peer, directory: &Path, is_stopped: &dyn Fn() -> bool) -> Result<Option<System>> {
@@ -48,7 +51,12 @@ pub(super) fn start(peer: Peer, directory: &Path, is_stopped: &dyn Fn() -> bool)
     let version = version(&program).unwrap_or_default();
     let name = format!("Redis {version}, SET + WAIT {WRITE_QUORUM}, {stored}");
     let addresses: Vec<_> = ports.iter().map(|port| local(*port)).collect();
-    Ok(Some(System::of_servers(name, Dialect::Redis { replicas: WRITE_QUORUM.into() }, addresses, servers)))
+    Ok(Some(System::of_servers(
+        name,
+        Dialect::Redis { acknowledgement: Acknowledgement::Wait { replicas: WRITE_QUORUM.into() } },
+        addresses,
+        servers,
+    )))
 }
 
 /// How many replicas the master says it has; `None` while it does not answer.

@@ -1,8 +1,10 @@
-//! etcd: `Put` and `Range` of its gRPC interface, over as much of HTTP/2 as one request at a time needs.
+//! etcd: `Put` and `Range` of its gRPC interface, over as much of HTTP/2 as a pipeline of requests needs.
 //!
 //! A request has the same few bytes around key and value, so this module writes them itself: headers as literals, which need
 //! no table, and protobuf messages of two fields. The frames of an answer show whether the call succeeded: then a message
 //! precedes the trailers. So no header has to be decoded.
+
+use std::collections::VecDeque;
 
 use super::{Answer, Operation, Parsed, Protocol, RequestOutcome};
 
@@ -44,9 +46,17 @@ pub(in crate::load) struct Etcd {
     stream_window: i64,
     /// Received since the server was last given more room.
     received: u32,
-    /// Of the message that answers the request under way.
-    message_bytes: usize,
+    /// The requests under way, the oldest first. The server answers them in any order.
+    calls: VecDeque<Call>,
     message: Vec<u8>,
+}
+
+/// One request and what came of its answer.
+#[derive(Debug)]
+struct Call {
+    stream_id: u32,
+    message_bytes: usize,
+    answer: Option<Answer>,
 }
 
 impl Etcd {
@@ -58,13 +68,12 @@ impl Etcd {
             send_window: WINDOW_BYTES_FIRST,
             stream_window: WINDOW_BYTES_FIRST,
             received: 0,
-            message_bytes: 0,
+            calls: VecDeque::new(),
             message: Vec::new(),
         }
     }
 
-    fn frame(&mut self, head: FrameHead, payload: &[u8], out: &mut Vec<u8>) -> Result<Option<Answer>, String> {
-        let is_ours = head.stream_id == self.stream_id && self.stream_id != 0;
+    fn frame(&mut self, head: FrameHead, payload: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
         match head.kind {
             DATA => {
                 self.received += payload.len() as u32;
@@ -72,11 +81,15 @@ impl Etcd {
                     frame(out, WINDOW_UPDATE, 0, 0, &self.received.to_be_bytes());
                     self.received = 0;
                 }
-                if is_ours {
-                    self.message_bytes += payload.len();
+                if let Some(call) = self.call(head.stream_id) {
+                    call.message_bytes += payload.len();
                 }
             }
-            RST_STREAM if is_ours => return Ok(Some(indeterminate("the server broke off the call", true))),
+            RST_STREAM => {
+                if let Some(call) = self.call(head.stream_id) {
+                    call.answer = Some(indeterminate("the server broke off the call", true));
+                }
+            }
             SETTINGS if head.flags & ACK == 0 => {
                 for (name, value) in settings(payload) {
                     if name == INITIAL_WINDOW_SIZE {
@@ -93,21 +106,28 @@ impl Etcd {
             _ => {}
         }
         let is_last = matches!(head.kind, DATA | HEADERS) && head.flags & END_STREAM != 0;
-        if !(is_ours && is_last) {
-            return Ok(None);
-        }
         let keep = self.stream_id < STREAM_ID_MAX;
-        Ok(Some(if self.message_bytes >= MESSAGE_HEAD_BYTES {
-            Answer { keep, ..Answer::ok() }
-        } else {
-            indeterminate("the call failed: there is no message in its answer", keep)
-        }))
+        if let (true, Some(call)) = (is_last, self.call(head.stream_id)) {
+            let answer = if call.message_bytes >= MESSAGE_HEAD_BYTES {
+                Answer { keep, ..Answer::ok() }
+            } else {
+                indeterminate("the call failed: there is no message in its answer", keep)
+            };
+            call.answer.get_or_insert(answer);
+        }
+        Ok(())
+    }
+
+    /// The request under way on a stream.
+    fn call(&mut self, stream_id: u32) -> Option<&mut Call> {
+        self.calls.iter_mut().find(|call| call.stream_id == stream_id)
     }
 }
 
 impl Protocol for Etcd {
     fn open(&mut self, out: &mut Vec<u8>) {
         self.stream_id = 0;
+        self.calls.clear();
         (self.send_window, self.stream_window) = (WINDOW_BYTES_FIRST, WINDOW_BYTES_FIRST);
         self.received = 0;
         out.extend_from_slice(PREFACE);
@@ -143,7 +163,7 @@ impl Protocol for Etcd {
         let length = (bytes - MESSAGE_HEAD_BYTES) as u32;
         self.message[1..MESSAGE_HEAD_BYTES].copy_from_slice(&length.to_be_bytes());
         self.stream_id += if self.stream_id == 0 { 1 } else { 2 };
-        self.message_bytes = 0;
+        self.calls.push_back(Call { stream_id: self.stream_id, message_bytes: 0, answer: None });
         frame(out, HEADERS, END_HEADERS, self.stream_id, headers);
         frame(out, DATA, END_STREAM, self.stream_id, &self.message);
         Ok(())
@@ -154,8 +174,11 @@ impl Protocol for Etcd {
         while let Some(head) = FrameHead::read(&input[parsed.consumed..])? {
             let begin = parsed.consumed + FRAME_HEAD_BYTES;
             let Some(payload) = input.get(begin..begin + head.length) else { break };
-            parsed.answer = parsed.answer.or(self.frame(head, payload, out)?);
+            self.frame(head, payload, out)?;
             parsed.consumed = begin + head.length;
+        }
+        if self.calls.front().is_some_and(|call| call.answer.is_some()) {
+            parsed.answer = self.calls.pop_front().and_then(|call| call.answer);
         }
         Ok(parsed)
     }

@@ -171,7 +171,7 @@ fn answer(kind: Kind, head: Head, body: &[u8]) -> Answer {
         let message = told.message.or(told.error);
         format!("HTTP {status}: {}", message.as_deref().unwrap_or("no message"))
     });
-    Answer { outcome, words, keep, retry_after_s, quorum_delay_ns: None }
+    Answer { outcome, words, keep, retry_after_s, ..Answer::ok() }
 }
 
 /// What is said of the delays in the answer to a write; nothing by a node that does not explain.

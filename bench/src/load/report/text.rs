@@ -21,12 +21,15 @@ pub fn text(report: &LoadReport) -> String {
 
 /// "closed loop, 64 connections; puts of 64 bytes on 10000 keys (uniform); 10 s after 2 s of warm-up".
 pub(super) fn settings_line(options: &LoadOptions) -> String {
-    let LoadOptions { pace, connections, reads, read_from, keys, distribution, value_size_bytes, .. } = options;
+    let LoadOptions { pace, connections, pipeline, reads, read_from, keys, distribution, value_size_bytes, .. } =
+        options;
     let pace = match pace {
+        Pace::Closed if *pipeline > 1 => format!("closed loop, {connections} connections with pipelines of {pipeline}"),
         Pace::Closed => format!("closed loop, {connections} connections"),
         Pace::Open { rate, arrivals } => {
             let arrivals = if *arrivals == Arrivals::Poisson { "Poisson" } else { "even" };
-            format!("open loop, {rate} operations/s ({arrivals} arrivals), at most {connections} under way")
+            let what = if *pipeline > 1 { format!(" in pipelines of {pipeline}") } else { String::new() };
+            format!("open loop, {rate} operations/s{what} ({arrivals} arrivals), at most {connections} under way")
         }
     };
     let operations = if *reads <= 0.0 {
@@ -41,13 +44,17 @@ pub(super) fn settings_line(options: &LoadOptions) -> String {
 }
 
 fn latency_table(report: &LoadReport) -> Vec<String> {
+    let name = |name: &str| match report.settings.pipeline {
+        1 => name.to_owned(),
+        pipeline => format!("{pipeline} {name}s"),
+    };
     let mut rows = vec![
         ["", "done/s", "count", "failed", "mean", "p50", "p90", "p99", "p99.9", "max"].map(str::to_owned).to_vec(),
     ];
     if let Some(FillReport { per_second, latency: Some(latency), .. }) = &report.fill {
         rows.push(row("every key written once, ms", Some(*per_second), 0, latency));
     }
-    for (name, kind) in [("put", &report.puts), ("get", &report.gets)] {
+    for (name, kind) in [(name("put"), &report.puts), (name("get"), &report.gets)] {
         let Some(kind) = kind else { continue };
         let failures = kind.failures();
         match (&kind.service, &kind.response) {
@@ -141,6 +148,13 @@ fn remarks(report: &LoadReport) -> Vec<String> {
             lines.push(format!("{name}: {words}"));
         }
     }
+    if report.settings.pipeline > 1 {
+        lines.push(
+            "a latency is that of a pipeline, from sending its first request to its last answer; count has pipelines, done/s \
+             and failed have operations"
+                .to_owned(),
+        );
+    }
     lines.extend(report.first_failure.as_ref().map(|failure| format!("the first failure: {failure}")));
     if let Some(Latencies { p50_ms, p99_ms, max_ms, .. }) = report.machine {
         lines.push(format!(
@@ -174,7 +188,12 @@ fn remarks(report: &LoadReport) -> Vec<String> {
 /// "12 indeterminate, 3 not found"; empty when all is well.
 fn outcome_words(kind: &KindReport) -> String {
     let told = kind.outcomes.iter().filter(|(outcome, count)| **outcome != RequestOutcome::Ok && **count > 0);
-    told.map(|(outcome, count)| format!("{count} {}", outcome.words())).collect::<Vec<_>>().join(", ")
+    let mut words = told.map(|(outcome, count)| format!("{count} {}", outcome.words())).collect::<Vec<_>>().join(", ");
+    if !kind.errors.is_empty() {
+        let errors: Vec<_> = kind.errors.iter().map(|(word, count)| format!("{count} {word}")).collect();
+        words.push_str(&format!(" (errors: {})", errors.join(", ")));
+    }
+    words
 }
 
 /// Columns of equal width: the first to the left, all others to the right.

@@ -2,6 +2,8 @@
 //! against a real local cluster and against servers with prepared answers. Durations are asserted only where a server
 //! is known to take at least as long.
 
+mod redis;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{
@@ -18,7 +20,7 @@ use std::{
 
 use kv_bench::{
     cluster::{LocalCluster, LocalClusterOptions},
-    load::{self, Dialect, Distribution, LoadOptions, LoadTarget, Observer, Pace, Processes, ReadFrom, RequestOutcome},
+    load::Observer,
 };
 use serde_json::Value;
 use support::{KV_BENCH, eventually, kv_bench, signal, stderr, stdout};
@@ -370,53 +372,5 @@ impl Observer for Quiet {
 
     fn is_stopped(&self) -> bool {
         false
-    }
-}
-
-/// The engine speaks to Redis as it does to a node: a write counts once enough replicas have it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redis_whose_replicas_are_too_few_does_not_count() {
-    for (replicas, expected) in [(3, RequestOutcome::Ok), (2, RequestOutcome::Indeterminate)] {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let leader = listener.local_addr().expect("an address");
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let mut buffer = vec![0; 4096];
-                    while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {
-                        let answer = format!("+OK\r\n:{replicas}\r\n");
-                        stream.write_all(answer.as_bytes()).await.expect("sent");
-                    }
-                });
-            }
-        });
-        let target = LoadTarget {
-            description: "fake".into(),
-            dialect: Dialect::Redis { replicas: 3 },
-            leader,
-            followers: Vec::new(),
-            processes: Processes::default(),
-        };
-        let options = LoadOptions {
-            pace: Pace::Closed,
-            connections: 2,
-            reads: 0.0,
-            read_from: ReadFrom::Leader,
-            keys: 10,
-            distribution: Distribution::Uniform,
-            value_size_bytes: 64,
-            fill: false,
-            explain: false,
-            warmup: Duration::ZERO,
-            duration: Duration::from_millis(500),
-            request_timeout: Duration::from_secs(60),
-            threads: 2,
-            seed: 1,
-        };
-        let report = load::run(&target, &options, &mut Quiet).expect("runs");
-        let puts = report.puts.expect("writes");
-        for (outcome, count) in puts.outcomes {
-            assert_eq!(count > 0, outcome == expected, "{replicas} replicas: {outcome:?} {count}");
-        }
     }
 }
