@@ -708,17 +708,23 @@ async fn what_the_budget_refuses_is_reported_and_where_it_allows_nothing_the_pod
     }
 }
 
-// Goal: a pod is judged by the template that is applied, not by one that someone is about to see undone.
+// Goal: a pod is judged by the template that is applied, not by one that someone is about to see undone, nor by one that
+// the StatefulSet does not have yet. Method: an apply that makes another generation, and another token in the template.
 #[tokio::test]
 async fn no_pod_moves_in_the_step_that_changes_the_stateful_set() {
-    let (api, client) = ApiServer::start(|asked| {
-        let (code, mut body) = generation_3(asked)?;
-        body["metadata"]["generation"] = json!(4);
-        Some((code, body))
-    });
-    let leader = ScriptedLeader::start_with(5, config(4, 3, 5), (500, json!({}))).await;
-    reconcile(guarded(opened("{}", 5)), rolling(client, leader.port, &[], "{}")).await.expect("it succeeds");
-    assert!(!api.asked().iter().any(|asked| asked.path.ends_with("/eviction")));
+    for (generation, token, moves) in [(3, "t", true), (4, "t", false), (3, "another", false)] {
+        let (api, client) = ApiServer::start(move |asked| {
+            let (code, mut body) = generation_3(asked)?;
+            body["metadata"]["generation"] = json!(generation);
+            Some((code, body))
+        });
+        let leader = ScriptedLeader::start_with(5, config(4, 3, 5), (500, json!({}))).await;
+        let context = rolling(client, leader.port, &[], "{}");
+        context.memory.token_seen(&opened("{}", 5), token);
+        reconcile(guarded(opened("{}", 5)), context).await.expect("it succeeds");
+        let moved = api.asked().iter().any(|asked| asked.path.ends_with("/eviction"));
+        assert_eq!(moved, moves, "generation {generation}, token {token}");
+    }
 }
 
 // Goal: a StatefulSet of an earlier operator gets the new strategy, which the API server refuses beside the old settings.
