@@ -6,7 +6,7 @@
 //!   decides which handler answers a request; [`guard`] checks the token first.
 //! - [`body`] reads and parses request bodies. [`answer`] and [`error`] make answers, [`stream`]
 //!   long ones. A [`budget`] bounds the memory of bodies and of long answers.
-//! - [`kv`], [`keys`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
+//! - [`kv`], [`batch`], [`keys`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
 //! - [`status`] makes the answers of `GET /status`.
 //! - [`page`] is the page for browsers, and [`live`] the events that it shows.
 
@@ -14,6 +14,7 @@ mod activity;
 mod admin;
 mod answer;
 mod backup;
+mod batch;
 mod body;
 mod budget;
 mod client_stream;

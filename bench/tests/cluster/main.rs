@@ -5,6 +5,7 @@
 mod answers;
 mod backup;
 mod bad_requests;
+mod batch;
 mod browser;
 mod check;
 mod chromium;

@@ -126,7 +126,7 @@ where
 }
 
 /// The next bytes of a body; `None` at its end.
-async fn next<B>(body: &mut B) -> Result<Option<Bytes>, ApiError>
+pub(super) async fn next<B>(body: &mut B) -> Result<Option<Bytes>, ApiError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,

@@ -73,6 +73,12 @@ impl ApiError {
         Self::plain(StatusCode::REQUEST_TIMEOUT, message).with("outcome", "not_applied")
     }
 
+    /// 408: the next line of a batch did not arrive in time.
+    pub fn late_line(within: std::time::Duration) -> Self {
+        let message = format!("no whole line arrived within {} ms", within.as_millis());
+        Self::plain(StatusCode::REQUEST_TIMEOUT, message).with("outcome", "not_applied")
+    }
+
     /// 404 for an unknown path.
     pub fn no_route(path: &str) -> Self {
         let error = format!("no such route: {path}");

@@ -1,68 +1,117 @@
 //! `POST /incr`.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::Request;
+use axum::http::{HeaderMap, Uri};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::LeaderSite;
 use super::answer::{self, Answer};
 use super::body::{self, Field, check_lengths, parse};
 use super::client_stream::Arriving;
 use super::conditions;
 use super::error::ApiError;
 use super::kv::{self, Settled, Shown};
+use super::{LeaderSite, Site};
 use crate::protocol::etag::Etag;
 use crate::protocol::leader::{Condition, Increment, NoSum, sum};
 use crate::protocol::types::{Key, Record};
+use crate::replication::coordinator::Placed;
 
 /// How many characters of a value a message shows.
 const SHOWN_CHARACTERS: usize = 40;
 
+/// The body of `POST /incr`.
 #[derive(Deserialize)]
-struct Body<'a> {
+pub(super) struct IncrBody<'a> {
     #[serde(borrow, default)]
     key: Field<'a>,
     #[serde(default)]
     by: Option<Value>,
+    #[serde(borrow, default)]
+    if_match: Field<'a>,
+    #[serde(default)]
+    if_absent: Option<bool>,
+    #[serde(borrow, default)]
+    idempotency_key: Field<'a>,
+}
+
+/// An increment that a client asks for.
+pub(super) struct Request {
+    pub(super) key: Key,
+    by: i64,
+    retry_token: Option<Arc<str>>,
+}
+
+/// An increment that the leader has accepted or refused.
+pub(super) struct Begun {
+    by: i64,
+    begun: Instant,
+    placed: Result<(Placed, Option<i64>), ApiError>,
 }
 
 /// `POST /incr`.
-pub(super) async fn incr(state: &LeaderSite, request: Request<Arriving>) -> Result<Answer, ApiError> {
+pub(super) async fn incr(state: &LeaderSite, request: hyper::Request<Arriving>) -> Result<Answer, ApiError> {
     let (head, body) = request.into_parts();
-    let (key, by) = {
+    let increment = {
         let body = body::read(&state.site, body, state.site.body_bytes_max()).await?;
-        let Body { key, by } = parse(&body)?;
+        Request::of(&state.site, &head.headers, parse(&body)?)?
+    };
+    increment.begin(state, &head.uri).answer(state).await
+}
+
+impl Request {
+    /// # Errors
+    /// 400 or 413 for a malformed request.
+    pub(super) fn of(site: &Site, headers: &HeaderMap, body: IncrBody<'_>) -> Result<Self, ApiError> {
+        let IncrBody { key, by, if_match, if_absent, idempotency_key } = body;
         let by = match by {
             None => 1,
             Some(by) => by.as_i64().ok_or_else(|| ApiError::bad(format!("by must be a 64-bit integer, not {by}")))?,
         };
         let key = kv::key_of(key)?;
-        check_lengths(&state.site, &key, None)?;
-        (Key::from(key), by)
-    };
-    if conditions::of_request(&head.headers, &Field::Absent, None)? != Condition::Always {
-        return Err(ApiError::bad("POST /incr takes no condition"));
+        check_lengths(site, &key, None)?;
+        if conditions::of_request(headers, &if_match, if_absent)? != Condition::Always {
+            return Err(ApiError::bad("POST /incr takes no condition"));
+        }
+        Ok(Self { key: key.into(), by, retry_token: kv::retry_token(headers, idempotency_key)? })
     }
-    let retry_token = kv::retry_token(&head.headers)?;
-    let begun = Instant::now();
-    let (settled, sum) = if state.site.is_draining() {
-        (Err(ApiError::not_applied("the leader is shutting down")), None)
-    } else {
-        let increment = Increment { key, by, retry_token, now_us: state.leader.now_us() };
-        match state.leader.increment(increment) {
-            Ok((placed, sum)) => (kv::settle(state, placed).await, sum),
-            Err(refusal) => (Err(kv::refused(&refusal, &head.uri, ApiError::refused_write)), None),
+
+    /// Passes the increment to the leader.
+    pub(super) fn begin(self, state: &LeaderSite, uri: &Uri) -> Begun {
+        let Self { key, by, retry_token } = self;
+        let begun = Instant::now();
+        let placed = if state.site.is_draining() {
+            Err(ApiError::not_applied("the leader is shutting down"))
+        } else {
+            let increment = Increment { key, by, retry_token, now_us: state.leader.now_us() };
+            let placed = state.leader.increment(increment);
+            placed.map_err(|refusal| kv::refused(&refusal, uri, ApiError::refused_write))
+        };
+        Begun { by, begun, placed }
+    }
+}
+
+impl Begun {
+    /// Waits for the outcome.
+    ///
+    /// # Errors
+    /// The answer for the client.
+    pub(super) async fn answer(self, state: &LeaderSite) -> Result<Answer, ApiError> {
+        let Self { by, begun, placed } = self;
+        let (settled, sum) = match placed {
+            Ok((placed, sum)) => (kv::settle(state, placed, begun).await, sum),
+            Err(refused) => (Err(refused), None),
+        };
+        kv::count(state, begun, &settled);
+        match settled? {
+            Settled::Written(written) => {
+                let etag = sum.map(|sum| Etag::new(written.seq, Some(sum.to_string().as_bytes())));
+                Ok(answer::written(&written.with_sum(sum.map(Shown)), etag))
+            }
+            Settled::Unmet(found) => Err(no_sum(found.as_deref(), by)),
         }
-    };
-    kv::count(state, begun, &settled);
-    match settled? {
-        Settled::Written(written) => {
-            let etag = sum.map(|sum| Etag::new(written.seq, Some(sum.to_string().as_bytes())));
-            Ok(answer::written(&written.with_sum(sum.map(Shown)), etag))
-        }
-        Settled::Unmet(found) => Err(no_sum(found.as_deref(), by)),
     }
 }
 

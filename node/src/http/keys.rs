@@ -7,6 +7,7 @@
 //! that this leader still leads, so no other leader had committed anything by then. The moments differ from key to key.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
@@ -150,6 +151,7 @@ fn begin(site: &Site, uri: &Uri) -> Result<(Page, OwnedSemaphorePermit), ApiErro
 /// `GET /keys` at a leader.
 pub(super) async fn of_leader(State(state): State<LeaderSite>, uri: Uri) -> Result<Answer, ApiError> {
     let (mut page, _place) = begin(&state.site, &uri)?;
+    let begun = Instant::now();
     let leader = &state.leader;
     let epoch = leader.epoch();
     let mut position = Some(0);
@@ -167,7 +169,7 @@ pub(super) async fn of_leader(State(state): State<LeaderSite>, uri: Uri) -> Resu
         // Other requests are served between two parts.
         tokio::task::yield_now().await;
     }
-    kv::in_time(&state, &uri, leader.still_leads()).await?;
+    kv::in_time(&state, &uri, begun, leader.still_leads()).await?;
     page.answer(&state.site, Of::Linearizable { epoch: Shown(epoch) })
 }
 
@@ -177,7 +179,7 @@ pub(super) async fn of_follower(State(state): State<FollowerSite>, uri: Uri) -> 
     let replica = &state.replica;
     // It only grows during the walk.
     let staleness = replica.view().staleness;
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let mut position = Some(0);
     while let Some(from) = position {
         let (part, next) = replica.dump_part(from, PART_KEYS, PART_BYTES);

@@ -9,25 +9,32 @@ use axum::extract::Query;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use hyper::Request;
 use serde::{Deserialize, Serialize, Serializer};
+use tokio::time::error::Elapsed;
 
-use super::LeaderSite;
 use super::answer::{self, Answer};
 use super::body::{self, Field, ValueField, check_lengths, parse};
 use super::client_stream::Arriving;
 use super::conditions;
 use super::error::ApiError;
+use super::{LeaderSite, Site};
 use crate::metrics::WriteResult;
 use crate::protocol::etag::Etag;
-use crate::protocol::leader::{Accepted, Condition, NewWrite, Receipt, Refusal};
+use crate::protocol::leader::{Accepted, Condition, NewWrite, ReadOf, Receipt, Refusal};
 use crate::protocol::types::{Epoch, Key, Record};
 use crate::protocol::value::{Base64, InJson, Value};
 use crate::replication::coordinator::{Placed, WriteOutcome};
 
+/// Waits until this moment at most.
+async fn timeout_at<T>(until: Instant, wait: impl Future<Output = T>) -> Result<T, Elapsed> {
+    tokio::time::timeout_at(until.into(), wait).await
+}
+
 /// Longest `Idempotency-Key`, in bytes.
 const RETRY_TOKEN_BYTES_MAX: usize = 255;
 
+/// The body of `POST /put`.
 #[derive(Deserialize)]
-struct PutBody<'a> {
+pub(super) struct PutBody<'a> {
     #[serde(borrow, default)]
     key: Field<'a>,
     #[serde(borrow, default)]
@@ -38,6 +45,8 @@ struct PutBody<'a> {
     if_match: Field<'a>,
     #[serde(default)]
     if_absent: Option<bool>,
+    #[serde(borrow, default)]
+    idempotency_key: Field<'a>,
 }
 
 /// The fields of the body of `POST /put`.
@@ -48,16 +57,27 @@ pub struct PutFields<'a> {
     pub value: Cow<'a, [u8]>,
     if_match: Field<'a>,
     if_absent: Option<bool>,
+    idempotency_key: Field<'a>,
 }
 
+/// The body of `POST /delete`.
 #[derive(Deserialize)]
-struct DeleteBody<'a> {
+pub(super) struct DeleteBody<'a> {
     #[serde(borrow, default)]
     key: Field<'a>,
     #[serde(borrow, default)]
     if_match: Field<'a>,
     #[serde(default)]
     if_absent: Option<bool>,
+    #[serde(borrow, default)]
+    idempotency_key: Field<'a>,
+}
+
+/// A key alone.
+#[derive(Deserialize)]
+pub(super) struct KeyBody<'a> {
+    #[serde(borrow, default)]
+    pub(super) key: Field<'a>,
 }
 
 /// `?explain=true` adds the drawn delays to the answer.
@@ -122,15 +142,13 @@ struct Explanation {
 /// `POST /put`.
 pub(super) async fn put(state: &LeaderSite, request: Request<Arriving>) -> Result<Answer, ApiError> {
     let (head, body) = request.into_parts();
-    let (key, value, condition) = {
+    let write = {
         let body = body::read(&state.site, body, state.site.body_bytes_max()).await?;
-        let PutFields { key, value, if_match, if_absent } = put_fields(&body)?;
-        check_lengths(&state.site, &key, Some(&value))?;
-        let condition = conditions::of_request(&head.headers, &if_match, if_absent)?;
         // The write waits for its quorum without the body: only the key and the value stay in memory.
-        (Key::from(key), Value::from(value), condition)
+        Write::put(&state.site, &head.headers, put_fields(&body)?)?
     };
-    write(state, &head.uri, &head.headers, key, Some(value), condition).await
+    let PutQuery { explain } = query(&head.uri).map_err(ApiError::bad)?;
+    Write { explain, ..write }.begin(state, &head.uri).answer(state).await
 }
 
 /// Parses the body of `POST /put`.
@@ -138,26 +156,36 @@ pub(super) async fn put(state: &LeaderSite, request: Request<Arriving>) -> Resul
 /// # Errors
 /// The answer for the client.
 pub fn put_fields(body: &[u8]) -> Result<PutFields<'_>, ApiError> {
-    let PutBody { key, value, value_base64, if_match, if_absent } = parse(body)?;
-    match (key, ValueField::of(value, value_base64)?) {
-        (Field::Absent, _) | (_, ValueField::Absent) => Err(ApiError::bad("Missing key or value")),
-        (Field::Text(key), _) if key.is_empty() => Err(ApiError::bad("Missing key or value")),
-        (Field::Text(key), ValueField::Bytes(value)) => Ok(PutFields { key, value, if_match, if_absent }),
-        _ => Err(ApiError::bad("key and value must be strings")),
+    parse::<PutBody<'_>>(body)?.fields()
+}
+
+impl<'a> PutBody<'a> {
+    /// The fields.
+    ///
+    /// # Errors
+    /// 400 when one is missing or is not a string.
+    pub(super) fn fields(self) -> Result<PutFields<'a>, ApiError> {
+        let Self { key, value, value_base64, if_match, if_absent, idempotency_key } = self;
+        match (key, ValueField::of(value, value_base64)?) {
+            (Field::Absent, _) | (_, ValueField::Absent) => Err(ApiError::bad("Missing key or value")),
+            (Field::Text(key), _) if key.is_empty() => Err(ApiError::bad("Missing key or value")),
+            (Field::Text(key), ValueField::Bytes(value)) => {
+                Ok(PutFields { key, value, if_match, if_absent, idempotency_key })
+            }
+            _ => Err(ApiError::bad("key and value must be strings")),
+        }
     }
 }
 
 /// `POST /delete`.
 pub(super) async fn delete(state: &LeaderSite, request: Request<Arriving>) -> Result<Answer, ApiError> {
     let (head, body) = request.into_parts();
-    let (key, condition) = {
+    let write = {
         let body = body::read(&state.site, body, state.site.body_bytes_max()).await?;
-        let DeleteBody { key, if_match, if_absent } = parse(&body)?;
-        let key = key_of(key)?;
-        check_lengths(&state.site, &key, None)?;
-        (Key::from(key), conditions::of_request(&head.headers, &if_match, if_absent)?)
+        Write::delete(&state.site, &head.headers, parse(&body)?)?
     };
-    write(state, &head.uri, &head.headers, key, None, condition).await
+    let PutQuery { explain } = query(&head.uri).map_err(ApiError::bad)?;
+    Write { explain, ..write }.begin(state, &head.uri).answer(state).await
 }
 
 /// The key of a body without a value.
@@ -172,34 +200,87 @@ pub(super) fn key_of(key: Field<'_>) -> Result<Cow<'_, str>, ApiError> {
     }
 }
 
-async fn write(
-    state: &LeaderSite,
-    uri: &Uri,
-    headers: &HeaderMap,
-    key: Key,
+/// A write or a deletion that a client asks for.
+pub(super) struct Write {
+    pub(super) key: Key,
+    /// `None` deletes the key.
     value: Option<Value>,
     condition: Condition,
-) -> Result<Answer, ApiError> {
-    let PutQuery { explain } = query(uri).map_err(ApiError::bad)?;
-    let retry_token = retry_token(headers)?;
-    let begun = Instant::now();
-    let version = Etag::new(0, value.as_deref());
-    let settled = if state.site.is_draining() {
-        Err(ApiError::not_applied("the leader is shutting down"))
-    } else {
-        let new = NewWrite { key: key.clone(), value, retry_token, explain, now_us: state.leader.now_us() };
-        match state.leader.put_if(new, condition) {
-            Ok(placed) => settle(state, placed).await,
-            Err(refusal) => Err(refused(&refusal, uri, ApiError::refused_write)),
+    retry_token: Option<Arc<str>>,
+    explain: bool,
+}
+
+/// A write that the leader has accepted or refused.
+pub(super) struct BegunWrite {
+    key: Key,
+    /// What it stores, under any sequence number.
+    version: Etag,
+    begun: Instant,
+    placed: Result<Placed, ApiError>,
+}
+
+impl Write {
+    /// # Errors
+    /// 400 or 413 for a malformed request.
+    pub(super) fn put(site: &Site, headers: &HeaderMap, fields: PutFields<'_>) -> Result<Self, ApiError> {
+        let PutFields { key, value, if_match, if_absent, idempotency_key } = fields;
+        check_lengths(site, &key, Some(&value))?;
+        let condition = conditions::of_request(headers, &if_match, if_absent)?;
+        let retry_token = retry_token(headers, idempotency_key)?;
+        Ok(Self { key: key.into(), value: Some(value.into()), condition, retry_token, explain: false })
+    }
+
+    /// # Errors
+    /// 400 or 413 for a malformed request.
+    pub(super) fn delete(site: &Site, headers: &HeaderMap, body: DeleteBody<'_>) -> Result<Self, ApiError> {
+        let DeleteBody { key, if_match, if_absent, idempotency_key } = body;
+        let key = key_of(key)?;
+        check_lengths(site, &key, None)?;
+        let condition = conditions::of_request(headers, &if_match, if_absent)?;
+        let retry_token = retry_token(headers, idempotency_key)?;
+        Ok(Self { key: key.into(), value: None, condition, retry_token, explain: false })
+    }
+
+    /// Bytes of its key and value.
+    pub(super) fn bytes(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, |value| value.len())
+    }
+
+    /// Passes the write to the leader. Writes of one key apply in the order of these calls.
+    pub(super) fn begin(self, state: &LeaderSite, uri: &Uri) -> BegunWrite {
+        let Self { key, value, condition, retry_token, explain } = self;
+        let begun = Instant::now();
+        let version = Etag::new(0, value.as_deref());
+        let placed = if state.site.is_draining() {
+            Err(ApiError::not_applied("the leader is shutting down"))
+        } else {
+            let new = NewWrite { key: key.clone(), value, retry_token, explain, now_us: state.leader.now_us() };
+            let placed = state.leader.put_if(new, condition);
+            placed.map_err(|refusal| refused(&refusal, uri, ApiError::refused_write))
+        };
+        BegunWrite { key, version, begun, placed }
+    }
+}
+
+impl BegunWrite {
+    /// Waits for the outcome.
+    ///
+    /// # Errors
+    /// The answer for the client.
+    pub(super) async fn answer(self, state: &LeaderSite) -> Result<Answer, ApiError> {
+        let Self { key, version, begun, placed } = self;
+        let settled = match placed {
+            Ok(placed) => settle(state, placed, begun).await,
+            Err(refused) => Err(refused),
+        };
+        count(state, begun, &settled);
+        match settled? {
+            Settled::Written(written) => {
+                let etag = version.at(written.seq);
+                Ok(answer::written(&written, Some(etag)))
+            }
+            Settled::Unmet(found) => conditions::unmet(state, &key, found.as_deref()),
         }
-    };
-    count(state, begun, &settled);
-    match settled? {
-        Settled::Written(written) => {
-            let etag = version.at(written.seq);
-            Ok(answer::written(&written, Some(etag)))
-        }
-        Settled::Unmet(found) => conditions::unmet(state, &key, found.as_deref()),
     }
 }
 
@@ -221,15 +302,16 @@ pub(super) fn query<T: Default + serde::de::DeserializeOwned>(uri: &Uri) -> Resu
     Query::try_from_uri(uri).map(|Query(query)| query).map_err(|rejection| rejection.body_text())
 }
 
-/// Waits for the outcome of an accepted write.
+/// Waits for the outcome of a write that was accepted after `begun`.
 ///
 /// # Errors
 /// 500 if it is unknown in time. 503 if the leader does not know in time whether it may refuse the write.
-pub(super) async fn settle(state: &LeaderSite, placed: Placed) -> Result<Settled, ApiError> {
+pub(super) async fn settle(state: &LeaderSite, placed: Placed, begun: Instant) -> Result<Settled, ApiError> {
     let Placed { accepted, outcome, epoch, timeout, .. } = placed;
+    let outcome = timeout_at(begun + timeout, outcome);
     match accepted {
         Accepted::AlreadyCommitted { seq } => Ok(Settled::Written(Written::new(seq, epoch))),
-        Accepted::Pending { seq } => match tokio::time::timeout(timeout, outcome).await {
+        Accepted::Pending { seq } => match outcome.await {
             Ok(Ok(WriteOutcome::Committed(receipt))) => {
                 let generation = receipt.delays_us.is_some().then(|| state.leader.generation_in_force());
                 let explain = explain(&receipt, generation);
@@ -239,7 +321,7 @@ pub(super) async fn settle(state: &LeaderSite, placed: Placed) -> Result<Settled
             // commit.
             _ => Err(ApiError::indeterminate(seq, &epoch.to_string())),
         },
-        Accepted::Unmet => match tokio::time::timeout(timeout, outcome).await {
+        Accepted::Unmet => match outcome.await {
             Ok(Ok(WriteOutcome::Unmet(found))) => Ok(Settled::Unmet(found)),
             // The record that refused the write may be lost, or another leader has a newer one.
             _ => Err(ApiError::not_applied(format!(
@@ -272,15 +354,25 @@ fn explain(receipt: &Receipt, generation: Option<u64>) -> Option<Explanation> {
     })
 }
 
-pub(super) fn retry_token(headers: &HeaderMap) -> Result<Option<Arc<str>>, ApiError> {
-    let Some(token) = headers.get("idempotency-key") else {
-        return Ok(None);
-    };
-    match token.to_str() {
-        Ok(token) if !token.is_empty() && token.len() <= RETRY_TOKEN_BYTES_MAX => Ok(Some(token.into())),
-        _ => {
-            Err(ApiError::bad(format!("Idempotency-Key must be 1 to {RETRY_TOKEN_BYTES_MAX} visible ASCII characters")))
+/// The idempotency key of a write, from the head or from the member of its body.
+///
+/// # Errors
+/// 400 if it is malformed, or if both are there.
+pub(super) fn retry_token(headers: &HeaderMap, in_body: Field<'_>) -> Result<Option<Arc<str>>, ApiError> {
+    let malformed =
+        |name: &str| ApiError::bad(format!("{name} must be 1 to {RETRY_TOKEN_BYTES_MAX} visible ASCII characters"));
+    let fits = |token: &str| (1..=RETRY_TOKEN_BYTES_MAX).contains(&token.len());
+    match (headers.get("idempotency-key"), in_body) {
+        (None, Field::Absent) => Ok(None),
+        (Some(token), Field::Absent) => match token.to_str() {
+            Ok(token) if fits(token) => Ok(Some(token.into())),
+            _ => Err(malformed("Idempotency-Key")),
+        },
+        (None, Field::Text(token)) if fits(&token) && token.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => {
+            Ok(Some(token.into()))
         }
+        (None, _) => Err(malformed("idempotency_key")),
+        (Some(_), _) => Err(ApiError::bad("a write has at most one idempotency key")),
     }
 }
 
@@ -336,17 +428,18 @@ pub(super) fn the_key(uri: &Uri) -> Result<GetQuery, ApiError> {
     Ok(query)
 }
 
-/// Waits for a linearizable read.
+/// Waits for a linearizable read that arrived at `begun`.
 ///
 /// # Errors
 /// 503 when the leader does not know in time whether it still leads, and the redirect of a standby.
 pub(super) async fn in_time<T>(
     state: &LeaderSite,
     uri: &Uri,
+    begun: Instant,
     read: impl Future<Output = Result<T, Refusal>>,
 ) -> Result<T, ApiError> {
     let timeout = state.leader.replication_timeout();
-    let read = tokio::time::timeout(timeout, read).await.map_err(|_| {
+    let read = timeout_at(begun + timeout, read).await.map_err(|_| {
         let message =
             format!("no write quorum confirmed within {} ms that this leader still leads", timeout.as_millis());
         ApiError::read(StatusCode::SERVICE_UNAVAILABLE, message)
@@ -363,16 +456,63 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
             let latest = leader.latest(&key).map_err(|refusal| refused(&refusal, uri, ApiError::refused_read))?;
             latest.map_or((None, None), |(record, committed)| (Some(record), Some(committed)))
         }
-        Consistency::Linearizable => (in_time(state, uri, leader.read(&key)).await?, None),
+        Consistency::Linearizable => (in_time(state, uri, Instant::now(), leader.read(&key)).await?, None),
     };
-    let etag = record.as_ref().map(Etag::of);
-    let found = record.as_ref().and_then(|record| Some((record, record.value.as_ref()?)));
+    got(state, &key, raw, record.as_ref(), committed)
+}
+
+/// The answer to a read that found this record.
+fn got(
+    state: &LeaderSite,
+    key: &str,
+    raw: bool,
+    record: Option<&Record>,
+    committed: Option<bool>,
+) -> Result<Answer, ApiError> {
+    let etag = record.map(Etag::of);
+    let found = record.and_then(|record| Some((record, record.value.as_ref()?)));
     let Some((Record { version, .. }, value)) = found else {
         return Err(ApiError::read(StatusCode::NOT_FOUND, "Key not found").with_etag(etag));
     };
     if raw {
         return answer::raw(&state.site.answers, value.clone(), etag);
     }
-    let got = Got { epoch: Some(Shown(version.epoch)), committed, ..Got::new(&key, value, version.seq) };
+    let got = Got { epoch: Some(Shown(version.epoch)), committed, ..Got::new(key, value, version.seq) };
     answer::read(&state.site.answers, &got, etag)
+}
+
+/// A read in the order of requests, see [`Coordinator::read_in_order`](crate::replication::coordinator::Coordinator::read_in_order).
+pub(super) struct Read {
+    key: Box<str>,
+    begun: Instant,
+    placed: Result<Placed, Refusal>,
+    /// About how many bytes it will return.
+    pub(super) bytes: usize,
+}
+
+impl Read {
+    /// `behind_others`: whether requests before it, whose answers are not known, may be about its key.
+    pub(super) fn begin(state: &LeaderSite, key: &str, behind_others: bool) -> Self {
+        let of = if behind_others { ReadOf::Accepted } else { ReadOf::Committed };
+        let placed = state.leader.read_in_order(key, of);
+        let newest = state.leader.latest(key).ok().flatten().and_then(|(record, _)| record.value);
+        let bytes = newest.map_or(0, |value| value.len());
+        Self { key: key.into(), begun: Instant::now(), placed, bytes }
+    }
+
+    /// Waits for the value.
+    ///
+    /// # Errors
+    /// The answer for the client.
+    pub(super) async fn answer(self, state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiError> {
+        let Self { key, begun, placed, .. } = self;
+        let read = async {
+            match placed?.outcome.await {
+                Ok(WriteOutcome::Unmet(found)) => Ok(found),
+                _ => Err(state.leader.local_refusal().err().unwrap_or(Refusal::Recovering)),
+            }
+        };
+        let found = in_time(state, uri, begun, read).await?;
+        got(state, &key, false, found.as_deref(), None)
+    }
 }

@@ -17,7 +17,9 @@ use super::answer::Answer;
 use super::client_stream::Arriving;
 use super::connections::Service;
 use super::error::ApiError;
-use super::{FollowerSite, LeaderSite, Site, admin, backup, dump, guard, incr, keys, kv, live, page, replica, restore};
+use super::{
+    FollowerSite, LeaderSite, Site, admin, backup, batch, dump, guard, incr, keys, kv, live, page, replica, restore,
+};
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
 
@@ -28,8 +30,8 @@ const OF_EVERY_LEADER: [&str; 5] = ["/", "/status", "/readyz", "/healthz", "/met
 const PAGE_FILES: &str = "/page/";
 
 /// What only the leader answers: a follower names the leader.
-const OF_THE_LEADER: [&str; 9] =
-    ["/put", "/delete", "/incr", "/config", "/live", "/recover", "/hand-over", "/backup", "/restore"];
+const OF_THE_LEADER: [&str; 10] =
+    ["/put", "/delete", "/incr", "/batch", "/config", "/live", "/recover", "/hand-over", "/backup", "/restore"];
 
 /// Answers the requests to a leader.
 #[derive(Clone)]
@@ -58,6 +60,7 @@ impl LeaderService {
             .route("/put", any(only_post))
             .route("/delete", any(only_post))
             .route("/incr", any(only_post))
+            .route("/batch", any(only_post))
             .route("/get", any(only_get))
             .route("/dump", get(dump::of_leader))
             .route("/keys", get(keys::of_leader))
@@ -95,6 +98,7 @@ impl LeaderService {
             (&Method::GET | &Method::HEAD, "/get") => kv::get(&self.state, request.uri()).await,
             (&Method::POST, "/delete") => kv::delete(&self.state, request).await,
             (&Method::POST, "/incr") => incr::incr(&self.state, request).await,
+            (&Method::POST, "/batch") => batch::batch(&self.state, request).await,
             (_, path) if !OF_EVERY_LEADER.contains(&path) && !path.starts_with(PAGE_FILES) => {
                 match self.state.leader.leads_elsewhere() {
                     Some(leader) => Err(ApiError::elsewhere(&leader, request.uri())),
