@@ -8,7 +8,7 @@
 //!   long ones. A [`budget`] bounds the memory of bodies and of long answers.
 //! - [`kv`], [`batch`], [`keys`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
 //! - [`status`] makes the answers of `GET /status`.
-//! - [`page`] is the page for browsers, and [`live`] the events that it shows.
+//! - [`page`] is the page for browsers, and [`live`] the events that it shows. [`watch`] sends committed changes.
 
 mod activity;
 mod admin;
@@ -35,6 +35,7 @@ mod restore;
 mod routes;
 mod status;
 mod stream;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -130,6 +131,8 @@ pub struct LeaderSite {
     /// Ends this leader in order.
     pub(crate) hand_over: Arc<Notify>,
     pub(crate) pages: Arc<Pages>,
+    /// Places for watches.
+    pub(crate) watches: Arc<Semaphore>,
 }
 
 /// The state of a follower's handlers.

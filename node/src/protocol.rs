@@ -27,3 +27,4 @@ pub mod leader;
 pub mod messages;
 pub mod types;
 pub mod value;
+pub mod watch;

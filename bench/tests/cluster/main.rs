@@ -29,3 +29,4 @@ mod support;
 mod tokens;
 mod values;
 mod versions;
+mod watch;

@@ -147,6 +147,7 @@ mod tests {
             backups: Arc::new(Semaphore::new(1)),
             hand_over: Arc::default(),
             pages: Arc::default(),
+            watches: Arc::new(Semaphore::new(1)),
         }
     }
 

@@ -19,6 +19,7 @@ use super::connections::Service;
 use super::error::ApiError;
 use super::{
     FollowerSite, LeaderSite, Site, admin, backup, batch, dump, guard, incr, keys, kv, live, page, replica, restore,
+    watch,
 };
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
@@ -30,8 +31,19 @@ const OF_EVERY_LEADER: [&str; 5] = ["/", "/status", "/readyz", "/healthz", "/met
 const PAGE_FILES: &str = "/page/";
 
 /// What only the leader answers: a follower names the leader.
-const OF_THE_LEADER: [&str; 10] =
-    ["/put", "/delete", "/incr", "/batch", "/config", "/live", "/recover", "/hand-over", "/backup", "/restore"];
+const OF_THE_LEADER: [&str; 11] = [
+    "/put",
+    "/delete",
+    "/incr",
+    "/batch",
+    "/config",
+    "/live",
+    "/watch",
+    "/recover",
+    "/hand-over",
+    "/backup",
+    "/restore",
+];
 
 /// Answers the requests to a leader.
 #[derive(Clone)]
@@ -48,7 +60,8 @@ impl LeaderService {
         let guard = middleware::from_fn_with_state(site.clone(), guard::authorize);
         let (metrics, backups) = (Arc::default(), Arc::new(Semaphore::new(1)));
         let pages = Arc::default();
-        let state = LeaderSite { site, leader, metrics, resizable, backups, hand_over, pages };
+        let state =
+            LeaderSite { site, leader, metrics, resizable, backups, hand_over, pages, watches: watch::places() };
         let guarded = Router::new()
             .route("/recover", post(admin::recover))
             .route("/hand-over", post(admin::hand_over))
@@ -68,6 +81,7 @@ impl LeaderService {
             .route("/", any(page::of_leader))
             .route("/page/{name}", any(page::file))
             .route("/live", get(live::live))
+            .route("/watch", get(watch::watch))
             .route("/status", get(admin::leader_status))
             .route("/readyz", get(admin::leader_ready))
             .route("/healthz", get(admin::leader_health))

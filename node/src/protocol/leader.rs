@@ -45,7 +45,7 @@ use super::digest::{BucketLimits, Digest};
 use super::follower::MESSAGE_BYTES;
 use super::keymap::KeyMap;
 use super::messages::{Hello, ToFollower, ToLeader};
-use super::types::{Epoch, FollowerId, Record};
+use super::types::{Epoch, FollowerId, Key, Record};
 
 pub use self::audit::AuditCounts;
 pub use self::candidate::CandidateView;
@@ -221,6 +221,8 @@ pub struct Leader<W, R> {
     cut_off: Option<CutOff>,
     /// Ticks since a follower last gave recovery something new.
     stalled_ticks: u32,
+    /// Positions and keys of writes committed since the caller last asked; `None` while nobody watches.
+    commits: Option<Vec<(usize, Key)>>,
     out: Vec<Output<W, R>>,
 }
 
@@ -258,6 +260,7 @@ impl<W, R> Leader<W, R> {
             short_since_us: None,
             cut_off: None,
             stalled_ticks: 0,
+            commits: None,
             out: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@
 //! (waking tasks, answering clients) happens after the lock is released.
 //!
 //! This file contains the step. The methods are in files by caller: `requests` for clients, `connections` for the
-//! sessions with followers, `configuration` for operators, `view` for status pages and metrics, `samples` for the live page.
+//! sessions with followers, `configuration` for operators, `view` for status pages and metrics, `samples` for the live page, `watches` for `GET /watch`.
 
 mod configuration;
 mod connections;
@@ -13,6 +13,7 @@ mod environment;
 mod requests;
 mod samples;
 mod view;
+mod watches;
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -35,10 +36,12 @@ pub use self::requests::{Placed, WriteOutcome};
 use self::samples::Samples;
 pub use self::samples::{SampledFollower, SampledWrite};
 pub use self::view::{Condition, LeaderView, PlaceView};
+use self::watches::Watches;
+pub(crate) use self::watches::Watching;
 use super::outbox::{Item, Outbox};
 use super::timer::Timer;
 use crate::protocol::leader::{Leader, LeaderSettings, Limits, Output, SlotId};
-use crate::protocol::types::Record;
+use crate::protocol::types::{Key, Record};
 
 /// How often the pause between two attempts to start doubles: up to 6.4 s.
 const BACKOFF_DOUBLINGS_MAX: u32 = 5;
@@ -77,6 +80,8 @@ struct After {
     wake: SmallVec<[Arc<Outbox>; 8]>,
     writes: Vec<(oneshot::Sender<WriteOutcome>, WriteOutcome)>,
     reads: Vec<(oneshot::Sender<Option<Record>>, Option<Record>)>,
+    /// Committed writes, while a client watches.
+    commits: Vec<(usize, Key)>,
     /// The delay before the leader asks for promises again.
     elect: Option<Duration>,
 }
@@ -89,6 +94,7 @@ pub struct Coordinator {
     seed: u64,
     runtime: Handle,
     changed: watch::Sender<u64>,
+    watches: Watches,
 }
 
 impl Coordinator {
@@ -141,6 +147,7 @@ impl Coordinator {
             seed,
             runtime: Handle::current(),
             changed: watch::Sender::new(0),
+            watches: Watches::default(),
         });
         let weak: Weak<Self> = Arc::downgrade(&coordinator);
         let timer = Timer::with_alarm(alarm, move |over: &mut Vec<(SlotId, u64)>| {
@@ -206,6 +213,7 @@ impl Coordinator {
             self.carry_out(&mut state, output, &mut after);
         }
         state.outputs = outputs;
+        after.commits = state.core.take_commits();
         drop(state);
         self.finish(after);
         result
@@ -265,6 +273,9 @@ impl Coordinator {
             timer.schedule(after.waits);
         }
         after.wake.iter().for_each(|outbox| outbox.wake());
+        if !after.commits.is_empty() {
+            self.watches.committed(&after.commits);
+        }
         // Sending fails if the client disconnected. Its write remains.
         for (waiter, outcome) in after.writes {
             let _ = waiter.send(outcome);

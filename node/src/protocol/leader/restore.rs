@@ -173,7 +173,7 @@ impl<W, R> Leader<W, R> {
     /// Whether the leader accepts requests of clients: not while it is closed, during a restore, or
     /// while it is cut off from its followers.
     #[inline]
-    pub(super) fn client_refusal(&self) -> Result<(), Refusal> {
+    pub(crate) fn client_refusal(&self) -> Result<(), Refusal> {
         self.refusal()?;
         if self.restoring || self.cut_off.is_some() { self.refuse_clients() } else { Ok(()) }
     }

@@ -176,6 +176,25 @@ impl<W, R> Leader<W, R> {
         Some((key, entry.committed()))
     }
 
+    /// The position of a key in the map.
+    pub fn position_of(&self, key: &str) -> Option<usize> {
+        self.entries.find(key).map(|(position, _)| position)
+    }
+
+    /// Begins or ends to note commits for [`Leader::take_commits`].
+    pub fn note_commits(&mut self, on: bool) {
+        if !on {
+            self.commits = None;
+        } else if self.commits.is_none() {
+            self.commits = Some(Vec::new());
+        }
+    }
+
+    /// The positions and keys of the writes that were committed since the last call.
+    pub fn take_commits(&mut self) -> Vec<(usize, Key)> {
+        self.commits.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Every follower. `now_us` is on the clock of [`super::NewWrite::now_us`].
     pub fn followers(&self, now_us: u64) -> Vec<FollowerView> {
         self.each_slot()

@@ -397,6 +397,9 @@ impl<W, R> Leader<W, R> {
                 entry.committed = Some(Box::new(pending.write.record.clone()));
             }
         }
+        if let Some(commits) = &mut self.commits {
+            commits.push((pending.entry, pending.write.key.clone()));
+        }
         let receipt = Receipt { seq, epoch, quorum, delays_us: pending.delays_us.take() };
         let others = std::mem::take(&mut pending.more_waiters);
         if let Some(waiter) = pending.waiter.take() {
