@@ -5,7 +5,8 @@
 //! (waking tasks, answering clients) happens after the lock is released.
 //!
 //! This file contains the step. The methods are in files by caller: `requests` for clients, `connections` for the
-//! sessions with followers, `configuration` for operators, `view` for status pages and metrics, `samples` for the live page, `watches` for `GET /watch`.
+//! sessions with followers, `configuration` for operators, `view` for status pages and metrics, `samples` for the live
+//! page, `watches` for `GET /watch`.
 
 mod configuration;
 mod connections;
