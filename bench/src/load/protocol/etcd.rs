@@ -313,6 +313,19 @@ mod tests {
     }
 
     #[test]
+    fn calls_of_a_pipeline_are_answered_in_any_order_and_told_in_that_of_sending() {
+        let (mut etcd, mut out) = (asked(), Vec::new());
+        etcd.request(Operation::Put { key: "k2", value: "v" }, &mut out).expect("fits");
+        let failure = framed(HEADERS, 5, 3, &[0x88]);
+        assert_eq!(etcd.parse(&failure, &mut out).expect("HTTP/2").answer, None, "the first one has no answer yet");
+        let first = etcd.parse(&success(), &mut out).expect("HTTP/2");
+        assert_eq!(first, Parsed { consumed: success().len(), answer: Some(Answer::ok()) });
+        let second = etcd.parse(b"", &mut out).expect("HTTP/2").answer.expect("kept");
+        assert_eq!(second.outcome, RequestOutcome::Indeterminate);
+        assert_eq!(etcd.parse(b"", &mut out), Ok(Parsed::nothing_yet()));
+    }
+
+    #[test]
     fn a_call_without_a_message_has_failed() {
         for (input, expected) in [
             (framed(HEADERS, 5, 1, &[0x88]), "no message in its answer"),
