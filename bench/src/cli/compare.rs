@@ -12,14 +12,14 @@ use clap::Args;
 use super::{
     EXIT_FAILED,
     cluster::{Durability, without_delays},
-    load::{above_zero, start},
+    load::{PIPELINE_MAX, above_zero, start},
     sweep,
 };
 use crate::{
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     load::{
         compare::{
-            self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, System, SystemReport, WRITE_QUORUM,
+            self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, Place, System, SystemReport, WRITE_QUORUM,
         },
         progress::LoadProgress,
         raise_file_limit, write_all,
@@ -28,7 +28,7 @@ use crate::{
 };
 
 pub(super) const AFTER_HELP: &str = "\
-Needs redis-server and etcd in PATH (Debian: redis-server, etcd-server); what is missing is named and left out.
+Needs redis-server, valkey-server and etcd in PATH (Debian: redis-server, etcd-server); what is missing is named and left out.
 Exit codes: 0 compared; 1 failed, or a write failed or was not found again; 2 wrong usage; 130 interrupted (partial results are still written).";
 
 /// The settings of a comparison.
@@ -37,6 +37,16 @@ pub struct CompareArguments {
     /// Numbers of connections, comma-separated
     #[arg(long, value_name = "C,…", value_delimiter = ',', value_parser = sweep::positive, default_value = "1,10,64,256")]
     connections: Vec<usize>,
+
+    /// Lengths of pipelines, comma-separated, that systems which take pipelines are measured at too; latency is that of a
+    /// whole pipeline
+    #[arg(long, value_name = "P,…", value_delimiter = ',', value_parser = clap::value_parser!(u64).range(2..=PIPELINE_MAX),
+        default_value = "16,64", num_args = 0..=16)]
+    pipelines: Vec<u64>,
+
+    /// Connections at which pipelines are measured
+    #[arg(long, value_name = "C", value_parser = sweep::positive, default_value_t = 16)]
+    pipeline_connections: usize,
 
     /// How long each point is measured in each round
     #[arg(long, value_name = "SECONDS", value_parser = above_zero, default_value_t = 1.5)]
@@ -76,10 +86,14 @@ async fn run(arguments: &CompareArguments) -> Result<u8> {
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
     let out = &arguments.out;
     super::make_directory(out)?;
-    let most = arguments.connections.iter().copied().max().unwrap_or_default();
+    let alone = arguments.connections.iter().map(|connections| Place { connections: *connections, pipeline: 1 });
+    let connections = arguments.pipeline_connections;
+    let together = arguments.pipelines.iter().map(|pipeline| Place { connections, pipeline: *pipeline as usize });
+    let places: Vec<Place> = alone.chain(together).collect();
+    let most = places.iter().map(|place| place.connections).max().unwrap_or_default();
     raise_file_limit(most as u64)?;
     let options = CompareOptions {
-        connections: arguments.connections.clone(),
+        places,
         duration: Duration::from_secs_f64(arguments.seconds),
         warmup: Duration::from_secs_f64(arguments.warmup_seconds),
         rounds: arguments.rounds,
@@ -150,6 +164,7 @@ async fn contenders(
             None => missing.push(format!("{} is not installed: there is no such program in PATH", peer.requirement())),
         }
     }
+    missing.sort();
     missing.dedup();
     Ok((contenders, missing))
 }

@@ -21,7 +21,7 @@ pub(super) const AFTER_HELP: &str = "\
 Exit codes: 0 measured; 1 failed, or an operation failed; 2 wrong usage; 130 interrupted (partial results are still written).";
 
 /// More than any client sends at once.
-const PIPELINE_MAX: u64 = 10_000;
+pub(super) const PIPELINE_MAX: u64 = 10_000;
 const DEFAULT_CONNECTIONS: usize = 64;
 /// Connections of an open loop: enough for all requests that become due while a system stalls.
 const DEFAULT_CONNECTIONS_OPEN: usize = 1_024;

@@ -1,7 +1,7 @@
 //! kvcluster beside what users would pick instead: the same load for all of them, on one machine, in one run.
 //!
 //! All systems run side by side, and only one of them is under load at a time. Rounds go over every system at every number of
-//! connections, so that other work on the machine affects all systems alike. A ratio is computed within its round, and the
+//! connections, and at every length of a pipeline where it takes pipelines, so that other work on the machine affects all systems alike. A ratio is computed within its round, and the
 //! report has the median of the rounds.
 
 mod etcd;
@@ -14,10 +14,12 @@ mod system;
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
 pub use self::{
     process::{SUBCOMMAND, main as become_peer},
     readback::ReadBack,
+    redis::{Family, Promise},
     report::{CompareReport, Pair, Point, Ratio, SystemReport, markdown, text},
     system::System,
 };
@@ -31,29 +33,40 @@ pub const WRITE_QUORUM: u16 = 3;
 /// A system of another maker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// Redis that stores nothing.
-    RedisMemory,
-    /// Redis that appends each write to a synced file.
-    RedisAlways,
+    /// A master and its replicas that speak Redis' protocol.
+    Redis {
+        /// Whose program.
+        family: Family,
+        /// When a write counts.
+        promise: Promise,
+    },
     /// etcd, which always stores.
     Etcd,
 }
 
 impl Peer {
     /// All, in the order of the report.
-    pub const ALL: [Self; 3] = [Self::RedisMemory, Self::RedisAlways, Self::Etcd];
+    pub const ALL: [Self; 6] = [
+        Self::Redis { family: Family::Redis, promise: Promise::Received },
+        Self::Redis { family: Family::Valkey, promise: Promise::Received },
+        Self::Redis { family: Family::Redis, promise: Promise::Synced },
+        Self::Redis { family: Family::Valkey, promise: Promise::Synced },
+        // Redis has WAITAOF from 7.2 on; Debian's is older.
+        Self::Redis { family: Family::Valkey, promise: Promise::SyncedByWaitAof },
+        Self::Etcd,
+    ];
 
     /// What has to be installed for it.
     pub fn requirement(self) -> &'static str {
         match self {
-            Self::RedisMemory | Self::RedisAlways => "redis-server",
+            Self::Redis { family, .. } => family.program(),
             Self::Etcd => "etcd",
         }
     }
 
     /// Whether a write is on disk when it is answered.
     pub fn is_stored(self) -> bool {
-        !matches!(self, Self::RedisMemory)
+        !matches!(self, Self::Redis { promise: Promise::Received, .. })
     }
 
     /// Whether it stores every write: it has no mode that keeps data in memory alone.
@@ -67,7 +80,7 @@ impl Peer {
     /// When it is installed and does not start, or `is_stopped` says that it is no longer needed.
     pub fn start(self, directory: &Path, is_stopped: &dyn Fn() -> bool) -> Result<Option<System>> {
         match self {
-            Self::RedisMemory | Self::RedisAlways => redis::start(self, directory, is_stopped),
+            Self::Redis { family, promise } => redis::start(family, promise, directory, is_stopped),
             Self::Etcd => etcd::start(directory, is_stopped),
         }
         .with_context(|| format!("failed to start {}", self.requirement()))
@@ -85,11 +98,20 @@ pub struct Contender {
     pub system: System,
 }
 
+/// How many clients there are, and how many writes each of them sends together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// Connections, each with one pipeline under way.
+    pub connections: usize,
+    /// Writes of a pipeline; 1 without pipelines.
+    pub pipeline: usize,
+}
+
 /// How to compare.
 #[derive(Clone, Debug)]
 pub struct CompareOptions {
-    /// Numbers of connections.
-    pub connections: Vec<usize>,
+    /// Clients and pipelines, in the order of measuring.
+    pub places: Vec<Place>,
     /// How long each point is measured, and warmed up before.
     pub duration: Duration,
     /// Before each measurement.
@@ -116,10 +138,13 @@ pub fn run(
     // What each system acknowledged last, by key: every run writes a value of its own.
     let mut acknowledged = vec![BTreeMap::new(); contenders.len()];
     for round in 0..options.rounds {
-        for (place, &connections) in options.connections.iter().enumerate() {
-            let seed = (round * options.connections.len() + place) as u64;
-            let load_options = load_options(options, connections, seed);
+        for (index, &place) in options.places.iter().enumerate() {
+            let seed = (round * options.places.len() + index) as u64;
+            let load_options = load_options(options, place, seed);
             for (number, contender) in contenders.iter().enumerate() {
+                if place.pipeline > 1 && !contender.system.target.dialect.can_pipeline() {
+                    continue;
+                }
                 if observer.is_stopped() {
                     report.interrupted = true;
                     return Ok(report);
@@ -128,7 +153,7 @@ pub fn run(
                     .with_context(|| format!("failed to put {} under load", contender.system.name));
                 match measured {
                     Ok(measured) => {
-                        report.add(number, connections, &measured);
+                        report.add(number, index, &measured);
                         let value = load::value(options.value_size_bytes, seed);
                         acknowledged[number].extend(measured.acknowledged.iter().map(|key| (*key, value.clone())));
                     }
@@ -144,11 +169,11 @@ pub fn run(
     Ok(report)
 }
 
-fn load_options(options: &CompareOptions, connections: usize, seed: u64) -> LoadOptions {
+fn load_options(options: &CompareOptions, place: Place, seed: u64) -> LoadOptions {
     LoadOptions {
         pace: Pace::Closed,
-        connections,
-        pipeline: 1,
+        connections: place.connections,
+        pipeline: place.pipeline,
         reads: 0.0,
         read_from: ReadFrom::Leader,
         keys: options.keys,

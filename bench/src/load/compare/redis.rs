@@ -1,4 +1,4 @@
-//! Redis as a peer: a master and five replicas; a write counts once three replicas have it.
+//! Redis and Valkey as peers: a master and five replicas; a write counts once three replicas have it.
 
 use std::{
     io::{Read, Write},
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    FOLLOWERS, Peer, WRITE_QUORUM,
+    FOLLOWERS, WRITE_QUORUM,
     process::{Server, find, version},
     system::{System, local, until},
 };
@@ -19,14 +19,62 @@ use crate::{
     load::{Acknowledgement, Dialect},
 };
 
-/// Starts the master and its replicas; `None` where Redis is not installed.
-pub(super) fn start(peer: Peer, directory: &Path, is_stopped: &dyn Fn() -> bool) -> Result<Option<System>> {
-    let Some(program) = find("redis-server") else { return Ok(None) };
-    let is_stored = peer == Peer::RedisAlways;
+/// Whose program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Redis.
+    Redis,
+    /// Valkey.
+    Valkey,
+}
+
+impl Family {
+    /// What is searched for in `PATH`.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Redis => "redis-server",
+            Self::Valkey => "valkey-server",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "Redis",
+            Self::Valkey => "Valkey",
+        }
+    }
+}
+
+/// When a write counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promise {
+    /// By `WAIT`: enough replicas have it in memory. Nothing is stored.
+    Received,
+    /// By `WAIT` too. Each replica syncs its file before it answers its master (`appendfsync always`), the master once a
+    /// second: like kvcluster's, a promise of the replicas alone.
+    Synced,
+    /// The same servers, by `WAIT` and then `WAITAOF`, which is documented to wait for the files.
+    SyncedByWaitAof,
+}
+
+/// Starts the master and its replicas; `None` where the program is not installed.
+pub(super) fn start(
+    family: Family,
+    promise: Promise,
+    directory: &Path,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<Option<System>> {
+    let Some(program) = find(family.program()) else { return Ok(None) };
+    let replicas = WRITE_QUORUM.into();
+    let (suffix, words, acknowledgement) = match promise {
+        Promise::Received => ("", "no persistence", Acknowledgement::Wait { replicas }),
+        Promise::Synced => ("-synced", "replicas appendfsync always", Acknowledgement::Wait { replicas }),
+        Promise::SyncedByWaitAof => ("-aof", "replicas appendfsync always", Acknowledgement::WaitAof { replicas }),
+    };
     let ports = free_ports(FOLLOWERS as usize + 1)?;
     let mut servers = Vec::new();
     for (number, port) in ports.iter().enumerate() {
-        let name = format!("redis{}{number}", if is_stored { "-aof" } else { "" });
+        let name = format!("{}{suffix}{number}", family.name().to_lowercase());
         let data = directory.join(&name);
         std::fs::create_dir_all(&data).with_context(|| format!("failed to create {}", data.display()))?;
         let mut arguments: Vec<String> =
@@ -38,25 +86,22 @@ pub(super) fn start(peer: Peer, directory: &Path, is_stopped: &dyn Fn() -> bool)
         if number > 0 {
             add(&["--replicaof", &format!("127.0.0.1 {}", ports[0])]);
         }
-        if is_stored {
-            add(&["--appendonly", "yes", "--appendfsync", "always"]);
+        if promise != Promise::Received {
+            add(&["--appendonly", "yes", "--appendfsync", if number > 0 { "always" } else { "everysec" }]);
         }
         servers.push(Server::start(&name, &program, &arguments, directory.join(format!("{name}.log")))?);
     }
     let master = ports[0];
-    until("Redis to take its replicas in", &mut servers, is_stopped, || {
+    until(&format!("{} to take its replicas in", family.name()), &mut servers, is_stopped, || {
         replicas_online(master).is_some_and(|count| count == u32::from(FOLLOWERS))
     })?;
-    let stored = if is_stored { "appendfsync always" } else { "no persistence" };
-    let version = version(&program).unwrap_or_default();
-    let name = format!("Redis {version}, SET + WAIT {WRITE_QUORUM}, {stored}");
+    let how = match acknowledgement {
+        Acknowledgement::WaitAof { .. } => format!("SET + WAIT {WRITE_QUORUM} + WAITAOF 0 {WRITE_QUORUM}"),
+        _ => format!("SET + WAIT {WRITE_QUORUM}"),
+    };
+    let name = format!("{} {}, {how}, {words}", family.name(), version(&program).unwrap_or_default());
     let addresses: Vec<_> = ports.iter().map(|port| local(*port)).collect();
-    Ok(Some(System::of_servers(
-        name,
-        Dialect::Redis { acknowledgement: Acknowledgement::Wait { replicas: WRITE_QUORUM.into() } },
-        addresses,
-        servers,
-    )))
+    Ok(Some(System::of_servers(name, Dialect::Redis { acknowledgement }, addresses, servers)))
 }
 
 /// How many replicas the master says it has; `None` while it does not answer.

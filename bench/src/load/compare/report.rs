@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{CompareOptions, Contender, Peer, ReadBack};
+use super::{CompareOptions, Contender, Peer, Place, ReadBack};
 use crate::load::{LoadReport, align};
 
 /// Everything about a comparison; `compare.json` is this, field by field.
@@ -18,8 +18,8 @@ pub struct CompareReport {
     pub keys: u64,
     /// Size of each value.
     pub value_size_bytes: usize,
-    /// Numbers of connections, in the order of measuring.
-    pub connections: Vec<usize>,
+    /// Clients and pipelines, in the order of measuring.
+    pub places: Vec<Place>,
     /// What was compared.
     pub systems: Vec<SystemReport>,
     /// What could not be compared, and why.
@@ -28,7 +28,7 @@ pub struct CompareReport {
     pub interrupted: bool,
 }
 
-/// One system at every number of connections.
+/// One system at every place.
 #[derive(Clone, Debug, Serialize)]
 pub struct SystemReport {
     /// With its version.
@@ -39,18 +39,18 @@ pub struct SystemReport {
     pub is_stored: bool,
     /// Whether it always writes to disk: then the table compares it with kvcluster in memory too.
     pub always_stores: bool,
-    /// One for each number of connections.
+    /// One for each place. Empty where the system takes no pipelines.
     pub points: Vec<Point>,
     /// What was found of the acknowledged writes afterwards; nothing when interrupted.
     pub read_back: Option<ReadBack>,
 }
 
-/// One system at one number of connections: a value for each round.
+/// One system at one place: a value for each round.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Point {
     /// Writes done per second.
     pub writes_per_second: Vec<f64>,
-    /// Median latency, in ms.
+    /// Median latency, of whole pipelines, in ms.
     pub p50_ms: Vec<f64>,
     /// 99 % of the latencies are at or below, in ms.
     pub p99_ms: Vec<f64>,
@@ -62,7 +62,7 @@ pub struct Point {
     pub failures: u64,
 }
 
-/// kvcluster's figure over the peer's at one number of connections: the median of the rounds' ratios.
+/// kvcluster's figure over the peer's at one place: the median of the rounds' ratios.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ratio {
     /// Of writes per second: above 1, kvcluster does more.
@@ -75,7 +75,7 @@ pub struct Ratio {
 
 impl CompareReport {
     pub(super) fn new(contenders: &[Contender], missing: Vec<String>, options: &CompareOptions) -> Self {
-        let points = vec![Point::default(); options.connections.len()];
+        let points = vec![Point::default(); options.places.len()];
         let system = |contender: &Contender| SystemReport {
             name: contender.system.name.clone(),
             is_peer: contender.peer.is_some(),
@@ -90,16 +90,15 @@ impl CompareReport {
             rounds: options.rounds,
             keys: options.keys,
             value_size_bytes: options.value_size_bytes,
-            connections: options.connections.clone(),
+            places: options.places.clone(),
             systems: contenders.iter().map(system).collect(),
             missing,
             interrupted: false,
         }
     }
 
-    pub(super) fn add(&mut self, system: usize, connections: usize, measured: &LoadReport) {
-        let place = self.connections.iter().position(|count| *count == connections);
-        let point = place.and_then(|place| self.systems.get_mut(system)?.points.get_mut(place));
+    pub(super) fn add(&mut self, system: usize, place: usize, measured: &LoadReport) {
+        let point = self.systems.get_mut(system).and_then(|system| system.points.get_mut(place));
         let (Some(point), Some(puts)) = (point, &measured.puts) else { return };
         point.failures += puts.failures();
         point.writes_per_second.push(puts.per_second);
@@ -157,7 +156,7 @@ pub struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    /// kvcluster over the peer at each number of connections; `None` where one was not measured.
+    /// kvcluster over the peer at each place; `None` where one was not measured.
     pub fn ratios(&self) -> Vec<Option<Ratio>> {
         self.ours.points.iter().zip(&self.peer.points).map(|(ours, theirs)| Ratio::of(ours, theirs)).collect()
     }
@@ -187,14 +186,16 @@ pub(super) fn median(values: &[f64]) -> Option<f64> {
     (!sorted.is_empty()).then(|| crate::stats::quantile(&sorted, 0.5))
 }
 
-/// For a terminal, ending in a line break: a table for each number of connections.
+/// For a terminal, ending in a line break: a table for each place.
 pub fn text(report: &CompareReport) -> String {
     let mut lines = vec![report.how()];
-    for (place, connections) in report.connections.iter().enumerate() {
+    for (place, Place { connections, pipeline }) in report.places.iter().enumerate() {
         let title = if *connections == 1 { "1 connection".to_owned() } else { format!("{connections} connections") };
+        let title = if *pipeline > 1 { format!("{title}, pipelines of {pipeline}") } else { title };
         let header = ["writes/s", "p50 ms", "p99 ms", "servers µs/write", "load µs/write"];
         let mut rows = vec![std::iter::once(title.as_str()).chain(header).map(str::to_owned).collect::<Vec<_>>()];
-        rows.extend(report.systems.iter().map(|system| row(system, place)));
+        let measured = report.systems.iter().filter(|system| !system.points[place].writes_per_second.is_empty());
+        rows.extend(measured.map(|system| row(system, place)));
         lines.push(String::new());
         lines.extend(align(&rows));
         let mut rows = vec![["kvcluster's over the peer's", "writes/s", "p50", "p99"].map(str::to_owned).to_vec()];
@@ -261,17 +262,21 @@ fn remarks(report: &CompareReport) -> Vec<String> {
 /// As a section of a report: the ratios first, then the figures behind them.
 pub fn markdown(report: &CompareReport) -> String {
     let heading = |first: &str| {
-        let columns: Vec<String> = report.connections.iter().map(ToString::to_string).collect();
+        let column = |place: &Place| match place {
+            Place { connections, pipeline: 1 } => connections.to_string(),
+            Place { connections, pipeline } => format!("{connections} × {pipeline}"),
+        };
+        let columns: Vec<String> = report.places.iter().map(column).collect();
         format!("| {first} | {} |\n|---|{}", columns.join(" | "), " ---: |".repeat(columns.len()))
     };
     let mut parts = vec!["# kvcluster beside its peers".to_owned(), report.how()];
-    let mut lines = vec![heading("kvcluster's writes/s over the peer's, at connections")];
+    let mut lines = vec![heading("kvcluster's writes/s over the peer's, at connections (× pipeline)")];
     for pair in report.pairs() {
         let cells = pair.ratios().into_iter().map(|ratio| ratio.map_or("-".to_owned(), |ratio| times(ratio.writes)));
         lines.push(format!("| {} | {} |", pair.name(), cells.collect::<Vec<_>>().join(" | ")));
     }
     parts.push(lines.join("\n"));
-    let mut lines = vec![heading("writes/s (p50, p99 in ms), at connections")];
+    let mut lines = vec![heading("writes/s (p50, p99 in ms), at connections (× pipeline)")];
     for system in &report.systems {
         let cells = system.points.iter().map(|point| {
             let shown = |values: &[f64], digits: usize| median(values).map(|value| format!("{value:.digits$}"));
@@ -320,7 +325,7 @@ mod tests {
             rounds: 3,
             keys: 10_000,
             value_size_bytes: 64,
-            connections: vec![1, 64],
+            places: vec![Place { connections: 1, pipeline: 1 }, Place { connections: 16, pipeline: 64 }],
             systems: vec![
                 system("kvcluster, in memory", false, false, &[100.0, 50.0, 200.0]),
                 system("kvcluster, on disk", false, true, &[10.0, 5.0, 20.0]),
@@ -341,7 +346,7 @@ mod tests {
         assert_eq!(ratio.writes, 2.0, "of 2, 5 and 2");
         assert_eq!((ratio.p50, ratio.p99), (0.5, 0.5), "latency is the inverse here");
         assert_eq!(pairs[1].ratios()[0].map(|ratio| ratio.writes), Some(0.5), "of 2, 0.5 and 0.5");
-        assert_eq!(pairs[1].ratios()[1], None, "64 connections were not measured");
+        assert_eq!(pairs[1].ratios()[1], None, "pipelines were not measured");
         let names: Vec<_> = pairs.iter().map(Pair::name).collect();
         let expected = [
             "Redis; kvcluster, in memory",
@@ -361,11 +366,13 @@ mod tests {
         let row = text.lines().find(|line| line.starts_with("Redis  ")).expect("a row");
         let cells: Vec<&str> = row.split_whitespace().collect();
         assert_eq!(cells[1..4], ["50", "20.000", "100.000"], "{row}");
+        assert_eq!(text.matches("\nRedis  ").count(), 1, "no row where nothing was measured: {text}");
         let ratio = text.lines().find(|line| line.starts_with("Redis;") && line.contains('×')).expect("a row");
         assert!(ratio.contains("× 2.00"), "{ratio}");
         assert!(text.contains("not compared: another is not installed"), "{text}");
         assert!(text.contains("read back afterwards: 500 keys of 5 systems, each as it was"), "{text}");
         let markdown = markdown(&report);
+        assert!(markdown.contains("(× pipeline) | 1 | 16 × 64 |"), "{markdown}");
         assert!(markdown.contains("| Redis; kvcluster, in memory | × 2.00 | - |"), "{markdown}");
         assert!(markdown.contains("| kvcluster, on disk | 10 (100.00, 500.00) | - |"), "{markdown}");
         let found = ReadBack { keys: 100, correct: 99, first_difference: Some("key7 is not there".into()) };
