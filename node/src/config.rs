@@ -350,6 +350,13 @@ impl Settings {
             (None, of_file) => of_file,
         };
         let clients = of_file("CLIENT_TOKEN_FILE", &self.client_token_file)?;
+        if clients.is_some() && cluster.is_none() {
+            let path = self.client_token_file.as_deref().unwrap_or_default();
+            return fail(format!(
+                "CLIENT_TOKEN_FILE ({path}) is set without AUTH_TOKEN_FILE or AUTH_TOKEN: /backup and replication would \
+                 show and change every key without a token"
+            ));
+        }
         Ok(Access { cluster, clients })
     }
 }
@@ -469,6 +476,34 @@ mod tests {
         assert!(check(&["--value-bytes-max=18446744073709551615"]).is_err(), "no overflow");
         let error = check(&["--bodies-bytes-max=10000000"]).expect_err("too little");
         assert!(error.starts_with("BODIES_BYTES_MAX (10000000) is below the longest body ("), "{error}");
+    }
+
+    #[test]
+    fn tokens_that_leave_a_door_open_are_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("tokens");
+        std::fs::write(&path, "a-token\n").expect("written");
+        let path = path.display();
+        let access = |arguments: &[String]| {
+            let line = ["kv-node".to_owned()].into_iter().chain(arguments.iter().cloned());
+            Cli::try_parse_from(line).expect("arguments are well-formed").settings.access().map_err(|error| error.0)
+        };
+        let (clients, cluster) = (format!("--client-token-file={path}"), format!("--auth-token-file={path}"));
+        let fixed = "--auth-token=another".to_owned();
+        assert_eq!(
+            access(std::slice::from_ref(&clients)).expect_err("open"),
+            format!(
+                "CLIENT_TOKEN_FILE ({path}) is set without AUTH_TOKEN_FILE or AUTH_TOKEN: /backup and replication would \
+                 show and change every key without a token"
+            )
+        );
+        assert_eq!(
+            access(&[fixed.clone(), cluster.clone()]).expect_err("two"),
+            format!("AUTH_TOKEN and AUTH_TOKEN_FILE ({path}) are both set: give one of them")
+        );
+        for arguments in [vec![], vec![fixed.clone()], vec![clients.clone(), fixed], vec![clients, cluster]] {
+            access(&arguments).expect("consistent");
+        }
     }
 
     #[test]

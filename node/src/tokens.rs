@@ -58,7 +58,7 @@ pub enum TokenError {
     },
 }
 
-/// Tokens for one purpose. All are accepted; the first is the one to show. Never empty.
+/// Tokens for one purpose. All are accepted; the first is the one to show first. Never empty.
 #[derive(Debug)]
 pub struct Tokens {
     /// The setting, for messages.
@@ -84,9 +84,9 @@ impl Tokens {
         Ok(Arc::new(Self { setting, accepted, path: Some(path) }))
     }
 
-    /// The token to show.
-    pub fn first(&self) -> Box<str> {
-        self.accepted.read()[0].clone()
+    /// The tokens to show, one after the other: during a rotation another node may not have read the first one yet.
+    pub fn to_show(&self) -> Arc<[Box<str>]> {
+        self.accepted.read().clone()
     }
 
     /// Whether this is one of the tokens. Takes the same time for every guess of one length, so that the time does not
@@ -181,7 +181,7 @@ mod tests {
     fn all_lines_are_accepted_and_the_first_is_shown() {
         let (_directory, path) = file("# since Monday\n\nnew-token \r\nold-token\n");
         let tokens = Tokens::of_file("AUTH_TOKEN_FILE", path).expect("tokens");
-        assert_eq!(&*tokens.first(), "new-token");
+        assert_eq!(*tokens.to_show(), ["new-token".into(), "old-token".into()]);
         for (given, accepted) in [
             ("new-token", true),
             ("old-token", true),
@@ -221,14 +221,14 @@ mod tests {
         for broken in ["", "a b\n"] {
             fs::write(&path, broken).expect("written");
             tokens.read_again(&path).expect_err("broken");
-            assert!(tokens.accept(b"first") && &*tokens.first() == "first");
+            assert!(tokens.accept(b"first") && *tokens.to_show() == ["first".into()]);
         }
         fs::remove_file(&path).expect("removed");
         tokens.read_again(&path).expect_err("gone");
         assert!(tokens.accept(b"first"));
         fs::write(&path, "second\nfirst\n").expect("written");
         assert!(tokens.read_again(&path).expect("read"));
-        assert!(tokens.accept(b"first") && &*tokens.first() == "second");
+        assert!(tokens.accept(b"first") && *tokens.to_show() == ["second".into(), "first".into()]);
         fs::write(&path, "second\n").expect("written");
         assert!(tokens.read_again(&path).expect("read"));
         assert!(!tokens.accept(b"first") && tokens.accept(b"second"));

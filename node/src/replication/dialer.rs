@@ -47,9 +47,31 @@ impl Connect for Dialer {
     type Reader = OwnedReadHalf;
     type Writer = OwnedWriteHalf;
 
+    /// Shows the first token, and the next one where the follower does not know it.
+    async fn connect(&self, url: &str) -> Result<Connection<OwnedReadHalf, OwnedWriteHalf>, SessionError> {
+        let Some(tokens) = &self.tokens else { return self.connect_with(url, None).await };
+        let tokens = tokens.to_show();
+        let mut answer = self.connect_with(url, tokens.first().map(|token| &**token)).await;
+        for token in tokens.iter().skip(1) {
+            match answer {
+                Err(SessionError::Status { status, .. }) if status == StatusCode::UNAUTHORIZED => {
+                    answer = self.connect_with(url, Some(token)).await;
+                }
+                _ => break,
+            }
+        }
+        answer
+    }
+}
+
+impl Dialer {
     /// Uses hyper's client rather than reqwest's: only hyper returns the bare connection after the upgrade, and every
     /// layer around it costs on every message (docs/performance.md).
-    async fn connect(&self, url: &str) -> Result<Connection<OwnedReadHalf, OwnedWriteHalf>, SessionError> {
+    async fn connect_with(
+        &self,
+        url: &str,
+        token: Option<&str>,
+    ) -> Result<Connection<OwnedReadHalf, OwnedWriteHalf>, SessionError> {
         let connect = |error: &dyn std::error::Error| SessionError::Connect(root_cause(error));
         let uri: Uri = url.parse().map_err(|error: InvalidUri| connect(&error))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -65,8 +87,8 @@ impl Connect for Dialer {
             .header(CONNECTION, "upgrade")
             .header(UPGRADE, PROTOCOL)
             .header(LEADER_HEADER, &self.advertised);
-        if let Some(tokens) = &self.tokens {
-            request = request.header(AUTHORIZATION, format!("Bearer {}", tokens.first()));
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| connect(&error))?;
         let response = sender.send_request(request).await.map_err(|error| connect(&error))?;
@@ -103,4 +125,52 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A follower that accepts this token alone. Returns its URL.
+    async fn follower(token: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.expect("a head"));
+                }
+                let head = String::from_utf8_lossy(&head).to_lowercase();
+                let answer = if head.contains(&format!("authorization: bearer {token}\r\n")) {
+                    format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\r\n")
+                } else {
+                    "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n".to_owned()
+                };
+                stream.write_all(answer.as_bytes()).await.expect("sent");
+            }
+        });
+        url
+    }
+
+    /// The files of nodes change at different times: the follower has not read the new token yet.
+    #[tokio::test]
+    async fn the_next_token_is_shown_where_the_first_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "new\nolder\nold\n").expect("written");
+        let tokens = Tokens::of_file("AUTH_TOKEN_FILE", file.path().into()).expect("tokens");
+        let dialer = Dialer::new("http://leader:8000".to_owned(), Some(tokens));
+        for token in ["new", "older", "old"] {
+            let connection = dialer.connect(&follower(token).await).await;
+            assert!(connection.is_ok(), "{token}: {:?}", connection.err());
+        }
+        let refused = dialer.connect(&follower("another").await).await.err();
+        assert!(matches!(refused, Some(SessionError::Status { status: 401, .. })), "{refused:?}");
+        let without = Dialer::new("http://leader:8000".to_owned(), None);
+        let refused = without.connect(&follower("another").await).await.err();
+        assert!(matches!(refused, Some(SessionError::Status { status: 401, .. })), "{refused:?}");
+    }
 }
