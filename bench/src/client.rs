@@ -223,8 +223,19 @@ impl NodeClient {
     /// # Errors
     /// When it was not acknowledged, in the leader's words.
     pub async fn write(&self, key: &str, value: &str, timeout: Duration) -> Result<()> {
-        let request = self.request(Method::POST, "/put").timeout(timeout);
-        let request = request.json(&serde_json::json!({"key": key, "value": value}));
+        self.write_by(self.request(Method::POST, "/put"), key, value, timeout).await
+    }
+
+    /// Writes a key that nobody else writes, and applies once, however often it is sent.
+    ///
+    /// # Errors
+    /// As [`NodeClient::write`].
+    pub async fn write_once(&self, key: &str, value: &str, timeout: Duration) -> Result<()> {
+        self.write_by(self.request(Method::POST, "/put").header("Idempotency-Key", "once"), key, value, timeout).await
+    }
+
+    async fn write_by(&self, request: RequestBuilder, key: &str, value: &str, timeout: Duration) -> Result<()> {
+        let request = request.timeout(timeout).json(&serde_json::json!({"key": key, "value": value}));
         let response = self.send("/put", request).await?;
         // Read to its end, so that the connection can be used again.
         response.bytes().await.map(drop).with_context(|| format!("failed to read the answer of {}", self.url))

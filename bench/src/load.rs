@@ -39,7 +39,7 @@ pub use self::{
     },
     run::{Observer, run},
     schedule::Arrivals,
-    target::{Acknowledgement, Dialect, LoadTarget, Processes, raise_file_limit},
+    target::{Acknowledgement, Dialect, LoadTarget, Processes, WAIT_MS, raise_file_limit},
 };
 pub(crate) use self::{
     operations::value,

@@ -83,7 +83,8 @@ impl FilledKeys {
     pub(super) async fn write(&self) -> Result<()> {
         let write = async |number: u32| {
             let (leader, key, value) = (self.leader()?, self.key(number), self.value(number));
-            until_answered(PATIENCE, |_| true, || leader.write(&key, &value, REQUEST_TIMEOUT)).await
+            // A repetition under another sequence number would look like a change.
+            until_answered(PATIENCE, |_| true, || leader.write_once(&key, &value, REQUEST_TIMEOUT)).await
         };
         for_each(self.numbers(), write).await.map(drop).context("failed to fill the cluster")
     }

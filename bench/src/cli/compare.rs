@@ -16,8 +16,10 @@ use super::{
     sweep,
 };
 use crate::{
+    cluster::LocalClusterOptions,
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     load::{
+        WAIT_MS,
         compare::{
             self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, Place, System, SystemReport, WRITE_QUORUM,
         },
@@ -143,7 +145,9 @@ async fn contenders(
             progress.note(&format!("starting kvcluster {words} for {language}"));
             let directory = out.join(format!("{}-{short}", words.replace(' ', "-")));
             fs::create_dir_all(&directory).with_context(|| format!("failed to create {}", directory.display()))?;
+            let replication_timeout_ms = WAIT_MS;
             let options = without_delays(FOLLOWERS, WRITE_QUORUM, program, &directory)?;
+            let options = LocalClusterOptions { replication_timeout_ms, ..options };
             let mut cluster = start(options, durability, &directory).await?;
             if is_redis {
                 cluster.over_redis(None)?;

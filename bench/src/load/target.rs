@@ -22,6 +22,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files that this program has open besides connections, amply.
 const FILES_BESIDES: u64 = 64;
 
+/// How long a system may try to have a write on enough replicas, in ms: `WAIT`, and kvcluster beside it.
+pub const WAIT_MS: u32 = 10_000;
+
 /// The language spoken at a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -127,15 +130,13 @@ impl LoadTarget {
     }
 
     fn protocol(&self, address: SocketAddr, read_from: ReadFrom, explain: bool) -> Box<dyn Protocol> {
-        /// Longer than any write takes that succeeds.
-        const WAIT_MS: u64 = 5_000;
         match self.dialect {
             Dialect::Http => {
                 let suffix = if read_from == ReadFrom::Local { "&consistency=local" } else { "" };
                 Box::new(Http::new(&address.to_string(), suffix, explain))
             }
             Dialect::Etcd => Box::new(Etcd::new(&address.to_string())),
-            Dialect::Redis { acknowledgement } => Box::new(Resp::new(acknowledgement, WAIT_MS)),
+            Dialect::Redis { acknowledgement } => Box::new(Resp::new(acknowledgement, WAIT_MS.into())),
         }
     }
 }

@@ -50,6 +50,19 @@ async fn a_sound_cluster_stands_everything_that_it_should() {
     assert!(!out.path().join("violation.png").exists());
 }
 
+/// Goal: a write of the fill that misses its quorum in time and is sent again is the same write. Method: a replication
+/// timeout that many writes miss.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_is_sent_again_is_no_loss() {
+    let out = tempfile::tempdir().expect("temporary directory");
+    let line = "check --faults leader-race --rounds 1 --follower-count 3 --write-quorum 2 --max-delay-ms 2 --fill 1000 \
+                --node-setting REPLICATION_TIMEOUT_MS=8 --seed 5";
+    let output = kv_bench(out.path(), &line.split_whitespace().collect::<Vec<_>>()).await;
+    let text = stdout(&output);
+    assert!(text.contains("\nkeys before               1000 of 1024 bytes, 1000 intact in the end\n"), "{text}");
+    assert!(!text.contains("violation, lost"), "{text}");
+}
+
 /// The short form of the check of recoveries in README: a state of a dozen messages instead of eighty, few rounds.
 #[tokio::test(flavor = "multi_thread")]
 async fn leaders_that_start_together_over_a_large_state_lose_nothing() {
