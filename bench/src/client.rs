@@ -226,7 +226,7 @@ impl NodeClient {
         self.write_by(self.request(Method::POST, "/put"), key, value, timeout).await
     }
 
-    /// Writes a key that nobody else writes, and applies once, however often it is sent.
+    /// Writes a key that no other client writes, and applies once, however often it is sent.
     ///
     /// # Errors
     /// As [`NodeClient::write`].

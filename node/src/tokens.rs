@@ -1,5 +1,5 @@
 //! The tokens that clients, administrators and leaders show: from a setting, or from a file that is read again when it
-//! changes, so that a rotation needs no restart and locks nobody out.
+//! changes, so that a rotation needs no restart and locks no client out.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};

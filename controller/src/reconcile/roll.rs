@@ -54,7 +54,7 @@ impl Rollouts {
     }
 }
 
-/// The pod of a leader that another one replaced, where no other leader pod is there to go on. Such a leader serves nobody
+/// The pod of a leader that another one replaced, where no other leader pod is there to go on. Such a leader serves no client
 /// until it starts again, and no probe restarts it.
 #[must_use]
 pub fn left_behind<'a>(leader: &LeaderSeen, leader_pods: &'a [Arc<Pod>]) -> Option<&'a Pod> {

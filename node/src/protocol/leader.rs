@@ -221,7 +221,7 @@ pub struct Leader<W, R> {
     cut_off: Option<CutOff>,
     /// Ticks since a follower last gave recovery something new.
     stalled_ticks: u32,
-    /// Positions and keys of writes committed since the caller last asked; `None` while nobody watches.
+    /// Positions and keys of writes committed since the caller last asked; `None` while no client watches.
     commits: Option<Vec<(usize, Key)>>,
     out: Vec<Output<W, R>>,
 }

@@ -54,7 +54,7 @@ pub struct Watch {
     changed_max: usize,
     /// Whether everything that was there has been shown once.
     is_current: bool,
-    /// Whether the walk may meet keys that the client has been shown, so that it has to be told when they are deleted.
+    /// Whether the walk may meet keys that the client has been shown, so that it needs their deletions.
     repeats: bool,
 }
 
@@ -132,7 +132,7 @@ impl Watch {
         part
     }
 
-    /// Whether a change may be a deletion that the client has to be told. The one key of a watch is shown first as what is
+    /// Whether a change may be a deletion that the client needs. The one key of a watch is shown first as what is
     /// there.
     fn shows_deletions(&self) -> bool {
         self.is_current || matches!(self.watched, Watched::Prefix(_))

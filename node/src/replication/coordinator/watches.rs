@@ -26,7 +26,7 @@ struct Watcher {
 }
 
 impl Watches {
-    /// Tells every watch of commits.
+    /// Reports commits to every watch.
     pub(super) fn committed(&self, commits: &[(usize, Key)]) {
         for watcher in self.0.lock().iter() {
             let mut watch = watcher.watch.lock();
