@@ -145,13 +145,12 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
         info!(path, "DATA_DIR is not used: only followers keep their state, and only with durability disk");
     }
     let address = SocketAddr::new(settings.bind_address, settings.port);
-    let listener =
-        TcpListener::bind(address).await.map_err(|error| format!("failed to listen on {address}: {error}"))?;
+    let listener = http::listen(address).map_err(|error| format!("failed to listen on {address}: {error}"))?;
     let address = listener.local_addr()?;
     let redis = match settings.resp_port() {
         Some(port) => {
             let address = SocketAddr::new(settings.bind_address, port);
-            let listener = TcpListener::bind(address).await;
+            let listener = http::listen(address);
             Some(listener.map_err(|error| format!("failed to listen on {address} (RESP_PORT): {error}"))?)
         }
         None => None,

@@ -1,6 +1,6 @@
 //! The HTTP interface of a node: JSON, errors included.
 //!
-//! - [`connections`] accepts connections and serves requests on them. [`activity`] decides when to
+//! - [`listen`] opens sockets. [`connections`] accepts connections and serves requests on them. [`activity`] decides when to
 //!   close one, from the progress that [`client_stream`] records.
 //! - [`gate`] checks the head of a request, and [`refusal`] answers one that is not HTTP. [`routes`]
 //!   decides which handler answers a request; [`guard`] checks the token first.
@@ -27,6 +27,7 @@ mod guard;
 mod incr;
 mod keys;
 mod kv;
+mod listen;
 mod live;
 mod page;
 mod refusal;
@@ -49,6 +50,7 @@ pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service,
 pub use self::gate::Gate;
 pub(crate) use self::keys::PAGES_AT_ONCE;
 pub use self::kv::put_fields;
+pub(crate) use self::listen::listen;
 use self::live::Pages;
 pub(crate) use self::restore::RESTORE_BYTES_MAX;
 pub use self::routes::{FollowerService, LeaderService};
