@@ -34,7 +34,7 @@ mod signal;
 use std::path::PathBuf;
 
 pub use self::committer::Stepped;
-use self::committer::{Committer, Progress};
+use self::committer::{Committer, Condition, Progress};
 use self::signal::Receiver;
 use crate::protocol::follower::Change;
 
@@ -120,7 +120,7 @@ pub struct Health {
 
 /// Reports when a store needs all records again because its log is damaged.
 #[derive(Debug)]
-pub struct Renewal(Option<Receiver<Progress>>);
+pub struct Renewal(Option<Receiver<Condition>>);
 
 /// The place where changes are stored.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ pub struct Stored(Option<(u64, Receiver<Progress>)>);
 
 /// Resolves when the store has failed.
 #[derive(Debug)]
-pub struct StoreFailure(Option<Receiver<Progress>>);
+pub struct StoreFailure(Option<Receiver<Condition>>);
 
 impl Store {
     /// Appends changes in order. Does not block; the caller waits for the result. Without changes,
@@ -154,7 +154,7 @@ impl Store {
     pub fn health(&self) -> Option<Health> {
         match self {
             Self::Memory => None,
-            Self::Disk(committer) => Some(committer.progress().borrow().health),
+            Self::Disk(committer) => Some(committer.condition().borrow().health),
         }
     }
 
@@ -162,7 +162,7 @@ impl Store {
     pub fn renewal(&self) -> Renewal {
         match self {
             Self::Memory => Renewal(None),
-            Self::Disk(committer) => Renewal(Some(committer.progress())),
+            Self::Disk(committer) => Renewal(Some(committer.condition())),
         }
     }
 
@@ -170,7 +170,7 @@ impl Store {
     pub fn failure(&self) -> StoreFailure {
         match self {
             Self::Memory => StoreFailure(None),
-            Self::Disk(committer) => StoreFailure(Some(committer.progress())),
+            Self::Disk(committer) => StoreFailure(Some(committer.condition())),
         }
     }
 }
@@ -196,8 +196,8 @@ impl Stored {
 impl Renewal {
     /// Waits until the store needs all records. Never resolves if nothing is damaged.
     pub async fn wanted(&mut self) {
-        if let Some(progress) = &mut self.0
-            && progress.wait_for(|progress| progress.health.renews).await.is_ok()
+        if let Some(condition) = &mut self.0
+            && condition.wait_for(|condition| condition.health.renews).await.is_ok()
         {
             return;
         }
@@ -206,17 +206,17 @@ impl Renewal {
 
     /// Whether the store still needs records.
     pub fn is_wanted(&self) -> bool {
-        self.0.as_ref().is_some_and(|progress| progress.borrow().health.renews)
+        self.0.as_ref().is_some_and(|condition| condition.borrow().health.renews)
     }
 }
 
 impl StoreFailure {
     /// Waits for the failure. Never resolves if nothing fails.
     pub async fn wait(mut self) -> StoreError {
-        if let Some(progress) = &mut self.0
-            && let Ok(progress) = progress.wait_for(|progress| progress.failed.is_some()).await
+        if let Some(condition) = &mut self.0
+            && let Ok(condition) = condition.wait_for(|condition| condition.failed.is_some()).await
         {
-            return StoreError::Failed(progress.failed.as_deref().unwrap_or_default().to_owned());
+            return StoreError::Failed(condition.failed.as_deref().unwrap_or_default().to_owned());
         }
         std::future::pending().await
     }

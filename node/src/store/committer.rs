@@ -37,12 +37,19 @@ pub(super) trait Sink: std::fmt::Debug + Send + 'static {
     fn health(&self) -> Health;
 }
 
-/// How much the thread has stored, and whether it failed.
+/// How much the thread has stored, and whether it failed. Every batch wakes those that wait for it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Progress {
     /// How many appends are stored.
     pub(super) stored: u64,
     /// Why the store failed, if it did. It then stores nothing more.
+    pub(super) failed: Option<Arc<str>>,
+}
+
+/// What changes rarely. Apart from [`Progress`], so that a batch does not wake those that wait for it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Condition {
+    /// Why the store failed, if it did.
     pub(super) failed: Option<Arc<str>>,
     pub(super) health: Health,
 }
@@ -62,6 +69,7 @@ struct Shared {
     /// Wakes the caller of [`Stepped::step`], if the store has no thread.
     stepped: Option<Notify>,
     progress: Sender<Progress>,
+    condition: Sender<Condition>,
 }
 
 /// A store without a thread, for simulations: it stores when the caller calls [`Self::step`].
@@ -119,8 +127,7 @@ impl Stepped {
                 return false;
             }
         }
-        let health = self.sink.health();
-        self.shared.progress.send_modify(|progress| progress.health = health);
+        self.shared.note(self.sink.health());
         true
     }
 }
@@ -143,8 +150,7 @@ impl Committer {
             while let Some(shared) = watched.upgrade() {
                 let since = shared.queue.lock().busy_since;
                 if since.is_some_and(|since| since.elapsed() > COMMIT_MAX) {
-                    let reason = format!("a write to the disk is not finished after {} s", COMMIT_MAX.as_secs());
-                    shared.progress.send_modify(|progress| progress.failed = Some(reason.into()));
+                    shared.fail(format!("a write to the disk is not finished after {} s", COMMIT_MAX.as_secs()));
                     return;
                 }
                 drop(shared);
@@ -171,8 +177,8 @@ impl Committer {
         (queue.appended, self.shared.progress.subscribe())
     }
 
-    pub(super) fn progress(&self) -> Receiver<Progress> {
-        self.shared.progress.subscribe()
+    pub(super) fn condition(&self) -> Receiver<Condition> {
+        self.shared.condition.subscribe()
     }
 }
 
@@ -192,7 +198,8 @@ impl Drop for Committer {
 
 impl Shared {
     fn new(stepped: Option<Notify>) -> Self {
-        Self { queue: Mutex::default(), work: Condvar::new(), stepped, progress: Sender::default() }
+        let (progress, condition) = (Sender::default(), Sender::default());
+        Self { queue: Mutex::default(), work: Condvar::new(), stepped, progress, condition }
     }
 
     fn has_work(&self) -> bool {
@@ -209,7 +216,22 @@ impl Shared {
 
     fn fail(&self, reason: String) {
         warn!(reason, "the store failed");
-        self.progress.send_modify(|progress| progress.failed = Some(reason.into()));
+        let reason: Arc<str> = reason.into();
+        self.progress.send_modify(|progress| progress.failed = Some(reason.clone()));
+        self.condition.send_modify(|condition| condition.failed = Some(reason));
+    }
+
+    /// Reports the condition of the disk. The bytes read again, which grow with every batch, wake
+    /// nothing.
+    fn note(&self, health: Health) {
+        let wakes = {
+            let mut known = self.condition.borrow();
+            known.health.checked_bytes = health.checked_bytes;
+            known.health != health
+        };
+        if wakes {
+            self.condition.send_modify(|condition| condition.health = health);
+        }
     }
 
     fn run(&self, mut sink: impl Sink) {
@@ -226,13 +248,8 @@ impl Shared {
 
     fn work(&self, sink: &mut impl Sink) -> Result<(), StoreError> {
         let mut pause = Some(IDLE);
-        let mut known = Health::default();
         loop {
-            let health = sink.health();
-            if health != known {
-                known = health;
-                self.progress.send_modify(|progress| progress.health = health);
-            }
+            self.note(sink.health());
             let (changes, position) = {
                 let mut queue = self.queue.lock();
                 queue.busy_since = None;
@@ -283,7 +300,9 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
+    use std::task::{Context, Wake, Waker};
 
     use super::*;
     use crate::protocol::types::Epoch;
@@ -350,6 +369,38 @@ mod tests {
             other.wait().await.expect("stored");
         }
         store.append(Vec::new()).wait().await.expect("nothing to wait for");
+    }
+
+    /// How often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A batch wakes only what waits for it, and not what waits for a failure or for damage.
+    #[tokio::test]
+    async fn a_batch_wakes_nothing_else() {
+        let (store, answer, _size) = scripted();
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let (failure, mut renewal) = (store.failure(), store.renewal());
+        let (mut failure, mut renewal) = (Box::pin(failure.wait()), Box::pin(renewal.wanted()));
+        let context = &mut Context::from_waker(&waker);
+        assert!(failure.as_mut().poll(context).is_pending() && renewal.as_mut().poll(context).is_pending());
+        for term in 1..=3 {
+            let mut stored = store.append(promise(term));
+            answer.send(Ok(())).expect("the store runs");
+            stored.wait().await.expect("stored");
+        }
+        assert_eq!(woken.0.load(Ordering::SeqCst), 0);
+        let _lost = store.append(promise(4));
+        answer.send(Err(StoreError::Failed("input/output error".to_owned()))).expect("the store runs");
+        store.failure().wait().await;
+        assert!(woken.0.load(Ordering::SeqCst) > 0 && failure.as_mut().poll(context).is_ready());
     }
 
     /// After a failed sync the store confirms nothing and retries nothing, and reports the reason.
