@@ -138,7 +138,9 @@ confirms_until_it_ends() {
 failed_sync() {
   local when=40
   echo "== a sync fails: each of follower 1 from number $when on"
-  follower 1 "$base/data1" strace -D -f -qq -o /dev/null -e trace=fdatasync -e "inject=fdatasync:error=EIO:when=$when+"
+  # Where the file system writes directly, one call writes a batch and syncs it.
+  follower 1 "$base/data1" strace -D -f -qq -o /dev/null -e trace=fdatasync,pwritev2 \
+    -e "inject=fdatasync,pwritev2:error=EIO:when=$when+"
   follower 2 "$base/data2"
   follower 3 "$base/data3"
   confirms_until_it_ends sync 100 "$when" "Input/output error"

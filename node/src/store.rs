@@ -9,12 +9,13 @@
 //! and the digest that prove a state complete. `log` writes the log, `segment` defines its bytes,
 //! and `batches` reads them: `replay` at start, `cleaner` to copy the newest records out of the
 //! oldest segment, `scrub` to find damage, which `mend` repairs. `directory` has the other files.
-//! All of them use [`files`], so that a test can replace the disk. `docs/storage.md` explains the
-//! design.
+//! All of them use [`files`], so that a test can replace the disk; `direct` writes past the page
+//! cache. `docs/storage.md` explains the design.
 
 mod batches;
 mod cleaner;
 mod committer;
+mod direct;
 mod directory;
 pub mod disk;
 pub mod files;

@@ -2,7 +2,8 @@
 //!
 //! **Appending.** The newest segment is extended ahead with zeros. A batch then overwrites existing
 //! blocks, and its sync writes neither a new length nor new blocks, which is a large part of the
-//! cost of a sync.
+//! cost of a sync. Where the file system writes directly, in whole blocks, a batch also writes the
+//! beginning of its first block again, as the page cache would.
 //!
 //! **The next segment** is created while no confirmation waits for it: a synced file of zeros under
 //! another name, which stays open. When the newest segment is full, the log renames this file,
@@ -73,6 +74,11 @@ pub(super) struct Log {
     spare: Option<Box<dyn OpenFile>>,
     /// Position of the next batch, in bytes.
     end: u64,
+    /// Offsets and lengths of the writes to the newest segment are multiples of this, in bytes.
+    unit: usize,
+    /// The bytes of the newest segment from the last multiple of `unit` to `end`. The next batch
+    /// writes them again.
+    tail: Vec<u8>,
     buffer: Vec<u8>,
     /// Reads the oldest segment.
     cleaner: Option<Cleaner>,
@@ -138,6 +144,8 @@ impl Log {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        let unit = newest.direct();
+        let tail = written[end as usize / unit * unit..end as usize].to_vec();
         let directory = files.open_dir(path)?;
         directory.sync_all()?;
         let spare = Some(files.open_dir(path)?);
@@ -153,6 +161,8 @@ impl Log {
             prepare_from: 0,
             spare,
             end,
+            unit,
+            tail,
             buffer: Vec::new(),
             cleaner: None,
             damaged: None,
@@ -166,15 +176,17 @@ impl Log {
         buffer.clear();
         let head = ledger.head();
         let next = if self.rotates || self.end >= self.limits.segment { self.next.take() } else { None };
-        if next.is_some() {
-            segment::put_header(&mut buffer, self.id, head.batch);
+        match &next {
+            Some(_) => segment::put_header(&mut buffer, self.id, head.batch),
+            None => buffer.extend_from_slice(&self.tail),
         }
+        let before = buffer.len();
         let mut cleaned = false;
         segment::put_batch(&mut buffer, self.id, head, |buffer| {
             for (key, record) in &operations {
                 segment::put_entry(buffer, (key, record.as_deref()));
             }
-            cleaned = self.clean(ledger, buffer.len() * CLEAN_FACTOR, buffer);
+            cleaned = self.clean(ledger, (buffer.len() - before) * CLEAN_FACTOR, buffer);
         })
         .ok_or_else(|| StoreError::Failed("a batch is longer than 4 GiB".to_owned()))?;
         let written = match next {
@@ -212,16 +224,22 @@ impl Log {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
+    /// Writes the tail and a batch, filled up with zeros.
     fn append(&mut self, buffer: &mut Vec<u8>) -> std::io::Result<()> {
+        let (unit, ahead) = (self.unit as u64, self.limits.ahead);
         let segment = self.segments.back_mut().ok_or(ErrorKind::NotFound)?;
-        let end = self.end + buffer.len() as u64;
-        if end > segment.bytes {
-            segment.bytes = (end / self.limits.ahead + 1) * self.limits.ahead;
-            buffer.resize((segment.bytes - self.end) as usize, 0);
+        let (start, length) = (self.end - self.tail.len() as u64, buffer.len());
+        let end = start + length as u64;
+        let mut written = end.next_multiple_of(unit);
+        if written > segment.bytes {
+            written = ((end / ahead + 1) * ahead).next_multiple_of(unit);
+            segment.bytes = written;
         }
-        self.newest.write_all_at(buffer, self.end)?;
-        self.newest.sync_data()?;
+        buffer.resize((written - start) as usize, 0);
+        self.newest.write_synced_at(buffer, start)?;
         self.end = end;
+        self.tail.clear();
+        self.tail.extend_from_slice(&buffer[length / self.unit * self.unit..length]);
         Ok(())
     }
 
@@ -229,10 +247,12 @@ impl Log {
     /// the file is synced.
     fn rotate(&mut self, next: Box<dyn OpenFile>, first: u64, buffer: &mut Vec<u8>) -> std::io::Result<()> {
         self.files.rename(&self.path.join(NEXT), &self.path.join(name(first)))?;
+        self.unit = next.direct();
         self.newest = next;
         self.rotates = false;
         self.segments.push_back(Segment { first, bytes: self.limits.ahead });
         self.end = 0;
+        self.tail.clear();
         self.append(buffer)?;
         self.directory.sync_all()
     }

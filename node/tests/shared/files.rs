@@ -24,6 +24,9 @@ use rand::{RngExt, SeedableRng};
 
 const SECTOR_BYTES: usize = 512;
 
+/// The unit of direct writes. No divisor of the lengths that the tests give to segments.
+const UNIT_BYTES: usize = 64;
+
 /// How an operation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
@@ -554,6 +557,16 @@ impl OpenFile for Open {
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.change(Write::Bytes(offset as usize, bytes.to_vec()))
+    }
+
+    fn direct(&self) -> usize {
+        UNIT_BYTES
+    }
+
+    fn write_synced_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        assert!(offset.is_multiple_of(UNIT_BYTES as u64) && bytes.len().is_multiple_of(UNIT_BYTES), "no whole blocks");
+        self.write_all_at(bytes, offset)?;
+        self.sync_data()
     }
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
