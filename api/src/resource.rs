@@ -24,11 +24,15 @@ macro_rules! rule {
 
 mod delay;
 mod live;
+mod pod_template;
+mod service;
 mod status;
 
 pub use self::delay::{
     Constant, Delay, DelayPreset, Exponential, FollowerDelay, Law, Lognormal, MixturePart, Pareto, SharedDelay, capped,
 };
+pub use self::pod_template::{DATA_VOLUME, NODE_CONTAINER, PodTemplate, PodVolume};
+pub use self::service::{ServiceSettings, ServiceType, TrafficDistribution};
 pub use self::status::{AppliedDelay, KvClusterStatus, Phase, Tolerates};
 
 /// The API group of the resource.
@@ -128,6 +132,10 @@ pub const NAME_LENGTH_MAX: usize = 40;
     validation = rule!(
         "self.durability == oldSelf.durability",
         "'durability cannot change from %s to %s: the volumes of running followers are fixed; create another KvCluster'.format([oldSelf.durability, self.durability])"
+    ),
+    validation = rule!(
+        "!has(self.hibernated) || !self.hibernated || self.durability == 'Disk'",
+        "'hibernated: true would lose all data: with durability %s the followers have it only in their pods'.format([self.durability])"
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -194,6 +202,10 @@ pub struct KvClusterSpec {
     #[serde(default)]
     pub spread: Spread,
 
+    /// How clients reach the Services.
+    #[serde(default)]
+    pub service: ServiceSettings,
+
     /// Which pods may connect to the cluster's pods.
     #[serde(default)]
     pub network_policy: NetworkAccess,
@@ -201,6 +213,17 @@ pub struct KvClusterSpec {
     /// How many followers drains and other voluntary disruptions leave.
     #[serde(default)]
     pub disruption_budget: DisruptionBudget,
+
+    /// Whether the operator leaves the cluster alone. While it is true the operator changes no object, no pod and no setting
+    /// of the leader, and status goes on reporting what it observes. It only keeps the label of the pod that leads, by which
+    /// clients find it. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+
+    /// Whether the cluster rests: no pods, while the volumes keep the data. Writes in flight are answered first. A change
+    /// back to false starts the pods again with all data. It needs durability Disk. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hibernated: bool,
 }
 
 /// Where followers store the data.
@@ -333,6 +356,9 @@ pub struct PodSettings {
     /// The PriorityClass of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_class_name: Option<String>,
+    /// Labels, annotations, affinity, variables, sidecars and the like. Names that the operator sets itself are refused.
+    #[serde(default, skip_serializing_if = "PodTemplate::is_empty")]
+    pub pod_template: PodTemplate,
 }
 
 /// CPU and memory of a pod.

@@ -8,10 +8,12 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ObjectMeta;
+use kvcluster_api::resource::NODE_CONTAINER;
 
 use crate::hash::fnv1a;
 use crate::reconcile::validate::Validated;
 
+mod additions;
 mod budget;
 mod config_map;
 mod followers;
@@ -39,6 +41,9 @@ pub const LEADS: &str = "kvcluster.io/leads";
 
 /// The annotation of the StatefulSet and the Deployment with the hash of their pod templates.
 pub const TEMPLATE: &str = "kvcluster.io/template";
+
+/// The annotation of a hibernated cluster's StatefulSet with the number of followers that come back.
+pub const AWAKE_FOLLOWERS: &str = "kvcluster.io/awake-followers";
 
 /// The value of `app.kubernetes.io/managed-by` on every object.
 pub const MANAGER: &str = "kv-controller";
@@ -75,6 +80,8 @@ pub struct Inputs {
     pub token: String,
     /// The number of follower pods: more than the spec asks for while a scale-down is under way.
     pub follower_pods: i32,
+    /// Whether the cluster is hibernated and its leader pods have ended, so that no follower pod is to run.
+    pub asleep: bool,
     /// How many of them may be disrupted at once.
     pub spare_followers: u16,
     /// The number of leader pods: fewer than the spec asks for while pods are prepared for the first standbys.
@@ -170,7 +177,8 @@ pub mod names {
 #[must_use]
 pub fn may_stand_by(pod: &Pod) -> bool {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    containers.flat_map(|container| container.env.iter().flatten()).any(|env| env.name == leader::ADVERTISE_URL)
+    let nodes = containers.filter(|container| container.name == NODE_CONTAINER);
+    nodes.flat_map(|container| container.env.iter().flatten()).any(|env| env.name == leader::ADVERTISE_URL)
 }
 
 /// The labels that select the pods of a cluster, or those of one component. They never change: selectors are immutable.

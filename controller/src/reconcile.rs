@@ -2,7 +2,7 @@
 //!
 //! 1. [`validate`]: from the resource to a type that the later steps may trust.
 //! 2. [`observe`] (client): the token and the leader's status, by [`leader_client`].
-//! 3. [`scale`]: how many follower pods and leader pods there have to be.
+//! 3. [`scale`], [`hibernation`]: how many follower pods and leader pods there have to be.
 //! 4. [`lead`]: starts the task that labels the pod that leads, where there are standbys.
 //! 5. [`build`](crate::build): the desired objects.
 //! 6. [`plan`]: which one pod may get a new template now, and why no other.
@@ -10,6 +10,8 @@
 //! 8. [`roll`] (client): replaces the follower pod that may move.
 //! 9. [`configure`] (client): the leader gets quorum, delay, timeout and number of followers, without a restart.
 //! 10. [`report`] (client): the [`status`] and the [`events`], written only where they differ.
+//!
+//! In a paused cluster the steps 7 to 9 do nothing.
 //!
 //! A scale-up first grows the StatefulSet and then configures the leader. A scale-down first configures the leader, and
 //! the StatefulSet shrinks once the leader no longer needs the followers that leave.
@@ -28,6 +30,8 @@ use thiserror::Error;
 use crate::build::{self, Inputs};
 use crate::context::Context;
 use crate::reconcile::applier::ApplyError;
+use crate::reconcile::hibernation::Stage;
+use crate::reconcile::leader_client::Configured;
 use crate::reconcile::plan::{Move, Plan, Rollout};
 use crate::reconcile::report::StepResults;
 
@@ -36,6 +40,7 @@ pub mod apply;
 pub mod configure;
 pub mod disruption;
 pub mod events;
+pub mod hibernation;
 pub mod lead;
 pub mod leader_client;
 pub mod observe;
@@ -159,10 +164,12 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
         }
     };
     let mut observed = observe::observe(resource, &cluster, context).await?;
+    let stage = hibernation::stage(&cluster, &observed.leader_pods, Timestamp::now());
     let mut desired = build::build(
         &cluster,
         &Inputs {
             follower_pods: scale::follower_pods(&cluster, &observed.leader, &previous, observed.follower_pods),
+            asleep: stage == Stage::Asleep,
             spare_followers: disruption::spare_followers(&cluster, &observed.leader, &previous),
             leader_pods: scale::leader_pods(&cluster, &observed.leader_pods),
             opened: previous.opened || observed.leader.open().is_some(),
@@ -173,27 +180,47 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     let objects = observe::Objects::of(&cluster, context);
     let situation = plan::situation::situation(&cluster, &desired, &objects, &observed.leader, &previous);
     let (namespace, name) = (&cluster.namespace, &cluster.name);
-    let mut plan = context.rollouts.plan(namespace, name, &situation, context.rollouts_max);
-    plan::situation::pause(&mut desired.leader, &objects, &situation, &plan);
-    let applied = apply::apply(desired, observed.secret, &cluster, context).await;
-    if let (Ok(applied), Some(Move::Follower { name, within_budget })) = (&applied, &plan.next)
+    let mut plan = if cluster.paused {
+        context.rollouts.forget(namespace, name);
+        Plan::of_paused(&situation)
+    } else if stage != Stage::Awake {
+        context.rollouts.forget(namespace, name);
+        hibernation::plan(&mut desired.leader, &objects)
+    } else {
+        let plan = context.rollouts.plan(namespace, name, &situation, context.rollouts_max);
+        plan::situation::pause(&mut desired.leader, &objects, &situation, &plan);
+        plan
+    };
+    let applied = match cluster.paused {
+        true => Ok(None),
+        false => apply::apply(desired, observed.secret, &cluster, context).await.map(Some),
+    };
+    if let (Ok(Some(applied)), Some(Move::Follower { name, within_budget })) = (&applied, &plan.next)
         && let Some(pod) = objects.judged_follower(name, &applied.followers)
         && let Some(refusal) = roll::replace(pod, *within_budget, context).await?
     {
         plan = Plan::refused(refusal);
     }
-    if let Some(pod) = roll::left_behind(&observed.leader, &objects.leader_pods) {
+    if let Some(pod) = roll::left_behind(&observed.leader, &objects.leader_pods).filter(|_| !cluster.paused) {
         roll::replace(pod, false, context).await?;
     }
     // A failure to apply an object does not hold up the configuration of a leader that runs.
-    let configured = configure::configure(&mut observed.leader, &cluster, &observed.token, context).await;
-    let results =
-        StepResults { leader: &observed.leader, configured: &configured, applied: applied.as_ref(), plan: &plan };
+    let configured = match cluster.paused {
+        true => Configured::Unchanged,
+        false => configure::configure(&mut observed.leader, &cluster, &observed.token, context).await,
+    };
+    let results = StepResults {
+        leader: &observed.leader,
+        configured: &configured,
+        applied: applied.as_ref().map(Option::as_ref),
+        plan: &plan,
+    };
     let status = report::status(&cluster, &results, &previous, context);
     report::write(resource, &previous, &status, context).await?;
     applied?;
     // A rollout that is blocked continues once a pod or the leader changes.
-    let settled = status.phase == Phase::Ready
+    let settled = cluster.paused
+        || matches!(status.phase, Phase::Ready | Phase::Hibernated)
         || (status.phase == Phase::Updating && matches!(plan.rollout, Rollout::Blocked | Rollout::Queued));
     let unanswered = context.memory.unanswered(resource);
     Ok(Action::requeue(jittered(next_look(settled, unanswered, context.poll_interval))))

@@ -25,6 +25,13 @@ fn the_crd_is_the_committed_one() {
     );
 }
 
+// Goal: `kubectl apply -f deploy/crd.yaml` works, which keeps the whole CRD in an annotation of at most 256 KiB.
+#[test]
+fn the_crd_fits_into_an_annotation() {
+    let crd = serde_json::to_string(&objects(&manifests::crd())[0]).expect("JSON");
+    assert!(crd.len() < 240_000, "{} bytes", crd.len());
+}
+
 #[test]
 fn the_install_manifest_is_the_committed_one() {
     assert_eq!(

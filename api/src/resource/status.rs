@@ -15,11 +15,13 @@ pub struct KvClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// The state in one word: Creating, Recovering, Ready, Updating, Degraded, Unavailable or Invalid.
+    /// The state in one word: Creating, Recovering, Ready, Updating, Degraded, Unavailable, Hibernating,
+    /// Hibernated or Invalid.
     #[serde(default)]
     pub phase: Phase,
 
-    /// What the cluster waits for or what is wrong, in one sentence. Empty in phase Ready.
+    /// What the cluster waits for or what is wrong, in one sentence. Empty in phase Ready, unless the
+    /// cluster is paused.
     #[serde(default)]
     pub message: String,
 
@@ -72,6 +74,7 @@ pub struct KvClusterStatus {
     /// QuorumAvailable: enough followers confirm writes. ConfigApplied: quorum, delay, timeout and number of followers of
     /// the spec are in force. Degraded: the leader does not take writes, or a follower is missing. Drainable: a drain may
     /// evict followers. RolledOut: every pod has the newest template; otherwise the message says which pod waits for what.
+    /// Paused: the operator changes nothing. Hibernated: no pods run, and the volumes keep the data.
     #[serde(default)]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
@@ -93,6 +96,10 @@ pub enum Phase {
     Degraded,
     /// It takes no writes.
     Unavailable,
+    /// Its pods end, as the spec asks for.
+    Hibernating,
+    /// No pods run, as the spec asks for, and the volumes keep the data.
+    Hibernated,
     /// The spec contradicts itself. The operator changes nothing until the spec is corrected.
     Invalid,
 }

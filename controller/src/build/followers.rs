@@ -8,13 +8,15 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
-use kvcluster_api::resource::{Durability, SpreadMode, VolumePolicy};
+use kvcluster_api::resource::{DATA_VOLUME, Durability, SpreadMode, VolumePolicy};
 
-use crate::build::{Component, Inputs, names, pod, selector, selector_labels, workload_metadata};
+use crate::build::{
+    AWAKE_FOLLOWERS, Component, Inputs, additions, names, pod, selector, selector_labels, workload_metadata,
+};
 use crate::reconcile::validate::Validated;
 
 /// The name of the volume of each follower.
-pub(super) const DATA: &str = "data";
+pub(super) const DATA: &str = DATA_VOLUME;
 /// The update strategy with which a pod gets a new template only once it was deleted.
 pub(crate) const ON_DELETE: &str = "OnDelete";
 const DATA_DIR: &str = "/data";
@@ -41,10 +43,16 @@ pub(super) fn stateful_set(cluster: &Validated, inputs: &Inputs) -> StatefulSet 
             }
         }
     }
+    additions::add(&mut template, cluster, Component::Follower);
+    let mut metadata = workload_metadata(cluster, names::followers(&cluster.name), Component::Follower, &template);
+    if inputs.asleep {
+        let followers = inputs.follower_pods.to_string();
+        metadata.annotations.get_or_insert_default().insert(AWAKE_FOLLOWERS.to_owned(), followers);
+    }
     StatefulSet {
-        metadata: workload_metadata(cluster, names::followers(&cluster.name), Component::Follower, &template),
+        metadata,
         spec: Some(StatefulSetSpec {
-            replicas: Some(inputs.follower_pods),
+            replicas: Some(if inputs.asleep { 0 } else { inputs.follower_pods }),
             service_name: Some(names::peers(&cluster.name)),
             selector: selector(cluster, Some(Component::Follower)),
             // In parallel: in order, one follower that cannot start would keep the rest from starting.
@@ -59,7 +67,11 @@ pub(super) fn stateful_set(cluster: &Validated, inputs: &Inputs) -> StatefulSet 
             persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
                 // The cluster outlives a StatefulSet that is deleted by hand. The KvCluster owns volumes that go with it.
                 when_deleted: Some(policy(VolumePolicy::Retain)),
-                when_scaled: Some(policy(cluster.storage.on_scale_down)),
+                // In a hibernation no follower leaves for good.
+                when_scaled: Some(policy(match cluster.hibernated {
+                    true => VolumePolicy::Retain,
+                    false => cluster.storage.on_scale_down,
+                })),
             }),
             template,
             ..StatefulSetSpec::default()

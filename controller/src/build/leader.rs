@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy,
 use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, Toleration, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::build::{Component, Inputs, PORT, names, pod, selector, workload_metadata};
+use crate::build::{Component, Inputs, PORT, additions, names, pod, selector, workload_metadata};
 use crate::reconcile::validate::Validated;
 
 /// How long the leader stays on an unreachable machine, in seconds. Moving it costs nothing, and waiting stops writes. The
@@ -52,6 +52,7 @@ pub(super) fn deployment(cluster: &Validated, inputs: &Inputs) -> Deployment {
         spec.tolerations.get_or_insert_default().extend(leaves);
         spec.topology_spread_constraints = (cluster.standbys > 0).then(|| vec![spread(cluster)]);
     }
+    additions::add(&mut template, cluster, Component::Leader);
     Deployment {
         metadata: workload_metadata(cluster, names::leader(&cluster.name), Component::Leader, &template),
         spec: Some(DeploymentSpec {

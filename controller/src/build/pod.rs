@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
-use kvcluster_api::resource::{PodSettings, Resources};
+use kvcluster_api::resource::{NODE_CONTAINER, PodSettings, Resources};
 
 use crate::build::{Component, PORT, RESP_PORT, TOKEN_KEY, labels, names};
 use crate::hash::fnv1a;
@@ -32,12 +32,12 @@ pub(super) fn template(cluster: &Validated, component: Component, token: &str, e
         Component::Leader => &cluster.leader,
         Component::Follower => &cluster.followers,
     };
-    let PodSettings { resources, node_selector, tolerations, priority_class_name } = settings.clone();
+    let PodSettings { resources, node_selector, tolerations, priority_class_name, pod_template: _ } = settings.clone();
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels(&cluster.name, Some(component))),
             annotations: Some(BTreeMap::from([
-                ("kubectl.kubernetes.io/default-container".to_owned(), "kv-node".to_owned()),
+                ("kubectl.kubernetes.io/default-container".to_owned(), NODE_CONTAINER.to_owned()),
                 ("kvcluster.io/token".to_owned(), fnv1a(token.as_bytes())),
             ])),
             ..ObjectMeta::default()
@@ -72,7 +72,7 @@ pub(super) fn template(cluster: &Validated, component: Component, token: &str, e
 
 fn container(cluster: &Validated, component: Component, resources: Option<Resources>, env: Vec<EnvVar>) -> Container {
     Container {
-        name: "kv-node".to_owned(),
+        name: NODE_CONTAINER.to_owned(),
         image: Some(cluster.image.clone()),
         image_pull_policy: Some(format!("{:?}", cluster.image_pull_policy)),
         command: Some(vec!["kv-node".to_owned()]),

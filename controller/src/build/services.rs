@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kvcluster_api::resource::ServiceSettings;
 
 use crate::build::{Component, LEADS, PORT, RESP_PORT, metadata, names, selector_labels};
 use crate::reconcile::validate::Validated;
@@ -22,7 +23,7 @@ pub(super) fn peers(cluster: &Validated) -> Service {
 /// The leader, once it is open. A standby is ready too, so beside one the leader is selected `by_label`. The operator
 /// labels a pod that is open, so the Service does not wait until Kubernetes finds it ready.
 pub(super) fn write(cluster: &Validated, by_label: bool) -> Service {
-    let mut service = service(cluster, names::write(&cluster.name), Component::Leader);
+    let mut service = for_clients(cluster, names::write(&cluster.name), Component::Leader);
     if let Some(spec) = service.spec.as_mut()
         && by_label
     {
@@ -34,7 +35,23 @@ pub(super) fn write(cluster: &Validated, by_label: bool) -> Service {
 
 /// The followers that are up to date.
 pub(super) fn read(cluster: &Validated) -> Service {
-    service(cluster, names::read(&cluster.name), Component::Follower)
+    let mut service = for_clients(cluster, names::read(&cluster.name), Component::Follower);
+    if let Some(spec) = service.spec.as_mut() {
+        spec.traffic_distribution = cluster.service.traffic_distribution.map(|preferred| format!("{preferred:?}"));
+    }
+    service
+}
+
+fn for_clients(cluster: &Validated, name: String, component: Component) -> Service {
+    let mut service = service(cluster, name, component);
+    let ServiceSettings { type_, annotations, traffic_distribution: _ } = &cluster.service;
+    if !annotations.is_empty() {
+        service.metadata.annotations = Some(annotations.clone());
+    }
+    if let Some(spec) = service.spec.as_mut() {
+        spec.type_ = Some(format!("{type_:?}"));
+    }
+    service
 }
 
 fn service(cluster: &Validated, name: String, component: Component) -> Service {

@@ -28,6 +28,7 @@ fn inputs() -> Inputs {
     Inputs {
         token: "0123".to_owned(),
         follower_pods: 7,
+        asleep: false,
         spare_followers: 3,
         leader_pods: 1,
         opened: true,
@@ -283,4 +284,36 @@ fn the_service_selects_the_pod_that_leads_by_label_where_it_is_asked_to() {
     let mut labelled = plain;
     labelled["kvcluster.io/leads"] = json!("true");
     assert_eq!(selector(true), labelled);
+}
+
+// Goal: clients' Services are as the spec asks for, and the followers' own one is not touched.
+#[test]
+fn the_services_of_clients_have_the_type_and_annotations_of_the_spec() {
+    let spec = "service: {type: LoadBalancer, annotations: {lb: internal}, trafficDistribution: PreferSameZone}";
+    let Resources { peers, write, read, .. } = objects(spec);
+    for (service, preferred) in [(&write, Value::Null), (&read, json!("PreferSameZone"))] {
+        let service = json_of(service);
+        assert_eq!(service["spec"]["type"], json!("LoadBalancer"));
+        assert_eq!(service["metadata"]["annotations"], json!({"lb": "internal"}));
+        assert_eq!(service["spec"]["trafficDistribution"], preferred, "the leader is one pod");
+    }
+    assert_eq!(json_of(&peers)["spec"]["type"], json!("ClusterIP"));
+    assert_eq!(json_of(&peers)["metadata"]["annotations"], Value::Null);
+    let write = json_of(&objects("{}").write);
+    assert_eq!((&write["spec"]["type"], &write["metadata"]["annotations"]), (&json!("ClusterIP"), &Value::Null));
+}
+
+// Goal: a hibernated cluster keeps every volume and the number of its followers. Method: the policy that would delete them.
+#[test]
+fn a_hibernated_stateful_set_has_no_pods_and_keeps_volumes_that_a_scale_down_would_delete() {
+    let set = |spec: &str, asleep: bool| json_of(&build(&validated(spec), &Inputs { asleep, ..inputs() }).followers);
+    let deletes = "storage: {onScaleDown: Delete}";
+    let asleep = set(&format!("{deletes}\nhibernated: true"), true);
+    assert_eq!(asleep["spec"]["replicas"], json!(0));
+    assert_eq!(asleep["spec"]["persistentVolumeClaimRetentionPolicy"]["whenScaled"], json!("Retain"));
+    assert_eq!(asleep["metadata"]["annotations"]["kvcluster.io/awake-followers"], json!("7"));
+    let awake = set(deletes, false);
+    assert_eq!(awake["spec"]["replicas"], json!(7));
+    assert_eq!(awake["spec"]["persistentVolumeClaimRetentionPolicy"]["whenScaled"], json!("Delete"));
+    assert_eq!(awake["metadata"]["annotations"]["kvcluster.io/awake-followers"], Value::Null);
 }

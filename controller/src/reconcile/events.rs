@@ -67,8 +67,17 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
         return (condition.type_ == "Ready" && !invalid_before)
             .then(|| happened(true, "InvalidSpec", &condition.message));
     }
+    let news = before.is_none_or(|before| before.reason != condition.reason);
+    match (condition.type_.as_str(), condition.reason.as_str()) {
+        ("Paused", "Paused") => return news.then(|| happened(false, "Paused", &condition.message)),
+        ("Paused", _) => return (old == Some("True")).then(|| happened(false, "Resumed", &condition.message)),
+        ("Hibernated", "Awake") => return None,
+        ("Hibernated", reason) => return news.then(|| happened(false, reason, &condition.message)),
+        // What ends on purpose is no failure.
+        (_, "Hibernating" | "Hibernated" | "Waking" | "Paused") => return None,
+        _ => {}
+    }
     if condition.type_ == "Progressing" && matches!(condition.reason.as_str(), "NameTaken" | "ApplyFailed") {
-        let news = before.is_none_or(|before| before.reason != condition.reason);
         return news.then(|| happened(true, &condition.reason, &condition.message));
     }
     if condition.type_ == "RolledOut" {
@@ -208,6 +217,23 @@ mod tests {
             assert_eq!(found, expected, "{status} {reason}");
             before = after;
         }
+    }
+
+    #[test]
+    fn a_hibernation_and_a_pause_make_events_and_no_warnings() {
+        let well =
+            status(3, &[("Ready", "True", "Open"), ("Paused", "False", "NotPaused"), ("Hibernated", "False", "Awake")]);
+        let rests = |verdict: &str, reason: &str| {
+            status(3, &[("Ready", "False", reason), ("Paused", "False", "NotPaused"), ("Hibernated", verdict, reason)])
+        };
+        let (ends, asleep) = (rests("False", "Hibernating"), rests("True", "Hibernated"));
+        assert_eq!(reasons(&well, &ends), [("Hibernating".to_owned(), false)]);
+        assert_eq!(reasons(&ends, &asleep), [("Hibernated".to_owned(), false)]);
+        assert_eq!(reasons(&asleep, &rests("False", "Waking")), [("Waking".to_owned(), false)]);
+        let paused =
+            status(3, &[("Ready", "True", "Open"), ("Paused", "True", "Paused"), ("Hibernated", "False", "Awake")]);
+        assert_eq!(reasons(&well, &paused), [("Paused".to_owned(), false)]);
+        assert_eq!(reasons(&paused, &well), [("Resumed".to_owned(), false)]);
     }
 
     #[test]

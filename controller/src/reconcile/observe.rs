@@ -8,6 +8,7 @@ use kube::{Api, ResourceExt};
 use kvcluster_api::resource::KvCluster;
 
 use super::Error;
+use super::hibernation;
 use super::leader_client::LeaderSeen;
 use super::validate::Validated;
 use crate::build::{self, Component, TOKEN_KEY, names};
@@ -23,7 +24,7 @@ pub struct Observation {
     pub leader: LeaderSeen,
     /// The leader pods.
     pub leader_pods: Vec<Arc<Pod>>,
-    /// The replicas that the StatefulSet asks for, where it exists.
+    /// The replicas that the StatefulSet asks for, where it exists, or those before a hibernation.
     pub follower_pods: Option<i32>,
 }
 
@@ -74,7 +75,7 @@ pub async fn observe(resource: &KvCluster, cluster: &Validated, context: &Contex
     let leader = context.leaders.observe(&leader_pods, patient).await;
     context.memory.leader_asked(resource, !matches!(leader, LeaderSeen::Unreachable { .. }));
     let stateful_set = cached(&context.stores.stateful_sets, &cluster.namespace, &names::followers(&cluster.name));
-    let follower_pods = stateful_set.and_then(|set| set.spec.as_ref()?.replicas);
+    let follower_pods = stateful_set.and_then(|set| hibernation::followers_of(&set));
     Ok(Observation { secret, token, leader, leader_pods, follower_pods })
 }
 

@@ -108,6 +108,8 @@ pub enum Rollout {
     Queued,
     /// It waits for something that may need a person.
     Blocked,
+    /// The cluster is paused.
+    Paused,
 }
 
 /// What may happen now, and why no more.
@@ -127,6 +129,23 @@ impl Plan {
     fn done() -> Self {
         let message = "every pod has the newest template".to_owned();
         Self { next: None, rollout: Rollout::Done, message, rolls: false }
+    }
+
+    /// The plan of a cluster without pods: the next ones get the newest template.
+    #[must_use]
+    pub fn without_pods() -> Self {
+        Self { message: "no pods run, and those that start have the newest template".to_owned(), ..Self::done() }
+    }
+
+    /// What a paused cluster has of a rollout.
+    #[must_use]
+    pub fn of_paused(situation: &Situation) -> Self {
+        let plan = decide(situation, Turn { rolls: false, others: 0, cap: usize::MAX });
+        if plan.rollout == Rollout::Done {
+            return plan;
+        }
+        let message = "paused: pods with an older template remain until spec.paused is false".to_owned();
+        Self { next: None, rollout: Rollout::Paused, message, rolls: false }
     }
 
     fn moving(message: String) -> Self {

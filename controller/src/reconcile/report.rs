@@ -25,8 +25,8 @@ pub struct StepResults<'a> {
     pub leader: &'a LeaderSeen,
     /// The result of sending the leader its configuration.
     pub configured: &'a Configured,
-    /// The objects with pods, or why an object could not be applied.
-    pub applied: Result<&'a Applied, &'a ApplyError>,
+    /// The objects with pods, if any were applied, or why an object could not be.
+    pub applied: Result<Option<&'a Applied>, &'a ApplyError>,
     /// Which pods may get a new template.
     pub plan: &'a Plan,
 }
@@ -40,7 +40,7 @@ pub fn status(
     context: &Context,
 ) -> KvClusterStatus {
     let (namespace, name) = (&cluster.namespace, &cluster.name);
-    let applied = results.applied.ok();
+    let applied = results.applied.ok().flatten();
     let deployment = cached(&context.stores.deployments, namespace, &names::leader(name));
     let deployment = newest(deployment, applied.map(|applied| &applied.leader));
     let stateful_set = cached(&context.stores.stateful_sets, namespace, &names::followers(name));

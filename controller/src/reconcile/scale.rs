@@ -41,7 +41,7 @@ pub fn follower_pods(
     wanted.max(in_use).max(listed)
 }
 
-/// How many leader pods there have to be: one, and the standbys.
+/// How many leader pods there have to be: one, and the standbys. None in a hibernation.
 ///
 /// The first standbys wait until no pod is left that was made without. When a Deployment grows, Kubernetes adds pods of the
 /// old template too, and such a pod takes the lead at once.
@@ -49,6 +49,9 @@ pub fn follower_pods(
 pub fn leader_pods(cluster: &Validated, existing: &[Arc<Pod>]) -> i32 {
     let stays = |pod: &&Arc<Pod>| pod.metadata.deletion_timestamp.is_none();
     let prepared = existing.iter().filter(stays).all(|pod| build::may_stand_by(pod));
+    if cluster.hibernated {
+        return 0;
+    }
     1 + if prepared { i32::from(cluster.standbys) } else { 0 }
 }
 
@@ -73,6 +76,7 @@ mod tests {
         assert_eq!(leader_pods(&two, &[with("ROLE", false), with("ADVERTISE_URL", false)]), 1);
         assert_eq!(leader_pods(&two, &[with("ROLE", true), with("ADVERTISE_URL", false)]), 3);
         assert_eq!(leader_pods(&validated("{}"), &[with("ADVERTISE_URL", false)]), 1);
+        assert_eq!(leader_pods(&validated("{leader: {standbys: 2}, hibernated: true}"), &[]), 0);
     }
 
     #[test]

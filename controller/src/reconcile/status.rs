@@ -19,9 +19,11 @@ use crate::pods;
 use crate::reconcile::disruption;
 use crate::reconcile::leader_client::{Configured, Leader, LeaderSeen};
 use crate::reconcile::plan::Plan;
+use crate::reconcile::status::rest::{PAUSED, Rest};
 use crate::reconcile::validate::Validated;
 
 mod progress;
+mod rest;
 
 /// What the operator observed of a cluster in one reconciliation.
 pub struct Seen<'a> {
@@ -78,18 +80,32 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         degraded(cluster, seen, opened, &missing),
         drainable(cluster, seen, previous),
     ];
+    let rest = Rest::of(cluster, seen, previous);
+    let findings = findings.map(|found| rest::overrule(found, cluster, rest, seen));
     let is = |type_: &str, verdict: Verdict| findings.iter().any(|f| f.type_ == type_ && f.verdict == verdict);
+    let updates = is("Progressing", Verdict::True) || (is("RolledOut", Verdict::False) && !cluster.paused);
     let phase = match seen.leader.answered().map(|leader| leader.status.state) {
+        _ if rest == Rest::Hibernated => Phase::Hibernated,
+        _ if rest == Rest::Hibernating => Phase::Hibernating,
         _ if !opened => Phase::Creating,
+        _ if rest == Rest::Waking => Phase::Recovering,
         Some(LeaderState::Recovering) => Phase::Recovering,
         // Only the operator may be cut off: what is not known has not changed.
         _ if is("Ready", Verdict::Unknown) => previous.phase,
         _ if !is("Ready", Verdict::True) => Phase::Unavailable,
         _ if is("Degraded", Verdict::True) => Phase::Degraded,
-        _ if is("Progressing", Verdict::True) || is("RolledOut", Verdict::False) => Phase::Updating,
+        _ if updates => Phase::Updating,
         _ => Phase::Ready,
     };
     let message = if phase == Phase::Ready { String::new() } else { headline(&findings) };
+    let message = match (cluster.paused, message.as_str()) {
+        (false, _) => message,
+        (true, "" | PAUSED) => PAUSED.to_owned(),
+        (true, other) => format!("{PAUSED}; {other}"),
+    };
+    let [open, progressing, rolled_out, quorum, config, degraded, drainable] = findings;
+    let (paused, hibernated) = (rest::paused(cluster), rest::hibernated(rest, seen));
+    let findings = [open, progressing, rolled_out, quorum, config, degraded, drainable, paused, hibernated];
     let mut status = KvClusterStatus {
         observed_generation: Some(cluster.generation),
         phase,
@@ -121,6 +137,8 @@ pub fn invalid(generation: Option<i64>, message: &str, previous: &KvClusterStatu
         finding("ConfigApplied", Verdict::False, "InvalidSpec", message),
         finding("Degraded", Verdict::Unknown, "InvalidSpec", message),
         finding("Drainable", Verdict::Unknown, "InvalidSpec", message),
+        finding("Paused", Verdict::Unknown, "InvalidSpec", message),
+        finding("Hibernated", Verdict::Unknown, "InvalidSpec", message),
     ];
     KvClusterStatus {
         observed_generation: generation,

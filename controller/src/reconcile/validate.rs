@@ -5,7 +5,7 @@ use kube::{Resource, ResourceExt};
 use kvcluster_api::config::{ConfigError, LiveConfig};
 use kvcluster_api::resource::{
     DisruptionBudget, Durability, ImagePullPolicy, KvCluster, KvClusterSpec, LogLevel, NAME_LENGTH_MAX, NetworkAccess,
-    PodSettings, Spread, Storage,
+    PodSettings, ServiceSettings, Spread, Storage,
 };
 use thiserror::Error;
 
@@ -69,10 +69,16 @@ pub struct Validated {
     pub followers: PodSettings,
     /// How followers are spread.
     pub spread: Spread,
+    /// How clients reach the Services.
+    pub service: ServiceSettings,
     /// Which pods may connect.
     pub network: NetworkAccess,
     /// Whether there is a PodDisruptionBudget.
     pub disruption_budget: DisruptionBudget,
+    /// Whether the operator changes nothing.
+    pub paused: bool,
+    /// Whether there are no pods, and the volumes stay.
+    pub hibernated: bool,
     /// The cluster's DNS domain, where known.
     pub domain: Option<String>,
     /// Where the operator runs.
@@ -109,9 +115,16 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         leader,
         followers,
         spread,
+        service,
         network_policy,
         disruption_budget,
+        paused,
+        hibernated,
     } = cluster.spec.clone();
+    if hibernated && durability == Durability::Memory {
+        let lost = "hibernated is true: with durability Memory that would lose all data".to_owned();
+        return Err(ConfigError(lost).into());
+    }
     Ok(Validated {
         name,
         namespace,
@@ -128,8 +141,11 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         standbys: cluster.standbys()?,
         followers,
         spread,
+        service,
         network: network_policy,
         disruption_budget,
+        paused,
+        hibernated,
         domain: defaults.domain.clone(),
         operator_namespace: defaults.operator_namespace.clone(),
     })
@@ -161,6 +177,13 @@ mod tests {
     fn contradictions_are_refused_with_both_values() {
         let error = validate(&cluster("{replicas: 2, writeQuorum: 3}"), &defaults()).expect_err("3 of 2");
         assert_eq!(error.to_string(), "writeQuorum 3 is greater than replicas 2");
+    }
+
+    #[test]
+    fn a_hibernation_that_would_lose_everything_is_refused() {
+        let error = validate(&cluster("{durability: Memory, hibernated: true}"), &defaults()).expect_err("no volumes");
+        assert_eq!(error.to_string(), "hibernated is true: with durability Memory that would lose all data");
+        assert!(validate(&cluster("{hibernated: true}"), &defaults()).expect("on disk").hibernated);
     }
 
     #[test]

@@ -2,9 +2,14 @@
 
 use kube::api::{Patch, PatchParams};
 use kvcluster_api::resource::KvCluster;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::Demo;
+
+/// A spec whose leader has this field in its podTemplate.
+fn pod_template(field: &str, value: Value) -> Value {
+    json!({"leader": {"podTemplate": {field: value}}})
+}
 
 #[tokio::test]
 async fn contradictions_are_refused_in_words() {
@@ -50,6 +55,50 @@ async fn contradictions_are_refused_in_words() {
         (json!({"leader": {"standbys": 5}}), "leader.standbys is 5: it must be 0 to 4"),
         (json!({"leader": {"standbys": -1}}), "leader.standbys is -1: it must be 0 to 4"),
         (json!({"leader": {"resources": {"requests": {"cpu": "lots"}}}}), "spec.leader.resources.requests.cpu"),
+        (
+            pod_template("labels", json!({"kvcluster.io/leads": "true"})),
+            "the label kvcluster.io/leads is set by the operator",
+        ),
+        (
+            pod_template("labels", json!({"app.kubernetes.io/component": "x"})),
+            "the label app.kubernetes.io/component is set by the operator or by Kubernetes",
+        ),
+        (pod_template("labels", json!({"a key": "x"})), "a key cannot be the key of a label"),
+        (pod_template("labels", json!({"team": "no value/"})), "should match"),
+        (
+            pod_template("annotations", json!({"kvcluster.io/token": "x"})),
+            "the annotation kvcluster.io/token is set by",
+        ),
+        (
+            pod_template(
+                "env",
+                json!([{"name": "CONNECTIONS_MAX", "value": "9"}, {"name": "AUTH_TOKEN", "value": "x"}]),
+            ),
+            "the variable AUTH_TOKEN is set by the operator: it follows from other fields of the spec",
+        ),
+        (pod_template("env", json!([{"name": "A", "value": "1"}, {"name": "A", "value": "2"}])), "duplicate entries for key [name=\"A\"]"),
+        (
+            pod_template("sidecars", json!([{"name": "kv-node", "image": "x"}])),
+            "the container kv-node belongs to the operator",
+        ),
+        (pod_template("sidecars", json!([{"name": "shipper"}])), "the sidecar shipper has no image"),
+        (pod_template("volumes", json!([{"name": "data", "emptyDir": {}}])), "the volume data belongs to the operator"),
+        (
+            pod_template("volumes", json!([{"name": "conf", "emptyDir": {}, "secret": {"secretName": "x"}}])),
+            "the volume conf needs one of configMap, secret, emptyDir and projected",
+        ),
+        (
+            json!({"service": {"type": "ExternalName"}}),
+            "supported values: \"ClusterIP\", \"NodePort\", \"LoadBalancer\"",
+        ),
+        (
+            json!({"service": {"annotations": {"kvcluster.io/x": "y"}}}),
+            "the annotation kvcluster.io/x is set by the operator",
+        ),
+        (
+            json!({"durability": "Memory", "hibernated": true}),
+            "hibernated: true would lose all data: with durability Memory the followers have it only in their pods",
+        ),
     ];
     for (spec, message) in cases {
         let error = demo.create(spec.clone()).await.expect_err(&spec.to_string()).to_string();

@@ -19,7 +19,7 @@ pub(super) fn progressing(cluster: &Validated, seen: &Seen<'_>, opened: bool, mi
     }
     match seen.plan.rollout {
         Rollout::Moving | Rollout::Queued => return with(Verdict::True, reason(seen.plan), seen.plan.message.clone()),
-        Rollout::Done | Rollout::Blocked => {}
+        Rollout::Done | Rollout::Blocked | Rollout::Paused => {}
     }
     if let Some(message) = rolling_out(seen) {
         return with(Verdict::True, "RollingOut", message);
@@ -53,6 +53,7 @@ fn reason(plan: &Plan) -> &'static str {
         Rollout::Moving => "RollingOut",
         Rollout::Queued => "RolloutQueued",
         Rollout::Blocked => "RolloutBlocked",
+        Rollout::Paused => "Paused",
     }
 }
 

@@ -326,3 +326,25 @@ fn a_missing_standby_is_reported_once_the_rollout_is_over() {
     assert_eq!((condition(&status, "Degraded").0, status.phase), ("False", Phase::Updating));
     assert_eq!(status.message, "leader: 2 of 2 pods are updated, 1 of all pods are available");
 }
+
+// Goal: a cluster that wakes up is not reported as broken until its leader is open, and one that lost its leader is.
+#[test]
+fn a_cluster_that_wakes_is_not_degraded_until_its_leader_is_open() {
+    let asleep = |reason: &str| {
+        let mut before = computed(&all_well(), &KvClusterStatus::default(), 1);
+        for condition in before.conditions.iter_mut().filter(|condition| condition.type_ == "Hibernated") {
+            condition.reason = reason.to_owned();
+        }
+        before
+    };
+    let no_leader = LeaderSeen::NotRunning("no leader pod runs".to_owned());
+    let waking = computed(&no_leader, &asleep("Hibernated"), 2);
+    assert_eq!(condition(&waking, "Hibernated"), ("False", "Waking"));
+    assert_eq!(condition(&waking, "Degraded"), ("False", "Waking"));
+    assert_eq!(condition(&waking, "Progressing"), ("True", "Waking"));
+    assert_eq!(waking.phase, Phase::Recovering);
+    assert_eq!(condition(&computed(&no_leader, &waking, 3), "Hibernated"), ("False", "Waking"));
+    let awake = computed(&all_well(), &waking, 4);
+    assert_eq!((condition(&awake, "Hibernated"), awake.phase), (("False", "Awake"), Phase::Ready));
+    assert_eq!(condition(&computed(&no_leader, &awake, 5), "Degraded"), ("True", "LeaderNotRunning"));
+}
