@@ -78,7 +78,7 @@ pub fn print(settings: &ManifestSettings) -> String {
 fn operator_yaml(settings: &ManifestSettings) -> String {
     let values = Values::plain(settings);
     let wanted = |document: &Document| match document.only_if {
-        None | Some("plain") => true,
+        None | Some("plain" | "serviceAccount") => true,
         Some("watchNamespace") => settings.watch_namespace.is_some(),
         Some("allNamespaces") => settings.watch_namespace.is_none(),
         Some(_) => false,
@@ -105,6 +105,9 @@ pub fn chart_operator() -> String {
                 }
                 Some("allNamespaces") => {
                     Some(format!("{{{{- if not .Values.watchNamespace }}}}\n---\n{text}{{{{- end }}}}\n"))
+                }
+                Some("serviceAccount") => {
+                    Some(format!("{{{{- if .Values.serviceAccount.create }}}}\n---\n{text}{{{{- end }}}}\n"))
                 }
                 Some(_) => None,
             }
@@ -146,7 +149,10 @@ fn expressions(text: &str) -> String {
                 let after = line[to + 2..].trim_start_matches(['"', '\'']);
                 let expression = line[from + 2..to].trim();
                 // A block of YAML begins on a new line, which the expression adds.
-                let open = if expression.starts_with("toYaml") { "{{-" } else { "{{" };
+                let block = expression.starts_with("toYaml") || expression.starts_with("with ");
+                let open = if block { "{{-" } else { "{{" };
+                // Items of a list in place of one item.
+                let before = if expression.starts_with("with ") { before.trim_end_matches("- ") } else { before };
                 let before = if open == "{{-" { before.trim_end() } else { before };
                 let space = if open == "{{-" { " " } else { "" };
                 out.push_str(&format!("{before}{space}{open} {expression} }}}}{after}"));
@@ -167,6 +173,10 @@ mod tests {
         assert_eq!(
             expressions("  r: '@@ toYaml .Values.r | nindent 4 @@'\nx: 1\n"),
             "  r: {{- toYaml .Values.r | nindent 4 }}\nx: 1\n"
+        );
+        assert_eq!(
+            expressions("  l:\n  - a: 1\n  - '@@ with .Values.l }}{{ toYaml . | nindent 2 }}{{ end @@'\n"),
+            "  l:\n  - a: 1\n {{- with .Values.l }}{{ toYaml . | nindent 2 }}{{ end }}\n"
         );
     }
 

@@ -5,3 +5,14 @@
 {{- define "kvcluster.image" -}}
 {{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
+
+{{/* The service account of the operator. */}}
+{{- define "kvcluster.serviceAccountName" -}}
+{{- .Values.serviceAccount.name | default (include "kvcluster.fullname" .) }}
+{{- end }}
+
+{{/* The labels of the operator's pods: those of the values, and those of the chart, which win. */}}
+{{- define "kvcluster.podLabels" -}}
+{{- $own := dict "app.kubernetes.io/name" "kv-controller" "app.kubernetes.io/instance" .Release.Name "app.kubernetes.io/managed-by" .Release.Service }}
+{{- toYaml (merge $own .Values.podLabels) }}
+{{- end }}

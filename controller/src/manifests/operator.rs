@@ -10,7 +10,7 @@ const PORT: u16 = 8080;
 
 /// An object, and when it is part of an installation.
 pub struct Document {
-    /// Always, or only `plain` (not in the chart), with `watchNamespace`, or for `allNamespaces`.
+    /// Always, or only `plain` (not in the chart), with `watchNamespace`, for `allNamespaces`, or with `serviceAccount`.
     pub only_if: Option<&'static str>,
     /// The object.
     pub object: Value,
@@ -29,6 +29,15 @@ pub struct Values {
     cluster_domain: String,
     log_level: String,
     rollouts_max: String,
+    concurrency: String,
+    poll_interval_ms: String,
+    service_account: String,
+    service_account_annotations: Option<Value>,
+    pod_labels: Option<Value>,
+    pod_annotations: Option<Value>,
+    extra_env: Option<Value>,
+    affinity: Option<Value>,
+    priority_class: Option<Value>,
     resources: Value,
     node_selector: Option<Value>,
     tolerations: Option<Value>,
@@ -55,6 +64,15 @@ impl Values {
             cluster_domain: String::new(),
             log_level: "info".to_owned(),
             rollouts_max: "10".to_owned(),
+            concurrency: "16".to_owned(),
+            poll_interval_ms: "3000".to_owned(),
+            service_account: MANAGER.to_owned(),
+            service_account_annotations: None,
+            pod_labels: None,
+            pod_annotations: None,
+            extra_env: None,
+            affinity: None,
+            priority_class: None,
             resources: json!({"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}),
             node_selector: None,
             tolerations: None,
@@ -77,6 +95,17 @@ impl Values {
             cluster_domain: expression(".Values.clusterDomain | quote"),
             log_level: expression(".Values.logLevel | quote"),
             rollouts_max: expression(".Values.rolloutsMax | quote"),
+            concurrency: expression(".Values.concurrency | quote"),
+            poll_interval_ms: expression(".Values.pollIntervalMs | quote"),
+            service_account: expression("include `kvcluster.serviceAccountName` ."),
+            service_account_annotations: Some(json!(expression(
+                "toYaml .Values.serviceAccount.annotations | nindent 4"
+            ))),
+            pod_labels: Some(json!(expression("toYaml (include `kvcluster.podLabels` . | fromYaml) | nindent 8"))),
+            pod_annotations: Some(json!(expression("toYaml .Values.podAnnotations | nindent 8"))),
+            extra_env: Some(json!(expression("with .Values.extraEnv }}{{ toYaml . | nindent 8 }}{{ end"))),
+            affinity: Some(json!(expression("toYaml .Values.affinity | nindent 8"))),
+            priority_class: Some(json!(expression(".Values.priorityClassName | quote"))),
             resources: json!(expression("toYaml .Values.resources | nindent 10")),
             node_selector: Some(json!(expression("toYaml .Values.nodeSelector | nindent 8"))),
             tolerations: Some(json!(expression("toYaml .Values.tolerations | nindent 8"))),
@@ -105,7 +134,12 @@ pub fn documents(values: &Values) -> Vec<Document> {
     let here = json!({"name": name, "namespace": namespace, "labels": labels});
     let everywhere = json!({"name": name, "labels": labels});
     let watched = json!({"name": name, "namespace": values.watch_namespace, "labels": labels});
-    let subjects = json!([{"kind": "ServiceAccount", "name": name, "namespace": namespace}]);
+    let account = &values.service_account;
+    let subjects = json!([{"kind": "ServiceAccount", "name": account, "namespace": namespace}]);
+    let mut identity = json!({"name": account, "namespace": namespace, "labels": labels});
+    if let Some(annotations) = &values.service_account_annotations {
+        identity["annotations"] = annotations.clone();
+    }
     let bind = |kind: &str, metadata: &Value, role: &str, role_name: &str| {
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata,
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": role, "name": role_name}, "subjects": subjects})
@@ -117,7 +151,7 @@ pub fn documents(values: &Values) -> Vec<Document> {
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": {
             "pod-security.kubernetes.io/enforce": "restricted"}}}),
         ),
-        all(None, json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": here})),
+        all(Some("serviceAccount"), json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": identity})),
         all(Some("allNamespaces"), role("ClusterRole", &everywhere, rules())),
         all(Some("allNamespaces"), bind("ClusterRoleBinding", &everywhere, "ClusterRole", name)),
         all(Some("watchNamespace"), role("Role", &watched, rules())),
@@ -215,7 +249,7 @@ fn deployment(values: &Values) -> Value {
     let spread = json!([{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": values.selector()}}]);
     let mut pod = json!({
-        "serviceAccountName": values.name,
+        "serviceAccountName": values.service_account,
         "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
         "terminationGracePeriodSeconds": 30,
         "topologySpreadConstraints": spread,
@@ -235,6 +269,8 @@ fn deployment(values: &Values) -> Value {
                 variable("CLUSTER_DOMAIN", &values.cluster_domain),
                 variable("LOG_LEVEL", &values.log_level),
                 variable("ROLLOUTS_MAX", &values.rollouts_max),
+                variable("CONCURRENCY", &values.concurrency),
+                variable("POLL_INTERVAL_MS", &values.poll_interval_ms),
             ],
             "ports": [{"name": "http", "containerPort": PORT}],
             "readinessProbe": probe(5, 2),
@@ -247,17 +283,27 @@ fn deployment(values: &Values) -> Value {
         ("imagePullSecrets", &values.image_pull_secrets),
         ("nodeSelector", &values.node_selector),
         ("tolerations", &values.tolerations),
+        ("affinity", &values.affinity),
+        ("priorityClassName", &values.priority_class),
     ];
     for (field, value) in optional {
         if let Some(value) = value {
             pod[field] = value.clone();
         }
     }
+    // An expression of the chart that stands for any number of variables.
+    if let (Some(extra), Some(env)) = (&values.extra_env, pod["containers"][0]["env"].as_array_mut()) {
+        env.push(extra.clone());
+    }
+    let mut metadata = json!({"labels": values.pod_labels.clone().unwrap_or_else(|| values.labels())});
+    if let Some(annotations) = &values.pod_annotations {
+        metadata["annotations"] = annotations.clone();
+    }
     json!({"apiVersion": "apps/v1", "kind": "Deployment",
     "metadata": {"name": values.name, "namespace": values.namespace, "labels": values.labels()},
     "spec": {
         "replicas": values.replicas,
         "selector": {"matchLabels": values.selector()},
-        "template": {"metadata": {"labels": values.labels()}, "spec": pod},
+        "template": {"metadata": metadata, "spec": pod},
     }})
 }
