@@ -183,8 +183,10 @@ class Programs:
 
     def __init__(self):
         self.helps = {}
-        for program in ("kv-node", "kv-bench", "kv-controller", "kvctl"):
+        for program in ("kv-node", "kv-bench", "kv-controller", "kvctl", "kubectl-kv"):
             if not (PROGRAMS / program).exists():
+                if program == "kubectl-kv":
+                    continue # a build without Kubernetes
                 if program == "kvctl" and not (ROOT / "kvctl").exists():
                     continue
                 sys.exit(f"docs.py: {PROGRAMS / program} is missing: cargo build --workspace")
@@ -205,7 +207,7 @@ class Programs:
     def check(self, where, line):
         """Each use of a program in a line of shell, with the flags behind it."""
         for part in re.split(r"[|;&]+|\s#\s", line):
-            part = program_alone(part)
+            part = program_alone(part.replace("kubectl kv ", "kubectl-kv "))
             words = part.replace("'", " ").replace('"', " ").split()
             starts = [n for n, word in enumerate(words) if (Path(word).name,) in self.helps]
             if not starts:

@@ -279,6 +279,15 @@ impl NodeClient {
         Err(RestoreError { status: Some(status), words: format!("{}{}", describe(status), words_of(&body)) })
     }
 
+    /// Has the leader hand over to a standby.
+    ///
+    /// # Errors
+    /// When the node does not lead, or does not accept the token.
+    pub async fn hand_over(&self) -> Result<()> {
+        let request = self.with_token(self.request(Method::POST, "/hand-over")).timeout(ADMIN_TIMEOUT);
+        self.send("/hand-over", request).await.map(drop)
+    }
+
     fn with_token(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.token {
             Some(token) => request.bearer_auth(token),

@@ -1,6 +1,6 @@
 //! `kvctl`: commands for those who operate a cluster. A program of its own, in the package that has the client of a node.
 
-mod backup;
+pub(crate) mod backup;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 

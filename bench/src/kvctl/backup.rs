@@ -25,7 +25,7 @@ const REQUEST_MAX: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// When the leader gives none, or not all of it.
-pub(super) async fn save(client: &NodeClient, file: &Path) -> Result<u64> {
+pub(crate) async fn save(client: &NodeClient, file: &Path) -> Result<u64> {
     let mut unfinished = file.as_os_str().to_owned();
     unfinished.push(".part");
     let unfinished = Path::new(&unfinished);
@@ -58,7 +58,7 @@ pub(super) async fn save(client: &NodeClient, file: &Path) -> Result<u64> {
 /// # Errors
 /// When the file is not a whole backup, the cluster has keys (unless `overwrite`), or a key is not taken; then with how far
 /// it came.
-pub(super) async fn restore(client: &NodeClient, file: &Path, overwrite: bool, patience: Duration) -> Result<u64> {
+pub(crate) async fn restore(client: &NodeClient, file: &Path, overwrite: bool, patience: Duration) -> Result<u64> {
     let about = || format!("failed to restore {}", file.display());
     let Whole { keys, digest, .. } = check(file).with_context(about)?;
     let step = |stage| RestoreStep { backup: Some(&digest), stage, overwrite };
@@ -99,7 +99,7 @@ pub(super) async fn restore(client: &NodeClient, file: &Path, overwrite: bool, p
 ///
 /// # Errors
 /// When the leader does not take it.
-pub(super) async fn give_up(client: &NodeClient, patience: Duration) -> Result<()> {
+pub(crate) async fn give_up(client: &NodeClient, patience: Duration) -> Result<()> {
     let step = RestoreStep { backup: None, stage: Some("give-up"), overwrite: false };
     Ok(send(client, step, String::new(), patience).await?)
 }

@@ -15,6 +15,7 @@ mod idle;
 mod job;
 mod lifecycle;
 mod many;
+mod plugin;
 mod pod_template;
 mod quorum;
 mod refused;

@@ -76,7 +76,10 @@ async fn contradictions_are_refused_in_words() {
             ),
             "the variable AUTH_TOKEN is set by the operator: it follows from other fields of the spec",
         ),
-        (pod_template("env", json!([{"name": "A", "value": "1"}, {"name": "A", "value": "2"}])), "duplicate entries for key [name=\"A\"]"),
+        (
+            pod_template("env", json!([{"name": "A", "value": "1"}, {"name": "A", "value": "2"}])),
+            "duplicate entries for key [name=\"A\"]",
+        ),
         (
             pod_template("sidecars", json!([{"name": "kv-node", "image": "x"}])),
             "the container kv-node belongs to the operator",

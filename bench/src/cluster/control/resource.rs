@@ -77,6 +77,18 @@ impl Access {
         };
         Ok(Self { client: Client::try_from(config).context("failed to make a Kubernetes client")?, inside })
     }
+
+    /// By this context of the kubeconfig; without one as [`Access::infer`].
+    ///
+    /// # Errors
+    /// When there is none of this name.
+    pub async fn of_context(context: Option<&str>) -> Result<Self> {
+        let Some(context) = context else { return Self::infer().await };
+        let options = KubeConfigOptions { context: Some(context.to_owned()), ..KubeConfigOptions::default() };
+        let found = Config::from_kubeconfig(&options).await;
+        let config = found.with_context(|| format!("failed to use the context {context} of the kubeconfig"))?;
+        Ok(Self { client: Client::try_from(config).context("failed to make a Kubernetes client")?, inside: false })
+    }
 }
 
 /// One KvCluster.
@@ -189,7 +201,7 @@ impl KvClusterResource {
         Ok(missing_size(&cluster, size).or_else(unwell))
     }
 
-    async fn patch(&self, spec: serde_json::Value) -> Result<KvCluster> {
+    pub(crate) async fn patch(&self, spec: serde_json::Value) -> Result<KvCluster> {
         let patch = Patch::Merge(json!({"spec": spec}));
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         persist("patch", self, || self.api.patch(&self.name, &parameters, &patch)).await
@@ -203,7 +215,7 @@ impl KvClusterResource {
         }
     }
 
-    async fn get(&self) -> Result<KvCluster> {
+    pub(crate) async fn get(&self) -> Result<KvCluster> {
         persist("get", self, || self.api.get(&self.name)).await
     }
 }
