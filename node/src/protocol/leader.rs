@@ -32,7 +32,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use self::audit::Audit;
-use self::candidate::{Candidacy, Silence};
+use self::candidate::{Candidacy, Rivalry, Silence};
 use self::mask::Mask;
 use self::membership::Rules;
 use self::reads::Reads;
@@ -191,6 +191,7 @@ pub struct Leader<W, R> {
     rng: SmallRng,
     /// Randomness of the waits of a candidate. It leaves the seeded delays alone.
     candidate_rng: SmallRng,
+    rivalry: Rivalry,
     /// What this process copied as a standby.
     copy: WarmCopy,
     slots: Vec<Option<Slot>>,
@@ -241,6 +242,7 @@ impl<W, R> Leader<W, R> {
             rng: SmallRng::seed_from_u64(settings.seed),
             settings,
             candidate_rng: SmallRng::seed_from_u64(id),
+            rivalry: Rivalry::default(),
             copy: WarmCopy::default(),
             slots: Vec::new(),
             rules: Rules::default(),
@@ -531,6 +533,7 @@ impl<W, R> Leader<W, R> {
                 }
                 if self.settings.limits.takeover_rounds > 0 {
                     // The other one counts as a leader for as long as followers hear it.
+                    self.on_interruption();
                     self.start_over();
                 } else if contended {
                     self.out.push(Output::Backoff);

@@ -12,7 +12,10 @@ use super::mask::Mask;
 use super::slot::{Link, Slot};
 use super::{Leader, Output, Phase, SlotId};
 use crate::protocol::messages::{Hello, ToFollower};
-use crate::protocol::types::Synced;
+use crate::protocol::types::{Epoch, Synced};
+
+/// After so many interruptions the wait of a candidate grows no further.
+const INTERRUPTIONS_MAX: u32 = 6;
 
 /// What a candidate learned of the leader of one follower, from answers on one connection.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +36,32 @@ pub(super) struct Candidacy {
     /// Ticks until it asks for promises, if followers hear no leader until then. Random, so that one of
     /// several candidates asks first.
     wait: Option<u32>,
+}
+
+/// How often other candidates interrupted this one since a leader last installed a state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rivalry {
+    /// The newest epoch whose state a follower has.
+    newest: Option<Epoch>,
+    interruptions: u32,
+}
+
+impl Rivalry {
+    fn interrupted(&mut self, newest: Option<Epoch>) {
+        if newest > self.newest {
+            *self = Self { newest, interruptions: 0 };
+        }
+        self.interruptions += 1;
+    }
+
+    /// The longest random wait, in ticks. It doubles with each interruption: if recovery takes longer than
+    /// the silence that followers report, many candidates would interrupt each other for ever.
+    fn wait_max(&self, takeover_rounds: u32) -> u32 {
+        match self.interruptions {
+            0 => takeover_rounds / 2,
+            times => (takeover_rounds / 2).max(1) << times.min(INTERRUPTIONS_MAX),
+        }
+    }
 }
 
 /// What a leader process that asks for no promises knows.
@@ -94,7 +123,7 @@ impl<W, R> Leader<W, R> {
             return;
         }
         let lost = self.is_leaderless(|leader, slot| leader.is_silent(slot));
-        let drawn = self.candidate_rng.random_range(0..=rounds / 2);
+        let drawn = self.candidate_rng.random_range(0..=self.rivalry.wait_max(rounds));
         let Phase::Waiting(candidacy) = &mut self.phase else { return };
         candidacy.wait = match candidacy.wait {
             _ if !lost => None,
@@ -158,6 +187,13 @@ impl<W, R> Leader<W, R> {
                     && (wanted & without).count() >= usize::from(self.settings.size)
             }
         }
+    }
+
+    /// Another candidate interrupted this one.
+    pub(super) fn on_interruption(&mut self) {
+        let hellos = self.each_slot().filter_map(|(_, slot)| slot.hello.as_ref());
+        let newest = hellos.filter_map(|hello| Some(hello.synced.as_ref()?.epoch)).max();
+        self.rivalry.interrupted(newest);
     }
 
     /// Whether recovery gets no further. Without candidates no other process would try.

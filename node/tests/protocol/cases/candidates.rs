@@ -1,5 +1,7 @@
 //! When a leader process may ask for promises, and when it waits.
 
+use kv_node::protocol::follower;
+
 use super::{value_of, with};
 use crate::sim::network::Direction;
 use crate::sim::{Plan, World};
@@ -174,6 +176,26 @@ fn candidates_that_start_together_agree_soon() {
         let mut world = World::new(Plan { seed, ..plan(2, 3) }, true);
         (0..3).for_each(|_| _ = world.start_leader());
         let opened = world.run_until(10 * TAKEOVER_US, |world| world.contending().iter().any(|it| world.is_open(*it)));
+        assert!(opened, "seed {seed}\n{}", world.told());
+    }
+}
+
+// Goal: candidates that interrupt each other end that. Method: eight of them, at W = N, so that the silence of one follower
+// is enough; a recovery takes many messages, each of them about as long as that silence. The leader is killed, and in each
+// world another one opens.
+#[test]
+fn many_candidates_do_not_interrupt_each_other_for_ever() {
+    for seed in 1..=20 {
+        let mut plan = Plan { seed, latency_us: 15_000, keys: 8, ..Plan::quiet(5, 5) };
+        plan.sizes.leader.takeover_rounds = 1;
+        plan.sizes.follower = follower::Limits { message_bytes: 1, scan_keys: 1, scan_bytes: 1, changed_keys: 1 };
+        let mut world = with(plan);
+        let written: Vec<usize> = (0..8).map(|key| world.write_at(0, key)).collect();
+        world.until("the writes", |world| written.iter().all(|op| world.is_acked(*op)));
+        (0..8).for_each(|_| _ = world.start_leader());
+        world.rest();
+        world.kill_leader(0);
+        let opened = world.run_until(20_000_000, |world| (1..=8).any(|leader| world.is_open(leader)));
         assert!(opened, "seed {seed}\n{}", world.told());
     }
 }

@@ -55,9 +55,13 @@ impl World {
 
     /// Sends a write of a new value to a leader; returns the operation.
     fn write(&mut self, leader: usize) -> usize {
+        self.write_at(leader, 0)
+    }
+
+    fn write_at(&mut self, leader: usize, key: usize) -> usize {
         let op = self.history.ops.len();
         let value = self.value(op);
-        let op = self.begin(None, 0, Act::Write(Some(value)), true);
+        let op = self.begin(None, key, Act::Write(Some(value)), true);
         self.attempt(op, leader);
         op
     }
