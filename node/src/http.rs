@@ -8,6 +8,7 @@
 //!   long ones. A [`budget`] bounds the memory of bodies and of long answers.
 //! - [`kv`], [`batch`], [`keys`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
 //! - [`status`] makes the answers of `GET /status`.
+//! - [`openapi`] serves the description of the routes.
 //! - [`page`] is the page for browsers, and [`live`] the events that it shows. [`watch`] sends committed changes.
 
 mod activity;
@@ -29,6 +30,7 @@ mod keys;
 mod kv;
 mod listen;
 mod live;
+mod openapi;
 mod page;
 mod refusal;
 mod replica;

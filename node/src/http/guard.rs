@@ -6,12 +6,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::Site;
 use super::error::ApiError;
+use super::{Site, openapi};
 use crate::tokens::Tokens;
 
-/// What every node answers without a token: its health, what it is doing, and the files of its page.
-const OPEN: [&str; 6] = ["/", "/config", "/healthz", "/metrics", "/readyz", "/status"];
+/// What every node answers without a token: its health, what it is doing, the description of its routes, and the
+/// files of its page.
+const OPEN: [&str; 7] = ["/", "/config", "/healthz", "/metrics", openapi::PATH, "/readyz", "/status"];
 
 /// What [`authorize`] guards. `PATCH /config` is the seventh.
 const OF_THE_CLUSTER: [&str; 6] = ["/backup", "/hand-over", "/recover", "/replicate", "/replication", "/restore"];

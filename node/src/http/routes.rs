@@ -18,14 +18,14 @@ use super::client_stream::Arriving;
 use super::connections::Service;
 use super::error::ApiError;
 use super::{
-    FollowerSite, LeaderSite, Site, admin, backup, batch, dump, guard, incr, keys, kv, live, page, replica, restore,
-    watch,
+    FollowerSite, LeaderSite, Site, admin, backup, batch, dump, guard, incr, keys, kv, live, openapi, page, replica,
+    restore, watch,
 };
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
 
 /// What a standby answers about itself. It redirects all other requests to the leader.
-const OF_EVERY_LEADER: [&str; 5] = ["/", "/status", "/readyz", "/healthz", "/metrics"];
+const OF_EVERY_LEADER: [&str; 6] = ["/", "/status", "/readyz", "/healthz", "/metrics", openapi::PATH];
 
 /// The files of the pages, on every node.
 const PAGE_FILES: &str = "/page/";
@@ -80,6 +80,7 @@ impl LeaderService {
             .route("/config", get(admin::config))
             .route("/", any(page::of_leader))
             .route("/page/{name}", any(page::file))
+            .route(openapi::PATH, get(openapi::openapi))
             .route("/live", get(live::live))
             .route("/watch", get(watch::watch))
             .route("/status", get(admin::leader_status))
@@ -148,6 +149,7 @@ impl FollowerService {
         let open = open
             .route("/", any(page::of_follower))
             .route("/page/{name}", any(page::file))
+            .route(openapi::PATH, get(openapi::openapi))
             .route("/get", any(only_get))
             .route("/dump", get(dump::of_follower))
             .route("/keys", get(keys::of_follower))
