@@ -21,7 +21,7 @@ pub use self::{
 };
 use crate::{
     node_command,
-    output::{EXIT_FAILED, WrongUsage, exit_code, run},
+    output::{EXIT_FAILED, WrongUsage, exit_code, print, run},
 };
 
 /// The measured means are too far from theory for `--max-deviation-ms`.
@@ -122,6 +122,26 @@ pub fn main() -> ExitCode {
         Command::Recover(arguments) => exit_code(recover::main(&arguments)),
         Command::Failover(arguments) => exit_code(failover::main(&arguments)),
         Command::Node => node_command::main(),
+    }
+}
+
+/// Runs `sweep` or `check` as the program does with these words, the first of which is its name.
+///
+/// # Errors
+/// When the words are wrong, or what they ask for fails.
+pub fn sweep_or_check(words: &[String]) -> Result<u8> {
+    let arguments = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(help) if !help.use_stderr() => {
+            print(&help.to_string());
+            return Ok(0);
+        }
+        Err(error) => return Err(WrongUsage::error(error.to_string().trim_start_matches("error: "))),
+    };
+    match arguments.command {
+        Command::Sweep(arguments) => sweep::main(&arguments),
+        Command::Check(arguments) => check::main(&arguments),
+        _ => Err(WrongUsage::error(format!("{} is neither sweep nor check", words.join(" ")))),
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use serde_json::json;
 
 use self::{logs::LogsArguments, target::Target};
 use crate::{
+    cli,
     kvctl::backup,
     output::{exit_code, print, run},
 };
@@ -79,6 +80,14 @@ enum Command {
         #[arg(long, conflicts_with_all = ["from", "overwrite"])]
         give_up: bool,
     },
+    /// Measure the write latency at each quorum of a KvCluster, beside theory
+    ///
+    /// As kv-bench sweep --kube NAME, whose options may follow. The quorum is restored at the end.
+    Sweep(BenchArguments),
+    /// Break a KvCluster that no one else needs, and say whether what clients saw was linearizable
+    ///
+    /// As kv-bench check --kube NAME, whose options may follow. It deletes pods.
+    Check(BenchArguments),
     /// Have the leader hand over to a standby, and wait until that one leads
     ///
     /// It needs leader.standbys. Writes stop for a moment, and no acknowledged one is lost.
@@ -107,7 +116,7 @@ const AFTER_HELP: &str = "Examples:
   kubectl kv backup demo --to demo.backup
   kubectl kv hibernate demo -n shop           no pods; kubectl kv wake demo -n shop starts them again
 
-Exit codes: 0 done; 1 failed, with the reason; 2 wrong usage.";
+Exit codes: 0 done; 1 failed, with the reason; 2 wrong usage; sweep and check also 3, as kv-bench.";
 
 /// Which KvCluster.
 #[derive(Clone, Debug, Args)]
@@ -115,6 +124,25 @@ struct Named {
     /// The KvCluster
     #[arg(value_name = "NAME")]
     name: String,
+}
+
+/// A command of kv-bench.
+#[derive(Clone, Debug, Args)]
+struct BenchArguments {
+    #[command(flatten)]
+    cluster: Named,
+    /// Options of kv-bench, which has a --help of its own
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+    options: Vec<String>,
+}
+
+impl BenchArguments {
+    /// The command line of kv-bench.
+    fn words(&self, command: &str, namespace: Option<&str>) -> Vec<String> {
+        let namespace = namespace.into_iter().flat_map(|namespace| ["--namespace", namespace]);
+        let words = ["kv-bench", command, "--kube", &self.cluster.name].into_iter().chain(namespace);
+        words.map(str::to_owned).chain(self.options.iter().cloned()).collect()
+    }
 }
 
 /// The program: reads the command line and runs what it asks for.
@@ -134,7 +162,17 @@ async fn carry_out(arguments: Arguments) -> Result<u8> {
     let Arguments { command, namespace, context, timeout_s } = arguments;
     let patience = Duration::from_secs(timeout_s);
     let open = async |name: &str| Target::open(name, namespace.as_deref(), context.as_deref(), patience).await;
+    let bench = async |command: &str, arguments: BenchArguments| {
+        if context.is_some() {
+            bail!("{command} takes the current context of the kubeconfig: choose it with kubectl config use-context");
+        }
+        let words = arguments.words(command, namespace.as_deref());
+        // It has a runtime of its own.
+        tokio::task::spawn_blocking(move || cli::sweep_or_check(&words)).await?
+    };
     let done = match command {
+        Command::Sweep(arguments) => return bench("sweep", arguments).await,
+        Command::Check(arguments) => return bench("check", arguments).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "kubectl-kv", &mut std::io::stdout());
             String::new()
@@ -188,6 +226,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_of_kv_bench_gets_the_cluster_and_the_options_behind_it() {
+        let parsed = Arguments::try_parse_from(["kubectl-kv", "-n", "shop", "sweep", "demo", "--writes", "40"]);
+        let Arguments { command: Command::Sweep(arguments), namespace, .. } = parsed.expect("a command line") else {
+            panic!("it is a sweep");
+        };
+        let words = arguments.words("sweep", namespace.as_deref());
+        assert_eq!(words.join(" "), "kv-bench sweep --kube demo --namespace shop --writes 40");
+        let refused = cli::sweep_or_check(&["kv-bench", "load"].map(str::to_owned)).expect_err("neither");
+        assert_eq!(refused.to_string(), "kv-bench load is neither sweep nor check");
     }
 
     #[test]

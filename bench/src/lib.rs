@@ -5,7 +5,7 @@
 //! - [`load`] measures what a cluster can do at most and at what price, also beside other systems and its own settings;
 //! - [`check`] breaks a cluster and says whether what its clients saw was linearizable;
 //! - [`kvctl`], a program of its own, saves a cluster's state and restores it. `kubectl-kv` (module `kubectl`) does this and
-//!   more for KvClusters.
+//!   more for KvClusters, with [`cli`] for a sweep and a check.
 //!
 //! They share [`cluster`], which finds or starts the cluster (each local node is a [`node_command`]), the [`client`] of one
 //! node, [`draw`] for pictures, [`stats`], [`progress`], [`output`] and [`interrupt`]. Wings do not use each other, and no two modules

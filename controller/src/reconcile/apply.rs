@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::applier::{ApplyError, Owned};
+use super::hibernation;
 use super::validate::Validated;
 use super::volumes;
 use crate::build::{MANAGER, ON_DELETE, Resources, names};
@@ -46,7 +47,7 @@ pub async fn apply(
     apply_one(peers, &stores.services, context).await?;
     apply_one(write, &stores.services, context).await?;
     apply_one(read, &stores.services, context).await?;
-    let follower_pods = followers.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or_default();
+    let follower_pods = hibernation::followers_of(&followers).unwrap_or_default();
     volumes::own(cluster, follower_pods, context).await?;
     stop_rolling_updates(cluster, context).await?;
     let followers = apply_one(followers, &stores.stateful_sets, context).await?;

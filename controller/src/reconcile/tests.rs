@@ -777,6 +777,26 @@ async fn a_hibernation_ends_the_leader_before_the_followers() {
     }
 }
 
+// Goal: the volumes of a hibernated cluster still go with the KvCluster. Method: a claim that it owns, of a follower that a
+// scale-down would take the claim of.
+#[tokio::test]
+async fn a_hibernated_cluster_goes_on_owning_its_volumes() {
+    let spec = "{hibernated: true, storage: {onDelete: Delete, onScaleDown: Delete}}";
+    let (api, client) = ApiServer::start(generation_3);
+    let mut context = rolling(client, 1, &[], spec);
+    let claim = json!({"metadata": {"name": "data-demo-follower-4", "namespace": "shop", "uid": "claim",
+        "labels": labels("demo", Some(Component::Follower)), "ownerReferences": [
+            {"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster", "name": "demo", "uid": UID}]}});
+    let stores = &mut Arc::get_mut(&mut context).expect("the only reference").stores;
+    stores.pods = store(vec![]);
+    stores.claims = store(vec![serde_json::from_value(claim).expect("a claim")]);
+    reconcile(guarded(opened(spec, 5)), context).await.expect("it succeeds");
+    assert_eq!(api.applied("statefulsets/demo-follower")["spec"]["replicas"], json!(0));
+    let changed: Vec<Asked> =
+        api.writes().into_iter().filter(|asked| asked.path.contains("persistentvolume")).collect();
+    assert!(changed.is_empty(), "{changed:?}");
+}
+
 // Goal: a pod is judged by the template that is applied, not by one that someone is about to see undone, nor by one that
 // the StatefulSet does not have yet. Method: an apply that makes another generation, and another token in the template.
 #[tokio::test]

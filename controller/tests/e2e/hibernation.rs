@@ -14,7 +14,7 @@ use crate::writer::Writer;
 #[tokio::test]
 async fn a_hibernated_cluster_wakes_up_with_every_acknowledged_write_and_a_paused_one_is_left_alone() {
     // The policy that would delete the volumes of followers that leave.
-    let storage = json!({"size": "64Mi", "onScaleDown": "Delete"});
+    let storage = json!({"size": "64Mi", "onDelete": "Delete", "onScaleDown": "Delete"});
     let demo = Demo::ready(json!({"replicas": 3, "writeQuorum": 1, "delay": {"maxMs": 20}, "storage": storage})).await;
     for quorum in [1, 3] {
         demo.patch(json!({"writeQuorum": quorum})).await.unwrap();
@@ -25,6 +25,8 @@ async fn a_hibernated_cluster_wakes_up_with_every_acknowledged_write_and_a_pause
         demo.patch(json!({"hibernated": true})).await.unwrap();
         let slept = demo.until("hibernated", |cluster| phase(cluster) == Phase::Hibernated).await;
         assert!(demo.pods(None).await.is_empty());
+        let asleep = self::claims(&demo).await;
+        assert!(asleep.iter().all(|(_, _, owners)| *owners == ["KvCluster"]), "{asleep:?}");
         // What is deleted by hand comes back, asleep.
         demo.api::<StatefulSet>().delete("demo-follower", &DeleteParams::foreground()).await.unwrap();
         demo.until_object::<StatefulSet>("demo-follower", "back without pods", |set| {
@@ -73,8 +75,10 @@ fn replicas(set: &StatefulSet) -> Option<i32> {
     set.spec.as_ref()?.replicas
 }
 
-/// The volume claims, each with its uid.
-async fn claims(demo: &Demo) -> Vec<(String, Option<String>)> {
+/// The volume claims, each with its uid and the kinds of its owners.
+async fn claims(demo: &Demo) -> Vec<(String, Option<String>, Vec<String>)> {
     let claims = demo.api::<PersistentVolumeClaim>().list(&kube::api::ListParams::default()).await.unwrap().items;
-    claims.iter().map(|claim| (claim.name_any(), claim.uid())).collect()
+    let owners =
+        |claim: &PersistentVolumeClaim| claim.owner_references().iter().map(|owner| owner.kind.clone()).collect();
+    claims.iter().map(|claim| (claim.name_any(), claim.uid(), owners(claim))).collect()
 }

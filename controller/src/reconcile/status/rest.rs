@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use kvcluster_api::resource::KvClusterStatus;
 
-use super::{Finding, Seen, Verdict, finding};
+use super::{Finding, Seen, Verdict, finding, ready_condition};
 use crate::reconcile::validate::Validated;
 
 /// Why the operator leaves a paused cluster alone.
@@ -55,7 +55,9 @@ impl Rest {
                 format!("the pods end, the leader's first: {} remain", pods.collect::<Vec<_>>().join(", "))
             }
             Self::Hibernated => "no pods run, and the volumes keep the data".to_owned(),
-            Self::Waking => "the pods start again, with the data of the volumes".to_owned(),
+            Self::Waking => {
+                format!("the pods start again with the data of the volumes: {}", ready_condition(seen).message)
+            }
         }
     }
 }

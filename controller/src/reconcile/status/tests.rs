@@ -343,6 +343,7 @@ fn a_cluster_that_wakes_is_not_degraded_until_its_leader_is_open() {
     assert_eq!(condition(&waking, "Degraded"), ("False", "Waking"));
     assert_eq!(condition(&waking, "Progressing"), ("True", "Waking"));
     assert_eq!(waking.phase, Phase::Recovering);
+    assert!(waking.message.ends_with("no leader pod runs"), "what it waits for: {}", waking.message);
     assert_eq!(condition(&computed(&no_leader, &waking, 3), "Hibernated"), ("False", "Waking"));
     let awake = computed(&all_well(), &waking, 4);
     assert_eq!((condition(&awake, "Hibernated"), awake.phase), (("False", "Awake"), Phase::Ready));
