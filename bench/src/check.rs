@@ -237,7 +237,8 @@ mod tests {
     async fn checked(cannot_heal: bool) -> (Unreachable, CheckReport) {
         let mut target = Unreachable { cannot_heal, ..Unreachable::default() };
         let shape = Shape::new(Place::Pod, 3, 2, true);
-        let load = Load { clients: 2, keys: 2, rate: 100.0, timeout_ms: 100, seed: 5 };
+        let protocols = vec![crate::commands::Protocol::Http];
+        let load = Load { clients: 2, keys: 2, rate: 100.0, protocols, timeout_ms: 100, seed: 5 };
         let options = CheckOptions {
             limit: Limit::Rounds(1),
             shape,
@@ -255,7 +256,7 @@ mod tests {
     async fn in_a_cluster_with_data_its_own_keys_alone_are_judged_and_taken_out() {
         let (target, report) = checked(false).await;
         assert_eq!((report.failure, report.verdict.violations), (None, Vec::new()));
-        assert_eq!((target.restored, target.forgotten), (true, Some(vec!["check-1-k0".into(), "check-1-k1".into()])));
+        assert_eq!((target.restored, target.forgotten), (true, Some(vec!["check-1-k0".into(), "check-1-n1".into()])));
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ pub mod check;
 pub mod cli;
 pub mod client;
 pub mod cluster;
+pub mod commands;
 pub mod draw;
 pub mod interrupt;
 #[cfg(feature = "kubernetes")]

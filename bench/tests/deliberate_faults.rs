@@ -88,6 +88,25 @@ async fn a_leader_that_refuses_before_the_commit_is_found() {
     assert!(shows_a_loss(&rules), "{rules:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_counts_a_retry_is_found() {
+    // A short timeout and long waits: many increments are accepted, and their clients do not hear of it in time.
+    let arguments =
+        ["--faults", "quorum", "--rounds", "3", "--max-delay-ms", "300", "--keys", "4", "--write-quorum", "5"];
+    let arguments = [&arguments[..], &["--node-setting", "REPLICATION_TIMEOUT_MS=250"]].concat();
+    let rules = rules_broken("counts-retries", &arguments).await;
+    // The versions show each of the two increments as one that is well.
+    assert_eq!(rules[0], "linearizable", "{rules:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_acknowledges_an_increment_before_the_commit_is_found() {
+    let arguments =
+        ["--faults", "all,kill", "--rounds", "6", "--max-delay-ms", "300", "--rate", "300", "--clients", "40"];
+    let rules = rules_broken("counts-before-commit", &arguments).await;
+    assert!(shows_a_loss(&rules) || rules.iter().any(|rule| rule == "sum_of_version_before"), "{rules:?}");
+}
+
 // Goal: a node does not go on with a state in which a panic interrupted a step. Method: a leader that panics in a write.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_ends_the_node() {

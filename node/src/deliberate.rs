@@ -7,6 +7,7 @@
 #[cfg(feature = "deliberate-faults")]
 use std::sync::OnceLock;
 
+use crate::protocol::leader::Accepted;
 use crate::protocol::messages::{ToFollower, ToLeader};
 use crate::protocol::types::{Config, Epoch, Synced};
 
@@ -24,6 +25,10 @@ pub enum DeliberateFault {
     ReadsWithoutAsking,
     /// A leader answers a refused write at once, with a record that may still be lost
     RefusesBeforeCommit,
+    /// A leader counts every retry of an increment
+    CountsRetries,
+    /// A leader acknowledges an increment at once, with a sum that may still be lost
+    CountsBeforeCommit,
     /// A leader panics in the middle of each write
     PanicsInWrite,
 }
@@ -56,6 +61,14 @@ pub(crate) fn one_promise_fewer(synced: Option<&mut Synced>) {
     let fewer = |rule: &mut Config| rule.quorum = (rule.quorum + 1).min(rule.size);
     fewer(config);
     config.earlier.iter_mut().for_each(fewer);
+}
+
+/// An increment that is answered at once counts as one that is committed already.
+pub(crate) fn counted(accepted: Accepted) -> Accepted {
+    match accepted {
+        Accepted::Pending { seq } if is_on(DeliberateFault::CountsBeforeCommit) => Accepted::AlreadyCommitted { seq },
+        accepted => accepted,
+    }
 }
 
 /// The answer of a follower without the fence to a replaced leader. The follower stores none of

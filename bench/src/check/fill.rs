@@ -201,7 +201,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         tokio::spawn(async move { axum::serve(listener, routes).await });
-        let leader = Endpoint { name: "leader".into(), url, incarnation: None };
+        let leader = Endpoint { name: "leader".into(), url, redis: String::new(), incarnation: None };
         watch::channel(Endpoints { leaders: vec![leader], followers: Vec::new() }).1
     }
 

@@ -10,7 +10,7 @@ use std::{
 use kv_node::protocol::types::Epoch;
 use serde::{Serialize, Serializer};
 
-use crate::client::Dump;
+use crate::{client::Dump, commands::Protocol};
 
 /// What a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -18,6 +18,10 @@ use crate::client::Dump;
 pub enum Action {
     /// A write, over all its attempts.
     Put,
+    /// An increment, over all its attempts.
+    Increment,
+    /// A deletion, over all its attempts.
+    Delete,
     /// A write that a leader refused because its condition does not hold: a linearizable read of the
     /// record that refused it.
     Unmet,
@@ -27,12 +31,27 @@ pub enum Action {
     LocalGet,
 }
 
-/// The version that a key must have when a write changes it.
+/// What must hold of a key when a write changes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Condition {
-    /// Its sequence number; 0 if the key must have no value.
-    pub seq: u64,
-    /// Its value.
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// It has this version.
+    Version {
+        /// Its sequence number.
+        seq: u64,
+        /// Its value; none if it is deleted.
+        value: Option<Arc<str>>,
+    },
+    /// It has no value.
+    Absent,
+    /// It has a value.
+    Present,
+}
+
+/// What an answer to a write showed of the key before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Before {
+    /// Its value, if it had one.
     pub value: Option<Arc<str>>,
 }
 
@@ -55,15 +74,23 @@ pub enum OperationOutcome {
 pub struct Operation {
     /// Who asked.
     pub client: u32,
+    /// And how.
+    pub protocol: Protocol,
     /// What for.
     pub action: Action,
     /// Of which key.
     pub key: Arc<str>,
-    /// What was written, or shown; nothing where a read found no value.
+    /// What was written, or shown; nothing where a read found no value. The sum of an increment, where an answer showed it.
     pub value: Option<Arc<str>>,
+    /// What an increment adds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<i64>,
     /// The condition of a write.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub condition: Option<Condition>,
+    /// What was there before a write, where its answer shows that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
     /// The name of the node that was asked last.
     pub node: Arc<str>,
     /// Which life of that follower's process it was, where it was one and the same from the question to the answer.
@@ -100,6 +127,11 @@ impl Operation {
         self.is_answered() && self.action != Action::LocalGet
     }
 
+    /// Whether it changes its key.
+    pub fn is_write(&self) -> bool {
+        matches!(self.action, Action::Put | Action::Increment | Action::Delete)
+    }
+
     /// In words: `put v17 to k3 (seq 5)`.
     pub fn words(&self) -> String {
         let value = self.value.as_deref().unwrap_or("no value");
@@ -112,12 +144,22 @@ impl Operation {
         };
         let condition = match &self.condition {
             None => String::new(),
-            Some(Condition { seq: 0, .. }) => " if there is none".to_owned(),
-            Some(Condition { seq, .. }) => format!(" if it is at seq {seq}"),
+            Some(Condition::Absent) => " if there is none".to_owned(),
+            Some(Condition::Present) => " if there is one".to_owned(),
+            Some(Condition::Version { seq, .. }) => format!(" if it is at seq {seq}"),
+        };
+        let before = match &self.before {
+            None => String::new(),
+            Some(Before { value }) => format!(" after {}", value.as_deref().unwrap_or("no value")),
         };
         match self.action {
-            Action::Put => format!("put {value}{condition}{seq}{outcome}"),
-            Action::Unmet => format!("a put{condition} is refused → {value}{seq}{outcome}"),
+            Action::Put => format!("put {value}{condition}{before}{seq}{outcome}"),
+            Action::Delete => format!("delete{condition}{seq}{outcome}"),
+            Action::Increment => {
+                let sum = self.value.as_ref().map(|sum| format!(" → {sum}")).unwrap_or_default();
+                format!("add {}{sum}{seq}{outcome}", self.by.unwrap_or(0))
+            }
+            Action::Unmet => format!("a write{condition} is refused → {value}{seq}{outcome}"),
             Action::Get => format!("get → {value}{seq}{outcome}"),
             Action::LocalGet => format!("local get at {} → {value}{seq}{outcome}", self.node),
         }

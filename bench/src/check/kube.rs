@@ -63,8 +63,13 @@ impl KubeTarget {
         let asked = resource.asked().await?;
         // Clients count what did not reach its pod.
         let way = Way::open(access, &resource, asked.size.replicas, |_| {}).await?;
-        let endpoint = |name: String, url: &String| Endpoint { name: name.into(), url: url.clone(), incarnation: None };
-        let leaders = vec![endpoint(resource.name.clone(), &way.leader)];
+        let endpoint = |name: String, url: &String| Endpoint {
+            name: name.into(),
+            url: url.clone(),
+            redis: String::new(),
+            incarnation: None,
+        };
+        let leaders = vec![Endpoint { redis: way.redis.clone(), ..endpoint(resource.name.clone(), &way.leader) }];
         let followers = way.followers.iter().enumerate();
         let followers = followers.map(|(index, url)| endpoint(pod_name(&resource.name, Node::Follower(index)), url));
         let endpoints = watch::Sender::new(Endpoints { leaders, followers: followers.collect() });

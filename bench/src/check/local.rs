@@ -43,9 +43,15 @@ impl LocalTarget {
         let followers = cluster.follower_urls().into_iter().enumerate().map(|(index, url)| Endpoint {
             name: Node::Follower(index).to_string().into(),
             url,
+            redis: String::new(),
             incarnation: Some(1),
         });
-        let leader = Endpoint { name: Node::Leader.to_string().into(), url: cluster.leader_url(), incarnation: None };
+        let leader = Endpoint {
+            name: Node::Leader.to_string().into(),
+            url: cluster.leader_url(),
+            redis: cluster.leader_redis(),
+            incarnation: None,
+        };
         let endpoints = watch::Sender::new(Endpoints { leaders: vec![leader], followers: followers.collect() });
         let settings = ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay };
         Ok(Self { cluster, http: NodeClient::http(4)?, endpoints, settings, heal_timeout, durable })
@@ -83,8 +89,9 @@ impl LocalTarget {
 
     /// Clients ask this leader, too.
     fn add_leader(&self, (name, url): (String, String)) {
+        let redis = self.cluster.redis_of(&url).unwrap_or_default();
         self.endpoints.send_modify(|endpoints| {
-            endpoints.leaders.push(Endpoint { name: name.into(), url, incarnation: None });
+            endpoints.leaders.push(Endpoint { name: name.into(), url, redis, incarnation: None });
         });
     }
 

@@ -13,7 +13,7 @@ use super::timeline;
 use crate::check::{
     fill::{Fill, FillReport},
     history::History,
-    summary::{CheckReport, GetCounts, PutCounts},
+    summary::{CheckReport, DeleteCounts, GetCounts, IncrementCounts, PutCounts, RedisCounts},
     violation::Violation,
 };
 
@@ -22,17 +22,18 @@ const VIOLATIONS_SHOWN: usize = 10;
 
 /// The whole report for a terminal, ending in a line break.
 pub fn text(report: &CheckReport) -> String {
-    let CheckReport { settings, puts, gets, local_gets, verdict, .. } = report;
+    let CheckReport { settings, puts, increments, gets, local_gets, verdict, .. } = report;
     let load = &settings.load;
     let mut lines = vec![
         format!(
-            "{}: {} followers, write quorum {}, delays up to {} ms; {} clients on {} keys, seed {}",
+            "{}: {} followers, write quorum {}, delays up to {} ms; {} clients on {} keys over {}, seed {}",
             report.target,
             settings.followers,
             settings.write_quorum,
             settings.max_delay_ms,
             load.clients,
             load.keys,
+            load.protocols.iter().map(|protocol| protocol.words()).collect::<Vec<_>>().join(" and "),
             load.seed
         ),
         format!("kv-bench {}; {}; {:.0} s", report.version, report.started_at, settings.elapsed_s),
@@ -47,11 +48,24 @@ pub fn text(report: &CheckReport) -> String {
     lines.push(format!(
         "of them, conditional  {acknowledged_with_condition:>8} acknowledged; {unmet} more refused by their condition"
     ));
+    let IncrementCounts { acknowledged, acknowledged_by_retry, not_applied, unknown } = increments;
+    lines.push(format!(
+        "increments            {acknowledged:>8} acknowledged ({acknowledged_by_retry} by a retry), {not_applied} refused, \
+         {unknown} of unknown outcome"
+    ));
+    let DeleteCounts { acknowledged, not_applied, unknown } = report.deletes;
+    lines.push(format!(
+        "deletions             {acknowledged:>8} acknowledged, {not_applied} refused, {unknown} of unknown outcome"
+    ));
     let reads = |name: &str, GetCounts { answered, failed }: &GetCounts| {
         format!("{name:<21} {answered:>8} answered, {failed} refused or without an answer")
     };
     lines.push(reads("reads at the leader", gets));
     lines.push(reads("reads at followers", local_gets));
+    let RedisCounts { writes_acknowledged, reads_answered } = report.over_redis;
+    lines.push(format!(
+        "over Redis' protocol  {writes_acknowledged:>8} of the writes acknowledged, {reads_answered} of the reads answered"
+    ));
     if let Some(FillReport { fill: Fill { keys, value_bytes }, intact }) = &report.fill {
         lines.push(format!("{:<21} {keys:>8} of {value_bytes} bytes, {intact} intact in the end", "keys before"));
     }
@@ -176,16 +190,18 @@ mod tests {
         CheckOptions, Limit,
         clients::Load,
         faults::Place,
-        history::FaultRecord,
+        history::{FaultRecord, Operation},
         plan::Shape,
         summary::CheckSettings,
-        testing::{get, history, local, only_if, put, unknown, unmet},
+        testing::{delete, get, history, increment, local, only_if, put, redis, unknown, unknown_increment, unmet},
         verdict::judge,
     };
+    use crate::commands::Protocol;
 
     fn report(history: &History) -> CheckReport {
         let shape = Shape::new(Place::Process, 5, 3, true);
-        let load = Load { clients: 4, keys: 1, rate: 50.0, timeout_ms: 1_500, seed: 17 };
+        let protocols = vec![Protocol::Http, Protocol::Redis];
+        let load = Load { clients: 4, keys: 1, rate: 50.0, protocols, timeout_ms: 1_500, seed: 17 };
         let limit = Limit::Rounds(2);
         let options = CheckOptions { limit, shape, load, fill: None, run: String::new(), max_delay_ms: 20 };
         let settings = CheckSettings::new(&options, std::time::Duration::from_millis(9_400), 2);
@@ -200,6 +216,13 @@ mod tests {
             get("k0", "a", 1, (12_000, 15_000)),
             unknown("k0", "b", (16_000, 90_000)),
             local("k0", "a", 1, (17_000, 18_000)),
+            Operation { attempts: 2, ..increment("n1", 4, 4, 1, (1_000, 2_000)) },
+            increment("n1", 1, 5, 2, (3_000, 4_000)),
+            unknown_increment("n1", 16, (5_000, 6_000)),
+            delete("d3", 1, (1_000, 2_000)),
+            redis(put("d3", "c", 0, (3_000, 4_000))),
+            redis(get("d3", "c", 0, (5_000, 6_000))),
+            get("d3", "c", 2, (7_000, 8_000)),
         ]);
         for (kind, from_us, recovered_us) in [("kill", 2_000, Some(61_000)), ("kill", 40_000, Some(77_000))] {
             let text = "leader killed".to_owned();
@@ -212,11 +235,14 @@ mod tests {
     fn counts_faults_and_verdict_are_told() {
         let text = text(&report(&sound()));
         for expected in [
-            "local processes: 5 followers, write quorum 3, delays up to 20 ms; 4 clients on 1 keys, seed 17\n",
-            "       1 acknowledged (0 by a retry), 0 refused, 1 of unknown outcome\n",
+            "local processes: 5 followers, write quorum 3, delays up to 20 ms; 4 clients on 1 keys over HTTP and Redis' protocol, seed 17\n",
+            "       2 acknowledged (0 by a retry), 0 refused, 1 of unknown outcome\n",
             "       1 acknowledged; 1 more refused by their condition\n",
+            "increments                   2 acknowledged (1 by a retry), 0 refused, 1 of unknown outcome\n",
+            "deletions                    1 acknowledged, 0 refused, 0 of unknown outcome\n",
+            "over Redis' protocol         1 of the writes acknowledged, 1 of the reads answered\n",
             "  kill                       2                              69       77\n",
-            "\nverdict: no violation. What clients saw of 1 keys is linearizable, nothing acknowledged was lost",
+            "\nverdict: no violation. What clients saw of 3 keys is linearizable, nothing acknowledged was lost",
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
@@ -243,7 +269,7 @@ mod tests {
             printed(TextFile::Json, &sound()).starts_with("\n{\n")
                 && printed(TextFile::Json, &sound()).ends_with("\n}\n")
         );
-        assert_eq!(printed(TextFile::History, &sound()).trim().lines().count(), 5 + 2 + 3);
+        assert_eq!(printed(TextFile::History, &sound()).trim().lines().count(), 12 + 2 + 3);
         let written = export(&report(&sound()), &sound(), directory.path()).expect("written");
         assert_eq!(names(written), ["check.json", "history.jsonl"]);
         assert!(!directory.path().join("violation.png").exists());

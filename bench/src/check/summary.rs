@@ -11,7 +11,7 @@ use super::{
     history::{Action, History, OperationOutcome},
     verdict::Verdict,
 };
-use crate::stats::quantile;
+use crate::{commands::Protocol, stats::quantile};
 
 /// Everything about a check but its history.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +26,12 @@ pub struct CheckReport {
     pub settings: CheckSettings,
     /// Writes, over all their attempts.
     pub puts: PutCounts,
+    /// Increments, over all their attempts.
+    pub increments: IncrementCounts,
+    /// Deletions, over all their attempts.
+    pub deletes: DeleteCounts,
+    /// Of all these, and of the reads below, those over Redis' protocol.
+    pub over_redis: RedisCounts,
     /// Linearizable reads.
     pub gets: GetCounts,
     /// Reads of one follower.
@@ -87,12 +93,45 @@ pub struct PutCounts {
     pub acknowledged_by_retry: usize,
     /// Of those, with a condition.
     pub acknowledged_with_condition: usize,
-    /// Refused because their condition did not hold.
+    /// Refused because their condition did not hold; also deletions of nothing, over Redis' protocol.
     pub unmet: usize,
     /// Refused before anything was assigned.
     pub not_applied: usize,
     /// They may have taken effect, may do so later, or never do.
     pub unknown: usize,
+}
+
+/// Increments by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct IncrementCounts {
+    /// Answered as committed.
+    pub acknowledged: usize,
+    /// Of those, after more than one attempt under one idempotency key.
+    pub acknowledged_by_retry: usize,
+    /// Refused before anything was assigned.
+    pub not_applied: usize,
+    /// They may have taken effect, may do so later, or never do.
+    pub unknown: usize,
+}
+
+/// Deletions by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeleteCounts {
+    /// Answered as committed.
+    pub acknowledged: usize,
+    /// Refused before anything was assigned.
+    pub not_applied: usize,
+    /// They may have taken effect, may do so later, or never do.
+    pub unknown: usize,
+}
+
+/// What clients of Redis' protocol were answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RedisCounts {
+    /// Puts, increments and deletions.
+    pub writes_acknowledged: usize,
+    /// Linearizable reads.
+    pub reads_answered: usize,
 }
 
 /// Reads by outcome.
@@ -135,17 +174,36 @@ impl CheckReport {
             answered: count(action, OperationOutcome::Answered),
             failed: count(action, OperationOutcome::Failed),
         };
-        let acknowledged =
-            || history.operations.iter().filter(|operation| operation.action == Action::Put && operation.is_answered());
-        let retried = acknowledged().filter(|operation| operation.attempts > 1);
-        let with_condition = acknowledged().filter(|operation| operation.condition.is_some());
+        let acknowledged = |action: Action| {
+            let operations = history.operations.iter();
+            operations.filter(move |operation| operation.action == action && operation.is_answered())
+        };
+        let retried = |action: Action| acknowledged(action).filter(|operation| operation.attempts > 1).count();
+        let with_condition = acknowledged(Action::Put).filter(|operation| operation.condition.is_some());
         let puts = PutCounts {
             acknowledged: count(Action::Put, OperationOutcome::Answered),
-            acknowledged_by_retry: retried.count(),
+            acknowledged_by_retry: retried(Action::Put),
             acknowledged_with_condition: with_condition.count(),
             unmet: count(Action::Unmet, OperationOutcome::Answered),
             not_applied: count(Action::Put, OperationOutcome::NotApplied),
             unknown: count(Action::Put, OperationOutcome::Unknown),
+        };
+        let increments = IncrementCounts {
+            acknowledged: count(Action::Increment, OperationOutcome::Answered),
+            acknowledged_by_retry: retried(Action::Increment),
+            not_applied: count(Action::Increment, OperationOutcome::NotApplied),
+            unknown: count(Action::Increment, OperationOutcome::Unknown),
+        };
+        let deletes = DeleteCounts {
+            acknowledged: count(Action::Delete, OperationOutcome::Answered),
+            not_applied: count(Action::Delete, OperationOutcome::NotApplied),
+            unknown: count(Action::Delete, OperationOutcome::Unknown),
+        };
+        let over_redis =
+            |action: Action| acknowledged(action).filter(|operation| operation.protocol == Protocol::Redis).count();
+        let over_redis = RedisCounts {
+            writes_acknowledged: [Action::Put, Action::Increment, Action::Delete].map(over_redis).iter().sum(),
+            reads_answered: over_redis(Action::Get),
         };
         Self {
             started_at,
@@ -153,6 +211,9 @@ impl CheckReport {
             target,
             settings,
             puts,
+            increments,
+            deletes,
+            over_redis,
             gets: gets(Action::Get),
             local_gets: gets(Action::LocalGet),
             fill: None,

@@ -19,6 +19,8 @@ pub struct Endpoint {
     pub name: Arc<str>,
     /// `http://host:port`.
     pub url: String,
+    /// Where a leader listens for Redis' protocol, `host:port`.
+    pub redis: String,
     /// Which life of its process it is, counted from 1; nothing while it is being ended or started.
     pub incarnation: Option<u32>,
 }

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use kv_node::protocol::types::Epoch;
 
-use super::history::{Action, Condition, FinalDump, History, Operation, OperationOutcome};
-use crate::client::{Dump, Entry};
+use super::history::{Action, Before, Condition, FinalDump, History, Operation, OperationOutcome};
+use crate::{
+    client::{Dump, Entry},
+    commands::Protocol,
+};
 
 /// An epoch of a leader whose id is its term.
 pub(crate) fn epoch(term: u64) -> Option<Epoch> {
@@ -15,10 +18,13 @@ pub(crate) fn epoch(term: u64) -> Option<Epoch> {
 fn operation(action: Action, key: &str, value: Option<&str>, seq: u64, (called_us, ended_us): (u64, u64)) -> Operation {
     Operation {
         client: 0,
+        protocol: Protocol::Http,
         action,
         key: key.into(),
         value: value.map(Arc::from),
+        by: None,
         condition: None,
+        before: None,
         node: "leader".into(),
         incarnation: None,
         called_us,
@@ -37,6 +43,17 @@ pub(crate) fn put(key: &str, value: &str, seq: u64, times: (u64, u64)) -> Operat
     operation(Action::Put, key, Some(value), seq, times)
 }
 
+/// An acknowledged increment in epoch 1.
+pub(crate) fn increment(key: &str, by: i64, sum: i64, seq: u64, times: (u64, u64)) -> Operation {
+    Operation { by: Some(by), ..operation(Action::Increment, key, Some(&sum.to_string()), seq, times) }
+}
+
+/// An increment whose client never heard of it.
+pub(crate) fn unknown_increment(key: &str, by: i64, times: (u64, u64)) -> Operation {
+    let (outcome, value) = (OperationOutcome::Unknown, None);
+    Operation { outcome, value, seq: None, epoch: None, ..increment(key, by, 0, 0, times) }
+}
+
 /// A write whose client never heard of it.
 pub(crate) fn unknown(key: &str, value: &str, times: (u64, u64)) -> Operation {
     Operation { outcome: OperationOutcome::Unknown, seq: None, epoch: None, ..put(key, value, 0, times) }
@@ -50,7 +67,24 @@ pub(crate) fn get(key: &str, value: &str, seq: u64, times: (u64, u64)) -> Operat
 /// The same with a condition: an empty value for none.
 pub(crate) fn only_if(seq: u64, value: &str, operation: Operation) -> Operation {
     let value = Some(value).filter(|value| !value.is_empty()).map(Arc::from);
-    Operation { condition: Some(Condition { seq, value }), ..operation }
+    let condition = if seq == 0 { Condition::Absent } else { Condition::Version { seq, value } };
+    Operation { condition: Some(condition), ..operation }
+}
+
+/// An acknowledged deletion in epoch 1.
+pub(crate) fn delete(key: &str, seq: u64, times: (u64, u64)) -> Operation {
+    operation(Action::Delete, key, None, seq, times)
+}
+
+/// The same over Redis' protocol, which shows no version.
+pub(crate) fn redis(operation: Operation) -> Operation {
+    Operation { protocol: Protocol::Redis, seq: None, epoch: None, ..operation }
+}
+
+/// A write whose answer shows what was there before; an empty value for none.
+pub(crate) fn after(value: &str, operation: Operation) -> Operation {
+    let value = Some(value).filter(|value| !value.is_empty()).map(Arc::from);
+    Operation { before: Some(Before { value }), ..operation }
 }
 
 /// A write that was refused by what is there; an empty value for none.

@@ -204,7 +204,7 @@ fn color(operation: &Operation) -> &'static str {
     match (operation.action, operation.outcome) {
         (_, OperationOutcome::NotApplied | OperationOutcome::Failed) => REFUSED,
         (_, OperationOutcome::Unknown) => UNKNOWN,
-        (Action::Put, _) => PUT,
+        (Action::Put | Action::Increment | Action::Delete, _) => PUT,
         (Action::Get | Action::Unmet, _) => GET,
         (Action::LocalGet, _) => LOCAL_GET,
     }
@@ -215,10 +215,14 @@ fn label(operation: &Operation, is_guilty: bool) -> String {
     if is_guilty {
         return operation.words();
     }
-    let value = operation.value.as_deref().unwrap_or("none");
+    let value = match (operation.by, operation.value.as_deref()) {
+        (Some(by), Some(sum)) => format!("{by:+} → {sum}"),
+        (Some(by), None) => format!("{by:+}"),
+        (None, value) => value.unwrap_or("none").to_owned(),
+    };
     match operation.seq.filter(|_| operation.is_answered()) {
         Some(seq) => format!("{value} #{seq}"),
-        None => value.to_owned(),
+        None => value,
     }
 }
 

@@ -10,17 +10,27 @@ use std::collections::{BTreeMap, HashMap};
 use kv_node::protocol::types::Epoch;
 
 use super::{
-    history::{Action, History, Operation, OperationOutcome},
+    history::{Action, Condition, History, Operation, OperationOutcome},
     violation::{Rule, Violation},
 };
 
 /// Every rule, for the operations on one key, given in the order of their calls.
 pub(super) fn check_key(history: &History, key: &str, numbers: &[usize]) -> Vec<Violation> {
-    let key = Key { history, key, numbers, writes: writes_by_value(history, numbers) };
+    let is_counter = numbers.iter().any(|number| history.operations[*number].action == Action::Increment);
+    let is_deleted = numbers.iter().any(|number| {
+        let Operation { action, outcome, .. } = &history.operations[*number];
+        *action == Action::Delete && *outcome != OperationOutcome::NotApplied
+    });
+    let writes = if is_counter { HashMap::new() } else { writes_by_value(history, numbers) };
+    let key = Key { history, key, numbers, is_counter, is_deleted, writes };
     let mut violations = Vec::new();
-    key.values_were_written(&mut violations);
     key.one_value_per_version(&mut violations);
-    key.applied_once(&mut violations);
+    if is_counter {
+        key.sums_of_the_version_before(&mut violations);
+    } else {
+        key.values_were_written(&mut violations);
+        key.applied_once(&mut violations);
+    }
     key.never_back(&mut violations);
     key.conditions_kept(&mut violations);
     key.not_after_a_recovery_without_it(&mut violations);
@@ -39,7 +49,11 @@ struct Key<'a> {
     history: &'a History,
     key: &'a str,
     numbers: &'a [usize],
-    /// Every write has a value of its own.
+    /// Whether clients increment it, so that values are sums, and one may be there several times.
+    is_counter: bool,
+    /// Whether clients delete it, after which a follower and a dump show no version of it.
+    is_deleted: bool,
+    /// Every write has a value of its own. None of a counter.
     writes: HashMap<&'a str, usize>,
 }
 
@@ -52,6 +66,11 @@ impl<'a> Key<'a> {
     fn settled(&self) -> impl Iterator<Item = (usize, &'a Operation, u64)> {
         let settled = self.operations().filter(|(_, operation)| operation.is_settled());
         settled.filter_map(|(number, operation)| Some((number, operation, operation.seq?)))
+    }
+
+    /// The same without increments whose answer shows no sum.
+    fn settled_values(&self) -> impl Iterator<Item = (usize, &'a Operation, u64)> {
+        self.settled().filter(|(_, operation, _)| operation.shows_value())
     }
 
     fn violation(&self, rule: Rule, operations: Vec<usize>, text: String) -> Violation {
@@ -82,7 +101,7 @@ impl<'a> Key<'a> {
     /// Each sequence number that was committed has one value; and each version, committed or not.
     fn one_value_per_version(&self, violations: &mut Vec<Violation>) {
         let mut settled: HashMap<u64, (Option<&str>, usize)> = HashMap::new();
-        for (number, operation, seq) in self.settled() {
+        for (number, operation, seq) in self.settled_values() {
             let value = operation.value.as_deref();
             let (known, first) = *settled.entry(seq).or_insert((value, number));
             if known != value {
@@ -94,6 +113,9 @@ impl<'a> Key<'a> {
         let mut told: HashMap<(Epoch, u64), (Option<&str>, usize)> = HashMap::new();
         for (number, operation) in self.operations() {
             let (Some(epoch), Some(seq)) = (operation.epoch, operation.seq) else { continue };
+            if !operation.shows_value() {
+                continue;
+            }
             let value = operation.value.as_deref();
             let (known, first) = *told.entry((epoch, seq)).or_insert((value, number));
             // Of those that are settled it was said above.
@@ -126,14 +148,40 @@ impl<'a> Key<'a> {
         }
     }
 
+    /// The sum of an increment is larger than the value of the version before its own by what it adds.
+    fn sums_of_the_version_before(&self, violations: &mut Vec<Violation>) {
+        let number_of = |operation: &Operation| operation.value.as_deref()?.parse::<i64>().ok();
+        let known: HashMap<u64, (i64, usize)> = self
+            .settled()
+            .filter_map(|(number, operation, seq)| Some((seq, (number_of(operation)?, number))))
+            .collect();
+        for (number, operation, seq) in self.settled() {
+            let Some((by, sum)) = operation.by.zip(number_of(operation)) else { continue };
+            let before = match seq.checked_sub(1) {
+                Some(0) | None => None,
+                Some(before) => match known.get(&before) {
+                    Some(known) => Some(*known),
+                    None => continue,
+                },
+            };
+            let (value, earlier) = before.unzip();
+            let value = value.unwrap_or(0);
+            if value.checked_add(by) != Some(sum) {
+                let text = format!("{} adds to {value} (seq {})", operation.words(), seq.saturating_sub(1));
+                let operations = earlier.into_iter().chain([number]).collect();
+                violations.push(self.violation(Rule::SumOfVersionBefore, operations, text));
+            }
+        }
+    }
+
     /// An operation that began after another one had ended does not show an older version; a write has a newer one.
     fn never_back(&self, violations: &mut Vec<Violation>) {
         let mut begun: Vec<(u64, usize, u64, bool)> = self
             .settled()
-            .map(|(number, operation, seq)| (operation.called_us, number, seq, operation.action == Action::Put))
+            .map(|(number, operation, seq)| (operation.called_us, number, seq, operation.is_write()))
             .collect();
         // A write without an answer whose value was read: its number is known, and it began when it did.
-        let shown = self.settled().filter(|(_, operation, _)| operation.action != Action::Put);
+        let shown = self.settled().filter(|(_, operation, _)| !operation.is_write());
         let shown: BTreeMap<usize, u64> = shown
             .filter_map(|(_, read, seq)| Some((*self.writes.get(read.value.as_deref()?)?, seq)))
             .filter(|(write, _)| self.history.operations[*write].outcome == OperationOutcome::Unknown)
@@ -162,9 +210,13 @@ impl<'a> Key<'a> {
     fn conditions_kept(&self, violations: &mut Vec<Violation>) {
         for (number, operation, seq) in self.settled() {
             let Some(condition) = &operation.condition else { continue };
-            let is_kept = match operation.action {
-                Action::Put => seq == condition.seq + 1,
-                _ => seq != condition.seq,
+            let is_kept = match (condition, operation.action) {
+                (Condition::Version { seq: before, .. }, Action::Put) => seq == before + 1,
+                (Condition::Version { seq: before, .. }, _) => seq != *before,
+                (Condition::Absent, Action::Put) => seq == 1 || self.is_deleted,
+                (Condition::Absent, _) => operation.value.is_some(),
+                (Condition::Present, Action::Put | Action::Delete) => seq > 1,
+                (Condition::Present, _) => operation.value.is_none(),
             };
             if !is_kept {
                 violations.push(self.violation(Rule::ConditionKept, vec![number], operation.words()));
@@ -229,8 +281,8 @@ impl<'a> Key<'a> {
                 let then = &self.history.operations[earlier];
                 let went_back = match (now.epoch, now.seq) {
                     (Some(epoch), Some(seq)) => (epoch, seq) < version,
-                    // Gone is only what another leader's state did not have: nothing that was acknowledged.
-                    _ => self.is_acknowledged(then.value.as_deref()),
+                    // Gone is only what was deleted, or what another leader's state did not have: nothing acknowledged.
+                    _ => !self.is_deleted && self.is_acknowledged(then.value.as_deref()),
                 };
                 if went_back {
                     let text = format!("{} after {} had ended", now.words(), then.words());
@@ -243,7 +295,8 @@ impl<'a> Key<'a> {
     /// A follower that says how old what it shows may be shows everything that was settled before that.
     fn no_staler_than_it_says(&self, violations: &mut Vec<Violation>) {
         let reads = self.operations().filter_map(|(number, read)| {
-            let staleness_us = read.staleness_ms.filter(|_| read.is_answered())? * 1e3;
+            let is_shown = read.is_answered() && !(self.is_deleted && read.value.is_none());
+            let staleness_us = read.staleness_ms.filter(|_| is_shown)? * 1e3;
             Some((read.called_us.checked_sub(staleness_us.ceil() as u64)?, number))
         });
         let mut reads: Vec<(u64, usize)> = reads.collect();
@@ -283,9 +336,14 @@ impl<'a> Key<'a> {
             let entry = dump.entries.get(self.key);
             if let Some((number, operation, seq)) = newest.filter(|(_, _, seq)| *seq > 0) {
                 let lost = match entry {
+                    None if self.is_deleted => None,
                     None => Some("has no such key".to_owned()),
                     Some(entry) if entry.seq < seq => Some(format!("ends at seq {}", entry.seq)),
-                    Some(entry) if entry.seq == seq && entry.value.as_text() != operation.value.as_deref() => {
+                    Some(entry)
+                        if entry.seq == seq
+                            && operation.shows_value()
+                            && entry.value.as_text() != operation.value.as_deref() =>
+                    {
                         Some(format!("has {} there", entry.value))
                     }
                     Some(_) => None,
@@ -295,7 +353,7 @@ impl<'a> Key<'a> {
                     violations.push(self.violation(Rule::InFinalDumps, vec![number], text));
                 }
             }
-            let Some(entry) = entry else { continue };
+            let Some(entry) = entry.filter(|_| !self.is_counter) else { continue };
             match entry.value.as_text().and_then(|value| self.writes.get(value)) {
                 None => {
                     let text = format!("in the end {} has {}, which no client wrote there", dump.node, entry.value);
@@ -308,5 +366,12 @@ impl<'a> Key<'a> {
                 Some(_) => {}
             }
         }
+    }
+}
+
+impl Operation {
+    /// Whether its value is that of its version: an answer to the retry of an increment may show none.
+    fn shows_value(&self) -> bool {
+        self.action != Action::Increment || self.value.is_some()
     }
 }

@@ -20,6 +20,8 @@ pub enum Rule {
     ValueWritten,
     /// A write with a condition replaces the version that it names, and is refused only by another one.
     ConditionKept,
+    /// An increment adds to the version before its own.
+    SumOfVersionBefore,
     /// A write of unknown outcome does not appear after a recovery without it.
     NotAfterRecovery,
     /// One life of a follower never shows an older version of a key than before.
@@ -41,6 +43,7 @@ impl Rule {
             Self::InFinalDumps => "lost",
             Self::ValueWritten => "never written",
             Self::ConditionKept => "a condition was ignored",
+            Self::SumOfVersionBefore => "a wrong sum",
             Self::NotAfterRecovery => "back from the dead",
             Self::LocalNeverBack => "a follower went back",
             Self::StalenessBound => "staler than it says",

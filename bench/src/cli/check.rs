@@ -27,6 +27,7 @@ use crate::{
         target::Breakable,
     },
     cluster::LocalClusterOptions,
+    commands::Protocol,
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     output::{WrongUsage, print},
     progress::Progress,
@@ -91,6 +92,17 @@ pub struct CheckArguments {
     #[arg(long, value_name = "N", default_value_t = 200.0, value_parser = above_zero, help_heading = "Load")]
     rate: f64,
 
+    /// How clients ask leaders, comma-separated: each takes its turn among the clients
+    #[arg(
+        long,
+        value_name = "PROTOCOL,…",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "http,redis",
+        help_heading = "Load"
+    )]
+    protocol: Vec<Protocol>,
+
     /// Further keys to write before the faults begin, each once, so that the state is large; all are read in the end
     #[arg(long, value_name = "KEYS", value_parser = clap::value_parser!(u32).range(1..=10_000_000), help_heading = "Load")]
     fill: Option<u32>,
@@ -136,7 +148,8 @@ impl CheckArguments {
         let shape = shape.only(&self.faults).map_err(WrongUsage::error)?;
         let seed = self.seed.unwrap_or_else(|| rand::rng().random());
         let timeout_ms = timeout_ms + CLIENT_MARGIN_MS;
-        let load = Load { clients: self.clients, keys: self.keys, rate: self.rate, timeout_ms, seed };
+        let protocols = self.protocol.clone();
+        let load = Load { clients: self.clients, keys: self.keys, rate: self.rate, protocols, timeout_ms, seed };
         let fill = self.fill.map(|keys| Fill { keys, value_bytes: self.fill_bytes as usize });
         Ok(CheckOptions { limit, shape, load, fill, run, max_delay_ms })
     }
@@ -259,6 +272,8 @@ mod tests {
         let kill_loop = options("--faults all --rounds 50 --seed 7");
         assert_eq!((kill_loop.shape.kinds, kill_loop.limit), (vec![FaultKind::All], Limit::Rounds(50)));
         assert_eq!((kill_loop.load.seed, kill_loop.load.timeout_ms), (7, 1_500));
+        assert_eq!(kill_loop.load.protocols, [Protocol::Http, Protocol::Redis]);
+        assert_eq!(options("--protocol redis").load.protocols, [Protocol::Redis]);
     }
 
     #[test]
@@ -279,6 +294,7 @@ mod tests {
             ("--kube demo --write-quorum 3", "cannot be used with"),
             ("--kube demo --durability memory", "cannot be used with"),
             ("--namespace blue", "--kube"),
+            ("--protocol etcd", "possible values: http, redis"),
             ("--print png", "possible values: json, svg, history"),
         ] {
             let error = parse(line).expect_err(line);

@@ -159,6 +159,12 @@ impl LocalCluster {
         self.leader.redis()
     }
 
+    /// Where the leader or rival at this URL listens for Redis' protocol.
+    pub fn redis_of(&self, url: &str) -> Option<String> {
+        let leaders = std::iter::once(&self.leader).chain(&self.rivals);
+        leaders.into_iter().find(|leader| leader.url() == url).map(NodeProcess::redis)
+    }
+
     /// Where a follower listens for Redis' protocol.
     pub fn follower_redis(&self, index: usize) -> String {
         self.followers[index].redis()

@@ -14,6 +14,7 @@ use super::conditions;
 use super::error::ApiError;
 use super::kv::{self, Settled, Shown};
 use super::{LeaderSite, Site};
+use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::etag::Etag;
 use crate::protocol::leader::{Condition, Increment, NoSum, sum};
 use crate::protocol::types::{Key, Record};
@@ -85,8 +86,13 @@ impl Request {
         let placed = if state.site.is_draining() {
             Err(ApiError::not_applied("the leader is shutting down"))
         } else {
+            let retry_token = retry_token.filter(|_| !deliberate::is_on(DeliberateFault::CountsRetries));
             let increment = Increment { key, by, retry_token, now_us: state.leader.now_us() };
             let placed = state.leader.increment(increment);
+            let placed = placed.map(|(placed, sum)| {
+                let accepted = deliberate::counted(placed.accepted);
+                (Placed { accepted, ..placed }, sum)
+            });
             placed.map_err(|refusal| kv::refused(&refusal, uri, ApiError::refused_write))
         };
         Begun { by, begun, placed }
