@@ -68,6 +68,32 @@ async fn a_local_sweep_measures_every_quorum_and_writes_every_file() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_over_redis_protocol_measures_the_same_writes() {
+    let out = tempfile::tempdir().expect("temporary directory");
+    let arguments = ["--protocol", "redis", "--follower-count", "3", "--max-delay-ms", "120", "--delay-seed", "7"];
+    let output = kv_bench(out.path(), &with_small(&arguments)).await;
+    let text = stdout(&output);
+    assert!(output.status.success(), "{text}{}", stderr(&output));
+    assert!(text.contains("local processes, Redis' protocol; kv-node"), "{text}");
+    let report: Value =
+        serde_json::from_slice(&fs::read(out.path().join("sweep.json")).expect("written")).expect("valid JSON");
+    assert_eq!(report["settings"]["protocol"], "redis");
+    let quorums = report["quorums"].as_array().expect("a list");
+    let means: Vec<f64> = quorums.iter().filter_map(|quorum| quorum["latency"]["mean_ms"].as_f64()).collect();
+    assert!(means.len() == 3 && means.is_sorted(), "a larger quorum waits longer: {means:?}");
+    for quorum in quorums {
+        assert_eq!((&quorum["writes"], &quorum["overhead"]), (&80.into(), &Value::Null), "{quorum}");
+        let failures = quorum["failures"].as_object().expect("counts");
+        assert!(failures.values().all(|count| *count == 0), "{quorum}");
+    }
+    assert_eq!(text.matches("5/5 keys, 0 mismatches").count(), 3, "{text}");
+
+    let output = kv_bench(out.path(), &["sweep", "--redis-address", "localhost:6379"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stderr(&output), "error: --redis-address needs --protocol redis\n");
+}
+
 /// The delays that a leader draws have their law, with a heavy tail and with a mixture, followers that differ and a shared
 /// part. The seed makes the draws the same each time, so that the band leaves nothing to chance.
 #[tokio::test(flavor = "multi_thread")]

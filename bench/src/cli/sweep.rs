@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     cluster::{self, LocalClusterOptions, RunningCluster},
+    commands::Protocol,
     interrupt::{EXIT_INTERRUPTED, Interrupt},
-    output::print,
+    output::{WrongUsage, print},
     progress::Progress,
     sweep::{
         report::{self, SweepReport},
@@ -54,6 +55,15 @@ pub struct SweepArguments {
     /// The seed's experiment: 100 writes, 10 at a time, on 10 keys
     #[arg(long, help_heading = "Workload")]
     seed_experiment: bool,
+
+    /// How the clients write; Redis' protocol does not show which delays were drawn
+    #[arg(long, value_name = "PROTOCOL", value_enum, default_value_t = Protocol::Http, help_heading = "Workload")]
+    protocol: Protocol,
+
+    /// Where the leader listens for Redis' protocol [default: as the cluster was started; of --compose port $REDIS_PORT, of
+    /// --kube and --leader port 6379]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Workload")]
+    redis_address: Option<String>,
 
     /// Writes per quorum [default: 4000]
     #[arg(long, value_name = "N", value_parser = positive, help_heading = "Workload")]
@@ -107,6 +117,7 @@ impl SweepArguments {
             max_delay_ms: self.cluster.max_delay_ms,
             delay: self.delay.clone(),
             workload,
+            protocol: self.protocol,
             warmup_writes: self.warmup_writes.unwrap_or(2 * workload.concurrency),
             max_deviation_ms: self.max_deviation_ms,
         }
@@ -153,6 +164,9 @@ pub(super) fn main(arguments: &SweepArguments) -> Result<u8> {
 
 async fn run(arguments: &SweepArguments) -> Result<u8> {
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
+    if arguments.redis_address.is_some() && arguments.protocol != Protocol::Redis {
+        return Err(WrongUsage::error("--redis-address needs --protocol redis"));
+    }
     let out = &arguments.out;
     super::make_directory(out)?;
     let progress = Progress::on_stderr();
@@ -160,6 +174,10 @@ async fn run(arguments: &SweepArguments) -> Result<u8> {
     let cluster = tokio::select! {
         cluster = arguments.cluster() => cluster?,
         () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),
+    };
+    let cluster = match &arguments.redis_address {
+        Some(address) => cluster.with_redis(address.clone()),
+        None => cluster,
     };
     let report = runner::sweep(&cluster, &arguments.options(), &interrupt, &progress).await?;
     progress.finish();
@@ -287,6 +305,7 @@ mod tests {
             ("--delay jammer", "nor one of linkedin-disk, yammer, wan-3-zones"),
             ("--delay {\"exponential\":{\"meanMs\":-4}}", "delay.exponential.meanMs is -4: it must be above 0"),
             ("--delay yammer --max-delay-ms 5", "cannot be used with"),
+            ("--protocol etcd", "possible values: http, redis"),
             ("--print png", "possible values: svg, csv, json, md"),
             ("--leader http://localhost:8000 --delay-seed 3", "cannot be used with"),
             ("--max-deviation-ms -1", "0 or more"),

@@ -92,6 +92,8 @@ pub struct SweepSettings {
     pub max_deviation_ms: Option<f64>,
     /// What the clients do at each quorum.
     pub workload: Workload,
+    /// How they write.
+    pub protocol: crate::commands::Protocol,
 }
 
 /// Whether every mean lies close enough to theory.

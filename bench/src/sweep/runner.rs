@@ -13,6 +13,7 @@ use kvcluster_api::{
 use crate::{
     client::{ConfigChange, NodeClient},
     cluster::{RunningCluster, control::Control},
+    commands::Protocol,
     interrupt::Interrupt,
     progress::Progress,
     sweep::{
@@ -21,7 +22,7 @@ use crate::{
         findings::{Finding, FindingKind},
         progress::QuorumBar,
         report::{SweepReport, SweepSettings, Versions},
-        workload::{self, FAILURES_MAX, Run, Workload},
+        workload::{self, FAILURES_MAX, Leader, Run, Workload},
     },
 };
 
@@ -44,6 +45,8 @@ pub struct SweepOptions {
     pub delay: Option<Arc<DelayLaw>>,
     /// What the clients do at each quorum.
     pub workload: Workload,
+    /// How they write.
+    pub protocol: Protocol,
     /// Writes before each measurement that are not part of it.
     pub warmup_writes: usize,
     /// Means farther than this from theory, beyond their interval, are a failure.
@@ -73,7 +76,11 @@ pub async fn sweep(
     let original = cluster.control.original(&config).await?;
 
     let mut quorums = Vec::new();
-    let measured = measure_all(&leader, &cluster.control, &settings, interrupt, progress, &mut quorums).await;
+    let writer = match options.protocol {
+        Protocol::Http => Leader::Http(&leader),
+        Protocol::Redis => Leader::Redis(&cluster.leader_redis),
+    };
+    let measured = measure_all(&leader, writer, &cluster.control, &settings, interrupt, progress, &mut quorums).await;
     let restored = cluster.control.restore(&leader, original).await;
     let failure = match (measured, restored) {
         (Ok(()), Ok(())) => None,
@@ -96,7 +103,10 @@ pub async fn sweep(
     let mut report = SweepReport {
         started_at,
         versions: Versions { bench: env!("CARGO_PKG_VERSION").to_owned(), node: status.version.clone() },
-        target: cluster.description.clone(),
+        target: match options.protocol {
+            Protocol::Http => cluster.description.clone(),
+            protocol => format!("{}, {}", cluster.description, protocol.words()),
+        },
         settings,
         quorums,
         consistency,
@@ -133,6 +143,7 @@ fn settle(options: &SweepOptions, config: &ConfigView) -> Result<SweepSettings> 
         warmup_writes: options.warmup_writes,
         max_deviation_ms: options.max_deviation_ms,
         workload: options.workload,
+        protocol: options.protocol,
     })
 }
 
@@ -146,6 +157,7 @@ fn check_followers(cluster: &RunningCluster, config: &ConfigView) -> Result<()> 
 
 async fn measure_all(
     leader: &NodeClient,
+    writer: Leader<'_>,
     control: &Control,
     settings: &SweepSettings,
     interrupt: &Interrupt,
@@ -160,7 +172,7 @@ async fn measure_all(
             applied = control.apply(leader, change) => applied?,
             () = interrupt.requested() => return Ok(()),
         }
-        warm_up(leader, settings, write_quorum, interrupt).await?;
+        warm_up(writer, settings, write_quorum, interrupt).await?;
         if interrupt.is_requested() {
             return Ok(());
         }
@@ -168,7 +180,7 @@ async fn measure_all(
         let label = format!("w{write_quorum}");
         let timeout = write_timeout(settings);
         let run =
-            workload::run(leader, &settings.workload, &label, timeout, interrupt, |sample| bar.write(sample)).await;
+            workload::run(writer, &settings.workload, &label, timeout, interrupt, |sample| bar.write(sample)).await;
         let law = settings.law(write_quorum).context("failed to compute the theory of this quorum")?;
         if !run.samples.is_empty() {
             let report = QuorumReport::new(write_quorum, &law, settings.quorums.len(), run);
@@ -183,15 +195,10 @@ async fn measure_all(
 }
 
 /// Opens the clients' connections and lets the nodes reach their pace.
-async fn warm_up(
-    leader: &NodeClient,
-    settings: &SweepSettings,
-    write_quorum: u16,
-    interrupt: &Interrupt,
-) -> Result<()> {
+async fn warm_up(writer: Leader<'_>, settings: &SweepSettings, write_quorum: u16, interrupt: &Interrupt) -> Result<()> {
     let workload = Workload { writes: settings.warmup_writes, ..settings.workload };
     let label = format!("warm{write_quorum}");
-    let run: Run = workload::run(leader, &workload, &label, write_timeout(settings), interrupt, |_| {}).await;
+    let run: Run = workload::run(writer, &workload, &label, write_timeout(settings), interrupt, |_| {}).await;
     let failed = run.samples.iter().filter(|sample| sample.outcome != workload::WriteOutcome::Committed).count();
     if failed >= FAILURES_MAX.min(run.samples.len().max(1)) {
         let first = run.first_failure.unwrap_or_default();
@@ -243,6 +250,7 @@ mod tests {
             max_delay_ms: None,
             delay: None,
             workload,
+            protocol: Protocol::Http,
             warmup_writes: 4,
             max_deviation_ms: None,
         }

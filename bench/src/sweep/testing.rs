@@ -104,6 +104,7 @@ pub(crate) fn synthetic_settings(followers: u16, min_delay_ms: u32, max_delay_ms
         warmup_writes: 50,
         max_deviation_ms: None,
         workload: Workload { writes, concurrency: 32, keys: 10, value_size_bytes: None },
+        protocol: crate::commands::Protocol::Http,
     }
 }
 

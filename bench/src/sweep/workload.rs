@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     client::{Explanation, NodeClient},
+    commands::{CommandClient, NoReply, Reply},
     interrupt::Interrupt,
 };
 
@@ -67,6 +68,15 @@ pub struct WriteSample {
     pub write_quorum: Option<u16>,
 }
 
+/// Where the clients write, and how.
+#[derive(Clone, Copy, Debug)]
+pub enum Leader<'a> {
+    /// `POST /put`, which also shows the delays that were drawn.
+    Http(&'a NodeClient),
+    /// `SET`, at this address, `host:port`.
+    Redis(&'a str),
+}
+
 /// All writes of one run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
@@ -84,7 +94,7 @@ pub struct Run {
 /// When the run is interrupted no further write begins, but those under way are measured to their end: stopping at
 /// once would keep the fast ones and lose the slow ones.
 pub async fn run(
-    leader: &NodeClient,
+    leader: Leader<'_>,
     workload: &Workload,
     label: &str,
     timeout: Duration,
@@ -97,6 +107,7 @@ pub async fn run(
     let began = Instant::now();
     let clients = (0..workload.concurrency).map(|_| async {
         let mut samples = Vec::new();
+        let mut redis = CommandClient::new(timeout);
         while !interrupt.is_requested() && failures.load(Ordering::Relaxed) < FAILURES_MAX {
             let index = next.fetch_add(1, Ordering::Relaxed);
             if index >= workload.writes {
@@ -105,7 +116,10 @@ pub async fn run(
             let key = format!("key{}", index % workload.keys);
             let value = distinct_value(label, index, workload.value_size_bytes);
             let sent_at_ms = milliseconds(began.elapsed());
-            let (sample, failure) = write(leader, &key, &value, timeout, sent_at_ms).await;
+            let (sample, failure) = match leader {
+                Leader::Http(leader) => write(leader, &key, &value, timeout, sent_at_ms).await,
+                Leader::Redis(address) => set(&mut redis, address, &key, &value, sent_at_ms).await,
+            };
             if let Some(failure) = failure {
                 failures.fetch_add(1, Ordering::Relaxed);
                 if let Ok(mut first) = first_failure.lock() {
@@ -160,6 +174,38 @@ async fn write(
     (WriteSample { sent_at_ms, latency_ms, outcome, quorum_delay_ms, write_quorum }, failure)
 }
 
+/// The same over Redis' protocol.
+async fn set(
+    redis: &mut CommandClient,
+    address: &str,
+    key: &str,
+    value: &str,
+    sent_at_ms: f64,
+) -> (WriteSample, Option<String>) {
+    let clock = Instant::now();
+    let reply = redis.ask(address, &["SET", key, value]).await;
+    let latency_ms = milliseconds(clock.elapsed());
+    let (outcome, failure) = outcome_of_reply(reply);
+    (WriteSample { sent_at_ms, latency_ms, outcome, quorum_delay_ms: None, write_quorum: None }, failure)
+}
+
+fn outcome_of_reply(reply: Result<Reply, NoReply>) -> (WriteOutcome, Option<String>) {
+    match reply {
+        Ok(Reply::Ok) => (WriteOutcome::Committed, None),
+        Ok(Reply::Error(words)) => {
+            let outcome = match words.split(' ').next() {
+                Some("INDETERMINATE") => WriteOutcome::Indeterminate,
+                Some("LOADING" | "READONLY" | "OOM") => WriteOutcome::NotApplied,
+                _ => WriteOutcome::Refused,
+            };
+            (outcome, Some(words))
+        }
+        Ok(reply) => (WriteOutcome::Indeterminate, Some(format!("{reply:?} is no reply to SET"))),
+        Err(NoReply { is_sent: false, why }) => (WriteOutcome::NotApplied, Some(why)),
+        Err(NoReply { is_sent: true, why }) => (WriteOutcome::NoAnswer, Some(why)),
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 struct PutAnswer {
     #[serde(default)]
@@ -204,6 +250,26 @@ mod tests {
         assert_eq!(distinct_value("w3", 7, Some(64)).len(), 64);
         let longest = distinct_value("warm999", 99_999_999, Some(VALUE_SIZE_BYTES_MIN));
         assert_eq!(longest.len(), VALUE_SIZE_BYTES_MIN, "{longest}");
+    }
+
+    #[test]
+    fn errors_of_redis_protocol_go_by_their_first_word() {
+        let error = |words: &str| Ok(Reply::Error(words.to_owned()));
+        let lost = |is_sent| Err(NoReply { is_sent, why: "the connection ended".to_owned() });
+        for (reply, expected) in [
+            (Ok(Reply::Ok), WriteOutcome::Committed),
+            (error("INDETERMINATE no write quorum within 10 ms"), WriteOutcome::Indeterminate),
+            (error("LOADING the leader is recovering"), WriteOutcome::NotApplied),
+            (error("READONLY this node is a follower"), WriteOutcome::NotApplied),
+            (error("OOM a limit"), WriteOutcome::NotApplied),
+            (error("ERR syntax error"), WriteOutcome::Refused),
+            (Ok(Reply::Integer(1)), WriteOutcome::Indeterminate),
+            (lost(true), WriteOutcome::NoAnswer),
+            (lost(false), WriteOutcome::NotApplied),
+        ] {
+            let (outcome, failure) = outcome_of_reply(reply);
+            assert_eq!((outcome, failure.is_none()), (expected, expected == WriteOutcome::Committed), "{failure:?}");
+        }
     }
 
     #[test]
