@@ -292,6 +292,7 @@ impl Clients {
                 Act::Write(value) => value.clone(),
             },
             expected: None,
+            by: None,
         })
         .collect()
     }

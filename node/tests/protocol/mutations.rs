@@ -39,6 +39,7 @@ mutations! {
     replies_before_the_sync_are_found: RepliesBeforeSync, |plan| plan.sync_us = 10_000;
     reads_without_asking_are_found: ReadsWithoutAsking, |_| {};
     conditions_of_committed_records_are_found: ConditionsOfCommittedRecords, |_| {};
+    increments_of_committed_records_are_found: IncrementsOfCommittedRecords, |plan| plan.counters = true;
     refusals_at_once_are_found: RefusesAtOnce, |_| {};
     rules_that_are_not_stored_are_found: RulesAreNotStored, Plan::leave_candidates_out;
     forgetting_earlier_rules_is_found: ForgetsEarlierRules, Plan::leave_candidates_out;

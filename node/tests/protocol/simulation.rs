@@ -15,5 +15,6 @@ fn no_world_breaks_the_contract() {
     let Some(worlds) = ran else { return };
     println!("{worlds} worlds: {total:?}");
     let enough = total.acknowledged as u64 > worlds * 10 && total.opened as u64 > worlds * 2;
+    let enough = enough && total.increments as u64 > worlds;
     assert!(enough && (total.closed as u64) * 10 < worlds, "too little happened: {total:?}");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_node::protocol::leader::{Accepted, NewWrite, Refusal};
+use kv_node::protocol::leader::{Accepted, Increment, NewWrite, Refusal};
 use kv_node::protocol::value::Value;
 use kv_node::replication::coordinator::{Coordinator, Placed, WriteOutcome};
 use rand::RngExt;
@@ -37,14 +37,16 @@ impl World {
                 if !state.clients_on {
                     return;
                 }
+                let op = state.history.ops.len();
                 let act = match state.rng.random_range(0..10) {
-                    0..=4 => Act::Write(Some(self.value(state.history.ops.len()))),
+                    0..=2 if self.plan.counters => Act::Add(op as i64 + 1),
+                    0..=4 => Act::Write(Some(self.value(op))),
                     5 => Act::Write(None),
                     _ => Act::Read,
                 };
                 let marked = act != Act::Read && state.rng.random_bool(0.4);
                 let key = state.rng.random_range(0..self.plan.keys);
-                let is_conditional = act != Act::Read && state.rng.random_bool(0.3);
+                let is_conditional = matches!(act, Act::Write(_)) && state.rng.random_bool(0.3);
                 let condition = is_conditional.then(|| state.history.last_shown(key).unwrap_or_default());
                 (key, act, condition, marked, state.rng.random_bool(0.02))
             };
@@ -54,8 +56,12 @@ impl World {
         }
     }
 
-    /// A value that no other operation writes, longer than a frame or a message where the plan says so.
+    /// A value that no other operation writes, longer than a frame or a message where the plan says so. Where clients
+    /// increment, half of the values are numbers.
     fn value(&self, op: usize) -> Value {
+        if self.plan.counters && op.is_multiple_of(2) {
+            return format!("{op}000000").into();
+        }
         format!("v{op}-{}", "x".repeat(self.plan.value_bytes)).into()
     }
 
@@ -142,25 +148,37 @@ impl World {
                 Ok(Err(_)) => Ended::Refused,
                 Err(_) => Ended::Unknown,
             },
-            Act::Write(value) => self.write(op, &leader, key.into(), value, token, gone, patience).await,
+            Act::Write(value) => {
+                let now_us = leader.now_us();
+                let new = NewWrite { key: key.into(), value, retry_token: token, explain: false, now_us };
+                let condition = self.state.lock().history.ops[op].asks_for();
+                let key = new.key.clone();
+                let placed = leader.put_if(new, condition);
+                self.placed(op, &leader, &key, placed, gone, patience).await
+            }
+            Act::Add(by) => {
+                let new = Increment { key: key.into(), by, retry_token: token, now_us: leader.now_us() };
+                let key = new.key.clone();
+                let placed = leader.increment(new).map(|(placed, sum)| {
+                    self.state.lock().history.ops[op].add_up(sum);
+                    placed
+                });
+                self.placed(op, &leader, &key, placed, gone, patience).await
+            }
         }
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the parts of one request")]
-    async fn write(
+    /// What a leader made of one attempt of a write.
+    async fn placed(
         self: &Arc<Self>,
         op: usize,
         leader: &Arc<Coordinator>,
-        key: Arc<str>,
-        value: Option<Value>,
-        token: Option<Arc<str>>,
+        key: &str,
+        placed: Result<Placed, Refusal>,
         gone: bool,
         patience: Duration,
     ) -> Ended {
-        let now_us = leader.now_us();
-        let new = NewWrite { key: key.clone(), value, retry_token: token, explain: false, now_us };
-        let condition = self.state.lock().history.ops[op].asks_for();
-        let Placed { accepted, outcome, .. } = match leader.put_if(new, condition) {
+        let Placed { accepted, outcome, .. } = match placed {
             Ok(placed) => placed,
             Err(Refusal::TokenReused { .. }) => {
                 self.fail(format!("op {op} is taken for a reuse of its own idempotency key"));
@@ -181,7 +199,7 @@ impl World {
             }
         };
         // A retry that joined an earlier attempt was entered by that one.
-        let latest = leader.latest(&key).ok().flatten();
+        let latest = leader.latest(key).ok().flatten();
         if let Some((record, _)) = latest.filter(|(record, _)| record.version.seq == seq) {
             self.state.lock().history.accepted(op, record.version);
         }

@@ -39,7 +39,9 @@ pub(crate) struct Summary {
     pub(crate) acknowledged: usize,
     /// Of those, with a condition.
     pub(crate) conditional: usize,
-    /// Writes that their condition refused.
+    /// Of those, increments.
+    pub(crate) increments: usize,
+    /// Writes that were refused by what is there.
     pub(crate) unmet: usize,
     pub(crate) unknown: usize,
     pub(crate) reads: usize,
@@ -56,6 +58,7 @@ impl Summary {
     fn add(&mut self, other: &Self) {
         self.acknowledged += other.acknowledged;
         self.conditional += other.conditional;
+        self.increments += other.increments;
         self.unmet += other.unmet;
         self.unknown += other.unknown;
         self.reads += other.reads;
@@ -75,6 +78,7 @@ fn no_world_breaks_the_contract() {
     let pace = total.simulated_s / begun.elapsed().as_secs_f64();
     println!("{worlds} worlds, {pace:.0} simulated seconds per second: {total:?}");
     let enough = total.acknowledged as u64 > worlds * 10 && total.opened as u64 > worlds * 2;
+    let enough = enough && total.increments as u64 > worlds;
     assert!(enough, "too little happened: {total:?}");
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) size: u16,
     pub(crate) clients: usize,
     pub(crate) keys: usize,
+    /// Whether clients increment keys too, and write numbers among others.
+    pub(crate) counters: bool,
     /// Keys that are written before the faults begin, so that a state is many messages long.
     pub(crate) filled_keys: usize,
     /// Longest random wait of a write, of bytes on a connection, and of a sync.
@@ -49,6 +51,7 @@ impl Plan {
             size,
             clients: rng.random_range(1..=4),
             keys: rng.random_range(1..=4),
+            counters: false,
             filled_keys: [0, 0, 3, 40][rng.random_range(0..4)],
             delay_ms: [0, 5, 50][rng.random_range(0..3)],
             latency_ms: [1, 4, 20][rng.random_range(0..3)],
@@ -70,6 +73,7 @@ impl Plan {
             self.leader.takeover_rounds = rng.random_range(1..=5);
             self.standbys = rng.random_range(0..=1);
         }
+        self.counters = rng.random_bool(0.5);
         self
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum Mutation {
     ReadsWithoutAsking,
     /// A leader decides about conditions by what is committed.
     ConditionsOfCommittedRecords,
+    /// A leader adds to what is committed.
+    IncrementsOfCommittedRecords,
     /// A leader refuses a write at once, with a record that may not be committed.
     RefusesAtOnce,
     /// A follower says that it stored a rule, and did not.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use kv_node::protocol::leader::{Accepted, Condition, NewWrite, ReadOf, Refusal};
-use kv_node::protocol::types::Record;
+use kv_node::protocol::leader::{self, Accepted, Condition, Increment, Incremented, NewWrite, ReadOf, Refusal};
+use kv_node::protocol::types::{Record, Version};
 use kv_node::protocol::value::Value;
 use rand::RngExt;
 
@@ -38,11 +38,12 @@ impl World {
         let key = self.rng.random_range(0..self.plan.keys);
         let op = self.history.ops.len();
         let act = match self.rng.random_range(0..10) {
+            0..=2 if self.plan.counters => Act::Add(op as i64 + 1),
             0..=4 => Act::Write(Some(self.value(op))),
             5 => Act::Write(None),
             _ => Act::Read,
         };
-        let marked = matches!(act, Act::Write(_)) && self.chance(0.4);
+        let marked = act != Act::Read && self.chance(0.4);
         let condition = if matches!(act, Act::Write(_)) { self.condition(key) } else { None };
         let op = self.begin(Some(client), key, act, marked);
         self.history.ops[op].condition = condition;
@@ -58,9 +59,10 @@ impl World {
         conditional.then_some(shown)
     }
 
-    /// A value that no other operation writes.
+    /// A value that no other operation writes. Where clients increment, half of the values are numbers.
     pub(crate) fn value(&self, op: usize) -> Value {
-        format!("v{op}").into()
+        let is_number = self.plan.counters && op.is_multiple_of(2);
+        if is_number { format!("{op}000000").into() } else { format!("v{op}").into() }
     }
 
     /// Clients find any leader that answers, also one that was replaced and does not know it.
@@ -117,14 +119,41 @@ impl World {
                 }
             }
             Act::Write(value) => self.put(op, leader, key, value, token),
+            Act::Add(by) => self.add(op, leader, key, by, token),
         }
+    }
+
+    fn add(&mut self, op: usize, leader: usize, key: Arc<str>, by: i64, token: Option<Arc<str>>) {
+        let now_us = self.now_us;
+        // A retry would be no retry: another sum is another value.
+        let of_committed = self.plan.mutation == Some(Mutation::IncrementsOfCommittedRecords) && token.is_none();
+        let mut taken = Err(Refusal::Recovering);
+        let mut sum = None;
+        let mut entered = None;
+        self.drive(leader, |lead| {
+            let committed = lead.committed(&key).and_then(|record| record.value.clone());
+            let incremented = match leader::sum(committed.as_deref(), by) {
+                Ok(sum) if of_committed => {
+                    let (key, value) = (key.clone(), Some(sum.to_string().into()));
+                    let new = NewWrite { key, value, retry_token: None, explain: false, now_us };
+                    lead.put(new, op).map(|accepted| Incremented { accepted, sum: Some(sum) })
+                }
+                _ => lead.increment(Increment { key: key.clone(), by, retry_token: token, now_us }, op),
+            };
+            sum = incremented.as_ref().ok().and_then(|incremented| incremented.sum);
+            taken = incremented.map(|incremented| incremented.accepted);
+            let newest = lead.latest(&key).map(|(record, _)| record.version);
+            entered = newest.filter(|version| taken == Ok(Accepted::Pending { seq: version.seq }));
+        });
+        self.leads[leader].sums.insert(op, sum);
+        self.history.ops[op].add_up(sum);
+        self.taken(op, taken, entered);
     }
 
     fn put(&mut self, op: usize, leader: usize, key: Arc<str>, value: Option<Value>, token: Option<Arc<str>>) {
         let now_us = self.now_us;
         let (asked, condition) = (self.history.ops[op].condition.clone(), self.history.ops[op].asks_for());
         let of_committed = self.plan.mutation == Some(Mutation::ConditionsOfCommittedRecords);
-        let at_once = self.plan.mutation == Some(Mutation::RefusesAtOnce);
         let new = NewWrite { key: key.clone(), value: value.clone(), retry_token: token, explain: false, now_us };
         let mut taken = Err(Refusal::Recovering);
         let mut entered = None;
@@ -135,6 +164,16 @@ impl World {
             let newest = lead.latest(&key).map(|(record, _)| record.version);
             entered = newest.filter(|version| taken == Ok(Accepted::Pending { seq: version.seq }));
         });
+        let at_once = self.plan.mutation == Some(Mutation::RefusesAtOnce);
+        if taken == Ok(Accepted::Unmet) && at_once {
+            let found = self.leads[leader].leader.latest(&key).map(|(record, _)| record.clone());
+            self.client_read(leader, op, found);
+        }
+        self.taken(op, taken, entered);
+    }
+
+    /// What a leader made of one attempt of a write. `entered` is its version, if it is new.
+    fn taken(&mut self, op: usize, taken: Result<Accepted, Refusal>, entered: Option<Version>) {
         note!(self, "op {op}: {taken:?}");
         match taken {
             Ok(Accepted::Pending { .. }) => {
@@ -142,10 +181,6 @@ impl World {
                 if let Some(version) = entered {
                     self.history.accepted(op, version);
                 }
-            }
-            Ok(Accepted::Unmet) if at_once => {
-                let found = self.leads[leader].leader.latest(&key).map(|(record, _)| record.clone());
-                self.client_read(leader, op, found);
             }
             Ok(Accepted::Unmet) => {}
             Ok(Accepted::AlreadyCommitted { seq }) => self.client_acknowledged(op, seq),
@@ -182,14 +217,14 @@ impl World {
     pub(crate) fn client_read(&mut self, leader: usize, op: usize, record: Option<Record>) {
         let epoch = self.leads[leader].leader.epoch();
         note!(self, "op {op}: read {record:?}");
-        let Op { condition, attempts, .. } = &self.history.ops[op];
-        let has_condition = condition.is_some();
-        if has_condition && *attempts > 1 {
+        let Op { act, attempts, .. } = &self.history.ops[op];
+        let is_refusal = *act != Act::Read;
+        if is_refusal && *attempts > 1 {
             // An earlier attempt may have been applied, and may even be what refuses this one.
             return self.client_uncertain(op);
         }
         self.must_be_shown(op);
-        if has_condition {
+        if is_refusal {
             self.history.unmet(op, record, epoch, self.now_us);
         } else {
             self.history.read(op, record, epoch, self.now_us);

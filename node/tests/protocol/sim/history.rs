@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kv_node::protocol::etag::Etag;
-use kv_node::protocol::leader::Condition;
+use kv_node::protocol::leader::{self, Condition};
 use kv_node::protocol::types::{Epoch, Record, Version};
 use kv_node::protocol::value::Value;
 
@@ -17,6 +17,7 @@ pub(crate) enum Act {
     Read,
     /// Nothing deletes.
     Write(Option<Value>),
+    Add(i64),
 }
 
 /// What an answer showed of a key: the sequence number and the value.
@@ -44,6 +45,8 @@ pub(crate) struct Op {
     /// Sequence number of what was written or read; 0 when nothing was found.
     pub(crate) seq: u64,
     pub(crate) found: Option<Value>,
+    /// The sum that an increment stored, if its last answer shows it.
+    pub(crate) sum: Option<Value>,
 }
 
 impl Op {
@@ -71,6 +74,7 @@ impl Op {
             unmet: false,
             seq: 0,
             found: None,
+            sum: None,
         }
     }
 
@@ -109,7 +113,36 @@ impl Op {
             _ if self.unmet => self.found.clone(),
             Act::Read => self.found.clone(),
             Act::Write(value) => value.clone(),
+            Act::Add(_) => self.sum.clone(),
         }
+    }
+
+    /// What it adds.
+    fn by(&self) -> Option<i64> {
+        match self.act {
+            Act::Add(by) if !self.unmet => Some(by),
+            _ => None,
+        }
+    }
+
+    /// The sum of an increment in an answer, before the answer itself.
+    pub(crate) fn add_up(&mut self, sum: Option<i64>) {
+        if self.returned_us.is_none() && !self.abandoned {
+            self.sum = sum.map(|sum| sum.to_string().into());
+        }
+    }
+
+    /// Whether a record does not refuse the write.
+    fn holds_at(&self, record: Option<&Record>) -> bool {
+        let value = record.and_then(|record| record.value.as_ref());
+        if let Act::Add(by) = self.act {
+            return leader::sum(value.map(|value| &**value), by).is_ok();
+        }
+        self.condition.as_ref().is_none_or(|(seq, expected)| match record {
+            None => *seq == 0,
+            Some(_) if *seq == 0 => value.is_none(),
+            Some(found) => found.version.seq == *seq && value == expected.as_ref(),
+        })
     }
 }
 
@@ -227,14 +260,10 @@ impl History {
             return;
         }
         it.unmet = true;
-        let holds = it.condition.as_ref().is_none_or(|(seq, value)| match &record {
-            None => *seq == 0,
-            Some(found) if *seq == 0 => found.value.is_none(),
-            Some(found) => (found.version.seq, &found.value) == (*seq, value),
-        });
-        if holds {
-            let condition = &it.condition;
-            self.failure.get_or_insert(format!("op {op} is refused by {record:?}, though {condition:?} holds"));
+        if it.holds_at(record.as_ref()) {
+            let (act, condition) = (&it.act, &it.condition);
+            let why = format!("op {op} is refused by {record:?}, though {act:?} with {condition:?} holds");
+            self.failure.get_or_insert(why);
         }
         self.read(op, record, epoch, now_us);
     }
@@ -253,7 +282,9 @@ impl History {
         it.returned_us = Some(now_us);
         it.seq = seq;
         let (key, value) = (it.key, it.value());
-        if seq > 0 && *self.settled.entry((key, seq)).or_insert_with(|| value.clone()) != value {
+        // The answer to the retry of an increment may show no sum.
+        let is_shown = value.is_some() || self.ops[op].unmet || !matches!(self.ops[op].act, Act::Add(_));
+        if seq > 0 && is_shown && *self.settled.entry((key, seq)).or_insert_with(|| value.clone()) != value {
             self.fail(format!("op {op}: two values were shown as k{key} seq {seq}"));
         }
         let (called, write) = (self.ops[op].called_us, self.ops[op].is_write());
@@ -289,7 +320,9 @@ impl History {
                     called: op.called_us,
                     returned: op.returned_us,
                     is_write: op.is_write(),
-                    value: op.value(),
+                    // Each attempt of an increment may have a sum of its own.
+                    value: op.value().filter(|_| op.by().is_none() || op.returned_us.is_some()),
+                    by: op.by(),
                     expected: op.condition.as_ref().filter(|_| op.is_write()).map(|(_, value)| value.clone()),
                 })
                 .collect();
@@ -303,6 +336,7 @@ impl History {
             acknowledged: writes().filter(|op| op.returned_us.is_some()).count(),
             unknown: writes().filter(|op| op.returned_us.is_none() && op.entered).count(),
             conditional: writes().filter(|op| op.returned_us.is_some() && op.condition.is_some()).count(),
+            increments: writes().filter(|op| op.returned_us.is_some() && op.by().is_some()).count(),
             unmet: self.ops.iter().filter(|op| op.unmet).count(),
             reads: self.ops.iter().filter(|op| op.act == Act::Read && op.returned_us.is_some()).count(),
             opened: self.opened.len(),

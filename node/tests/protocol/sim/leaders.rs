@@ -28,6 +28,8 @@ pub(crate) struct Lead {
     pub(crate) promoted: Option<usize>,
     /// The buckets that it last asked each follower for; only a mutation looks at them.
     pub(crate) filters: BTreeMap<SlotId, Option<Buckets>>,
+    /// The sum of each increment that it accepted, if it knew it.
+    pub(crate) sums: BTreeMap<usize, Option<i64>>,
     /// How often it met another leader that was starting.
     backoffs: u32,
 }
@@ -59,6 +61,7 @@ impl World {
             rules: 0,
             promoted: None,
             filters: BTreeMap::new(),
+            sums: BTreeMap::new(),
             backoffs: 0,
         });
         note!(self, "start L{number} wanting {:?}", self.wanted);
@@ -171,6 +174,9 @@ impl World {
             }
             Output::Committed { waiter, receipt } => {
                 self.history.acknowledged(receipt.epoch, waiter, receipt.seq);
+                if let Some(sum) = self.leads[number].sums.get(&waiter) {
+                    self.history.ops[waiter].add_up(*sum);
+                }
                 self.client_acknowledged(waiter, receipt.seq);
             }
             Output::Indeterminate { waiter, .. } => {

@@ -97,6 +97,8 @@ pub(crate) struct Plan {
     /// Followers that forget everything at a restart.
     pub(crate) memory: bool,
     pub(crate) faults: bool,
+    /// Whether clients increment keys too, and write numbers among others.
+    pub(crate) counters: bool,
     /// A client that restores backups.
     pub(crate) restores: bool,
     pub(crate) sizes: Sizes,
@@ -162,6 +164,7 @@ impl Plan {
             sync_us: [100, 1_000, 10_000][rng.random_range(0..3)],
             memory: rng.random_bool(0.2),
             faults: true,
+            counters: false,
             sizes: Self::random_sizes(&mut rng),
             restores: rng.random_bool(0.25),
             supervised: true,
@@ -175,6 +178,7 @@ impl Plan {
     fn with_candidates(mut self, mut rng: SmallRng) -> Self {
         self.sizes.leader.takeover_rounds = if rng.random_bool(0.5) { rng.random_range(1..=3) } else { 0 };
         self.standbys = if self.sizes.leader.takeover_rounds > 0 { rng.random_range(0..=2) } else { 0 };
+        self.counters = rng.random_bool(0.5);
         self
     }
 
@@ -203,6 +207,7 @@ impl Plan {
             sync_us: 100,
             memory: false,
             faults: false,
+            counters: false,
             restores: false,
             sizes: Sizes::large(),
             supervised: false,
@@ -413,6 +418,8 @@ pub(crate) struct Summary {
     pub(crate) acknowledged: usize,
     /// Of those, with a condition.
     pub(crate) conditional: usize,
+    /// Of those, increments.
+    pub(crate) increments: usize,
     /// Writes that their condition refused.
     pub(crate) unmet: usize,
     pub(crate) unknown: usize,
@@ -429,6 +436,7 @@ impl Summary {
         self.events += other.events;
         self.acknowledged += other.acknowledged;
         self.conditional += other.conditional;
+        self.increments += other.increments;
         self.unmet += other.unmet;
         self.unknown += other.unknown;
         self.reads += other.reads;
