@@ -302,6 +302,8 @@ if name == "kv-bench" and command == "sweep":
     if "--seed-experiment" not in words:
         short("--writes", "60")
     short("--max-deviation-ms", "100", add=False)
+elif name == "kv-bench" and command == "staleness":
+    short("--writes", "20")
 elif name == "kv-bench" and command == "load":
     short("--seconds", "1")
     short("--warmup-seconds", "0")

@@ -8,6 +8,7 @@ mod failover;
 mod load;
 mod play;
 mod recover;
+mod staleness;
 mod sweep;
 
 use std::{fs, io::ErrorKind, path::Path, process::ExitCode};
@@ -17,7 +18,8 @@ use clap::{Parser, Subcommand};
 
 pub use self::{
     check::CheckArguments, compare::CompareArguments, curves::CurvesArguments, failover::FailoverArguments,
-    load::LoadArguments, play::PlayArguments, recover::RecoverArguments, sweep::SweepArguments,
+    load::LoadArguments, play::PlayArguments, recover::RecoverArguments, staleness::StalenessArguments,
+    sweep::SweepArguments,
 };
 use crate::{
     node_command,
@@ -46,6 +48,13 @@ enum Command {
     /// that the replicas agree, and writes table, plot and data.
     #[command(after_help = sweep::AFTER_HELP)]
     Sweep(Box<SweepArguments>),
+    /// Measure how often a read at a follower misses an acknowledged write, beside theory
+    ///
+    /// Starts a leader and five followers as processes on this machine. At each write quorum clients write, and read what they
+    /// wrote at a random follower at twenty times after the acknowledgement. Sets the shares of stale reads beside theory, and
+    /// writes tables, plot and data.
+    #[command(after_help = staleness::AFTER_HELP)]
+    Staleness(Box<StalenessArguments>),
     /// Start a cluster, show its page in the browser, and break it by commands
     ///
     /// Starts a leader and five followers with disks as processes on this machine, prints the address of the leader's page and
@@ -111,6 +120,7 @@ pub fn main() -> ExitCode {
     }
     match Arguments::parse().command {
         Command::Sweep(arguments) => exit_code(sweep::main(&arguments)),
+        Command::Staleness(arguments) => exit_code(staleness::main(&arguments)),
         Command::Play(arguments) => exit_code(play::main(&arguments)),
         Command::Check(arguments) => exit_code(check::main(&arguments)),
         Command::Load(arguments) => exit_code(load::main(&arguments)),

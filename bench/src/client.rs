@@ -20,6 +20,9 @@ const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause before a question is asked again.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
 
+/// The words of a node that has no value of a key.
+const NO_VALUE: &str = ": Key not found";
+
 /// The values that a sweep and a check change.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConfigChange {
@@ -317,6 +320,33 @@ impl NodeClient {
     /// Whether the node answers HTTP at all.
     pub async fn is_listening(&self) -> bool {
         self.request(Method::GET, "/healthz").timeout(ADMIN_TIMEOUT).send().await.is_ok()
+    }
+
+    /// The sequence number of a key at this very node, without asking others; 0 where it has no value there.
+    ///
+    /// # Errors
+    /// When there is no answer in time, or another one than a value or none.
+    pub async fn seq(&self, key: &str, timeout: Duration) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Body {
+            seq: u64,
+        }
+        // Keys of this bench are words that need no escaping.
+        let path = format!("/get?key={key}&consistency=local");
+        let response = self.request(Method::GET, &path).timeout(timeout).send().await;
+        let response = response.with_context(|| format!("failed to reach {}", self.url))?;
+        let status = response.status();
+        let body = response.bytes().await.with_context(|| format!("failed to read the answer of {}", self.url))?;
+        if status == StatusCode::OK {
+            let body: Body = serde_json::from_slice(&body)
+                .with_context(|| format!("failed to understand {path} of {}", self.url))?;
+            return Ok(body.seq);
+        }
+        let words = words_of(&String::from_utf8_lossy(&body));
+        if status == StatusCode::NOT_FOUND && words == NO_VALUE {
+            return Ok(0);
+        }
+        bail!("{} answered {} to {path}{words}", self.url, describe(status));
     }
 
     /// All data of the node.

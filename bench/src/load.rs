@@ -41,10 +41,7 @@ pub use self::{
     schedule::Arrivals,
     target::{Acknowledgement, Dialect, LoadTarget, Processes, WAIT_MS, raise_file_limit},
 };
-pub(crate) use self::{
-    operations::value,
-    report::{align, write_all},
-};
+pub(crate) use self::{operations::value, report::align};
 
 /// When requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

@@ -1,9 +1,10 @@
 //! How the programs of this package print, fail and end.
 
 use std::{
-    fmt,
+    fmt, fs,
     future::Future,
     io::{self, Write},
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -40,6 +41,23 @@ pub fn print(text: &str) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => eprintln!("failed to print: {error}"),
         _ => {}
     }
+}
+
+/// Writes files by name, and returns their paths.
+///
+/// # Errors
+/// When a file cannot be written; those before it are there.
+pub(crate) fn write_files(
+    directory: &Path,
+    files: impl IntoIterator<Item = (impl AsRef<Path>, Vec<u8>)>,
+) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for (name, content) in files {
+        let path = directory.join(name);
+        fs::write(&path, content).with_context(|| format!("failed to write {}", path.display()))?;
+        paths.push(path);
+    }
+    Ok(paths)
 }
 
 /// Runs to its end on all processors.

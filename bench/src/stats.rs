@@ -1,4 +1,4 @@
-//! Summaries of measured latencies: mean with its interval, spread, quantiles.
+//! Summaries of measured latencies: mean with its interval, spread, quantiles; and intervals of shares.
 //!
 //! Everything here is in milliseconds and works on plain slices, so that the tests can compare it with
 //! samples whose summaries are known.
@@ -76,6 +76,59 @@ pub fn quantile(sorted: &[f64], p: f64) -> f64 {
     low + (high - low) * (position - below as f64)
 }
 
+/// The Clopper-Pearson interval of a share: which probabilities make `successes` of `trials` or a more extreme number
+/// not rarer than `error`, both sides together. It covers the true probability at least as often as it promises, whatever
+/// that is. Without trials everything is possible.
+pub fn binomial_interval(successes: u64, trials: u64, error: f64) -> (f64, f64) {
+    // Where the chance rises through half of the error; halved until below any rounding.
+    let root = |chance: &dyn Fn(f64) -> f64| {
+        let (mut low, mut high) = (0.0, 1.0);
+        for _ in 0..50 {
+            let middle = f64::midpoint(low, high);
+            if chance(middle) < error / 2.0 {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        f64::midpoint(low, high)
+    };
+    let low = if successes == 0 { 0.0 } else { root(&|p| at_least(successes, trials, p)) };
+    let high = if successes >= trials { 1.0 } else { 1.0 - root(&|q| at_least(trials - successes, trials, q)) };
+    (low, high)
+}
+
+/// The chance of at least `successes` of `trials` with probability `p` each. The sum goes away from the mean, where the
+/// terms only fall, so that none before it can vanish in rounding.
+fn at_least(successes: u64, trials: u64, p: f64) -> f64 {
+    let n = trials as f64;
+    let term = |k: f64| {
+        let choices = libm::lgamma(n + 1.0) - libm::lgamma(k + 1.0) - libm::lgamma(n - k + 1.0);
+        (choices + k * p.ln() + (n - k) * (-p).ln_1p()).exp()
+    };
+    let from = successes as f64;
+    if from > n * p {
+        let ratio = |k: f64| (n - k) / (k + 1.0) * p / (1.0 - p);
+        falling_sum(term(from), (successes..trials).map(|k| ratio(k as f64)))
+    } else {
+        let ratio = |k: f64| k / (n - k + 1.0) * (1.0 - p) / p;
+        1.0 - falling_sum(term(from - 1.0), (1..successes).rev().map(|k| ratio(k as f64)))
+    }
+}
+
+/// The sum of terms, each the one before times a ratio, until they add nothing.
+fn falling_sum(first: f64, ratios: impl Iterator<Item = f64>) -> f64 {
+    let (mut sum, mut term) = (first, first);
+    for ratio in ratios {
+        term *= ratio;
+        if term < sum * 1e-17 {
+            break;
+        }
+        sum += term;
+    }
+    sum
+}
+
 /// The 97.5 % point of Student's t, by which a standard error becomes half a 95 % interval.
 ///
 /// The Cornish-Fisher expansion around the normal quantile: right to 0.001 from 10 degrees of freedom up.
@@ -139,6 +192,42 @@ mod tests {
             [(1, 12.706), (5, 2.571), (10, 2.228), (20, 2.086), (30, 2.042), (99, 1.984), (9999, 1.960)]
         {
             close(student_t_975(nu), expected, 0.001);
+        }
+    }
+
+    /// Figures of published tables and of R's `binom.test`.
+    #[test]
+    fn intervals_of_shares_are_those_of_clopper_and_pearson() {
+        for (successes, trials, error, low, high) in [
+            (0, 10, 0.05, 0.0, 0.308_497),
+            (10, 10, 0.05, 0.691_503, 1.0),
+            (5, 10, 0.05, 0.187_086, 0.812_914),
+            (10, 100, 0.05, 0.049_005, 0.176_223),
+            (1, 1, 0.05, 0.025, 1.0),
+            (0, 0, 0.05, 0.0, 1.0),
+        ] {
+            let interval = binomial_interval(successes, trials, error);
+            close(interval.0, low, 1e-6);
+            close(interval.1, high, 1e-6);
+        }
+        let (low, high) = binomial_interval(40_000, 100_000, 3e-5);
+        close(low, 0.4 - 4.17 * (0.24_f64 / 1e5).sqrt(), 1e-4);
+        close(high, 0.4 + 4.17 * (0.24_f64 / 1e5).sqrt(), 1e-4);
+    }
+
+    #[test]
+    fn an_interval_of_a_share_misses_the_truth_no_more_often_than_it_says() {
+        let mut random = StdRng::seed_from_u64(31);
+        for (p, trials) in [(0.02, 60), (0.3, 40), (0.8, 200)] {
+            let missed = (0..4_000)
+                .filter(|_| {
+                    let successes = (0..trials).filter(|_| random.random::<f64>() < p).count() as u64;
+                    let (low, high) = binomial_interval(successes, trials, 0.05);
+                    p < low || p > high
+                })
+                .count();
+            assert!(missed < 240, "{missed} of 4000 for {p}");
+            assert!(missed > 8, "{missed} of 4000 for {p}: far too wide");
         }
     }
 

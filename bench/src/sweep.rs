@@ -1,7 +1,7 @@
 //! What a write quorum costs, measured beside theory.
 //!
 //! The [`runner`] brings one quorum after the other into force and lets the [`workload`] write; [`analysis`] sets each run
-//! beside [`theory`] with the means of [`stats`](crate::stats), [`consistency`] compares the replicas, [`findings`] says what it means, and
+//! beside [`theory`](crate::theory) with the means of [`stats`](crate::stats), [`consistency`] compares the replicas, [`findings`] says what it means, and
 //! [`report`] writes it down.
 
 pub mod analysis;
@@ -12,5 +12,4 @@ pub mod report;
 pub mod runner;
 #[cfg(test)]
 pub(crate) mod testing;
-pub mod theory;
 pub mod workload;

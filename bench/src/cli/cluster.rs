@@ -2,11 +2,13 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use kvcluster_api::delay::DelayLaw;
 use tempfile::TempDir;
 
 #[cfg(feature = "kubernetes")]
@@ -24,6 +26,9 @@ pub(super) const NO_KUBERNETES: &str =
 pub(super) const DEFAULT_FOLLOWERS: u16 = 5;
 /// A local cluster's writes may wait this much longer than the longest delay before they count as failed.
 pub(super) const TIMEOUT_MARGIN_MS: u32 = 5_000;
+
+/// The longest delay that a replication timeout allows for, in ms.
+const UNCAPPED_MS: f64 = 60_000.0;
 
 /// Whether followers keep their state in memory or on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -78,8 +83,8 @@ pub(super) struct ClusterArguments {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=600_000), help_heading = "Cluster")]
     pub min_delay_ms: Option<u32>,
 
-    /// Longest delay before a write is sent to a follower, in ms [default: sweep 200, check 20, load 0 or the shortest; of a
-    /// running cluster: as it is]
+    /// Longest delay before a write is sent to a follower, in ms [default: sweep and staleness 200, check 20, load 0 or the
+    /// shortest; of a running cluster: as it is]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=600_000), help_heading = "Cluster")]
     pub max_delay_ms: Option<u32>,
 
@@ -237,6 +242,21 @@ pub(super) fn data_directory(durability: Durability, out: &Path) -> Result<Optio
     let directory = || tempfile::Builder::new().prefix("data-").tempdir_in(out);
     let directory = (durability == Durability::Disk).then(directory).transpose();
     directory.with_context(|| format!("failed to create a data directory in {}", out.display()))
+}
+
+/// The replication timeout of a cluster to start whose delays have this law. Without a cap a law's longest delay is an
+/// hour, which no write is likely to take.
+///
+/// # Errors
+/// When the law contradicts itself.
+pub(super) fn timeout_under_ms(law: &DelayLaw) -> Result<u32> {
+    let (_, longest_ms) = law.resolve()?.bounds_ms();
+    Ok(TIMEOUT_MARGIN_MS + longest_ms.min(UNCAPPED_MS).ceil() as u32)
+}
+
+/// The value of `--delay`.
+pub(super) fn law(text: &str) -> Result<Arc<DelayLaw>, String> {
+    kv_node::config::parse_delay(text).map(Arc::new).map_err(|error| error.to_string())
 }
 
 fn url(text: &str) -> Result<String, String> {

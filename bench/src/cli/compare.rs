@@ -24,9 +24,9 @@ use crate::{
             self, CompareOptions, CompareReport, Contender, FOLLOWERS, Peer, Place, System, SystemReport, WRITE_QUORUM,
         },
         progress::LoadProgress,
-        raise_file_limit, write_all,
+        raise_file_limit,
     },
-    output::print,
+    output::{print, write_files},
 };
 
 pub(super) const AFTER_HELP: &str = "\
@@ -123,7 +123,7 @@ async fn run(arguments: &CompareArguments) -> Result<u8> {
     let mut json = serde_json::to_vec_pretty(&report).context("failed to render compare.json")?;
     json.push(b'\n');
     let files = [("compare.md", compare::markdown(&report).into_bytes()), ("compare.json", json)];
-    for path in write_all(out, files)? {
+    for path in write_files(out, files)? {
         print(&format!("wrote {}\n", path.display()));
     }
     Ok(code(&report))

@@ -17,9 +17,9 @@ use crate::{
         self, Distribution, LoadOptions, Pace, ReadFrom,
         curves::{Curve, CurvePoint, Dimension},
         progress::LoadProgress,
-        raise_file_limit, write_all,
+        raise_file_limit,
     },
-    output::WrongUsage,
+    output::{WrongUsage, write_files},
 };
 
 /// Few enough that values of 1 MiB fit into the memory of six nodes.
@@ -147,7 +147,7 @@ async fn run(arguments: &CurvesArguments) -> Result<u8> {
             return Ok(EXIT_INTERRUPTED);
         };
         failures += curve.failures();
-        let paths = write_all(out, curve.files()?)?;
+        let paths = write_files(out, curve.files()?)?;
         let wrote: String = paths.iter().map(|path| format!("wrote {}\n", path.display())).collect();
         progress.print(&format!("{}{wrote}\n", curve.text()));
     }

@@ -8,7 +8,7 @@ use kvcluster_api::delay::DelayLaw;
 
 use super::{
     EXIT_DEVIATES, EXIT_FAILED,
-    cluster::{ClusterArguments, Durability, LocalDefaults, TIMEOUT_MARGIN_MS, data_directory},
+    cluster::{ClusterArguments, Durability, LocalDefaults, data_directory, law, timeout_under_ms},
 };
 use crate::{
     cluster::{self, LocalClusterOptions, RunningCluster},
@@ -32,8 +32,6 @@ const SEED_EXPERIMENT: Workload = Workload { writes: 100, concurrency: 10, keys:
 /// The default: a standard error of 0.6 ms at 0-200 ms delays, in about 70 s for five quorums.
 const DEFAULT: Workload = Workload { writes: 4000, concurrency: 32, keys: 10, value_size_bytes: None };
 const DEFAULT_MAX_DELAY_MS: u32 = 200;
-/// The longest delay that a replication timeout allows for, in ms.
-const UNCAPPED_MS: f64 = 60_000.0;
 
 /// The settings of a sweep.
 #[derive(Clone, Debug, Args)]
@@ -136,9 +134,7 @@ impl SweepArguments {
         if let Some(law) = &self.delay {
             options.delay = Some(law.clone());
             if self.cluster.replication_timeout_ms.is_none() {
-                let (_, longest_ms) = law.resolve()?.bounds_ms();
-                // Without a cap a law's longest delay is an hour, which no write is likely to take.
-                options.replication_timeout_ms = TIMEOUT_MARGIN_MS + longest_ms.min(UNCAPPED_MS).ceil() as u32;
+                options.replication_timeout_ms = timeout_under_ms(law)?;
             }
         }
         Ok(options)
@@ -208,10 +204,6 @@ fn code(report: &SweepReport) -> u8 {
     } else {
         0
     }
-}
-
-fn law(text: &str) -> Result<Arc<DelayLaw>, String> {
-    kv_node::config::parse_delay(text).map(Arc::new).map_err(|error| error.to_string())
 }
 
 pub(super) fn positive(text: &str) -> Result<usize, String> {

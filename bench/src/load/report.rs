@@ -8,8 +8,8 @@ use std::{collections::BTreeMap, time::Duration};
 use hdrhistogram::{Counter, Histogram};
 use serde::Serialize;
 
+pub(crate) use self::text::align;
 pub use self::{files::export_all, text::text};
-pub(crate) use self::{files::write_all, text::align};
 use super::{
     LoadOptions, LoadTarget, Pace,
     cpu::ProcessorTime,

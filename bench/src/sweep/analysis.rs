@@ -4,10 +4,8 @@ use serde::Serialize;
 
 use crate::{
     stats::{Summary, mean},
-    sweep::{
-        theory::QuorumDelay,
-        workload::{Run, WriteOutcome, WriteSample},
-    },
+    sweep::workload::{Run, WriteOutcome, WriteSample},
+    theory::QuorumDelay,
 };
 
 /// What was measured at one write quorum, and what should have been.

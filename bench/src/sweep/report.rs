@@ -26,12 +26,14 @@ pub use self::{
     png::{DistributionsPng, PngPlot},
     text::text,
 };
-use crate::sweep::{
-    analysis::QuorumReport,
-    consistency::ConsistencyReport,
-    findings::{Finding, findings},
-    theory::QuorumDelay,
-    workload::Workload,
+use crate::{
+    sweep::{
+        analysis::QuorumReport,
+        consistency::ConsistencyReport,
+        findings::{Finding, findings},
+        workload::Workload,
+    },
+    theory::{self, QuorumDelay},
 };
 
 /// Everything about a sweep; `sweep.json` is this, field by field.
@@ -115,17 +117,6 @@ impl SweepSettings {
             None => QuorumDelay::new(self.followers, write_quorum, self.min_delay_ms.into(), self.max_delay_ms.into()),
         }
     }
-
-    /// "0-200 ms", "yammer", or the law as JSON.
-    fn delays_name(&self) -> String {
-        match &self.delay {
-            None => format!("{}-{} ms", self.min_delay_ms, self.max_delay_ms),
-            Some(law) => match &law.preset {
-                Some(name) if **law == DelayLaw::preset(name) => name.clone(),
-                _ => serde_json::to_string(law).unwrap_or_else(|_| "of a law".to_owned()),
-            },
-        }
-    }
 }
 
 impl SweepReport {
@@ -139,7 +130,8 @@ impl SweepReport {
     /// One line on what was measured: "5 followers, delays 0-200 ms, …".
     pub fn settings_line(&self) -> String {
         let SweepSettings { followers, delay_seed, workload, .. } = &self.settings;
-        let delays = self.settings.delays_name();
+        let settings = &self.settings;
+        let delays = theory::delays_name(settings.delay.as_deref(), settings.min_delay_ms, settings.max_delay_ms);
         let Workload { writes, concurrency, keys, value_size_bytes } = workload;
         let size = value_size_bytes.map(|bytes| format!(" of {bytes} bytes")).unwrap_or_default();
         let seed = delay_seed.map(|seed| format!(" (seed {seed})")).unwrap_or_default();

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use kvcluster_api::delay::DelayLaw;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use crate::sweep::{
-    analysis::{QuorumReport, Theory, predicted},
-    consistency::{ConsistencyReport, FollowerCheck},
-    report::{SweepReport, SweepSettings, Versions},
+use crate::{
+    sweep::{
+        analysis::{QuorumReport, Theory, predicted},
+        consistency::{ConsistencyReport, FollowerCheck},
+        report::{SweepReport, SweepSettings, Versions},
+        workload::{Run, Workload, WriteOutcome, WriteSample},
+    },
     theory::QuorumDelay,
-    workload::{Run, Workload, WriteOutcome, WriteSample},
 };
 
 /// How a synthetic system answers.

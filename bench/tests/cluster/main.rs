@@ -1,6 +1,6 @@
 //! Tests of whole clusters: real nodes, and the programs as people use them.
 //!
-//! What measures, or needs the machine for itself, is a program of its own: `dumps`, `load` and `sweep`.
+//! What measures, or needs the machine for itself, is a program of its own: `dumps`, `load`, `staleness` and `sweep`.
 
 mod answers;
 mod backup;

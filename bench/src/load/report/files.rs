@@ -1,15 +1,15 @@
 //! The files of a run: `load.json` with everything, `load.csv` second by second, `load.png` and `load.svg`; `fill.csv` is of the
 //! time in which every key was written once.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::{Latencies, LoadReport, SecondReport, text::settings_line};
-use crate::draw::chart::{Chart, Panel, Scale, Series};
+use crate::{
+    draw::chart::{Chart, Panel, Scale, Series},
+    output::write_files,
+};
 
 /// Writes every file into `directory`, and returns their paths.
 ///
@@ -26,21 +26,7 @@ pub fn export_all(report: &LoadReport, directory: &Path) -> Result<Vec<PathBuf>>
         ("load.json", json),
     ];
     files.extend(report.fill.as_ref().map(|fill| ("fill.csv", csv(&fill.seconds).into_bytes())));
-    write_all(directory, files)
-}
-
-/// Writes files by name.
-pub(crate) fn write_all(
-    directory: &Path,
-    files: impl IntoIterator<Item = (impl AsRef<Path>, Vec<u8>)>,
-) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for (name, content) in files {
-        let path = directory.join(name);
-        fs::write(&path, content).with_context(|| format!("failed to write {}", path.display()))?;
-        paths.push(path);
-    }
-    Ok(paths)
+    write_files(directory, files)
 }
 
 /// Throughput and latency over time.

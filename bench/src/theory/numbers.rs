@@ -195,7 +195,7 @@ fn moments((low_ms, high_ms): (f64, f64), kinks: &[f64], cdf: impl Fn(f64) -> f6
 }
 
 /// A part as values with their probabilities: the middles of strata, whose upper tail is divided ever more finely.
-fn strata(part: &Part) -> Vec<(f64, f64)> {
+pub(super) fn strata(part: &Part) -> Vec<(f64, f64)> {
     let body = 0.99 / f64::from(STRATA);
     let mut values: Vec<(f64, f64)> = Vec::new();
     let mut add = |above: f64, probability: f64| {
@@ -268,7 +268,7 @@ mod tests {
     use rand::{RngExt, SeedableRng, rngs::StdRng};
 
     use super::*;
-    use crate::sweep::theory::QuorumDelay;
+    use crate::theory::QuorumDelay;
 
     fn delays(text: &str) -> Delays {
         serde_json::from_str::<DelayLaw>(text).expect("well-formed").resolve().expect("a law")
