@@ -209,7 +209,12 @@ impl Delays {
     #[must_use]
     pub fn uniform(min_ms: f64, max_ms: f64) -> Self {
         let shape = Shape::Uniform { min_ms, max_ms };
-        let part = Part { shape, offset_ms: 0.0, cap_ms: MILLISECONDS_MAX.into() };
+        Self::same_for_all(Part { shape, offset_ms: 0.0, cap_ms: MILLISECONDS_MAX.into() })
+    }
+
+    /// One law for all followers, unchecked.
+    #[must_use]
+    pub fn same_for_all(part: Part) -> Self {
         Self { laws: vec![part], by_follower: Vec::new(), common: 1, shared: None }
     }
 

@@ -1,5 +1,6 @@
 //! The command line: its subcommands, their settings, their exit codes.
 
+mod advise;
 mod check;
 mod cluster;
 mod compare;
@@ -17,9 +18,9 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 pub use self::{
-    check::CheckArguments, compare::CompareArguments, curves::CurvesArguments, failover::FailoverArguments,
-    load::LoadArguments, play::PlayArguments, recover::RecoverArguments, staleness::StalenessArguments,
-    sweep::SweepArguments,
+    advise::AdviseArguments, check::CheckArguments, compare::CompareArguments, curves::CurvesArguments,
+    failover::FailoverArguments, load::LoadArguments, play::PlayArguments, recover::RecoverArguments,
+    staleness::StalenessArguments, sweep::SweepArguments,
 };
 use crate::{
     node_command,
@@ -55,6 +56,12 @@ enum Command {
     /// writes tables, plot and data.
     #[command(after_help = staleness::AFTER_HELP)]
     Staleness(Box<StalenessArguments>),
+    /// Say which write quorums meet targets, and what each costs, by theory alone
+    ///
+    /// Computes latency, stale reads and what may be lost at each write quorum from the law of the delays, or from delays that
+    /// were measured, and names the quorums that meet the targets. Starts nothing.
+    #[command(after_help = advise::AFTER_HELP)]
+    Advise(Box<AdviseArguments>),
     /// Start a cluster, show its page in the browser, and break it by commands
     ///
     /// Starts a leader and five followers with disks as processes on this machine, prints the address of the leader's page and
@@ -121,6 +128,7 @@ pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Sweep(arguments) => exit_code(sweep::main(&arguments)),
         Command::Staleness(arguments) => exit_code(staleness::main(&arguments)),
+        Command::Advise(arguments) => exit_code(advise::main(&arguments)),
         Command::Play(arguments) => exit_code(play::main(&arguments)),
         Command::Check(arguments) => exit_code(check::main(&arguments)),
         Command::Load(arguments) => exit_code(load::main(&arguments)),

@@ -3,6 +3,7 @@
 //! Each wing is one subcommand or a few of them, and [`cli`] reads what is asked for:
 //! - [`sweep`] measures each quorum beside theory;
 //! - [`staleness`] measures how often reads at followers are stale, beside theory;
+//! - [`advise`] says which quorums meet targets, by theory alone;
 //! - [`load`] measures what a cluster can do at most and at what price, also beside other systems and its own settings;
 //! - [`check`] breaks a cluster and says whether what its clients saw was linearizable;
 //! - [`kvctl`], a program of its own, saves a cluster's state and restores it. `kubectl-kv` (module `kubectl`) does this and
@@ -12,6 +13,7 @@
 //! node, [`draw`] for pictures, [`stats`], [`theory`], [`progress`], [`output`] and [`interrupt`]. Wings do not use each other, and no two modules
 //! use each other in a circle.
 
+pub mod advise;
 pub mod check;
 pub mod cli;
 pub mod client;
