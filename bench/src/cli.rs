@@ -9,6 +9,7 @@ mod failover;
 mod load;
 mod play;
 mod recover;
+mod report;
 mod staleness;
 mod sweep;
 
@@ -20,7 +21,7 @@ use clap::{Parser, Subcommand};
 pub use self::{
     advise::AdviseArguments, check::CheckArguments, compare::CompareArguments, curves::CurvesArguments,
     failover::FailoverArguments, load::LoadArguments, play::PlayArguments, recover::RecoverArguments,
-    staleness::StalenessArguments, sweep::SweepArguments,
+    report::ReportArguments, staleness::StalenessArguments, sweep::SweepArguments,
 };
 use crate::{
     node_command,
@@ -62,6 +63,9 @@ enum Command {
     /// were measured, and names the quorums that meet the targets. Starts nothing.
     #[command(after_help = advise::AFTER_HELP)]
     Advise(Box<AdviseArguments>),
+    /// Write one page and one text of the results in a directory: what was measured on what, and how to repeat it
+    #[command(after_help = report::AFTER_HELP)]
+    Report(ReportArguments),
     /// Start a cluster, show its page in the browser, and break it by commands
     ///
     /// Starts a leader and five followers with disks as processes on this machine, prints the address of the leader's page and
@@ -129,6 +133,7 @@ pub fn main() -> ExitCode {
         Command::Sweep(arguments) => exit_code(sweep::main(&arguments)),
         Command::Staleness(arguments) => exit_code(staleness::main(&arguments)),
         Command::Advise(arguments) => exit_code(advise::main(&arguments)),
+        Command::Report(arguments) => exit_code(report::main(&arguments)),
         Command::Play(arguments) => exit_code(play::main(&arguments)),
         Command::Check(arguments) => exit_code(check::main(&arguments)),
         Command::Load(arguments) => exit_code(load::main(&arguments)),

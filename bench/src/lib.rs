@@ -6,6 +6,7 @@
 //! - [`advise`] says which quorums meet targets, by theory alone;
 //! - [`load`] measures what a cluster can do at most and at what price, also beside other systems and its own settings;
 //! - [`check`] breaks a cluster and says whether what its clients saw was linearizable;
+//! - [`report`] makes one document of the results in a directory;
 //! - [`kvctl`], a program of its own, saves a cluster's state and restores it. `kubectl-kv` (module `kubectl`) does this and
 //!   more for KvClusters, with [`cli`] for a sweep and a check.
 //!
@@ -28,6 +29,7 @@ pub mod load;
 pub mod node_command;
 pub mod output;
 pub mod progress;
+pub mod report;
 pub mod staleness;
 pub mod stats;
 pub mod sweep;
