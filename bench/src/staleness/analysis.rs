@@ -37,7 +37,7 @@ pub struct QuorumReport {
 pub struct Cell {
     /// The time from the acknowledgement on at which a read was to begin, in ms.
     pub time_ms: f64,
-    /// The means of the shortest and the longest times that can have passed from the commit to the read, in ms.
+    /// The medians of the shortest and the longest times that can have passed from the commit to the read, in ms.
     pub elapsed_ms: (f64, f64),
     /// Reads.
     pub reads: u64,
@@ -72,6 +72,11 @@ impl Cell {
         let average = |value: &dyn Fn(&Observation) -> f64| {
             mean(&observations.iter().map(value).collect::<Vec<_>>()).unwrap_or_default()
         };
+        let median = |value: &dyn Fn(&Observation) -> f64| {
+            let mut values: Vec<f64> = observations.iter().map(value).collect();
+            values.sort_by(f64::total_cmp);
+            if values.is_empty() { 0.0 } else { quantile(&values, 0.5) }
+        };
         let (reads, stale) = (observations.len(), observations.iter().filter(|read| read.is_stale).count());
         let (reads, stale) = (reads as u64, stale as u64);
         let chance = |elapsed_ms: f64| theory.probability(write_quorum, elapsed_ms);
@@ -79,7 +84,8 @@ impl Cell {
         let drawn = |read: &Observation| read.drawn.unwrap_or_default();
         Self {
             time_ms,
-            elapsed_ms: (average(&|read| read.elapsed_ms.0), average(&|read| read.elapsed_ms.1)),
+            // Of a machine that stands still for a second, means would say little.
+            elapsed_ms: (median(&|read| read.elapsed_ms.0), median(&|read| read.elapsed_ms.1)),
             reads,
             stale,
             share: if reads > 0 { stale as f64 / reads as f64 } else { 0.0 },

@@ -259,7 +259,7 @@ mod tests {
 
     /// A follower with the same delay as the quorum is not late, and one that is 3 ms slower is so for 3 ms.
     #[test]
-    fn equal_delays_make_nobody_late() {
+    fn equal_delays_make_no_follower_late() {
         assert_eq!(by_numbers_of(r#"{"constant":{"ms":7.3}}"#, 5).probabilities(0.0), [0.0; 5]);
         let slow = r#"{"constant":{"ms":7.3},"perFollower":[{"follower":1,"constant":{"ms":10.3}}]}"#;
         let slow = by_numbers_of(slow, 5);

@@ -8,7 +8,11 @@ use crate::report::{Run, Table, document::Document};
 pub(super) fn read(document: Document<'_>) -> Result<Run> {
     let (settings, workload) = (document.at("/settings"), document.at("/settings/workload"));
     ensure!(settings.is_there() && document.at("/laws").is_there(), "it has no settings and laws");
-    let laws: Vec<_> = document.items("/laws").map(|law| (law, delays(law.at("/settings")))).collect();
+    let mut laws: Vec<_> = document.items("/laws").map(|law| (law, delays(law.at("/settings")))).collect();
+    if laws.len() > 1 {
+        // Bounds are options of a single law.
+        laws.iter_mut().for_each(|(law, (options, _))| *options = as_law(law.at("/settings"), options));
+    }
     let mut facts = origin(document);
     let names: Vec<&str> = laws.iter().map(|(_, (_, words))| words.as_str()).collect();
     facts.extend([
@@ -51,13 +55,23 @@ pub(super) fn read(document: Document<'_>) -> Result<Run> {
     })
 }
 
+/// The option of a law that is one of several.
+fn as_law(settings: Document<'_>, options: &str) -> String {
+    if settings.at("/delay").is_there() {
+        return options.to_owned();
+    }
+    let (min, max) = (settings.shown("/min_delay_ms"), settings.shown("/max_delay_ms"));
+    format!("--delay '{{\"minMs\":{min},\"maxMs\":{max}}}'")
+}
+
 fn shares(law: Document<'_>, delays: &str) -> Table {
     let quorums: Vec<_> = law.items("/quorums").collect();
     let names = quorums.iter().map(|quorum| format!("W = {}", quorum.shown("/write_quorum")));
     let row = |(number, time): (usize, Document<'_>)| -> Vec<String> {
         let cell = |quorum: &Document<'_>| {
             let cell = quorum.at(&format!("/cells/{number}"));
-            format!("{} ({} to {})", cell.percent("/share"), cell.percent("/theory/0"), cell.percent("/theory/1"))
+            let theory = |path| cell.percent(path).replace(" %", "");
+            format!("{} ({}-{})", cell.percent("/share"), theory("/theory/0"), theory("/theory/1"))
         };
         std::iter::once(time.rounded("", 1)).chain(quorums.iter().map(cell)).collect()
     };
@@ -80,17 +94,18 @@ mod tests {
         let run = read(Document(&value)).expect("a measurement");
         assert_eq!(
             run.repeat,
-            "kv-bench staleness --follower-count 3 --delay-seed 42 --min-delay-ms 0 --max-delay-ms 100 --delay yammer \
-             --quorums 1,2,3 --writes 400 --concurrency 32 --seed 1"
+            "kv-bench staleness --follower-count 3 --delay-seed 42 --delay '{\"minMs\":0,\"maxMs\":100}' \
+             --delay yammer --quorums 1,2,3 --writes 400 --concurrency 32 --seed 1"
         );
         assert_eq!(run.tables.len(), 2);
         let cell = &report.laws[0].quorums[1].cells[3];
         let expected =
-            format!("{:.1} % ({:.1} % to {:.1} %)", 100.0 * cell.share, 100.0 * cell.theory.0, 100.0 * cell.theory.1);
+            format!("{:.1} % ({:.1}-{:.1})", 100.0 * cell.share, 100.0 * cell.theory.0, 100.0 * cell.theory.1);
         assert_eq!((run.tables[0].rows[3][0].as_str(), run.tables[0].rows[3][2].clone()), ("15.0", expected));
         report.laws.truncate(1);
         let value = serde_json::to_value(&report).expect("JSON");
         let run = read(Document(&value)).expect("a measurement");
-        assert!(run.repeat.contains(" --times-ms 0.0,5.0,10.0,"), "{}", run.repeat);
+        let expected = " --min-delay-ms 0 --max-delay-ms 100 --quorums 1,2,3 --times-ms 0.0,5.0,10.0,";
+        assert!(run.repeat.contains(expected), "{}", run.repeat);
     }
 }

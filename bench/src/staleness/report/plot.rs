@@ -97,8 +97,8 @@ impl<'a> Panel<'a> {
         self.frame(svg, &format!("delays {}", law.settings.name()));
         for (quorum, color) in &self.lines {
             let column = usize::from(quorum.write_quorum) - 1;
-            let line: Vec<(f64, f64)> =
-                law.theory.iter().map(|(ms, chances)| (self.x(*ms), self.y(chances[column]))).collect();
+            let shown = law.theory.iter().filter(|(ms, _)| *ms >= self.first_ms.unwrap_or_default());
+            let line: Vec<(f64, f64)> = shown.map(|(ms, chances)| (self.x(*ms), self.y(chances[column]))).collect();
             svg.polyline(&line, Stroke { color, width: 1.6, dashes: "" });
         }
         for (quorum, color) in &self.lines {
