@@ -66,6 +66,9 @@ pub struct LeaderStatus {
     pub followers: Vec<FollowerView>,
     /// The values in force, and those that are pending.
     pub config: ConfigView,
+    /// What a person has to look at although the node works, one sentence each: files of tokens that cannot be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// The state of a leader. Of two leaders, the one with the greater state serves clients.
@@ -237,6 +240,9 @@ pub struct FollowerStatus {
     pub leader: Option<String>,
     /// How old its state may be, in milliseconds. Absent if it does not know.
     pub staleness_ms: Option<f64>,
+    /// What a person has to look at although the node works, one sentence each: files of tokens that cannot be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// How much of a leader's state a follower has.

@@ -45,7 +45,7 @@ use self::{
     target::Breakable,
     violation::Violation,
 };
-use crate::{client::NodeClient, interrupt::Interrupt, progress::Progress};
+use crate::{interrupt::Interrupt, progress::Progress};
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -77,14 +77,15 @@ pub async fn run(
     let started_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     let CheckOptions { limit, shape, load, run, .. } = options;
     let endpoints = target.endpoints();
-    let filled = options.fill.map(|fill| FilledKeys::new(fill, run, endpoints.clone())).transpose()?;
+    let credentials = target.credentials();
+    let filled = options.fill.map(|fill| FilledKeys::new(fill, run, &credentials, endpoints.clone())).transpose()?;
     if let Some(filled) = &filled {
         progress.note(&format!("writing {} keys", filled.numbers().len()));
         filled.write().await?;
     }
     let clock = Clock::start();
     let (written, seen) = mpsc::unbounded_channel();
-    let http = NodeClient::http(load.clients as usize)?;
+    let http = credentials.http(load.clients as usize)?;
     let clients = Arc::new(Clients::new(load.clone(), run.clone(), clock, http, endpoints, written));
     let tasks: Vec<_> = (0..load.clients).map(|client| tokio::spawn(clients.clone().client(client))).collect();
 
@@ -188,6 +189,7 @@ mod tests {
         target::Endpoints,
         testing::dump,
     };
+    use crate::client::Credentials;
 
     /// A cluster that no client reaches; it remembers how it was left.
     #[derive(Default)]
@@ -200,6 +202,10 @@ mod tests {
     impl Breakable for Unreachable {
         fn description(&self) -> String {
             "nothing".to_owned()
+        }
+
+        fn credentials(&self) -> Credentials {
+            Credentials::default()
         }
 
         fn endpoints(&self) -> watch::Receiver<Endpoints> {

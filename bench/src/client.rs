@@ -1,5 +1,7 @@
 //! The node's HTTP interface as the bench uses it: writes, live configuration, status, dumps.
 
+mod credentials;
+
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +15,9 @@ use kvcluster_api::{
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
+
+pub use self::credentials::Credentials;
+pub(crate) use self::credentials::{AdministratorArguments, ClientArguments};
 
 /// How long a question about state may take before the node counts as not answering.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -190,14 +195,12 @@ impl NodeClient {
         Self { http, url: url.trim_end_matches('/').to_owned(), token: token.map(str::to_owned) }
     }
 
-    /// An HTTP client that keeps one connection for each of `connections` concurrent writers.
-    pub fn http(connections: usize) -> Result<reqwest::Client> {
-        reqwest::Client::builder()
-            .no_proxy()
-            .pool_max_idle_per_host(connections)
-            .connect_timeout(Duration::from_secs(5))
-            .build()
-            .context("failed to build the HTTP client")
+    /// A client of the node at `url` that keeps one connection for each of `connections` concurrent requests.
+    ///
+    /// # Errors
+    /// As [`Credentials::http`].
+    pub fn with(credentials: &Credentials, url: &str, connections: usize) -> Result<Self> {
+        Ok(Self::new(credentials.http(connections)?, url, credentials.auth_token.as_deref()))
     }
 
     /// The same for another node of the same cluster.

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    client::NodeClient,
+    client::{AdministratorArguments, Credentials, NodeClient},
     output::{exit_code, print, run},
 };
 
@@ -45,9 +45,8 @@ struct ClusterArguments {
     #[arg(long, value_name = "URL")]
     leader: String,
 
-    /// Bearer token, where the cluster asks for one
-    #[arg(long, env = "AUTH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
-    auth_token: Option<String>,
+    #[command(flatten)]
+    administrator: AdministratorArguments,
 }
 
 /// The settings of a backup.
@@ -109,7 +108,8 @@ fn restore(arguments: &RestoreArguments) -> Result<u8> {
 
 impl ClusterArguments {
     fn client(&self) -> Result<NodeClient> {
-        Ok(NodeClient::new(NodeClient::http(1)?, &self.leader, self.auth_token.as_deref()))
+        let credentials = Credentials { auth_token: self.administrator.token()?, ..Credentials::default() };
+        NodeClient::with(&credentials, &self.leader, 1)
     }
 }
 

@@ -59,7 +59,7 @@ pub use self::routes::{FollowerService, LeaderService};
 use crate::metrics::LeaderMetrics;
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
-use crate::tokens::Access;
+use crate::tokens::{Access, FileState};
 
 /// Settings and resources that all handlers share.
 #[derive(Clone, Debug)]
@@ -91,6 +91,11 @@ pub struct Site {
 impl Site {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The files that this node reads again while it runs.
+    pub(crate) fn files(&self) -> Vec<FileState> {
+        self.access.files().collect()
     }
 
     fn body_bytes_max(&self) -> usize {

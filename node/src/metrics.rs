@@ -17,6 +17,7 @@ pub(crate) use self::latencies::{Latencies, LatencyCounts};
 use crate::protocol::leader::{CandidateView, FollowerView};
 use crate::replication::coordinator::{Condition, LeaderView, PlaceView};
 use crate::replication::replica::Replica;
+use crate::tokens::FileState;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
@@ -26,6 +27,11 @@ struct OutcomeLabel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfFollower {
     follower: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSetting {
+    setting: &'static str,
 }
 
 /// The outcome of a write.
@@ -84,9 +90,19 @@ fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
     registry.register(name, help, counter);
 }
 
+fn unusable(registry: &mut Registry, files: Vec<FileState>) {
+    let unusable = Family::<OfSetting, Gauge>::default();
+    let help = "1 while a file that the node reads again cannot be used, and what it had before stays in force";
+    registry.register("setting_file_unusable", help, unusable.clone());
+    for FileState { setting, trouble } in files {
+        unusable.get_or_create(&OfSetting { setting }).set(i64::from(trouble.is_some()));
+    }
+}
+
 /// The metrics page of a leader.
-pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView) -> String {
+pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView, files: Vec<FileState>) -> String {
     let mut registry = Registry::with_prefix("kvcluster");
+    unusable(&mut registry, files);
     registry.register("writes", "Writes answered, by outcome", metrics.writes.clone());
     registry.register("write_seconds", "Time to commit a write", metrics.seconds.clone());
     let LeaderView { condition, config, epoch, keys, in_flight, backlog, serving, followers, audit, .. } = leader;
@@ -124,8 +140,9 @@ pub(crate) fn of_leader(metrics: &LeaderMetrics, leader: LeaderView) -> String {
 }
 
 /// The metrics page of a follower.
-pub fn of_follower(replica: &Replica) -> String {
+pub(crate) fn of_follower(replica: &Replica, files: Vec<FileState>) -> String {
     let mut registry = Registry::with_prefix("kvcluster");
+    unusable(&mut registry, files);
     let view = replica.view();
     gauge(&mut registry, "keys", "Keys, deleted ones included", view.keys as f64);
     let synced = f64::from(u8::from(view.hello.synced.is_some()));

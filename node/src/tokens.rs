@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use subtle::{Choice, ConstantTimeEq};
 use thiserror::Error;
 use tracing::{info, warn};
@@ -66,13 +66,29 @@ pub struct Tokens {
     accepted: RwLock<Arc<[Box<str>]>>,
     /// Absent where the token is the value of the setting.
     path: Option<PathBuf>,
+    /// Why the file gives no tokens now.
+    trouble: Mutex<Option<String>>,
+}
+
+/// A file that a setting names and that the node reads again while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FileState {
+    /// The setting.
+    pub(crate) setting: &'static str,
+    /// Why it cannot be used now, in one sentence. What it had before stays in force.
+    pub(crate) trouble: Option<String>,
 }
 
 impl Tokens {
     /// The value of a setting.
     #[must_use]
     pub fn fixed(setting: &'static str, token: &str) -> Arc<Self> {
-        Arc::new(Self { setting, accepted: RwLock::new(Arc::new([token.into()])), path: None })
+        Arc::new(Self {
+            setting,
+            accepted: RwLock::new(Arc::new([token.into()])),
+            path: None,
+            trouble: Mutex::default(),
+        })
     }
 
     /// Reads a file: one token a line; empty lines and lines that begin with `#` do not count.
@@ -81,7 +97,7 @@ impl Tokens {
     /// [`TokenError`].
     pub fn of_file(setting: &'static str, path: PathBuf) -> Result<Arc<Self>, TokenError> {
         let accepted = RwLock::new(read(setting, &path)?);
-        Ok(Arc::new(Self { setting, accepted, path: Some(path) }))
+        Ok(Arc::new(Self { setting, accepted, path: Some(path), trouble: Mutex::default() }))
     }
 
     /// The tokens to show, one after the other: during a rotation another node may not have read the first one yet.
@@ -106,25 +122,35 @@ impl Tokens {
         Ok(is_new)
     }
 
+    /// Logs what became of the file, once for each cause, since it is read every second.
+    fn note(&self, outcome: Result<bool, TokenError>) {
+        let setting = self.setting;
+        if let Ok(true) = outcome {
+            info!(setting, "the tokens changed");
+        }
+        let trouble = outcome.err().map(|error| format!("{error}. the tokens that it had before stay in force"));
+        let before = std::mem::replace(&mut *self.trouble.lock(), trouble.clone());
+        match trouble {
+            Some(trouble) if before.as_ref() != Some(&trouble) => warn!("{trouble}"),
+            None if before.is_some() => info!(setting, "the file has tokens again"),
+            _ => {}
+        }
+    }
+
     /// Takes over what changes in the file, for as long as somebody uses these tokens.
     pub async fn follow(tokens: Weak<Self>) {
-        let mut logged = None;
         loop {
             tokio::time::sleep(READ_EVERY).await;
             let Some(tokens) = tokens.upgrade() else { return };
             let Some(path) = tokens.path.clone() else { return };
-            let setting = tokens.setting;
             // A file system that hangs must not hold up the node.
-            let Ok(outcome) = tokio::task::spawn_blocking(move || tokens.read_again(&path)).await else { return };
-            if let Ok(true) = outcome {
-                info!(setting, "the tokens changed");
+            let read = tokio::task::spawn_blocking(move || {
+                let outcome = tokens.read_again(&path);
+                tokens.note(outcome);
+            });
+            if read.await.is_err() {
+                return;
             }
-            let error = outcome.err().map(|error| error.to_string());
-            // Once for each cause: the file is read every second.
-            if let Some(error) = error.as_ref().filter(|error| logged.as_ref() != Some(*error)) {
-                warn!("{error}. the tokens that it had before stay in force");
-            }
-            logged = error;
         }
     }
 }
@@ -161,6 +187,14 @@ pub struct Access {
     pub cluster: Option<Arc<Tokens>>,
     /// Guards reads and writes.
     pub clients: Option<Arc<Tokens>>,
+}
+
+impl Access {
+    /// The files of the tokens.
+    pub(crate) fn files(&self) -> impl Iterator<Item = FileState> {
+        let of_files = [&self.cluster, &self.clients].into_iter().flatten().filter(|tokens| tokens.path.is_some());
+        of_files.map(|tokens| FileState { setting: tokens.setting, trouble: tokens.trouble.lock().clone() })
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
     target::Endpoints,
     violation::{Rule, Violation},
 };
-use crate::client::{Dump, Entry, NodeClient, until_answered};
+use crate::client::{Credentials, Dump, Entry, NodeClient, until_answered};
 
 /// Requests under way at once.
 const CONNECTIONS: usize = 64;
@@ -50,8 +50,13 @@ pub(super) struct FilledKeys {
 }
 
 impl FilledKeys {
-    pub(super) fn new(fill: Fill, run: &str, endpoints: watch::Receiver<Endpoints>) -> Result<Self> {
-        Ok(Self { fill, run: run.into(), http: NodeClient::http(CONNECTIONS)?, endpoints })
+    pub(super) fn new(
+        fill: Fill,
+        run: &str,
+        credentials: &Credentials,
+        endpoints: watch::Receiver<Endpoints>,
+    ) -> Result<Self> {
+        Ok(Self { fill, run: run.into(), http: credentials.http(CONNECTIONS)?, endpoints })
     }
 
     /// The name of a key, from 0.
@@ -178,7 +183,8 @@ mod tests {
 
     fn filled() -> FilledKeys {
         let fill = Fill { keys: 30, value_bytes: 100 };
-        FilledKeys::new(fill, "run-", watch::channel(Endpoints::default()).1).expect("an HTTP client")
+        FilledKeys::new(fill, "run-", &Credentials::default(), watch::channel(Endpoints::default()).1)
+            .expect("an HTTP client")
     }
 
     fn whole(keys: &FilledKeys) -> Dump {

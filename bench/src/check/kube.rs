@@ -18,7 +18,7 @@ use super::{
     target::{self, Breakable, Endpoint, Endpoints, Healing},
 };
 use crate::{
-    client::{NodeClient, until_answered},
+    client::{Credentials, NodeClient, until_answered},
     cluster::{
         Way,
         control::{Access, Asked, KvClusterResource, PodState, Pods, Size},
@@ -39,6 +39,7 @@ pub struct KubeTarget {
     way: Way,
     /// Without idle connections: each request goes to the present pod.
     http: reqwest::Client,
+    credentials: Credentials,
     endpoints: watch::Sender<Endpoints>,
     /// What its spec says outside of faults.
     asked: Asked,
@@ -58,7 +59,12 @@ impl KubeTarget {
     ///
     /// # Errors
     /// When there is none, it does not get ready or cannot be reached, or its pods may not be listed.
-    pub async fn reach(access: &Access, resource: KvClusterResource, heal_timeout: Duration) -> Result<Self> {
+    pub async fn reach(
+        access: &Access,
+        resource: KvClusterResource,
+        credentials: Credentials,
+        heal_timeout: Duration,
+    ) -> Result<Self> {
         resource.ready().await?;
         let asked = resource.asked().await?;
         // Clients count what did not reach its pod.
@@ -77,7 +83,8 @@ impl KubeTarget {
             pods: Pods::new(access.client.clone(), &resource),
             resource,
             way,
-            http: NodeClient::http(0)?,
+            http: credentials.http(0)?,
+            credentials,
             endpoints,
             asked,
             resized: false,
@@ -197,6 +204,10 @@ impl KubeTarget {
 impl Breakable for KubeTarget {
     fn description(&self) -> String {
         format!("{}, followers {}", self.way.description, if self.asked.durable { "on disk" } else { "in memory" })
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.credentials.clone()
     }
 
     fn endpoints(&self) -> watch::Receiver<Endpoints> {

@@ -12,7 +12,7 @@ use super::{
     target::{self, Breakable, Endpoint, Endpoints, Healing},
 };
 use crate::{
-    client::{ConfigChange, NodeClient},
+    client::{ConfigChange, Credentials, NodeClient},
     cluster::{LocalCluster, LocalClusterOptions},
 };
 
@@ -54,11 +54,12 @@ impl LocalTarget {
         };
         let endpoints = watch::Sender::new(Endpoints { leaders: vec![leader], followers: followers.collect() });
         let settings = ConfigChange { write_quorum, min_delay_ms, max_delay_ms, delay };
-        Ok(Self { cluster, http: NodeClient::http(4)?, endpoints, settings, heal_timeout, durable })
+        let http = cluster.credentials().http(4)?;
+        Ok(Self { cluster, http, endpoints, settings, heal_timeout, durable })
     }
 
     fn leader(&self) -> NodeClient {
-        NodeClient::new(self.http.clone(), &self.cluster.leader_url(), None)
+        NodeClient::new(self.http.clone(), &self.cluster.leader_url(), self.cluster.credentials().auth_token.as_deref())
     }
 
     /// Its present life ends; clients that ask from here on get no life's answer for certain.
@@ -121,6 +122,10 @@ impl LocalTarget {
 impl Breakable for LocalTarget {
     fn description(&self) -> String {
         format!("local processes, followers {}", if self.durable { "on disk" } else { "in memory" })
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.cluster.credentials().clone()
     }
 
     fn endpoints(&self) -> watch::Receiver<Endpoints> {

@@ -131,6 +131,7 @@ mod tests {
         history::FinalDump,
         target::Endpoints,
     };
+    use crate::client::Credentials;
 
     /// Remembers what is done to it.
     #[derive(Default)]
@@ -144,6 +145,10 @@ mod tests {
     impl Breakable for Dummy {
         fn description(&self) -> String {
             "dummy".to_owned()
+        }
+
+        fn credentials(&self) -> Credentials {
+            Credentials::default()
         }
 
         fn endpoints(&self) -> watch::Receiver<Endpoints> {

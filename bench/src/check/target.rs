@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{faults::Fault, history::FinalDump};
-use crate::client::{NodeClient, until_answered};
+use crate::client::{Credentials, NodeClient, until_answered};
 
 /// A node as clients reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,9 @@ pub struct Endpoints {
 pub trait Breakable: Send {
     /// What it is, for the reports.
     fn description(&self) -> String;
+
+    /// What its nodes ask for.
+    fn credentials(&self) -> Credentials;
 
     /// Where its nodes are; it changes.
     fn endpoints(&self) -> watch::Receiver<Endpoints>;

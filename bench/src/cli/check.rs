@@ -162,7 +162,7 @@ impl CheckArguments {
     #[cfg(feature = "kubernetes")]
     async fn kube_cluster(&self) -> Result<KubeTarget> {
         let (access, resource) = self.cluster.resource().await?;
-        KubeTarget::reach(&access, resource, self.heal_timeout()).await
+        KubeTarget::reach(&access, resource, self.cluster.credentials()?, self.heal_timeout()).await
     }
 
     /// The cluster to start. Data of an earlier check goes: this one begins with followers that have nothing.

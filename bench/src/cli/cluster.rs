@@ -14,6 +14,7 @@ use tempfile::TempDir;
 #[cfg(feature = "kubernetes")]
 use crate::cluster::control::{Access, KvClusterResource};
 use crate::{
+    client::{AdministratorArguments, ClientArguments, Credentials},
     cluster::{self, LocalClusterOptions, RunningCluster},
     output::WrongUsage,
 };
@@ -64,9 +65,11 @@ pub(super) struct ClusterArguments {
     #[arg(long, short, value_name = "NAMESPACE", requires = "kube", help_heading = "Cluster")]
     pub namespace: Option<String>,
 
-    /// Bearer token for changing settings, where the cluster asks for one
-    #[arg(long, env = "AUTH_TOKEN", hide_env_values = true, value_name = "TOKEN", help_heading = "Cluster")]
-    pub auth_token: Option<String>,
+    #[command(flatten)]
+    pub administrator: AdministratorArguments,
+
+    #[command(flatten)]
+    pub client: ClientArguments,
 
     /// Followers to start [default: 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=60),
@@ -135,20 +138,27 @@ impl ClusterArguments {
     /// # Errors
     /// When a KvCluster cannot be reached.
     pub(super) async fn running(&self) -> Result<Option<RunningCluster>> {
-        let token = || self.auth_token.clone();
         Ok(if let Some(leader) = &self.leader {
-            Some(cluster::remote(leader.clone(), self.followers.clone(), token()))
+            Some(cluster::remote(leader.clone(), self.followers.clone(), self.credentials()?))
         } else if self.kube.is_some() {
             Some(self.kvcluster().await?)
         } else {
-            self.compose.then(|| cluster::compose(token()))
+            self.compose.then(|| self.credentials().map(cluster::compose)).transpose()?
         })
+    }
+
+    /// What a cluster that runs already asks for. One that is started here has its tokens in `--node-setting`.
+    ///
+    /// # Errors
+    /// When a file of tokens has none.
+    pub(super) fn credentials(&self) -> Result<Credentials> {
+        Ok(Credentials { client_token: self.client.token()?, auth_token: self.administrator.token()? })
     }
 
     #[cfg(feature = "kubernetes")]
     async fn kvcluster(&self) -> Result<RunningCluster> {
         let (access, resource) = self.resource().await?;
-        cluster::kube(&access, resource).await
+        cluster::kube(&access, resource, self.credentials()?).await
     }
 
     #[cfg(not(feature = "kubernetes"))]

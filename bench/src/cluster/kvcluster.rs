@@ -13,7 +13,7 @@ use super::{
     running::REDIS_PORT,
     tunnel::{self, Destination, PORT},
 };
-use crate::client::NodeClient;
+use crate::client::{Credentials, NodeClient};
 
 /// How long it may take until the network lets a pod that has just started reach the leader.
 const REACH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -23,12 +23,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// When there is no such KvCluster, it does not get ready, or its leader cannot be reached.
-pub async fn kube(access: &Access, resource: KvClusterResource) -> Result<RunningCluster> {
+pub async fn kube(access: &Access, resource: KvClusterResource, credentials: Credentials) -> Result<RunningCluster> {
     let followers = resource.ready().await?;
     let failed = |error| eprintln!("a forwarded connection ended: {error:#}");
     let Way { description, leader, followers, redis, tunnels } =
         Way::open(access, &resource, followers, failed).await?;
-    let running = RunningCluster::new(&description, leader, followers, None);
+    let running = RunningCluster::new(&description, leader, followers, credentials);
     Ok(running.with_redis(redis).keeping(tunnels).controlled_by(Control::Resource(resource)))
 }
 
@@ -60,7 +60,7 @@ impl Way {
         } else {
             Self::outside(access, resource, followers, failed).await?
         };
-        reach(&NodeClient::new(NodeClient::http(1)?, &way.leader, None)).await?;
+        reach(&NodeClient::with(&Credentials::default(), &way.leader, 1)?).await?;
         Ok(way)
     }
 

@@ -37,7 +37,7 @@ use self::{
     wires::Wires,
 };
 use super::ports::{Ports, free_ports};
-use crate::client::NodeClient;
+use crate::client::{Credentials, NodeClient};
 
 /// How often a condition is looked at while it is waited for.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -120,6 +120,7 @@ pub struct LocalCluster {
     followers: Vec<NodeProcess>,
     data_directory: Option<PathBuf>,
     client: NodeClient,
+    credentials: Credentials,
     start_timeout: Duration,
     starts: u64,
     /// No other bench takes them while a node is down.
@@ -133,8 +134,8 @@ impl LocalCluster {
     /// When a node ends or the time is up; the error shows the end of the log of the node that failed.
     pub async fn start(options: LocalClusterOptions) -> Result<Self> {
         let (leader, followers, ports) = nodes(&options)?;
-        let token = options.environment.iter().find(|(name, _)| name == "AUTH_TOKEN").map(|(_, token)| token.as_str());
-        let client = NodeClient::new(NodeClient::http(1)?, &leader.url(), token);
+        let credentials = Credentials::of_nodes(&options.environment)?;
+        let client = NodeClient::with(&credentials, &leader.url(), 1)?;
         let LocalClusterOptions { data_directory, start_timeout, .. } = options;
         let mut cluster = Self {
             leader,
@@ -142,6 +143,7 @@ impl LocalCluster {
             followers,
             data_directory,
             client,
+            credentials,
             start_timeout,
             starts: 1,
             ports: vec![ports],
@@ -152,6 +154,11 @@ impl LocalCluster {
         cluster.leader.start()?;
         cluster.wait_until_open().await?;
         Ok(cluster)
+    }
+
+    /// What its nodes asked for when they started.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// Where the leader listens for Redis' protocol, `127.0.0.1:port`.
@@ -515,7 +522,7 @@ fn nodes(options: &LocalClusterOptions) -> Result<(NodeProcess, Vec<NodeProcess>
 
 async fn start_and_listen(node: &mut NodeProcess, timeout: Duration) -> Result<()> {
     node.start()?;
-    let client = NodeClient::new(NodeClient::http(0)?, &node.url(), None);
+    let client = NodeClient::with(&Credentials::default(), &node.url(), 0)?;
     let deadline = Instant::now() + timeout;
     while !client.is_listening().await {
         fail_if_exited(node)?;

@@ -6,6 +6,7 @@ use super::{
     control::Control,
     local::{LocalCluster, LocalClusterOptions},
 };
+use crate::client::Credentials;
 
 /// Where nodes listen for Redis' protocol unless they are set up otherwise.
 pub(super) const REDIS_PORT: u16 = 6379;
@@ -20,8 +21,8 @@ pub struct RunningCluster {
     pub follower_urls: Vec<String>,
     /// Where the leader listens for Redis' protocol, `host:port`; whether it does is for the caller to see.
     pub leader_redis: String,
-    /// Bearer token for changing settings, where the cluster asks for one.
-    pub token: Option<String>,
+    /// What its nodes ask for.
+    pub credentials: Credentials,
     /// Where a sweep asks for a quorum.
     pub control: Control,
     /// Processes, tunnels and the like; dropping it ends them.
@@ -29,12 +30,12 @@ pub struct RunningCluster {
 }
 
 impl RunningCluster {
-    /// A cluster that runs by itself; its leader takes settings from everyone who has the token, and speaks Redis' protocol
+    /// A cluster that runs by itself; its leader takes settings from everyone who has its token, and speaks Redis' protocol
     /// at the usual port.
-    pub fn new(description: &str, leader_url: String, follower_urls: Vec<String>, token: Option<String>) -> Self {
+    pub fn new(description: &str, leader_url: String, follower_urls: Vec<String>, credentials: Credentials) -> Self {
         let leader_redis = format!("{}:{REDIS_PORT}", host(&leader_url));
         let (description, control) = (description.to_owned(), Control::Leader);
-        Self { description, leader_url, follower_urls, leader_redis, token, control, kept: None }
+        Self { description, leader_url, follower_urls, leader_redis, credentials, control, kept: None }
     }
 
     /// The same cluster, whose leader listens for Redis' protocol at `leader_redis`.
@@ -74,15 +75,16 @@ impl std::fmt::Debug for RunningCluster {
 /// As [`LocalCluster::start`].
 pub async fn local(options: LocalClusterOptions) -> Result<RunningCluster> {
     let cluster = LocalCluster::start(options).await?;
-    let running = RunningCluster::new("local processes", cluster.leader_url(), cluster.follower_urls(), None);
+    let credentials = cluster.credentials().clone();
+    let running = RunningCluster::new("local processes", cluster.leader_url(), cluster.follower_urls(), credentials);
     Ok(running.with_redis(cluster.leader_redis()).keeping(cluster))
 }
 
 /// The cluster of `deploy/docker-compose.yml`, which must be up already: leader on port 8000, followers on 8001-8005, Redis'
 /// protocol where `REDIS_PORT` puts it.
-pub fn compose(token: Option<String>) -> RunningCluster {
+pub fn compose(credentials: Credentials) -> RunningCluster {
     let followers = (8001..=8005).map(|port| format!("http://localhost:{port}")).collect();
-    let running = RunningCluster::new("docker compose", "http://localhost:8000".to_owned(), followers, token);
+    let running = RunningCluster::new("docker compose", "http://localhost:8000".to_owned(), followers, credentials);
     match std::env::var("REDIS_PORT").ok().filter(|port| !port.is_empty()) {
         Some(port) => running.with_redis(format!("localhost:{port}")),
         None => running,
@@ -90,9 +92,9 @@ pub fn compose(token: Option<String>) -> RunningCluster {
 }
 
 /// The cluster of the leader at `leader_url`; without followers their answers are not compared.
-pub fn remote(leader_url: String, follower_urls: Vec<String>, token: Option<String>) -> RunningCluster {
+pub fn remote(leader_url: String, follower_urls: Vec<String>, credentials: Credentials) -> RunningCluster {
     let description = format!("cluster at {leader_url}");
-    RunningCluster::new(&description, leader_url, follower_urls, token)
+    RunningCluster::new(&description, leader_url, follower_urls, credentials)
 }
 
 /// The host of `http://host:port`, as it stands there.
@@ -113,7 +115,7 @@ mod tests {
             ("http://[::1]:8000", "[::1]:6379"),
             ("http://[::1]", "[::1]:6379"),
         ] {
-            assert_eq!(remote(url.to_owned(), Vec::new(), None).leader_redis, expected);
+            assert_eq!(remote(url.to_owned(), Vec::new(), Credentials::default()).leader_redis, expected);
         }
     }
 }

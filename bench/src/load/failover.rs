@@ -169,10 +169,10 @@ pub async fn measure(
     let FailoverOptions { rounds, loss, clients, fill, patience } = options;
     report("starting the cluster", 0);
     let mut cluster = LocalCluster::start(LocalClusterOptions { start_timeout: patience, ..cluster }).await?;
-    let client = NodeClient::new(NodeClient::http(FILL_CONNECTIONS)?, &cluster.leader_url(), None);
+    let client = NodeClient::with(cluster.credentials(), &cluster.leader_url(), FILL_CONNECTIONS)?;
     write(&client, FILL_CONNECTIONS, fill, FILL_VALUE_BYTES, fill_key).await?;
     let (_, standby) = cluster.start_rival().await?;
-    let http = reqwest::Client::builder().no_proxy().redirect(Policy::none()).timeout(ANSWER_TIMEOUT).build()?;
+    let http = cluster.credentials().builder()?.redirect(Policy::none()).timeout(ANSWER_TIMEOUT).build()?;
     let shared = Arc::new(Shared {
         urls: [cluster.leader_url(), standby],
         http,
@@ -206,7 +206,7 @@ pub async fn measure(
     while let Some(written) = writers.join_next().await {
         last_written.push(written.context("a client panicked")?);
     }
-    let dump = NodeClient::new(NodeClient::http(1)?, &cluster.leader_url(), None).dump().await?;
+    let dump = NodeClient::with(cluster.credentials(), &cluster.leader_url(), 1)?.dump().await?;
     let mut lost = Vec::new();
     for (client, written) in last_written {
         let found = dump.get(&key_of(client)).and_then(|entry| entry.value.as_text()?.parse::<u64>().ok()).unwrap_or(0);
@@ -284,7 +284,7 @@ fn longest_gap_ms(begun: Instant, acknowledged: &[Acknowledged]) -> f64 {
 
 /// Waits until one process leads with every follower and the other is its standby.
 async fn settled(cluster: &LocalCluster, standby: &str, patience: Duration) -> Result<()> {
-    let leader = NodeClient::new(NodeClient::http(1)?, &cluster.leader_url(), None);
+    let leader = NodeClient::with(cluster.credentials(), &cluster.leader_url(), 1)?;
     let standby = leader.at(standby);
     let followers = cluster.follower_urls().len();
     until("the cluster does not settle", patience, async || {

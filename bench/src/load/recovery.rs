@@ -82,7 +82,7 @@ pub struct Recovery {
 pub async fn measure(cluster: LocalClusterOptions, options: RecoveryOptions, say: impl Fn(&str)) -> Result<Recovery> {
     let data = cluster.data_directory.clone().context("recovery is measured with followers that have a disk")?;
     let mut cluster = LocalCluster::start(LocalClusterOptions { start_timeout: options.patience, ..cluster }).await?;
-    let client = NodeClient::new(NodeClient::http(options.connections)?, &cluster.leader_url(), None);
+    let client = NodeClient::with(cluster.credentials(), &cluster.leader_url(), options.connections)?;
     let followers = cluster.follower_urls().len();
     let first = data.join("follower1");
     let mut result = Recovery::default();

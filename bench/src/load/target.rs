@@ -94,6 +94,8 @@ pub struct LoadTarget {
     pub followers: Vec<SocketAddr>,
     /// Empty when it is not on this machine.
     pub processes: Processes,
+    /// Token of a client, where the nodes ask for one.
+    pub token: Option<String>,
 }
 
 impl LoadTarget {
@@ -130,13 +132,14 @@ impl LoadTarget {
     }
 
     fn protocol(&self, address: SocketAddr, read_from: ReadFrom, explain: bool) -> Box<dyn Protocol> {
+        let token = self.token.as_deref();
         match self.dialect {
             Dialect::Http => {
                 let suffix = if read_from == ReadFrom::Local { "&consistency=local" } else { "" };
-                Box::new(Http::new(&address.to_string(), suffix, explain))
+                Box::new(Http::new(&address.to_string(), suffix, explain, token))
             }
             Dialect::Etcd => Box::new(Etcd::new(&address.to_string())),
-            Dialect::Redis { acknowledgement } => Box::new(Resp::new(acknowledgement, WAIT_MS.into())),
+            Dialect::Redis { acknowledgement } => Box::new(Resp::new(acknowledgement, WAIT_MS.into(), token)),
         }
     }
 }

@@ -67,8 +67,8 @@ pub async fn sweep(
     progress: &Progress,
 ) -> Result<SweepReport> {
     let started_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let http = NodeClient::http(options.workload.concurrency)?;
-    let leader = NodeClient::new(http.clone(), &cluster.leader_url, cluster.token.as_deref());
+    let http = cluster.credentials.http(options.workload.concurrency)?;
+    let leader = NodeClient::new(http.clone(), &cluster.leader_url, cluster.credentials.auth_token.as_deref());
     let config = leader.config().await?;
     let status = leader.status().await?;
     let settings = settle(options, &config)?;
@@ -235,6 +235,7 @@ fn followers_missing(status: &LeaderStatus) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Credentials;
 
     fn config() -> ConfigView {
         serde_json::from_value(serde_json::json!({"generation": 7, "write_quorum": 2, "followers": 5,
@@ -284,7 +285,8 @@ mod tests {
         assert_eq!(error.to_string(), "write quorum 7 is not possible with 5 followers");
         let error = settle(&SweepOptions { min_delay_ms: Some(90), ..options() }, &config()).expect_err("90 above 60");
         assert_eq!(error.to_string(), "minimum delay of 90 ms is above the maximum delay of 60 ms");
-        let cluster = RunningCluster::new("test", "http://leader".into(), vec!["http://follower".into()], None);
+        let cluster =
+            RunningCluster::new("test", "http://leader".into(), vec!["http://follower".into()], Credentials::default());
         let error = check_followers(&cluster, &config()).expect_err("1 of 5");
         assert_eq!(error.to_string(), "1 follower URLs were given, but the leader has 5 followers");
     }

@@ -76,6 +76,10 @@ type Row = (&'static str, Vec<u8>, u16, &'static str);
 fn of_browsers() -> Vec<Row> {
     let foreign = |origin: &str| post(&format!("Content-Type: text/plain\r\nOrigin: {origin}\r\n"));
     let words = "may not use this node: ALLOWED_ORIGINS does not list it";
+    let caused = |line: &str, site: &str, mode: &str| {
+        request(line, &format!("Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: {mode}\r\n"), "")
+    };
+    let of_another = "pages of other origins may not use this node, and Sec-Fetch-Site is";
     vec![
         ("a simple POST of any page", foreign("http://evil.example"), 403, words),
         ("of a page without an origin", foreign("null"), 403, words),
@@ -102,6 +106,10 @@ fn of_browsers() -> Vec<Row> {
             words,
         ),
         ("an unknown route", request("POST /nowhere", "Origin: http://evil.example\r\n", WRITE), 403, words),
+        ("an image of any page", caused("GET /backup", "cross-site", "no-cors"), 403, of_another),
+        ("a link of any page to data", caused("GET /dump", "cross-site", "navigate"), 403, of_another),
+        ("a page at another port", caused("GET /backup", "same-site", "no-cors"), 403, of_another),
+        ("a frame with the page", caused("GET /", "cross-site", "no-cors"), 403, of_another),
     ]
 }
 
@@ -205,6 +213,8 @@ fn of_routes() -> Vec<Row> {
         ("PUT", request("PUT /put", "", WRITE), 405, not_allowed),
         ("OPTIONS without an origin", request("OPTIONS /put", "", ""), 405, not_allowed),
         ("TRACE", request("TRACE /get?key=k", "", ""), 405, not_allowed),
+        ("POST of the page", request("POST /", "", WRITE), 405, not_allowed),
+        ("DELETE of a file of the page", request("DELETE /page/main.js", "", ""), 405, not_allowed),
         ("an unknown method", request("BREW /delete", "", ""), 405, not_allowed),
         ("POST of a read", request("POST /get?key=k", "", WRITE), 405, not_allowed),
         ("DELETE of a dump", request("DELETE /dump", "", ""), 405, not_allowed),
@@ -256,6 +266,8 @@ async fn a_wrong_method_is_answered_with_the_right_ones() {
         (&leader, "/config", "GET,HEAD,PATCH"),
         (&leader, "/recover", "POST"),
         (&leader, "/backup", "GET,HEAD"),
+        (&leader, "/", "GET,HEAD"),
+        (&follower, "/", "GET,HEAD"),
         (&follower, "/get", "GET,HEAD"),
         (&follower, "/replicate", "POST"),
         (&follower, "/status", "GET,HEAD"),
@@ -301,6 +313,18 @@ async fn programs_pages_of_the_node_and_named_origins_are_served() {
         assert_eq!(answer.status, 200, "{headers}: {}", answer.body);
         assert_eq!(answer.header("access-control-allow-origin"), origin, "{headers}");
         assert_eq!(answer.header("vary"), origin.map(|_| "Origin"), "{headers}");
+    }
+    // What a visitor does, a script of the node's own page, and a link to that page.
+    for (line, site, status) in [
+        ("GET /get?key=k", "none", 200),
+        ("GET /get?key=k", "same-origin", 200),
+        ("POST /put", "cross-site", 200),
+        ("GET /", "cross-site", 200),
+    ] {
+        let headers = format!("Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: navigate\r\nAccept: text/html\r\n");
+        let body = if line.starts_with("POST") { WRITE } else { "" };
+        let answer = send(&leader, &request(line, &headers, body)).await;
+        assert_eq!(answer.status, status, "{line} of {site}: {}", answer.body);
     }
     let refused = send(&leader, &post("Origin: https://app.example.evil\r\n")).await;
     assert_eq!((refused.status, refused.header("access-control-allow-origin")), (403, None));

@@ -12,6 +12,8 @@ use crate::{
 
 const TOKEN: &str = "token of the page's test";
 
+const OF_CLIENTS: &str = "token-of-clients";
+
 /// The text of the element with this id.
 fn text(id: &str) -> String {
     format!("document.getElementById('{id}').textContent")
@@ -143,6 +145,39 @@ async fn the_page_shows_and_changes_the_cluster() {
     page.open(&cluster.follower_url(0)).await;
     page.until(&format!("{}.includes('{}')", text("rows"), cluster.leader_url())).await;
     page.until(&format!("{} === 'synced'", text("state"))).await;
+    assert!(page.faults.is_empty(), "{:?}", page.faults);
+}
+
+/// Clients have a token of their own: the page asks for it when it opens, once for all that it does with keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_asks_for_the_token_of_clients() {
+    let Some(program) = installed() else { return };
+    let logs = TempDir::new().expect("a directory");
+    let file = logs.path().join("tokens");
+    std::fs::write(&file, format!("{OF_CLIENTS}\n")).expect("written");
+    let settings = [("AUTH_TOKEN", TOKEN), ("CLIENT_TOKEN_FILE", file.to_str().expect("text"))];
+    let cluster = one_follower(KV_BENCH, logs.path(), &settings).await;
+    let mut page = Chromium::start(program).await;
+    page.open(&cluster.leader_url()).await;
+    page.until("document.activeElement.id === 'client-token' && document.activeElement.checkVisibility()").await;
+    page.until(&format!("{} === 'not live: the leader asks for the token of a client.'", text("link"))).await;
+    page.enter("another token").await;
+    page.evaluate("document.getElementById('client-token-form').requestSubmit()").await;
+    page.until(&format!("{} === 'not live: the leader refuses this token.'", text("link"))).await;
+    page.enter(OF_CLIENTS).await;
+    page.evaluate("document.getElementById('client-token-form').requestSubmit()").await;
+    page.until(&format!("{} === 'open' && {} === 'live'", text("state"), text("link"))).await;
+    page.until("!document.getElementById('client-token-form').checkVisibility()").await;
+    page.evaluate("document.getElementById('put-form').requestSubmit()").await;
+    page.until(&format!("/^Committed: color has seq 1,/.test({})", text("kv-answer"))).await;
+    // Settings need the other token.
+    page.evaluate("document.getElementById('max-delay').value = '7'").await;
+    page.evaluate("document.getElementById('max-delay').dispatchEvent(new Event('change'))").await;
+    page.until(&format!("{} === 'The leader asks for the token of the cluster.'", text("settings-answer"))).await;
+    page.enter(TOKEN).await;
+    page.evaluate("document.getElementById('token-form').requestSubmit()").await;
+    page.until(&format!("{} === '7 ms'", text("max-delay-value"))).await;
+    page.until("!document.getElementById('token-form').checkVisibility()").await;
     assert!(page.faults.is_empty(), "{:?}", page.faults);
 }
 

@@ -108,7 +108,7 @@ async fn browsers_get_a_page_and_programs_what_they_got_before() {
         assert_eq!(ask(&standby, accept).await.status(), StatusCode::TEMPORARY_REDIRECT);
     }
     let posted = reqwest::Client::new().post(&leader).header(header::ACCEPT, BROWSER).send().await.expect("an answer");
-    assert_eq!(posted.status(), StatusCode::NOT_FOUND, "only reads get the page");
+    assert_eq!(posted.status(), StatusCode::METHOD_NOT_ALLOWED, "only reads get the page");
 
     let elsewhere = ask(&format!("{follower}/live"), "*/*").await;
     assert_eq!(elsewhere.status(), StatusCode::NOT_FOUND);

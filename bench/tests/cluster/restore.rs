@@ -9,7 +9,7 @@ use std::{
 };
 
 use kv_bench::{
-    client::{Dump, Entry, NodeClient},
+    client::{Credentials, Dump, Entry, NodeClient},
     cluster::{LocalCluster, LocalClusterOptions},
 };
 use kv_node::{backup::Writer, protocol::leader::Saved};
@@ -115,7 +115,7 @@ async fn assert_whole(cluster: &mut LocalCluster, expected: &Dump) {
     assert_eq!(get_last(&cluster.leader_url()).await.0, StatusCode::OK);
     assert!(dump(cluster).await == *expected, "the leader has something else than the backup");
     for url in cluster.follower_urls() {
-        let follower = NodeClient::new(NodeClient::http(1).expect("a client"), &url, None);
+        let follower = NodeClient::with(&Credentials::default(), &url, 1).expect("a client");
         eventually("a follower that has the whole backup", async || {
             (follower.dump().await.ok()? == *expected).then_some(())
         })

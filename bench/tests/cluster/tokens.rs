@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use reqwest::{Client, Method};
 use tempfile::TempDir;
+use tokio::process::Command;
 
-use crate::support::{KV_BENCH, eventually};
+use crate::support::{KV_BENCH, KVCTL, eventually, kv_bench, stderr, stdout};
 
 const CLIENT: &str = "client-token";
 const OF_THE_CLUSTER: &str = "cluster-token";
@@ -143,6 +144,17 @@ async fn tokens_rotate_while_clients_write_and_nodes_restart() {
     })
     .await;
     assert!(text.contains("the tokens that it had before stay in force"), "{text}");
+    let shown = async |path: &str| {
+        let answer = send(Method::GET, &format!("{}{path}", cluster.leader_url()), None, "").await;
+        answer.text().await.expect("text")
+    };
+    let warned: serde_json::Value = serde_json::from_str(&shown("/status").await).expect("JSON");
+    assert!(warned["warnings"][0].as_str().is_some_and(|warning| warning.contains(words)), "{warned}");
+    let metric =
+        |setting: &str, value: u8| format!("kvcluster_setting_file_unusable{{setting=\"{setting}\"}} {value}\n");
+    let metrics = shown("/metrics").await;
+    assert!(metrics.contains(&metric("CLIENT_TOKEN_FILE", 1)), "{metrics}");
+    assert!(metrics.contains(&metric("AUTH_TOKEN_FILE", 0)), "{metrics}");
     fs::remove_file(&files.clients).expect("removed");
     eventually("another line in the log", async || {
         assert_eq!(code("client-new").await, 200);
@@ -152,4 +164,56 @@ async fn tokens_rotate_while_clients_write_and_nodes_restart() {
     .await;
     let text = fs::read_to_string(&log).expect("read");
     assert_eq!(text.matches(words).count(), 1, "{text}");
+    // A file that is whole again ends the warning.
+    write(&files.clients, "client-new");
+    eventually("no warning", async || (!shown("/status").await.contains("warnings")).then_some(())).await;
+    assert!(shown("/metrics").await.contains(&metric("CLIENT_TOKEN_FILE", 0)));
+}
+
+/// Everything that works with a cluster without tokens works with one that has them, and says so where they are missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tools_show_the_tokens() {
+    let directory = TempDir::new().expect("a directory");
+    let (cluster, files) = guarded(directory.path()).await;
+    let (leader, followers) = (cluster.leader_url(), cluster.follower_urls().join(","));
+    let out = directory.path().join("out");
+    let (clients, of_the_cluster) = (files.clients.display().to_string(), files.cluster.display().to_string());
+    let redis = format!("--redis-address={}", cluster.leader_redis());
+    let running = ["--leader", &leader, "--followers", &followers];
+    let sweep = ["sweep", "--writes", "20", "--concurrency", "2", "--max-delay-ms", "1", "--quorums", "1,2"];
+    let load = ["load", "--connections", "2", "--seconds", "0.2", "--warmup-seconds", "0", "--reads", "0.5"];
+    let over_redis = [&load[..], &["--protocol", "redis", "--pipeline", "4", &redis]].concat();
+    let tokens = ["--client-token-file", &clients, "--auth-token-file", &of_the_cluster];
+    for command in [&sweep[..], &load, &over_redis] {
+        let with = kv_bench(&out, &[command, &running, &tokens].concat()).await;
+        assert!(with.status.success(), "{command:?}: {} {}", stdout(&with), stderr(&with));
+        let text = stdout(&with);
+        assert!(!text.contains("refused") && !text.contains("NOAUTH"), "{command:?}: {text}");
+        let without = kv_bench(&out, &[command, &running].concat()).await;
+        let text = [stdout(&without), stderr(&without)].concat();
+        assert!(text.contains("needs the bearer token of") || text.contains("NOAUTH"), "{command:?}: {text}");
+    }
+    let backup = directory.path().join("backup").display().to_string();
+    for (token, succeeds) in [(&of_the_cluster, true), (&clients, false)] {
+        let mut command = Command::new(KVCTL);
+        command.args(["backup", "--leader", &leader, "--to", &backup, "--auth-token-file", token]);
+        let output = command.output().await.expect("kvctl runs");
+        assert_eq!(output.status.success(), succeeds, "{}", stderr(&output));
+    }
+}
+
+/// A check starts its own cluster, whose nodes ask for tokens by their settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_runs_with_tokens() {
+    let directory = TempDir::new().expect("a directory");
+    let (clients, cluster) = (directory.path().join("clients"), directory.path().join("cluster"));
+    write(&clients, CLIENT);
+    write(&cluster, OF_THE_CLUSTER);
+    let setting = |name: &str, path: &Path| format!("--node-setting={name}={}", path.display());
+    let (clients, cluster) = (setting("CLIENT_TOKEN_FILE", &clients), setting("AUTH_TOKEN_FILE", &cluster));
+    let check =
+        ["check", "--rounds", "1", "--faults", "quorum", "--fill", "50", "--follower-count", "3", &clients, &cluster];
+    let output = kv_bench(&directory.path().join("out"), &check).await;
+    let text = stdout(&output);
+    assert!(output.status.success() && !text.contains("HTTP 401"), "{text} {}", stderr(&output));
 }

@@ -165,6 +165,7 @@ async fn a_redis_whose_replicas_are_too_few_does_not_count() {
             leader,
             followers: Vec::new(),
             processes: Processes::default(),
+            token: None,
         };
         let options = LoadOptions {
             pace: Pace::Closed,

@@ -3,7 +3,7 @@
 use std::{path::Path, process::Output};
 
 use kv_bench::{
-    client::{Dump, NodeClient},
+    client::{Credentials, Dump, NodeClient},
     cluster::{LocalCluster, LocalClusterOptions},
 };
 use serde_json::{Value, json};
@@ -63,5 +63,5 @@ pub(crate) async fn put(cluster: &LocalCluster, key: &str, value: &str) -> u64 {
 
 /// What the leader has.
 pub(crate) async fn dump(cluster: &LocalCluster) -> Dump {
-    NodeClient::new(NodeClient::http(1).expect("a client"), &cluster.leader_url(), None).dump().await.expect("a dump")
+    NodeClient::with(&Credentials::default(), &cluster.leader_url(), 1).expect("a client").dump().await.expect("a dump")
 }

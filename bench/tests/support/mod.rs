@@ -55,7 +55,10 @@ pub(crate) async fn connect(url: &str) -> TcpStream {
 /// `kv-bench` with these arguments, results in `out`, run to its end.
 pub(crate) async fn kv_bench(out: &Path, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(KV_BENCH);
-    command.args(arguments).arg("--out").arg(out).env_remove("AUTH_TOKEN").kill_on_drop(true);
+    command.args(arguments).arg("--out").arg(out).kill_on_drop(true);
+    for name in ["AUTH_TOKEN", "AUTH_TOKEN_FILE", "CLIENT_TOKEN", "CLIENT_TOKEN_FILE"] {
+        command.env_remove(name);
+    }
     command.output().await.expect("kv-bench runs")
 }
 

@@ -136,7 +136,7 @@ pub(super) async fn leader_health(State(state): State<LeaderSite>) -> Response {
 
 /// `GET /metrics` at a leader.
 pub(super) async fn leader_metrics(State(state): State<LeaderSite>) -> Response {
-    metrics_page(metrics::of_leader(&state.metrics, state.leader.view()))
+    metrics_page(metrics::of_leader(&state.metrics, state.leader.view(), state.site.files()))
 }
 
 /// `GET /status` at a follower.
@@ -163,7 +163,7 @@ pub(super) async fn follower_health() -> Json<Value> {
 
 /// `GET /metrics` at a follower.
 pub(super) async fn follower_metrics(State(state): State<FollowerSite>) -> Response {
-    metrics_page(metrics::of_follower(&state.replica))
+    metrics_page(metrics::of_follower(&state.replica, state.site.files()))
 }
 
 fn ready(ok: bool, message: &str) -> Response {

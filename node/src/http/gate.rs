@@ -2,6 +2,7 @@
 //!
 //! - A web browser sends requests in the name of any page that its user visits. The `Origin` header
 //!   names that page. The node serves its own origin and the named ones, and refuses all others.
+//! - Images and links of a page cause a GET without `Origin`. `Sec-Fetch-Site` shows that they are of another page.
 //! - A page can point its own host name at this node (DNS rebinding), and is then of the same origin.
 //!   A node that knows its names refuses requests for other names.
 //! - A head with more than one meaning is refused, since a proxy may have read the other one.
@@ -23,8 +24,14 @@ use super::answer::Answer;
 use super::error::ApiError;
 
 /// Headers that a request may have once: handlers read only the first of several.
-const SINGLE: [HeaderName; 6] =
-    [HOST, ORIGIN, AUTHORIZATION, IF_MATCH, IF_NONE_MATCH, HeaderName::from_static("idempotency-key")];
+const SINGLE: [HeaderName; 7] =
+    [HOST, ORIGIN, AUTHORIZATION, IF_MATCH, IF_NONE_MATCH, HeaderName::from_static("idempotency-key"), SEC_FETCH_SITE];
+
+/// Whether the page that causes the request is of another origin, in the words of the browser.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whether the browser shows the answer in place of the page.
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// Maximum characters of a header that an error repeats.
 const SHOWN_CHARS: usize = 100;
@@ -89,7 +96,10 @@ impl Gate {
         if !self.hosts.is_empty() {
             self.check_host(uri, headers)?;
         }
-        headers.get(ORIGIN).map_or(Ok(None), |origin| self.check_origin(origin, uri, headers))
+        match headers.get(ORIGIN) {
+            Some(origin) => self.check_origin(origin, uri, headers),
+            None => check_fetch_site(request).map(|()| None),
+        }
     }
 
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -153,6 +163,22 @@ fn check_single(headers: &HeaderMap) -> Result<(), ApiError> {
         }
         None => Ok(()),
     }
+}
+
+/// Refuses what another page causes without an `Origin`: a GET by an image or a link, which could start a backup. A
+/// browser sends `Origin` with every other method. A link to the page of the node stays usable.
+fn check_fetch_site<B>(request: &Request<B>) -> Result<(), ApiError> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let value = |name| request.headers().get(name).map(HeaderValue::as_bytes);
+    let Some(site @ (b"cross-site" | b"same-site")) = value(SEC_FETCH_SITE) else { return Ok(()) };
+    if request.uri().path() == "/" && value(SEC_FETCH_MODE) == Some(b"navigate") {
+        return Ok(());
+    }
+    let site = String::from_utf8_lossy(site);
+    let message = format!("pages of other origins may not use this node, and Sec-Fetch-Site is {site}");
+    Err(ApiError::early(StatusCode::FORBIDDEN, message))
 }
 
 /// Hyper decodes `chunked` and passes on the rest, which a handler would take for the body.

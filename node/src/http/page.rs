@@ -1,7 +1,7 @@
 //! The page at `/` for browsers. The files are part of the program and load nothing from elsewhere.
 
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
 use super::error::ApiError;
@@ -12,7 +12,7 @@ const LEADER: &str = include_str!("page/leader.html");
 const OTHER: &str = include_str!("page/other.html");
 
 /// The files that the pages load, by name.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     ("style.css", include_str!("page/style.css")),
     ("main.js", include_str!("page/main.js")),
     ("updates.js", include_str!("page/updates.js")),
@@ -22,6 +22,7 @@ const FILES: [(&str, &str); 10] = [
     ("lessons.js", include_str!("page/lessons.js")),
     ("controls.js", include_str!("page/controls.js")),
     ("draw.js", include_str!("page/draw.js")),
+    ("tokens.js", include_str!("page/tokens.js")),
     ("other.js", include_str!("page/other.js")),
 ];
 
@@ -53,26 +54,18 @@ pub(super) async fn of_follower(state: State<FollowerSite>, request: Request) ->
 pub(super) async fn file(Path(name): Path<String>, request: Request) -> Response {
     let found = FILES.iter().find(|(known, _)| *known == name);
     match found {
-        Some((name, text)) if is_read(request.method()) => {
+        Some((name, text)) => {
             let media_type =
                 if name.ends_with(".css") { "text/css; charset=utf-8" } else { "text/javascript; charset=utf-8" };
             answer(media_type, text)
         }
-        _ => ApiError::no_route(request.uri().path()).into_response(),
+        None => ApiError::no_route(request.uri().path()).into_response(),
     }
-}
-
-fn is_read(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD)
 }
 
 /// Whether a browser asks for a page. Programs that name no media type, or any, get JSON.
 fn wants_page(request: &Request) -> bool {
-    is_read(request.method()) && accepts_html(request.headers())
-}
-
-fn accepts_html(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let accepted = request.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepted
         .flat_map(|value| value.split(','))
         .any(|range| range.split(';').next().is_some_and(|range| range.trim().eq_ignore_ascii_case("text/html")))

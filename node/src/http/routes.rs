@@ -78,8 +78,8 @@ impl LeaderService {
             .route("/dump", get(dump::of_leader))
             .route("/keys", get(keys::of_leader))
             .route("/config", get(admin::config))
-            .route("/", any(page::of_leader))
-            .route("/page/{name}", any(page::file))
+            .route("/", get(page::of_leader))
+            .route("/page/{name}", get(page::file))
             .route(openapi::PATH, get(openapi::openapi))
             .route("/live", get(live::live))
             .route("/watch", get(watch::watch))
@@ -147,8 +147,8 @@ impl FollowerService {
             open = open.route(path, any(replica::not_the_leader));
         }
         let open = open
-            .route("/", any(page::of_follower))
-            .route("/page/{name}", any(page::file))
+            .route("/", get(page::of_follower))
+            .route("/page/{name}", get(page::file))
             .route(openapi::PATH, get(openapi::openapi))
             .route("/get", any(only_get))
             .route("/dump", get(dump::of_follower))

@@ -6,7 +6,7 @@ use kvcluster_api::status::{
 };
 use kvcluster_api::tolerance::Tolerance;
 
-use super::{FollowerSite, LeaderSite};
+use super::{FollowerSite, LeaderSite, Site};
 use crate::protocol::leader::{CandidateView, RecoveryView, Unfinished};
 use crate::protocol::types;
 use crate::replication::coordinator::{Condition, PlaceView};
@@ -36,6 +36,7 @@ pub(super) fn of_leader(site: &LeaderSite) -> LeaderStatus {
         recovery: view.recovery.as_ref().map(recovery),
         followers: view.followers.into_iter().map(follower).collect(),
         config: view.config,
+        warnings: warnings(&site.site),
     }
 }
 
@@ -73,7 +74,12 @@ pub(super) fn of_follower(site: &FollowerSite) -> FollowerStatus {
         }),
         leader: view.leader.as_deref().map(str::to_owned),
         staleness_ms: view.staleness.map(|staleness| staleness.as_secs_f64() * 1e3),
+        warnings: warnings(&site.site),
     }
+}
+
+fn warnings(site: &Site) -> Vec<String> {
+    site.files().into_iter().filter_map(|file| file.trouble).collect()
 }
 
 /// The state of a leader, and one sentence about what it waits for.

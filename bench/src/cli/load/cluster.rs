@@ -63,6 +63,7 @@ pub(super) async fn cluster(arguments: &ClusterArguments, out: &Path) -> Result<
             leader: address(&running.leader_url)?,
             followers: running.follower_urls.iter().map(|url| address(url)).collect::<Result<_>>()?,
             processes: Processes::default(),
+            token: running.credentials.client_token.clone(),
         };
         let request_timeout = Duration::from_millis(TIMEOUT_MARGIN_MS.into()) + GRACE;
         let (leader_redis, _running) = (running.leader_redis.clone(), Some(running));
@@ -102,6 +103,7 @@ pub(in crate::cli) async fn start(
             followers: processes[1..].to_vec(),
             data_directories: data.as_ref().map(directories).unwrap_or_default(),
         },
+        token: cluster.credentials().client_token.clone(),
     };
     let request_timeout = Duration::from_millis(replication_timeout_ms.into()) + GRACE;
     let (leader_redis, has_delays) = (cluster.leader_redis(), max_delay_ms > 0);

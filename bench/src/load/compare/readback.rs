@@ -140,7 +140,7 @@ mod tests {
             }
         });
         let (description, followers) = ("fake".to_owned(), Vec::new());
-        LoadTarget { description, dialect, leader, followers, processes: Processes::default() }
+        LoadTarget { description, dialect, leader, followers, processes: Processes::default(), token: None }
     }
 
     fn acknowledged() -> BTreeMap<u64, String> {

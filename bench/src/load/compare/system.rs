@@ -38,7 +38,7 @@ impl System {
         };
         let leader = addresses[0];
         let followers = addresses[1..].to_vec();
-        let target = LoadTarget { description: name.clone(), dialect, leader, followers, processes };
+        let target = LoadTarget { description: name.clone(), dialect, leader, followers, processes, token: None };
         Self::new(name, target, servers)
     }
 }

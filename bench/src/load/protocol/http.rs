@@ -43,10 +43,14 @@ struct Head {
 }
 
 impl Http {
-    /// Talks to `host`; reads carry `get_suffix` after the key (`&consistency=local`), and writes ask which delays were
-    /// drawn if they should `explain` how long they took.
-    pub(in crate::load) fn new(host: &str, get_suffix: &str, explain: bool) -> Self {
+    /// Talks to `host` and shows it the token of a client; reads carry `get_suffix` after the key (`&consistency=local`), and
+    /// writes ask which delays were drawn if they should `explain` how long they took.
+    pub(in crate::load) fn new(host: &str, get_suffix: &str, explain: bool, token: Option<&str>) -> Self {
         let query = if explain { "?explain=true" } else { "" };
+        let host = match token {
+            Some(token) => format!("{host}\r\nAuthorization: Bearer {token}"),
+            None => host.to_owned(),
+        };
         let put_head =
             format!("POST /put{query} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: ");
         Self {
@@ -201,7 +205,7 @@ mod tests {
                              {\"ok\":true,\"seq\":1,\"message\":\"commit\"}";
 
     fn parsed(kind: Kind, text: &str) -> Result<Parsed, String> {
-        let mut http = Http::new("leader", "", false);
+        let mut http = Http::new("leader", "", false, None);
         http.under_way = kind;
         http.parse(text.as_bytes(), &mut Vec::new())
     }
@@ -215,7 +219,7 @@ mod tests {
     fn an_answer_cut_anywhere_is_the_same_answer() {
         let two = format!("{COMMITTED}{COMMITTED}");
         for first in 0..COMMITTED.len() {
-            let mut http = Http::new("leader", "", false);
+            let mut http = Http::new("leader", "", false, None);
             let mut out = Vec::new();
             assert_eq!(http.parse(&two.as_bytes()[..first], &mut out), Ok(Parsed::nothing_yet()), "cut at {first}");
             let second = first + (COMMITTED.len() - first) / 2;
@@ -230,7 +234,7 @@ mod tests {
 
     #[test]
     fn requests_are_whole_and_their_length_is_right() {
-        let mut http = Http::new("h:1", "&consistency=local", false);
+        let mut http = Http::new("h:1", "&consistency=local", false, None);
         let mut out = Vec::new();
         http.request(Operation::Put { key: "k7", value: "abc" }, &mut out).expect("expressible");
         let text = String::from_utf8(out).expect("text");
@@ -241,6 +245,10 @@ mod tests {
         let mut out = Vec::new();
         http.request(Operation::Get { key: "k7" }, &mut out).expect("expressible");
         assert_eq!(out, b"GET /get?key=k7&consistency=local HTTP/1.1\r\nHost: h:1\r\n\r\n");
+        let mut out = Vec::new();
+        http = Http::new("h:1", "", false, Some("of a client"));
+        http.request(Operation::Get { key: "k7" }, &mut out).expect("expressible");
+        assert_eq!(out, b"GET /get?key=k7 HTTP/1.1\r\nHost: h:1\r\nAuthorization: Bearer of a client\r\n\r\n");
     }
 
     #[test]
@@ -286,7 +294,7 @@ mod tests {
 
     #[test]
     fn the_delay_of_the_quorum_is_asked_for_and_read() {
-        let mut http = Http::new("h:1", "", true);
+        let mut http = Http::new("h:1", "", true, None);
         let mut out = Vec::new();
         http.request(Operation::Put { key: "k7", value: "abc" }, &mut out).expect("expressible");
         assert!(out.starts_with(b"POST /put?explain=true HTTP/1.1\r\nHost: h:1\r\n"));

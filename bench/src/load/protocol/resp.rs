@@ -16,6 +16,8 @@ const WORD_BYTES_MAX: usize = 24;
 pub(in crate::load) struct Resp {
     acknowledgement: Acknowledgement,
     wait_ms: u64,
+    /// Of a client, where the node asks for one.
+    token: Option<String>,
     /// What comes next, the oldest first.
     expected: VecDeque<Expected>,
     /// Answers to writes that count once it is known how many replicas have them.
@@ -25,6 +27,8 @@ pub(in crate::load) struct Resp {
 /// One part of the answers to a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
+    /// Whether the token is one. If it is not, the answers to what follows say so.
+    Auth,
     /// `+OK` of SET.
     Set,
     /// A value.
@@ -38,9 +42,11 @@ enum Expected {
 }
 
 impl Resp {
-    /// A write counts when the acknowledgement is there; replicas get `wait_ms` for theirs.
-    pub(in crate::load) fn new(acknowledgement: Acknowledgement, wait_ms: u64) -> Self {
-        Self { acknowledgement, wait_ms, expected: VecDeque::new(), held: VecDeque::new() }
+    /// A write counts when the acknowledgement is there; replicas get `wait_ms` for theirs. Each connection begins with the
+    /// token.
+    pub(in crate::load) fn new(acknowledgement: Acknowledgement, wait_ms: u64, token: Option<&str>) -> Self {
+        let token = token.map(str::to_owned);
+        Self { acknowledgement, wait_ms, token, expected: VecDeque::new(), held: VecDeque::new() }
     }
 
     /// Has every write of the pipeline that was accepted end with an unknown outcome, since the acknowledgement did not come.
@@ -64,9 +70,13 @@ impl Resp {
 }
 
 impl Protocol for Resp {
-    fn open(&mut self, _: &mut Vec<u8>) {
+    fn open(&mut self, out: &mut Vec<u8>) {
         self.expected.clear();
         self.held.clear();
+        if let Some(token) = &self.token {
+            command(out, &["AUTH", token]);
+            self.expected.push_back(Expected::Auth);
+        }
     }
 
     fn request(&mut self, operation: Operation<'_>, out: &mut Vec<u8>) -> Result<(), String> {
@@ -110,6 +120,7 @@ impl Protocol for Resp {
             };
             let (kind, rest) = line.split_at_checked(1).ok_or("an empty line came")?;
             let answer = match (expected, kind) {
+                (Expected::Auth, "+" | "-") => None,
                 (Expected::Set, "+") => Some(Answer::ok()),
                 (Expected::Set | Expected::Bulk, "-") => Some(refused(rest)),
                 (Expected::Bulk, "$") if rest == "-1" => {
@@ -212,7 +223,7 @@ mod tests {
 
     /// After a pipeline of so many operations, with what was sent.
     fn asked(acknowledgement: Acknowledgement, operation: Operation<'_>, count: usize) -> (Resp, String) {
-        let (mut resp, mut out) = (Resp::new(acknowledgement, 5_000), Vec::new());
+        let (mut resp, mut out) = (Resp::new(acknowledgement, 5_000, None), Vec::new());
         for _ in 0..count {
             resp.request(operation, &mut out).expect("expressible");
         }
@@ -301,9 +312,22 @@ mod tests {
         let endless = "+".repeat(LINE_BYTES_MAX + 1);
         let (mut resp, _) = asked(WAIT, PUT, 1);
         assert!(resp.parse(endless.as_bytes(), &mut Vec::new()).expect_err("too long").contains("longer than 4096"));
-        let mut idle = Resp::new(WAIT, 5_000);
+        let mut idle = Resp::new(WAIT, 5_000, None);
         assert_eq!(idle.parse(b"", &mut Vec::new()), Ok(Parsed::nothing_yet()));
         assert!(idle.parse(b"+OK\r\n", &mut Vec::new()).expect_err("unasked").contains("more came"));
+    }
+
+    #[test]
+    fn a_connection_begins_with_the_token() {
+        for (reply, outcome) in [("+OK", RequestOutcome::Ok), ("-WRONGPASS no", RequestOutcome::Refused)] {
+            let (mut resp, mut out) = (Resp::new(Acknowledgement::Reply, 5_000, Some("of a client")), Vec::new());
+            resp.open(&mut out);
+            assert_eq!(out, b"*2\r\n$4\r\nAUTH\r\n$11\r\nof a client\r\n");
+            resp.request(PUT, &mut out).expect("expressible");
+            let set = if outcome == RequestOutcome::Ok { "+OK" } else { "-NOAUTH Authentication required." };
+            let answers = in_two(resp, &format!("{reply}\r\n{set}\r\n"), 3);
+            assert_eq!(answers.iter().map(|answer| answer.outcome).collect::<Vec<_>>(), [outcome]);
+        }
     }
 
     #[test]

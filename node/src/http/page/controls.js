@@ -1,6 +1,7 @@
 // What the visitor can change: the settings, keys, and a gentle load.
 
 import { byId, lawText, say } from "./draw.js";
+import { accepted, another, refused, shown } from "./tokens.js";
 
 const LOAD_PER_S = 10;
 const LOAD_KEYS = 10;
@@ -18,24 +19,26 @@ const LAWS = {
 
 const law = byId("law");
 const quorum = byId("quorum"), minDelay = byId("min-delay"), maxDelay = byId("max-delay");
-let token = "";
 let kvcluster = null;
 let lawInForce = {};
 /** Whether the visitor moved a slider and the leader has not answered yet. */
 let busy = false;
+/** What was refused for want of a token, while the page waits for one. */
 let refusedPatch = null;
 
-/** A request to this leader. Returns its status and its JSON body. */
-async function ask(path, options = {}) {
-  const headers = token ? { authorization: `Bearer ${token}` } : {};
+/** A request to this leader with the token of this kind. Returns its status and its JSON body. */
+async function ask(path, options = {}, kind = "client") {
   try {
-    const response = await fetch(path, { ...options, headers });
-    return { status: response.status, body: await response.json().catch(() => ({})) };
+    const response = await fetch(path, { ...options, headers: shown(kind) });
+    const body = await response.json().catch(() => ({}));
+    if (response.status === 401) body.message = refused(kind);
+    return { status: response.status, body };
   } catch {
     return { status: 0, body: { message: "the leader cannot be reached" } };
   }
 }
 
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 const reason = ({ status, body }) => body.message || body.error || `status ${status}`;
 
 function answer(id, text, isBad = false) {
@@ -138,15 +141,23 @@ byId("settings").addEventListener("submit", (event) => event.preventDefault());
 async function change(patch) {
   // The operator would set its own values again.
   if (kvcluster) return;
-  const result = await ask("config?wait_ms=1000", { method: "PATCH", body: JSON.stringify(patch) });
+  const result = await ask("config?wait_ms=1000", { method: "PATCH", body: JSON.stringify(patch) }, "cluster");
   busy = false;
   if (result.status === 401) {
+    answer("settings-answer", `${sentence(result.body.message)}.`, true);
+    if (!refusedPatch) {
+      another("cluster").then(() => {
+        const again = refusedPatch;
+        refusedPatch = null;
+        change(again);
+      });
+    }
     refusedPatch = patch;
-    byId("token-form").hidden = false;
-    byId("token").focus();
-    answer("settings-answer", token ? "The leader refuses this token." : "The leader asks for the token of the cluster.", true);
-  } else if (result.status === 200) {
-    byId("token-form").hidden = true;
+    return;
+  }
+  refusedPatch = null;
+  if (result.status === 200) {
+    accepted("cluster");
     answer("settings-answer", "In force.");
   } else if (result.status === 202) {
     answer("settings-answer", `A change is on its way: ${result.body.pending?.message ?? "accepted"}.`);
@@ -154,13 +165,6 @@ async function change(patch) {
     answer("settings-answer", `Not changed: ${reason(result)}.`, true);
   }
 }
-
-byId("token-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  token = byId("token").value;
-  byId("token").value = "";
-  if (refusedPatch) change(refusedPatch);
-});
 
 // --- keys
 

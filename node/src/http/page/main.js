@@ -26,8 +26,8 @@ follow({
     newest = update;
     show(update);
   },
-  lost(reason) {
-    say(byId("link"), `not live: ${reason}. Connecting again …`);
+  lost(reason, next) {
+    say(byId("link"), `not live: ${reason}. ${next}`.trimEnd());
     byId("link").dataset.state = "lost";
     document.body.dataset.state = "lost";
     byId("state").dataset.state = "bad";

@@ -1,5 +1,7 @@
 // The leader's events, with a new connection whenever one ends.
 
+import { accepted, another, refused, shown } from "./tokens.js";
+
 const RETRY_MS = 500;
 const RETRY_MS_MAX = 4000;
 /** The leader sends four updates a second. After this long without one the page connects anew. */
@@ -12,7 +14,10 @@ let elsewhereSince = null;
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** Calls `update` with each update, and `lost` with the reason when there are none. */
+/** The leader asks for a token: a new connection needs one. */
+class Refused extends Error {}
+
+/** Calls `update` with each update, and `lost` with the reason and what comes next when there are none. */
 export async function follow({ update, lost }) {
   for (let wait = RETRY_MS; ; wait = Math.min(wait * 2, RETRY_MS_MAX)) {
     const heard = (data) => {
@@ -23,7 +28,12 @@ export async function follow({ update, lost }) {
       await connect(heard);
     } catch (error) {
       // Browsers word a broken connection differently.
-      lost(error instanceof TypeError ? "the connection broke" : error.message);
+      const needsToken = error instanceof Refused;
+      lost(error instanceof TypeError ? "the connection broke" : error.message, needsToken ? "" : "Connecting again …");
+      if (needsToken) {
+        await another("client");
+        continue;
+      }
     }
     await sleep(wait);
   }
@@ -59,7 +69,7 @@ async function connect(heard) {
 async function ask(signal) {
   let response;
   try {
-    response = await fetch("live", { signal, cache: "no-store", redirect: "manual" });
+    response = await fetch("live", { signal, cache: "no-store", redirect: "manual", headers: shown("client") });
   } catch {
     throw new Error(signal.aborted ? "the leader is silent" : "the leader cannot be reached");
   }
@@ -69,9 +79,11 @@ async function ask(signal) {
     throw new Error("this node does not lead");
   }
   elsewhereSince = null;
+  if (response.status === 401) throw new Refused(refused("client"));
   if (!response.ok) {
     const body = await response.json().catch(() => ({}));
     throw new Error(body.message || `status ${response.status}`);
   }
+  accepted("client");
   return response;
 }
