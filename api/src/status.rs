@@ -66,7 +66,8 @@ pub struct LeaderStatus {
     pub followers: Vec<FollowerView>,
     /// The values in force, and those that are pending.
     pub config: ConfigView,
-    /// What a person has to look at although the node works, one sentence each: files of tokens that cannot be read.
+    /// What a person has to look at although the node works, one sentence each: files of tokens or certificates that
+    /// cannot be used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -240,7 +241,8 @@ pub struct FollowerStatus {
     pub leader: Option<String>,
     /// How old its state may be, in milliseconds. Absent if it does not know.
     pub staleness_ms: Option<f64>,
-    /// What a person has to look at although the node works, one sentence each: files of tokens that cannot be read.
+    /// What a person has to look at although the node works, one sentence each: files of tokens or certificates that
+    /// cannot be used.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

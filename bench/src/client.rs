@@ -1,6 +1,7 @@
 //! The node's HTTP interface as the bench uses it: writes, live configuration, status, dumps.
 
 mod credentials;
+mod passage;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
@@ -16,8 +17,9 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
 
-pub use self::credentials::Credentials;
 pub(crate) use self::credentials::{AdministratorArguments, ClientArguments};
+pub(crate) use self::passage::TlsArguments;
+pub use self::{credentials::Credentials, passage::Passage};
 
 /// How long a question about state may take before the node counts as not answering.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -193,6 +195,14 @@ impl NodeClient {
     /// A client of the node at `url` (`http://host:port`); `token` goes with requests that change settings.
     pub fn new(http: reqwest::Client, url: &str, token: Option<&str>) -> Self {
         Self { http, url: url.trim_end_matches('/').to_owned(), token: token.map(str::to_owned) }
+    }
+
+    /// An HTTP client that shows no client's token.
+    ///
+    /// # Errors
+    /// As [`Credentials::http`].
+    pub fn http(connections: usize) -> Result<reqwest::Client> {
+        Credentials::default().http(connections)
     }
 
     /// A client of the node at `url` that keeps one connection for each of `connections` concurrent requests.

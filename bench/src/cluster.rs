@@ -17,5 +17,5 @@ pub use self::kvcluster::kube;
 pub(crate) use self::ports::free_ports;
 pub use self::{
     local::{LocalCluster, LocalClusterOptions, Program},
-    running::{RunningCluster, compose, local, remote},
+    running::{RunningCluster, compose, local, remote, remote_over_tls},
 };

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    client::{AdministratorArguments, Credentials, NodeClient},
+    client::{AdministratorArguments, Credentials, NodeClient, Passage, TlsArguments},
     output::{exit_code, print, run},
 };
 
@@ -41,12 +41,15 @@ pub fn main() -> ExitCode {
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
 struct ClusterArguments {
-    /// The leader, http://HOST:PORT
+    /// The leader, http://HOST:PORT or https://HOST:PORT
     #[arg(long, value_name = "URL")]
     leader: String,
 
     #[command(flatten)]
     administrator: AdministratorArguments,
+
+    #[command(flatten)]
+    tls: TlsArguments,
 }
 
 /// The settings of a backup.
@@ -85,31 +88,41 @@ struct RestoreArguments {
 
 fn save(arguments: &BackupArguments) -> Result<u8> {
     let BackupArguments { cluster, to } = arguments;
-    let keys = run(backup::save(&cluster.client()?, to))?;
+    let keys = run(async {
+        let (client, _passage) = cluster.client().await?;
+        backup::save(&client, to).await
+    })?;
     print(&format!("{keys} keys in {}\n", to.display()));
     Ok(0)
 }
 
 fn restore(arguments: &RestoreArguments) -> Result<u8> {
     let RestoreArguments { cluster, from, overwrite, patience_s, give_up: _ } = arguments;
-    let (client, patience) = (cluster.client()?, Duration::from_secs(*patience_s));
-    match from {
-        Some(from) => {
-            let keys = run(backup::restore(&client, from, *overwrite, patience))?;
-            print(&format!("{keys} keys of {} restored\n", from.display()));
+    let patience = Duration::from_secs(*patience_s);
+    let keys = run(async {
+        let (client, _passage) = cluster.client().await?;
+        match from {
+            Some(from) => backup::restore(&client, from, *overwrite, patience).await.map(Some),
+            None => backup::give_up(&client, patience).await.map(|()| None),
         }
-        None => {
-            run(backup::give_up(&client, patience))?;
-            print("no restore is under way\n");
-        }
-    }
+    })?;
+    print(&match from.as_ref().zip(keys) {
+        Some((from, keys)) => format!("{keys} keys of {} restored\n", from.display()),
+        None => "no restore is under way\n".to_owned(),
+    });
     Ok(0)
 }
 
 impl ClusterArguments {
-    fn client(&self) -> Result<NodeClient> {
+    /// A client, and the way to its node where that speaks TLS.
+    async fn client(&self) -> Result<(NodeClient, Option<Passage>)> {
         let credentials = Credentials { auth_token: self.administrator.token()?, ..Credentials::default() };
-        NodeClient::with(&credentials, &self.leader, 1)
+        let mut passage = self.tls.passage(std::iter::once(self.leader.as_str()))?;
+        let leader = match &mut passage {
+            Some(passage) => passage.url(&self.leader).await?,
+            None => self.leader.clone(),
+        };
+        Ok((NodeClient::with(&credentials, &leader, 1)?, passage))
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::{error, info, warn};
 
-use crate::config::{Followers, HEARTBEAT_MS, LogFormat, Role, Settings};
+use crate::config::{self, Followers, HEARTBEAT_MS, LogFormat, Role, Settings, TlsSettings};
 use crate::descriptors;
 use crate::http::{self, ConnectionLimits, FollowerService, LeaderService, Site};
 use crate::protocol::follower::Follower;
@@ -29,6 +29,7 @@ use crate::resp::{self, Backend};
 use crate::shutdown::{self, Shutdown};
 use crate::store::disk::{self, Found, Opened};
 use crate::store::{Store, StoreError};
+use crate::tls::{self, Tls};
 use crate::tokens::Tokens;
 
 /// A node of kvcluster: the leader, or one of its followers
@@ -51,8 +52,13 @@ enum Command {
         /// Port of the node on this machine
         #[arg(long, env = "PORT", default_value_t = 8000)]
         port: u16,
+        #[command(flatten)]
+        files: TlsSettings,
     },
 }
+
+/// How long a node may take to answer whether it is ready.
+const HEALTH_MAX: Duration = Duration::from_secs(2);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -76,9 +82,7 @@ pub fn main_from(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> Exi
         Err(error) => return refuse(&format!("failed to start the runtime: {error}")),
     };
     let ended = match cli.command {
-        Some(Command::Healthcheck { url, port }) => {
-            runtime.block_on(healthcheck(url.unwrap_or_else(|| format!("http://127.0.0.1:{port}/readyz"))))
-        }
+        Some(Command::Healthcheck { url, port, files }) => runtime.block_on(healthcheck(url, port, &files)),
         None => {
             end_on_panic();
             runtime.block_on(run(cli.settings))
@@ -122,11 +126,14 @@ fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
-async fn healthcheck(url: String) -> Result<ExitCode, Failure> {
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
-    let (ok, answer) = match client.get(&url).send().await {
-        Ok(response) => (response.status().is_success(), response.text().await.unwrap_or_default()),
-        Err(error) => (false, format!("failed to reach {url}: {error}")),
+async fn healthcheck(url: Option<String>, port: u16, settings: &TlsSettings) -> Result<ExitCode, Failure> {
+    let files = settings.files()?;
+    let scheme = if files.is_some() { "https" } else { "http" };
+    let url = url.unwrap_or_else(|| format!("{scheme}://127.0.0.1:{port}/readyz"));
+    let (ok, answer) = match tokio::time::timeout(HEALTH_MAX, tls::ask(&url, files.as_ref())).await {
+        Ok(Ok((status, body))) => (status.is_success(), body),
+        Ok(Err(error)) => (false, format!("failed to reach {url}: {error}")),
+        Err(_) => (false, format!("{url} did not answer within {} s", HEALTH_MAX.as_secs())),
     };
     println!("{answer}");
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -137,6 +144,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     settings.http.check()?;
     let leader = if settings.role == Role::Leader { Some(settings.leader()?) } else { None };
     let access = settings.access()?;
+    let tls = settings.tls.files()?.map(Tls::new).transpose()?;
     let data_dir = if leader.is_none() { settings.data_dir()?.map(Path::to_owned) } else { None };
     start_log(&settings)?;
     #[cfg(feature = "deliberate-faults")]
@@ -161,6 +169,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     let site = Site {
         name: settings.name(),
         access,
+        tls: tls.clone(),
         key_bytes_max: settings.http.key_bytes_max,
         value_bytes_max: settings.http.value_bytes_max,
         bodies: settings.http.bodies(),
@@ -174,6 +183,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     for tokens in [&site.access.cluster, &site.access.clients].into_iter().flatten() {
         tokio::spawn(Tokens::follow(Arc::downgrade(tokens)));
     }
+    tls.iter().for_each(|tls| drop(tokio::spawn(Tls::follow(Arc::downgrade(tls)))));
     let shutdown = Shutdown::start()?;
     match leader {
         Some((followers, live)) => {
@@ -184,7 +194,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
                 leader.expect_state();
             }
             let resizable = matches!(followers, Followers::Dns { .. });
-            find(&leader, followers, &settings, address.port(), site.access.cluster.clone())?;
+            find(&leader, followers, &settings, address.port(), &site)?;
             let hand_over = Arc::new(Notify::new());
             let service = LeaderService::new(site.clone(), leader.clone(), resizable, hand_over.clone());
             let stops = async {
@@ -256,16 +266,17 @@ fn find(
     followers: Followers,
     settings: &Settings,
     port: u16,
-    tokens: Option<Arc<Tokens>>,
+    site: &Site,
 ) -> Result<(), Failure> {
     let advertised = settings.advertise_url.clone().filter(|url| !url.is_empty());
-    let advertised = advertised.unwrap_or_else(|| format!("http://{}:{port}", settings.name()));
-    let dialer = Dialer::new(advertised, tokens);
+    let advertised = advertised
+        .unwrap_or_else(|| format!("{}://{}:{port}", if site.tls.is_some() { "https" } else { "http" }, site.name));
+    let dialer = Dialer::new(advertised, site.access.cluster.clone(), site.tls.clone());
     tokio::spawn(Coordinator::beat(Arc::downgrade(leader), Duration::from_millis(HEARTBEAT_MS.into())));
     match followers {
         Followers::Urls(urls) => {
             for url in urls {
-                let slot = leader.declare(&url).ok_or("too many followers")?;
+                let slot = leader.declare(&config::name_of(&url)).ok_or("too many followers")?;
                 tokio::spawn(follow_url(leader.clone(), dialer.clone(), slot, url));
             }
         }
@@ -298,7 +309,7 @@ async fn serve(
 ) -> Result<ExitCode, Failure> {
     let (close, mut closed) = watch::channel(());
     let mut http_closed = closed.clone();
-    let limits = connection_limits(settings);
+    let limits = connection_limits(settings, site.tls.clone());
     let Ports { http: listener, redis, backend } = ports;
     let http = http::serve(listener, limits.clone(), service, async move {
         let _ = http_closed.changed().await;
@@ -346,7 +357,7 @@ async fn serve(
 }
 
 /// The limits of the connections, reduced to what the system allows.
-fn connection_limits(settings: &Settings) -> ConnectionLimits {
+fn connection_limits(settings: &Settings, tls: Option<Arc<Tls>>) -> ConnectionLimits {
     let (wanted, limit) = (settings.http.connections_max, descriptors::raise_limit());
     let connections = descriptors::connections(wanted, limit);
     if connections < wanted {
@@ -359,7 +370,7 @@ fn connection_limits(settings: &Settings) -> ConnectionLimits {
         );
     }
     let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
-    ConnectionLimits { places, times: settings.http.times() }
+    ConnectionLimits { places, times: settings.http.times(), tls }
 }
 
 fn start_log(settings: &Settings) -> Result<(), Failure> {

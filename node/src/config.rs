@@ -2,6 +2,7 @@
 
 mod followers;
 mod http;
+mod tls;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -11,8 +12,10 @@ use clap::{Args, ValueEnum};
 use kvcluster_api::config::{ConfigError, LiveConfig};
 use kvcluster_api::delay::{DelayLaw, PRESETS};
 
+pub(crate) use self::followers::name_of;
 pub use self::followers::{Followers, parse_followers};
 pub use self::http::HttpSettings;
+pub use self::tls::TlsSettings;
 use crate::protocol::leader::{Delay, DelayRange, FOLLOWERS_MAX, Limits};
 use crate::tokens::{Access, Tokens};
 
@@ -124,6 +127,9 @@ pub struct Settings {
     /// File of the tokens of clients, one in a line, for HTTP and Redis' protocol; without it clients need none
     #[arg(long, env = "CLIENT_TOKEN_FILE")]
     pub client_token_file: Option<String>,
+    /// Certificate of this node.
+    #[command(flatten)]
+    pub tls: TlsSettings,
     /// Limits of the HTTP interface.
     #[command(flatten)]
     pub http: HttpSettings,
@@ -261,6 +267,7 @@ impl Settings {
         }
         live.check()?;
         self.limits()?;
+        followers.check_scheme(self.tls.files()?.is_some())?;
         Ok((followers, live))
     }
 
@@ -433,7 +440,7 @@ mod tests {
                 "FOLLOWERS names \"http://user@b:2\", which has a user: expected http://HOST:PORT",
             ),
             (&[], "FOLLOWERS is empty: a leader needs at least one follower (URLs, or dns://SERVICE:PORT)"),
-            (&["--followers=a:1"], "FOLLOWERS names \"a:1\", which is not an http:// URL"),
+            (&["--followers=a:1"], "FOLLOWERS names \"a:1\", which is not an http:// or https:// URL"),
             (
                 &["--followers=http://a:1,http://a:1/"],
                 "FOLLOWERS names http://a:1 twice: one follower cannot confirm a write twice",

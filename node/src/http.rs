@@ -48,7 +48,7 @@ use tokio::sync::{Notify, Semaphore};
 pub(crate) use self::activity::TimeLimits;
 pub use self::body::Bodies;
 pub use self::budget::Budget;
-pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service, accept, serve};
+pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service, accept, open, serve};
 pub use self::gate::Gate;
 pub(crate) use self::keys::PAGES_AT_ONCE;
 pub use self::kv::put_fields;
@@ -59,6 +59,7 @@ pub use self::routes::{FollowerService, LeaderService};
 use crate::metrics::LeaderMetrics;
 use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
+use crate::tls::{self, Tls};
 use crate::tokens::{Access, FileState};
 
 /// Settings and resources that all handlers share.
@@ -68,6 +69,8 @@ pub struct Site {
     pub name: Arc<str>,
     /// Who may do what.
     pub access: Access,
+    /// The certificate of this node; `None` where its ports speak without TLS.
+    pub tls: Option<Arc<Tls>>,
     /// Longest key, in bytes.
     pub key_bytes_max: usize,
     /// Longest value, in bytes.
@@ -95,7 +98,8 @@ impl Site {
 
     /// The files that this node reads again while it runs.
     pub(crate) fn files(&self) -> Vec<FileState> {
-        self.access.files().collect()
+        let certificate = self.tls.iter().map(|tls| FileState { setting: tls::SETTING, trouble: tls.trouble() });
+        self.access.files().chain(certificate).collect()
     }
 
     fn body_bytes_max(&self) -> usize {
@@ -108,6 +112,7 @@ impl Site {
         Self {
             name: "node".into(),
             access: Access::default(),
+            tls: None,
             key_bytes_max: 100,
             value_bytes_max: 1_000,
             bodies: Bodies::new(1 << 20, std::time::Duration::from_secs(30)),

@@ -32,4 +32,5 @@ pub mod replication;
 mod resp;
 pub mod shutdown;
 pub mod store;
+pub mod tls;
 pub mod tokens;

@@ -41,10 +41,13 @@ pub(crate) use self::backend::Backend;
 use self::errors::Error;
 use self::frames::FrameLimits;
 use self::session::{Session, SessionLimits};
-use crate::http::{ConnectionLimits, SPARE_CONNECTIONS, Site, TimeLimits, accept};
+use crate::http::{ConnectionLimits, SPARE_CONNECTIONS, Site, TimeLimits, accept, open};
 
 /// Longest command beyond one key and one value, in bytes: MSET and MGET have many.
 const COMMAND_BYTES: usize = 8 << 20;
+
+/// The error for a client that does not speak TLS, on a port that speaks TLS alone.
+const PLAIN: &[u8] = b"-ERR this port speaks TLS\r\n";
 
 /// How long a connection beyond the limit may take to receive its error.
 const REFUSED_MAX: Duration = Duration::from_secs(1);
@@ -61,7 +64,7 @@ pub(crate) async fn serve(
     backend: Backend,
     closed: impl Future<Output = ()>,
 ) {
-    let ConnectionLimits { places, times } = limits;
+    let ConnectionLimits { places, times, tls } = limits;
     let session_limits = session_limits(backend.site(), &times);
     let refusals = Arc::new(Semaphore::new(SPARE_CONNECTIONS));
     let connections = watch::Sender::new(());
@@ -72,7 +75,8 @@ pub(crate) async fn serve(
             () = &mut closed => break,
         };
         let Ok(place) = places.clone().try_acquire_owned() else {
-            if let Ok(place) = refusals.clone().try_acquire_owned() {
+            // A handshake would cost more than the refusal says.
+            if let (None, Ok(place)) = (&tls, refusals.clone().try_acquire_owned()) {
                 tokio::spawn(async move {
                     let _ = timeout(REFUSED_MAX, refuse(stream)).await;
                     drop(place);
@@ -81,10 +85,11 @@ pub(crate) async fn serve(
             continue;
         };
         keep_alive(&stream);
-        let session = Session::new(stream, id, backend.clone(), session_limits);
-        let last = connections.subscribe();
+        let (backend, tls, last) = (backend.clone(), tls.clone(), connections.subscribe());
         tokio::spawn(async move {
-            run(session, last, times.linger).await;
+            if let Some(stream) = open(stream, tls.as_deref(), &times, PLAIN).await {
+                run(Session::new(stream, id, backend, session_limits), last, times.linger).await;
+            }
             drop(place);
         });
     }

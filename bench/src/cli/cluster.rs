@@ -14,7 +14,7 @@ use tempfile::TempDir;
 #[cfg(feature = "kubernetes")]
 use crate::cluster::control::{Access, KvClusterResource};
 use crate::{
-    client::{AdministratorArguments, ClientArguments, Credentials},
+    client::{AdministratorArguments, ClientArguments, Credentials, Passage, TlsArguments},
     cluster::{self, LocalClusterOptions, RunningCluster},
     output::WrongUsage,
 };
@@ -43,7 +43,7 @@ pub(super) enum Durability {
 /// Which cluster.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ClusterArguments {
-    /// Leader of a cluster that runs already, http://HOST:PORT (default: start one on this machine)
+    /// Leader of a cluster that runs already, http://HOST:PORT or https://HOST:PORT (default: start one on this machine)
     #[arg(long, value_name = "URL", value_parser = url, conflicts_with = "compose", help_heading = "Cluster")]
     pub leader: Option<String>,
 
@@ -70,6 +70,9 @@ pub(super) struct ClusterArguments {
 
     #[command(flatten)]
     pub client: ClientArguments,
+
+    #[command(flatten)]
+    pub tls: TlsArguments,
 
     /// Followers to start [default: 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=60),
@@ -139,12 +142,25 @@ impl ClusterArguments {
     /// When a KvCluster cannot be reached.
     pub(super) async fn running(&self) -> Result<Option<RunningCluster>> {
         Ok(if let Some(leader) = &self.leader {
-            Some(cluster::remote(leader.clone(), self.followers.clone(), self.credentials()?))
+            Some(match self.passage()? {
+                Some(passage) => {
+                    cluster::remote_over_tls(passage, leader, &self.followers, self.credentials()?).await?
+                }
+                None => cluster::remote(leader.clone(), self.followers.clone(), self.credentials()?),
+            })
         } else if self.kube.is_some() {
             Some(self.kvcluster().await?)
         } else {
             self.compose.then(|| self.credentials().map(cluster::compose)).transpose()?
         })
+    }
+
+    /// The way to a cluster that speaks TLS.
+    ///
+    /// # Errors
+    /// When its authority is missing.
+    pub(super) fn passage(&self) -> Result<Option<Passage>> {
+        self.tls.passage(self.leader.iter().chain(&self.followers).map(String::as_str))
     }
 
     /// What a cluster that runs already asks for. One that is started here has its tokens in `--node-setting`.
@@ -272,8 +288,8 @@ pub(super) fn law(text: &str) -> Result<Arc<DelayLaw>, String> {
 fn url(text: &str) -> Result<String, String> {
     let parsed = reqwest::Url::parse(text).map_err(|error| format!("{error}; expected http://HOST:PORT"))?;
     match parsed.scheme() {
-        "http" if parsed.host().is_some() => Ok(text.trim_end_matches('/').to_owned()),
-        scheme => Err(format!("{scheme}:// is not spoken here; expected http://HOST:PORT")),
+        "http" | "https" if parsed.host().is_some() => Ok(text.trim_end_matches('/').to_owned()),
+        scheme => Err(format!("{scheme}:// is not spoken here; expected http://HOST:PORT or https://HOST:PORT")),
     }
 }
 

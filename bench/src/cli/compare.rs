@@ -150,7 +150,7 @@ async fn contenders(
             let options = LocalClusterOptions { replication_timeout_ms, ..options };
             let mut cluster = start(options, durability, &directory).await?;
             if is_redis {
-                cluster.over_redis(None)?;
+                cluster.over_redis(None, None).await?;
             }
             let name = format!("kvcluster, W = {WRITE_QUORUM} of {FOLLOWERS}, {words}, {language}");
             contenders.push(Contender {

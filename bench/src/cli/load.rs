@@ -216,7 +216,8 @@ async fn run(arguments: &LoadArguments) -> Result<u8> {
     };
     let mut options = arguments.workload.options(cluster.request_timeout);
     if arguments.workload.protocol == ProtocolKind::Redis {
-        cluster.over_redis(arguments.workload.redis_address.as_deref())?;
+        let passage = arguments.cluster.passage()?;
+        cluster.over_redis(arguments.workload.redis_address.as_deref(), passage).await?;
     } else {
         options.explain |= cluster.has_delays;
     }

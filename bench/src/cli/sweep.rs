@@ -285,7 +285,7 @@ mod tests {
             ("--writes 0", "must be at least 1"),
             ("--quorums 0", "0 is not in 1.."),
             ("--value-size-bytes 5", "takes 24 bytes"),
-            ("--leader https://example.org", "https:// is not spoken here"),
+            ("--leader ftp://example.org", "ftp:// is not spoken here"),
             ("--leader localhost:8000", "expected http://HOST:PORT"),
             ("--followers http://localhost:8001", "--leader"),
             ("--compose --leader http://localhost:8000", "cannot be used with"),

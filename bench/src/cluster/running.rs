@@ -6,7 +6,7 @@ use super::{
     control::Control,
     local::{LocalCluster, LocalClusterOptions},
 };
-use crate::client::Credentials;
+use crate::client::{Credentials, Passage};
 
 /// Where nodes listen for Redis' protocol unless they are set up otherwise.
 pub(super) const REDIS_PORT: u16 = 6379;
@@ -95,6 +95,26 @@ pub fn compose(credentials: Credentials) -> RunningCluster {
 pub fn remote(leader_url: String, follower_urls: Vec<String>, credentials: Credentials) -> RunningCluster {
     let description = format!("cluster at {leader_url}");
     RunningCluster::new(&description, leader_url, follower_urls, credentials)
+}
+
+/// The same where nodes speak TLS: `passage` leads to them. Redis' protocol at the leader is left to the caller.
+///
+/// # Errors
+/// When there is no session with one of them.
+pub async fn remote_over_tls(
+    mut passage: Passage,
+    leader_url: &str,
+    follower_urls: &[String],
+    credentials: Credentials,
+) -> Result<RunningCluster> {
+    let leader = passage.url(leader_url).await?;
+    let mut followers = Vec::with_capacity(follower_urls.len());
+    for url in follower_urls {
+        followers.push(passage.url(url).await?);
+    }
+    let description = format!("cluster at {leader_url}");
+    let running = RunningCluster::new(&description, leader, followers, credentials);
+    Ok(running.with_redis(format!("{}:{REDIS_PORT}", host(leader_url))).keeping(passage))
 }
 
 /// The host of `http://host:port`, as it stands there.

@@ -7,6 +7,9 @@ mod backup;
 mod bad_requests;
 mod batch;
 mod browser;
+#[allow(dead_code, reason = "tests of the node use the rest")]
+#[path = "../../../node/tests/tls/certificates.rs"]
+mod certificates;
 mod check;
 mod chromium;
 mod compare;
@@ -26,6 +29,7 @@ mod restore;
 mod standby;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod tokens;
 mod values;
 mod versions;

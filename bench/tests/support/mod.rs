@@ -56,7 +56,7 @@ pub(crate) async fn connect(url: &str) -> TcpStream {
 pub(crate) async fn kv_bench(out: &Path, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(KV_BENCH);
     command.args(arguments).arg("--out").arg(out).kill_on_drop(true);
-    for name in ["AUTH_TOKEN", "AUTH_TOKEN_FILE", "CLIENT_TOKEN", "CLIENT_TOKEN_FILE"] {
+    for name in ["AUTH_TOKEN", "AUTH_TOKEN_FILE", "CLIENT_TOKEN", "CLIENT_TOKEN_FILE", "TLS_CA_FILE"] {
         command.env_remove(name);
     }
     command.output().await.expect("kv-bench runs")

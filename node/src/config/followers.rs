@@ -35,9 +35,9 @@ pub fn parse_followers(text: &str) -> Result<Followers, ConfigError> {
     let mut urls: Vec<String> = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let url = part.trim_end_matches('/');
-        let parsed = Url::parse(url).ok().filter(|url| url.scheme() == "http" && url.host_str().is_some());
-        let Some(parsed) = parsed else {
-            return fail(format!("FOLLOWERS names {part:?}, which is not an http:// URL"));
+        let is_served = |url: &Url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some();
+        let Some(parsed) = Url::parse(url).ok().filter(is_served) else {
+            return fail(format!("FOLLOWERS names {part:?}, which is not an http:// or https:// URL"));
         };
         if let Some(surplus) = surplus(&parsed) {
             return fail(format!("FOLLOWERS names {part:?}, which has a {surplus}: expected http://HOST:PORT"));
@@ -53,6 +53,25 @@ pub fn parse_followers(text: &str) -> Result<Followers, ConfigError> {
         );
     }
     Ok(Followers::Urls(urls))
+}
+
+impl Followers {
+    /// Every port of a cluster speaks TLS, or none does.
+    pub(super) fn check_scheme(&self, is_tls: bool) -> Result<(), ConfigError> {
+        let Self::Urls(urls) = self else { return Ok(()) };
+        let (wanted, why) =
+            if is_tls { ("https://", "TLS_CERT_FILE is set") } else { ("http://", "TLS_CERT_FILE is not set") };
+        match urls.iter().find(|url| !url.starts_with(wanted)) {
+            Some(url) => fail(format!("FOLLOWERS names {url}, but {why}: expected {wanted}HOST:PORT")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The name of the follower with this URL. It is the same with and without TLS, since a cluster that begins to use TLS
+/// has the same followers.
+pub(crate) fn name_of(url: &str) -> String {
+    url.strip_prefix("https://").map_or_else(|| url.to_owned(), |rest| format!("http://{rest}"))
 }
 
 /// The part of a URL that a leader would ignore.

@@ -9,10 +9,10 @@ use axum::body::{Body, Bytes};
 use bytes::Buf;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::activity::Activity;
 use super::refusal;
+use crate::tls::Stream;
 
 /// Bytes that one read discards.
 const DISCARD_BYTES: usize = 16 << 10;
@@ -23,7 +23,7 @@ const DISCARD_BYTES: usize = 16 << 10;
 /// answer. When an answer was sent before the request had arrived in full, the shutdown therefore discards what still
 /// arrives until the client closes its side. The task of the connection bounds how long.
 pub(super) struct ClientStream {
-    stream: TcpStream,
+    stream: Stream,
     activity: Arc<Activity>,
     /// Whether the client closed its side.
     at_end: bool,
@@ -33,12 +33,12 @@ pub(super) struct ClientStream {
 }
 
 impl ClientStream {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(stream: Stream, activity: Arc<Activity>) -> Self {
         Self { stream, activity, at_end: false, shut_down: false, refusal: None }
     }
 
     /// The connection itself, after the upgrade from HTTP.
-    pub(super) fn into_inner(self) -> TcpStream {
+    pub(super) fn into_inner(self) -> Stream {
         self.stream
     }
 

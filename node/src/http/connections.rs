@@ -20,12 +20,15 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tracing::warn;
+use tokio::time::timeout;
+use tracing::{debug, warn};
 
 use super::activity::{Activity, TimeLimits, Verdict};
 use super::answer::Answer;
 use super::client_stream::{Arriving, ClientStream, Leaving};
 use super::error::ApiError;
+use super::guard;
+use crate::tls::{self, Greeting, Stream, Tls};
 
 /// Connections beyond the limit that the node still reads, to answer 503 or to serve operations:
 /// probes, administration and replication.
@@ -37,6 +40,12 @@ const SPARE_HEAD_MAX: Duration = Duration::from_secs(1);
 /// Pause before the next attempt to accept when no file descriptor is left.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
 
+/// The answer to a client that does not speak TLS, on a port that speaks TLS alone.
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/json\r\n\
+    content-length: 128\r\n\r\n\
+    {\"ok\":false,\"message\":\"this port speaks TLS: use https://\",\"outcome\":\"not_applied\",\
+    \"error\":\"this port speaks TLS: use https://\"}";
+
 /// Bytes that hyper reads ahead of what it parses, and longest head of a request.
 pub(super) const READ_AHEAD_BYTES: usize = 64 << 10;
 
@@ -47,7 +56,13 @@ pub(crate) struct ConnectionLimits {
     pub(crate) places: Arc<Semaphore>,
     /// How long each may take.
     pub(crate) times: TimeLimits,
+    /// The certificate of this node.
+    pub(crate) tls: Option<Arc<Tls>>,
 }
+
+/// The other end of the connection showed a certificate of the cluster's CA.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IsNode;
 
 /// Answers the requests of every connection.
 pub(crate) trait Service: Clone + Send + Sync + 'static {
@@ -85,9 +100,15 @@ pub(crate) async fn serve(
                 Err(_) => continue,
             },
         };
-        let connection = keep(http.clone(), stream, is_spare, limits.times, service.clone(), connections.subscribe());
+        let (http, tls, service) = (http.clone(), limits.tls.clone(), service.clone());
+        let (mut times, last_request) = (limits.times, connections.subscribe());
+        if is_spare {
+            times.head = times.head.min(SPARE_HEAD_MAX);
+        }
         tokio::spawn(async move {
-            connection.await;
+            if let Some(stream) = open(stream, tls.as_deref(), &times, PLAIN_HTTP).await {
+                keep(http, stream, is_spare, times, service, last_request).await;
+            }
             drop(place);
         });
     }
@@ -99,20 +120,22 @@ pub(crate) async fn serve(
 /// Serves one connection to its end.
 async fn keep(
     http: http1::Builder,
-    stream: TcpStream,
+    stream: Stream,
     is_spare: bool,
-    mut limits: TimeLimits,
+    limits: TimeLimits,
     service: impl Service,
     mut last_request: watch::Receiver<()>,
 ) {
     let activity = Arc::new(Activity::new());
-    if is_spare {
-        limits.head = limits.head.min(SPARE_HEAD_MAX);
-    }
     let (service, activity) = (&service, &activity);
+    let is_node = stream.is_authenticated();
     let answer = service_fn(move |request: Request<Incoming>| {
         activity.answering();
-        let request = request.map(|body| Arriving::new(body, activity));
+        let mut request = request.map(|body| Arriving::new(body, activity));
+        // Every other route ignores it, and an extension is an allocation.
+        if is_node && guard::needs_certificate(request.uri().path()) {
+            request.extensions_mut().insert(IsNode);
+        }
         async move {
             let answer = if is_spare { answer_spare(service, request).await } else { service.answer(request).await };
             Ok::<_, Infallible>(leave(answer, activity))
@@ -181,6 +204,22 @@ fn is_operation(method: &Method, path: &str) -> bool {
     }
 }
 
+/// Opens a connection that was accepted: with TLS, where the node has a certificate. A client that does not speak TLS
+/// then gets `plain`. `None` if there is no session within the time for a head.
+pub(crate) async fn open(stream: TcpStream, tls: Option<&Tls>, limits: &TimeLimits, plain: &[u8]) -> Option<Stream> {
+    let Some(tls) = tls else { return Some(Stream::Plain(stream)) };
+    match timeout(limits.head, tls::greet(stream, tls)).await {
+        Ok(Ok(Greeting::Session(stream))) => return Some(stream),
+        Ok(Ok(Greeting::Plain(stream))) => {
+            // The client may be gone.
+            let _ = timeout(limits.linger, tls::answer_plainly(stream, plain)).await;
+        }
+        Ok(Err(error)) => debug!(%error, "failed to open a session"),
+        Err(_) => debug!("failed to open a session in time"),
+    }
+    None
+}
+
 /// Accepts the next connection.
 pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
@@ -206,7 +245,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// The connection under an upgraded one, and the bytes already read from it. `None` for a
 /// connection that [`serve`] did not create.
-pub(super) fn bare(upgraded: Upgraded) -> Option<(TcpStream, BytesMut)> {
+pub(super) fn bare(upgraded: Upgraded) -> Option<(Stream, BytesMut)> {
     let parts = upgraded.downcast::<TokioIo<ClientStream>>().ok()?;
     Some((parts.io.into_inner().into_inner(), BytesMut::from(&parts.read_buf[..])))
 }

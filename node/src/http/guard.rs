@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::connections::IsNode;
 use super::error::ApiError;
 use super::{Site, openapi};
 use crate::tokens::Tokens;
@@ -17,8 +18,22 @@ const OPEN: [&str; 7] = ["/", "/config", "/healthz", "/metrics", openapi::PATH, 
 /// What [`authorize`] guards. `PATCH /config` is the seventh.
 const OF_THE_CLUSTER: [&str; 6] = ["/backup", "/hand-over", "/recover", "/replicate", "/replication", "/restore"];
 
-/// Answers 401 to a request without a token of the cluster, if it has any.
+/// What stores at a follower without the leader: with TLS it needs the certificate of a node.
+const OF_NODES: [&str; 2] = ["/replicate", "/replication"];
+
+/// Whether only a node may use this route, where nodes have certificates.
+pub(super) fn needs_certificate(path: &str) -> bool {
+    OF_NODES.contains(&path)
+}
+
+/// Answers 403 to a request of a node that shows no certificate, where nodes have them, and 401 to one without a token of
+/// the cluster, if it has any.
 pub(super) async fn authorize(State(site): State<Site>, request: Request, next: Next) -> Response {
+    let is_node = request.extensions().get::<IsNode>().is_some();
+    if site.tls.is_some() && !is_node && needs_certificate(request.uri().path()) {
+        let message = "this route needs a certificate of the CA of this cluster (TLS_CA_FILE)";
+        return ApiError::plain(StatusCode::FORBIDDEN, message).into_response();
+    }
     match &site.access.cluster {
         Some(tokens) if !shows(tokens, request.headers()) => {
             let message = "this route needs the bearer token of the cluster";

@@ -1,5 +1,6 @@
 //! Opens connections from a leader to followers: TCP, then an HTTP upgrade.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -10,12 +11,12 @@ use hyper::http::uri::InvalidUri;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::AbortHandle;
 
 use super::link::{LEADER_HEADER, SessionError};
 use super::session::{Connect, Connection, Session, dial};
 use super::wire::PROTOCOL;
+use crate::tls::{self, ReadHalf, Stream, Tls, WriteHalf};
 use crate::tokens::Tokens;
 
 /// Read buffer for messages of a follower, in bytes.
@@ -26,29 +27,44 @@ const READ_BYTES: usize = 64 << 10;
 pub(crate) struct Dialer {
     advertised: String,
     tokens: Option<Arc<Tokens>>,
+    /// What this leader shows to followers, and whom it trusts.
+    tls: Option<Arc<Tls>>,
+    /// The name in the certificates of all followers, where their URLs have addresses.
+    service: Option<Arc<str>>,
 }
 
 impl Dialer {
     /// `advertised` is the URL of this leader for clients; `tokens` are those of the cluster.
-    pub(crate) fn new(advertised: String, tokens: Option<Arc<Tokens>>) -> Self {
-        Self { advertised, tokens }
+    pub(crate) fn new(advertised: String, tokens: Option<Arc<Tokens>>, tls: Option<Arc<Tls>>) -> Self {
+        Self { advertised, tokens, tls, service: None }
+    }
+
+    /// The same for followers that are found by the name of their service: an address is in no certificate.
+    pub(crate) fn of_service(self, name: &str) -> Self {
+        Self { service: Some(name.trim_end_matches('.').into()), ..self }
+    }
+
+    /// The URL of the follower at an address.
+    pub(crate) fn url(&self, address: SocketAddr) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{address}")
     }
 
     /// Connects and reads the greeting.
     ///
     /// # Errors
     /// [`SessionError`].
-    pub(crate) async fn dial(&self, url: &str) -> Result<Session<OwnedReadHalf, OwnedWriteHalf>, SessionError> {
+    pub(crate) async fn dial(&self, url: &str) -> Result<Session<ReadHalf, WriteHalf>, SessionError> {
         dial(self, url).await
     }
 }
 
 impl Connect for Dialer {
-    type Reader = OwnedReadHalf;
-    type Writer = OwnedWriteHalf;
+    type Reader = ReadHalf;
+    type Writer = WriteHalf;
 
     /// Shows the first token, and the next one where the follower does not know it.
-    async fn connect(&self, url: &str) -> Result<Connection<OwnedReadHalf, OwnedWriteHalf>, SessionError> {
+    async fn connect(&self, url: &str) -> Result<Connection<ReadHalf, WriteHalf>, SessionError> {
         let Some(tokens) = &self.tokens else { return self.connect_with(url, None).await };
         let tokens = tokens.to_show();
         let mut answer = self.connect_with(url, tokens.first().map(|token| &**token)).await;
@@ -71,12 +87,22 @@ impl Dialer {
         &self,
         url: &str,
         token: Option<&str>,
-    ) -> Result<Connection<OwnedReadHalf, OwnedWriteHalf>, SessionError> {
+    ) -> Result<Connection<ReadHalf, WriteHalf>, SessionError> {
         let connect = |error: &dyn std::error::Error| SessionError::Connect(root_cause(error));
         let uri: Uri = url.parse().map_err(|error: InvalidUri| connect(&error))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80))).await.map_err(|error| connect(&error))?;
+        let is_tls = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let stream = TcpStream::connect((host, port)).await.map_err(|error| connect(&error))?;
         stream.set_nodelay(true)?;
+        let stream = match &self.tls {
+            Some(tls) if is_tls => {
+                let name = self.service.as_deref().unwrap_or(host);
+                let session = tls::connect(stream, tls.client(), name).await;
+                session.map_err(|error| SessionError::Tls(root_cause(&error)))?
+            }
+            _ => Stream::Plain(stream),
+        };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| connect(&error))?;
         let connection = tokio::spawn(connection.with_upgrades());
         // The connection's task must not outlive a cancelled attempt.
@@ -102,7 +128,7 @@ impl Dialer {
         }
         let upgraded = hyper::upgrade::on(response).await.map_err(|error| connect(&error))?;
         // Every layer around the connection would cost on every message.
-        let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| SessionError::NotTcp)?;
+        let parts = upgraded.downcast::<TokioIo<Stream>>().map_err(|_| SessionError::NotTcp)?;
         let mut read = BytesMut::with_capacity(READ_BYTES);
         read.extend_from_slice(&parts.read_buf);
         let (reader, writer) = parts.io.into_inner().into_split();
@@ -162,14 +188,14 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "new\nolder\nold\n").expect("written");
         let tokens = Tokens::of_file("AUTH_TOKEN_FILE", file.path().into()).expect("tokens");
-        let dialer = Dialer::new("http://leader:8000".to_owned(), Some(tokens));
+        let dialer = Dialer::new("http://leader:8000".to_owned(), Some(tokens), None);
         for token in ["new", "older", "old"] {
             let connection = dialer.connect(&follower(token).await).await;
             assert!(connection.is_ok(), "{token}: {:?}", connection.err());
         }
         let refused = dialer.connect(&follower("another").await).await.err();
         assert!(matches!(refused, Some(SessionError::Status { status: 401, .. })), "{refused:?}");
-        let without = Dialer::new("http://leader:8000".to_owned(), None);
+        let without = Dialer::new("http://leader:8000".to_owned(), None, None);
         let refused = without.connect(&follower("another").await).await.err();
         assert!(matches!(refused, Some(SessionError::Status { status: 401, .. })), "{refused:?}");
     }

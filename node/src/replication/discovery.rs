@@ -40,6 +40,7 @@ pub(crate) async fn follow_url(coordinator: Arc<Coordinator>, dialer: Dialer, sl
 pub(crate) async fn follow_dns(coordinator: Arc<Coordinator>, dialer: Dialer, host: String, port: u16) {
     // Each address has a flag whether DNS still lists it. The task of the address ends when DNS
     // does not.
+    let dialer = dialer.of_service(&host);
     let mut followed: HashMap<SocketAddr, Arc<AtomicBool>> = HashMap::new();
     let mut resolved = true;
     let mut service = Contact::new(format!("dns://{host}:{port}"));
@@ -84,7 +85,7 @@ async fn follow_address(
     address: SocketAddr,
     is_listed: Arc<AtomicBool>,
 ) {
-    let url = format!("http://{address}");
+    let url = dialer.url(address);
     let mut contact = Contact::new(url.clone());
     while is_listed.load(Relaxed) {
         match dialer.dial(&url).await {

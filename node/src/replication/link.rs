@@ -54,6 +54,9 @@ pub enum SessionError {
     /// The connection could not be opened.
     #[error("failed to connect: {0}")]
     Connect(String),
+    /// There is no session: one of both refuses the certificate of the other, or the follower does not speak TLS.
+    #[error("failed to open a session of TLS: {0}")]
+    Tls(String),
     /// The follower's HTTP server refused the upgrade.
     #[error("refused with status {status}: {body}")]
     Status {

@@ -312,6 +312,7 @@ impl Replica {
         stored.wait().await?;
         wire::encode(&ToLeader::Hello(hello), &mut output);
         writer.write_all_buf(&mut output).await?;
+        writer.flush().await?;
         let mut messages = Vec::new();
         let mut watch = Watch::new();
         let mut silent_since = None;
@@ -333,6 +334,7 @@ impl Replica {
                     }
                     wire::encode_alive(&mut output);
                     writer.write_all_buf(&mut output).await?;
+                    writer.flush().await?;
                 }
                 // The leader's keep-alives waited unread meanwhile.
                 watch.note();
@@ -347,6 +349,7 @@ impl Replica {
                 }
             }
             writer.write_all_buf(&mut output).await?;
+            writer.flush().await?;
             wire::give_back(&mut output);
             tokio::select! {
                 biased;

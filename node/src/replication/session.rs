@@ -224,6 +224,8 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
 
     async fn flush(&mut self) -> std::io::Result<()> {
         self.writer.write_all_buf(&mut self.buffer).await?;
+        // A session of TLS may keep the end.
+        self.writer.flush().await?;
         wire::give_back(&mut self.buffer);
         Ok(())
     }

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use bytes::{Buf, BytesMut};
 
+use crate::tls::HANDSHAKE;
+
 /// Most arguments of a command, its name included.
 const ARGUMENTS_MAX: usize = 65_536;
 
@@ -53,6 +55,8 @@ pub(super) enum Malformed {
     LongLength,
     #[error("Protocol error: expected a line break after {0} bytes")]
     NoLineBreak(usize),
+    #[error("Protocol error: this port speaks without TLS")]
+    Tls,
     #[error("Protocol error: too big inline request")]
     LongLine,
     #[error("Protocol error: unbalanced quotes in request")]
@@ -128,6 +132,8 @@ impl Parser {
                             Ok(count) => self.missing = count,
                         }
                     }
+                    // No line ends what a client says that speaks TLS.
+                    Some(&HANDSHAKE) => return Err(Malformed::Tls),
                     Some(_) => match self.line(buffer)? {
                         None => return Ok(Parsed::Incomplete),
                         Some(0) => self.consume(buffer),
@@ -392,6 +398,7 @@ mod tests {
             (b"*1\r\n$3\r\nPINGS\r\n", Malformed::NoLineBreak(3)),
             (b"*1\r\n$3\r\nPIN\n\n", Malformed::NoLineBreak(3)),
             (&long, Malformed::LongLine),
+            (&[0x16, 3, 1], Malformed::Tls),
             (b"get \"k\r\n", Malformed::Quotes),
             (b"get \"k\"x\r\n", Malformed::Quotes),
             (b"get 'k\r\n", Malformed::Quotes),

@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -22,6 +22,7 @@ use super::errors::Error;
 use super::frames::{FrameLimits, Parsed, Parser};
 use super::output::Output;
 use super::slot::{Form, Slot};
+use crate::tls::Stream;
 
 /// Commands of one connection whose replies are not sent. While there are so many, the node reads no
 /// more of them.
@@ -48,7 +49,7 @@ pub(super) struct SessionLimits {
 
 /// One connection.
 pub(super) struct Session {
-    stream: TcpStream,
+    stream: Stream,
     client: Client,
     limits: SessionLimits,
     input: BytesMut,
@@ -57,6 +58,8 @@ pub(super) struct Session {
     parser: Parser,
     queue: VecDeque<Slot>,
     out: Output,
+    /// Whether all that was written is on its way.
+    flushed: bool,
     /// Since when a part of a command is there.
     part_since: Option<Instant>,
     /// Since when the client has read nothing of its replies.
@@ -71,7 +74,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(stream: TcpStream, id: u64, backend: Backend, limits: SessionLimits) -> Self {
+    pub(super) fn new(stream: Stream, id: u64, backend: Backend, limits: SessionLimits) -> Self {
         Self {
             stream,
             client: Client::new(id, backend),
@@ -81,6 +84,7 @@ impl Session {
             parser: Parser::default(),
             queue: VecDeque::new(),
             out: Output::default(),
+            flushed: true,
             part_since: None,
             stalled_since: None,
             closing: false,
@@ -96,7 +100,7 @@ impl Session {
     }
 
     /// The stream, if the client may still send.
-    pub(super) fn into_stream(self) -> Option<TcpStream> {
+    pub(super) fn into_stream(self) -> Option<Stream> {
         (!self.at_end).then_some(self.stream)
     }
 
@@ -114,7 +118,7 @@ impl Session {
                     return Poll::Ready(());
                 }
             }
-            if (self.closing || self.at_end) && self.queue.is_empty() && self.out.is_empty() {
+            if (self.closing || self.at_end) && self.queue.is_empty() && self.out.is_empty() && self.flushed {
                 return Poll::Ready(());
             }
             if !progress {
@@ -206,8 +210,10 @@ impl Session {
 
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
-            // No memory before something has arrived.
-            ready!(self.stream.poll_read_ready(cx))?;
+            // No memory before something has arrived. A session of TLS keeps what it has decrypted.
+            if let Stream::Plain(stream) = &self.stream {
+                ready!(stream.poll_read_ready(cx))?;
+            }
             if !self.make_room() {
                 let limit = self.client.backend.site().bodies.bytes();
                 self.refuse(&Error::limit(format_args!(
@@ -216,9 +222,12 @@ impl Session {
                 self.closing = true;
                 return Poll::Ready(Ok(1));
             }
-            match self.stream.try_read_buf(&mut self.input) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                other => return Poll::Ready(other),
+            match &mut self.stream {
+                Stream::Plain(stream) => match stream.try_read_buf(&mut self.input) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    other => return Poll::Ready(other),
+                },
+                Stream::Tls(stream) => return pin!(stream.read_buf(&mut self.input)).poll(cx),
             }
         }
     }
@@ -260,20 +269,26 @@ impl Session {
         while !self.out.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let count = self.out.chunks_vectored(&mut slices);
-            match self.stream.try_write_vectored(&slices[..count]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(bytes) => {
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count])? {
+                Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(bytes) => {
                     self.out.advance(bytes);
-                    (sent, self.stalled_since) = (true, None);
+                    (sent, self.stalled_since, self.flushed) = (true, None, false);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match self.stream.poll_write_ready(cx) {
-                    Poll::Ready(ready) => ready?,
-                    Poll::Pending => {
-                        self.stalled_since.get_or_insert(now);
-                        return Ok(sent);
-                    }
-                },
-                Err(error) => return Err(error),
+                Poll::Pending => {
+                    self.stalled_since.get_or_insert(now);
+                    return Ok(sent);
+                }
+            }
+        }
+        // A session of TLS may have taken what the client's window has no room for.
+        if !self.flushed {
+            match Pin::new(&mut self.stream).poll_flush(cx)? {
+                Poll::Ready(()) => (self.flushed, self.stalled_since) = (true, None),
+                Poll::Pending => {
+                    self.stalled_since.get_or_insert(now);
+                    return Ok(sent);
+                }
             }
         }
         self.out.give_back();

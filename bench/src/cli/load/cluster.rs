@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     cli::cluster::{ClusterArguments, Durability, LocalDefaults, TIMEOUT_MARGIN_MS, data_directory},
+    client::Passage,
     cluster::{LocalCluster, LocalClusterOptions, RunningCluster},
     load::{Acknowledgement, Dialect, LoadTarget, Processes},
 };
@@ -35,6 +36,8 @@ pub(in crate::cli) struct LoadCluster {
     pub has_delays: bool,
     /// Dropped in this order: the processes first, then their data.
     _running: Option<RunningCluster>,
+    /// To the port for Redis' protocol, where it speaks TLS.
+    _redis: Option<Passage>,
     _local: Option<LocalCluster>,
     _data: Option<TempDir>,
 }
@@ -43,10 +46,18 @@ impl LoadCluster {
     /// Speaks Redis' protocol from here on, at `address` in place of where it should be.
     ///
     /// # Errors
-    /// When there is no such host.
-    pub(in crate::cli) fn over_redis(&mut self, address: Option<&str>) -> Result<()> {
+    /// When there is no such host, or no session with it.
+    pub(in crate::cli) async fn over_redis(&mut self, address: Option<&str>, tls: Option<Passage>) -> Result<()> {
         let LoadTarget { description, dialect, leader, .. } = &mut self.target;
-        *leader = resolve(address.unwrap_or(&self.leader_redis))?;
+        let address = address.unwrap_or(&self.leader_redis);
+        *leader = match tls {
+            Some(mut passage) => {
+                let near = passage.address(address).await?;
+                self._redis = Some(passage);
+                near
+            }
+            None => resolve(address)?,
+        };
         *dialect = Dialect::Redis { acknowledgement: Acknowledgement::Reply };
         description.push_str(", Redis' protocol");
         Ok(())
@@ -68,7 +79,16 @@ pub(super) async fn cluster(arguments: &ClusterArguments, out: &Path) -> Result<
         let request_timeout = Duration::from_millis(TIMEOUT_MARGIN_MS.into()) + GRACE;
         let (leader_redis, _running) = (running.leader_redis.clone(), Some(running));
         let (has_delays, _local, _data) = (false, None, None);
-        return Ok(LoadCluster { target, leader_redis, request_timeout, has_delays, _running, _local, _data });
+        return Ok(LoadCluster {
+            target,
+            leader_redis,
+            request_timeout,
+            has_delays,
+            _running,
+            _redis: None,
+            _local,
+            _data,
+        });
     }
     let durability = arguments.durability.unwrap_or(Durability::Memory);
     start(arguments.local(out, DEFAULTS)?, durability, out).await
@@ -108,7 +128,7 @@ pub(in crate::cli) async fn start(
     let request_timeout = Duration::from_millis(replication_timeout_ms.into()) + GRACE;
     let (leader_redis, has_delays) = (cluster.leader_redis(), max_delay_ms > 0);
     let (_running, _local) = (None, Some(cluster));
-    Ok(LoadCluster { target, leader_redis, request_timeout, has_delays, _running, _local, _data: data })
+    Ok(LoadCluster { target, leader_redis, request_timeout, has_delays, _running, _redis: None, _local, _data: data })
 }
 
 /// Where the followers keep their state, each in a directory of its own.
