@@ -106,6 +106,10 @@ pub const NAME_LENGTH_MAX: usize = 40;
     validation = rule!(
         "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
         "'the name %s cannot name a Service: use a-z, 0-9 and -, and begin with a letter'.format([self.metadata.name])"
+    ),
+    validation = rule!(
+        "!has(self.spec.auth) || !(self.spec.auth.secretName in [self.metadata.name + '-auth', self.metadata.name + '-auth-accepted'])",
+        "'auth.secretName %s is the Secret of the token between the nodes: clients need another one'.format([self.spec.auth.secretName])"
     )
 )]
 #[x_kube(
@@ -224,6 +228,33 @@ pub struct KvClusterSpec {
     /// back to false starts the pods again with all data. It needs durability Disk. Default: false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hibernated: bool,
+
+    /// The tokens without which no client may read or write. Default: clients need none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<ClientAuth>,
+}
+
+/// The tokens of clients. The nodes take over a change of the Secret without a restart. To rotate a token, put the new one
+/// above the old one, change the clients, and remove the old one. Adding or removing `auth` replaces the pods one by one.
+#[derive(Clone, Debug, PartialEq, Eq, KubeSchema, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientAuth {
+    /// The name of a Secret in the namespace of the KvCluster. Until it exists, no pod starts.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rule!(
+        "self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",
+        "'auth.secretName %s is not the name of a Secret: use a-z, 0-9, - and .'.format([self])"
+    ))]
+    pub secret_name: String,
+    /// The key of the Secret with the tokens, one a line, in printable ASCII without spaces. Empty lines and lines that begin
+    /// with # do not count. All of them are accepted.
+    #[serde(default = "defaults::auth_key")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rule!(
+        "self.matches('^[-._a-zA-Z0-9]+$')",
+        "'auth.key %s is not a key of a Secret: use a-z, A-Z, 0-9, -, _ and .'.format([self])"
+    ))]
+    pub key: String,
 }
 
 /// Where followers store the data.
@@ -455,6 +486,10 @@ mod defaults {
     pub(super) fn storage_size() -> String {
         "1Gi".to_owned()
     }
+    pub(super) fn auth_key() -> String {
+        "tokens".to_owned()
+    }
+
     pub(super) fn topology_key() -> String {
         "kubernetes.io/hostname".to_owned()
     }

@@ -11,6 +11,7 @@ use kube::api::ObjectMeta;
 use kvcluster_api::resource::NODE_CONTAINER;
 
 use crate::hash::fnv1a;
+use crate::reconcile::tokens::Tokens;
 use crate::reconcile::validate::Validated;
 
 mod additions;
@@ -25,7 +26,7 @@ mod service_account;
 mod services;
 
 pub(crate) use followers::ON_DELETE;
-pub use secret::{TOKEN_KEY, new_token};
+pub use secret::{ACCEPTED_KEY, DROPPED_KEY, TOKEN_KEY, new_token};
 
 /// The port of every node's HTTP interface.
 pub const PORT: i32 = 8000;
@@ -53,8 +54,10 @@ pub const MANAGER: &str = "kv-controller";
 pub struct Resources {
     /// The identity of the pods, without rights and without a token.
     pub account: ServiceAccount,
-    /// The token that guards replication and administration.
+    /// The token that guards replication and administration, for users.
     pub secret: Secret,
+    /// The tokens that the nodes accept.
+    pub accepted: Secret,
     /// The settings of the next leader that starts.
     pub config: ConfigMap,
     /// The name behind which the leader finds its followers.
@@ -76,8 +79,8 @@ pub struct Resources {
 /// What the objects depend on beside the spec.
 #[derive(Clone, Debug)]
 pub struct Inputs {
-    /// The token in use.
-    pub token: String,
+    /// The tokens that guard replication and administration.
+    pub tokens: Tokens,
     /// The number of follower pods: more than the spec asks for while a scale-down is under way.
     pub follower_pods: i32,
     /// Whether the cluster is hibernated and its leader pods have ended, so that no follower pod is to run.
@@ -97,7 +100,8 @@ pub struct Inputs {
 pub fn build(cluster: &Validated, inputs: &Inputs) -> Resources {
     Resources {
         account: service_account::service_account(cluster),
-        secret: secret::secret(cluster, &inputs.token),
+        secret: secret::wanted(cluster, &inputs.tokens),
+        accepted: secret::accepted(cluster, &inputs.tokens),
         config: config_map::config_map(cluster, inputs.opened),
         peers: services::peers(cluster),
         write: services::write(cluster, inputs.leader_by_label),
@@ -171,6 +175,12 @@ pub mod names {
     pub fn secret(cluster: &str) -> String {
         format!("{cluster}-auth")
     }
+
+    /// The Secret with the tokens that the nodes accept.
+    #[must_use]
+    pub fn accepted_tokens(cluster: &str) -> String {
+        format!("{}-accepted", secret(cluster))
+    }
 }
 
 /// Whether a leader pod was made for a cluster with standbys, and so may wait as a standby.
@@ -178,7 +188,7 @@ pub mod names {
 pub fn may_stand_by(pod: &Pod) -> bool {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let nodes = containers.filter(|container| container.name == NODE_CONTAINER);
-    nodes.flat_map(|container| container.env.iter().flatten()).any(|env| env.name == leader::ADVERTISE_URL)
+    nodes.flat_map(|container| container.env.iter().flatten()).any(|env| env.name == leader::TAKEOVER)
 }
 
 /// The labels that select the pods of a cluster, or those of one component. They never change: selectors are immutable.

@@ -1,8 +1,8 @@
 //! What every reconciliation shares.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
@@ -12,17 +12,23 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource, ResourceExt};
 use kvcluster_api::resource::{KvCluster, KvClusterStatus};
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
-use crate::build::{Component, selector_labels};
+use crate::build::Component;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
-use crate::reconcile::leader_client::LeaderClient;
+use crate::reconcile::leader_client::{Leader, LeaderClient};
 use crate::reconcile::roll::Rollouts;
+use crate::reconcile::secrets::Secrets;
+use crate::reconcile::tokens::Tokens;
 use crate::reconcile::validate::Defaults;
+
+mod indexed;
+
+pub use indexed::Indexed;
 
 /// What every reconciliation shares.
 pub struct Context {
@@ -48,8 +54,10 @@ pub struct Context {
     pub defaults: Defaults,
     /// How often the operator asks the leader of a settled cluster.
     pub poll_interval: Duration,
+    /// How many calm clusters are looked at at once. The other places of the controller are for those that change.
+    pub calm_looks: Semaphore,
     /// What the operator remembers of each cluster.
-    pub memory: Memory,
+    pub memory: Arc<Memory>,
     /// The operator's metrics.
     pub metrics: Arc<Metrics>,
     /// Whether the operator makes progress.
@@ -68,8 +76,8 @@ pub struct Stores {
     pub deployments: Store<Deployment>,
     pub budgets: Store<PodDisruptionBudget>,
     pub policies: Store<NetworkPolicy>,
-    pub pods: Store<Pod>,
-    pub claims: Store<PersistentVolumeClaim>,
+    pub pods: Indexed<Pod>,
+    pub claims: Indexed<PersistentVolumeClaim>,
     pub listed: Arc<OnceCell<()>>,
     pub unlisted: Unlisted,
 }
@@ -126,39 +134,22 @@ impl Stores {
             unlisted.until::<Deployment>(deployments.wait_until_ready()),
             unlisted.until::<PodDisruptionBudget>(budgets.wait_until_ready()),
             unlisted.until::<NetworkPolicy>(policies.wait_until_ready()),
-            unlisted.until::<Pod>(pods.wait_until_ready()),
-            unlisted.until::<PersistentVolumeClaim>(claims.wait_until_ready()),
+            unlisted.until::<Pod>(pods.store().wait_until_ready()),
+            unlisted.until::<PersistentVolumeClaim>(claims.store().wait_until_ready()),
         );
     }
 
     /// The pods of one component of a cluster, by name.
     #[must_use]
     pub fn pods_of(&self, namespace: &str, cluster: &str, component: Component) -> Vec<Arc<Pod>> {
-        labelled(&self.pods, namespace, cluster, component)
+        self.pods.of(namespace, cluster, component)
     }
 
     /// The volume claims of a cluster's followers, by name.
     #[must_use]
     pub fn claims_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<PersistentVolumeClaim>> {
-        labelled(&self.claims, namespace, cluster, Component::Follower)
+        self.claims.of(namespace, cluster, Component::Follower)
     }
-}
-
-fn labelled<K>(store: &Store<K>, namespace: &str, cluster: &str, component: Component) -> Vec<Arc<K>>
-where
-    K: Resource<DynamicType = ()> + Clone + 'static,
-{
-    let labels = selector_labels(cluster, Some(component));
-    let mut found: Vec<Arc<K>> = store
-        .state()
-        .into_iter()
-        .filter(|object| {
-            object.meta().namespace.as_deref() == Some(namespace)
-                && labels.iter().all(|(key, value)| object.labels().get(key) == Some(value))
-        })
-        .collect();
-    found.sort_by_key(|object| object.name_any());
-    found
 }
 
 /// An object from a store, if it is there.
@@ -169,16 +160,30 @@ where
     store.get(&ObjectRef::new(name).within(namespace))
 }
 
+/// A cluster in which everything is as the spec asks for.
+#[derive(Clone, Debug)]
+pub struct Calm {
+    /// What the leader answered, as far as the status depends on it.
+    pub leader: Leader,
+    /// How often it answered the same since.
+    pub times: u32,
+}
+
 /// What the operator remembers of each cluster between reconciliations. A restart loses it, which costs a few reads.
 #[derive(Default)]
 pub struct Memory {
     clusters: Mutex<HashMap<(String, String), Remembered>>,
+    /// Those of which a watch has reported something since they were looked at.
+    changed: Mutex<HashSet<(String, String)>>,
 }
 
 #[derive(Default)]
 struct Remembered {
     uid: Option<String>,
-    token: Option<String>,
+    tokens: Option<Tokens>,
+    secrets: Option<Secrets>,
+    due: Option<Instant>,
+    calm: Option<Calm>,
     status: Option<(u64, KvClusterStatus)>,
     failures: u32,
     unanswered: u32,
@@ -212,14 +217,54 @@ impl Memory {
         self.with(cluster, |remembered| remembered.status = Some((version(cluster), status)));
     }
 
-    /// The token that the pods of a cluster started with.
-    pub fn token(&self, cluster: &KvCluster) -> Option<String> {
-        self.with(cluster, |remembered| remembered.token.clone())
+    /// The tokens that the nodes of a cluster accept.
+    pub fn tokens(&self, cluster: &KvCluster) -> Option<Tokens> {
+        self.with(cluster, |remembered| remembered.tokens.clone())
     }
 
-    /// Records the token, so that a deleted Secret is created again with the same one.
-    pub fn token_seen(&self, cluster: &KvCluster, token: &str) {
-        self.with(cluster, |remembered| remembered.token = Some(token.to_owned()));
+    /// Records the tokens, so that the nodes' Secret comes back with them when it is deleted by hand.
+    pub fn tokens_seen(&self, cluster: &KvCluster, tokens: &Tokens) {
+        self.with(cluster, |remembered| remembered.tokens = Some(tokens.clone()));
+    }
+
+    /// The Secrets as they were read or written last.
+    pub fn secrets(&self, cluster: &KvCluster) -> Option<Secrets> {
+        self.with(cluster, |remembered| remembered.secrets.clone())
+    }
+
+    /// Records the Secrets, or that they have to be read again.
+    pub fn secrets_seen(&self, cluster: &KvCluster, secrets: Option<Secrets>) {
+        self.with(cluster, |remembered| remembered.secrets = secrets);
+    }
+
+    /// Records that a watch reported something of a cluster.
+    pub fn changed(&self, namespace: &str, name: &str) {
+        self.changed.lock().insert((namespace.to_owned(), name.to_owned()));
+    }
+
+    /// Begins a look at a cluster. Returns since when it was due, where it is settled and no watch has reported anything of
+    /// it: then nothing triggered this look but the time.
+    pub fn begin(&self, cluster: &KvCluster) -> Option<Instant> {
+        let key = (cluster.namespace().unwrap_or_default(), cluster.name_any());
+        let changed = self.changed.lock().remove(&key);
+        // Until the look has succeeded, the next one is not calm either.
+        let due = self.with(cluster, |remembered| remembered.due.take());
+        due.filter(|_| !changed)
+    }
+
+    /// Records when the next look at a settled cluster is due. None for one that is changing.
+    pub fn due(&self, cluster: &KvCluster, due: Option<Instant>) {
+        self.with(cluster, |remembered| remembered.due = due);
+    }
+
+    /// What the leader answered when everything was as the spec asks for, and how often since.
+    pub fn calm(&self, cluster: &KvCluster) -> Option<Calm> {
+        self.with(cluster, |remembered| remembered.calm.clone())
+    }
+
+    /// Records it, or that the cluster is not calm.
+    pub fn calm_seen(&self, cluster: &KvCluster, calm: Option<Calm>) {
+        self.with(cluster, |remembered| remembered.calm = calm);
     }
 
     /// Counts a failure, and returns how many there were in a row.
@@ -281,12 +326,29 @@ mod tests {
     }
 
     #[test]
+    fn a_look_is_calm_once_where_no_watch_reported_anything() {
+        let memory = Memory::default();
+        let cluster = cluster("{}");
+        let due = Some(Instant::now());
+        assert_eq!(memory.begin(&cluster), None, "it is new");
+        memory.due(&cluster, due);
+        assert_eq!(memory.begin(&cluster), due);
+        assert_eq!(memory.begin(&cluster), None, "the look before may have failed");
+        memory.due(&cluster, due);
+        memory.changed("shop", "other");
+        memory.changed("shop", "demo");
+        assert_eq!(memory.begin(&cluster), None);
+        memory.due(&cluster, due);
+        assert_eq!(memory.begin(&cluster), due);
+    }
+
+    #[test]
     fn a_new_cluster_of_the_same_name_inherits_nothing() {
         let memory = Memory::default();
         let first = cluster("{}");
-        memory.token_seen(&first, "secret");
+        memory.due(&first, Some(Instant::now()));
         let mut second = first.clone();
         second.metadata.uid = Some("another".to_owned());
-        assert_eq!(memory.token(&second), None);
+        assert_eq!(memory.begin(&second), None);
     }
 }

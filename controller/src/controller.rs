@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
 use kube::client::{Body, ClientBuilder};
@@ -16,11 +16,11 @@ use kube::{Api, Client, Resource, ResourceExt};
 use kvcluster_api::resource::KvCluster;
 use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tower::util::MapRequestLayer;
 
 use crate::build::{APP, Component, MANAGER};
-use crate::context::{Context, Memory, Stores};
+use crate::context::{Context, Indexed, Memory, Stores};
 use crate::election::Election;
 use crate::health::{self, Health};
 use crate::metrics::Metrics;
@@ -30,7 +30,7 @@ use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
 use crate::reconcile::leader_client::LeaderClient;
 use crate::reconcile::roll::Rollouts;
-use crate::reconcile::validate::Defaults;
+use crate::reconcile::validate::{Defaults, Platform};
 use crate::settings::Settings;
 
 type Guarded = DeserializeGuard<KvCluster>;
@@ -44,13 +44,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let health = Arc::new(Health::new(settings.stuck_after(), metrics.clone()));
     let (client, without_retries) = clients(&metrics).await?;
     require_crd(&client, &settings).await?;
-    let mut server = tokio::spawn(health::serve(settings.bind_address, health.clone(), metrics.clone()));
+    let mut server = tokio::spawn(health::serve(settings.serve_at(), health.clone(), metrics.clone()));
     let mut stop = stop_signal()?;
     let mut election = Election::new(client.clone(), &settings.pod_namespace, &settings.lease_name, &settings.pod_name);
     tokio::select! {
         () = election.acquire(|| health.lease_seen()) => {}
         _ = stop.changed() => return Ok(()),
-        served = &mut server => bail!("failed to serve {}: {served:?}", settings.bind_address),
+        served = &mut server => bail!("failed to serve {}: {served:?}", settings.serve_at()),
     }
     health.reconciled();
     metrics.leading.set(1);
@@ -58,7 +58,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tokio::select! {
         () = work => {}
         lost = election.keep(|| health.lease_seen()) => return Err(lost.into()),
-        served = &mut server => bail!("failed to serve {}: {served:?}", settings.bind_address),
+        served = &mut server => bail!("failed to serve {}: {served:?}", settings.serve_at()),
     }
     // Released only now: no other replica may begin while a reconciliation is under way.
     election.release().await;
@@ -121,21 +121,29 @@ fn work(
     mut stop: watch::Receiver<()>,
 ) -> anyhow::Result<impl Future<Output = ()>> {
     let namespace = settings.namespace();
-    let config = Config::default().concurrency(settings.concurrency);
+    // As many places again as calm clusters may take: those that change never wait for them.
+    let config = Config::default().concurrency(settings.concurrency.saturating_mul(2));
+    let memory = Arc::new(Memory::default());
     let (clusters, writer) = reflector::store();
     let watch = watcher(api::<Guarded>(&client, namespace), watcher::Config::default()).default_backoff();
-    let changes = reflector::reflector(writer, watch).applied_objects();
+    let changes =
+        reflector::reflector(writer, watch.modify(|object| object.managed_fields_mut().clear())).applied_objects();
+    let noted = memory.clone();
+    let changes = changes.inspect_ok(move |cluster: &Guarded| {
+        noted.changed(&cluster.namespace().unwrap_or_default(), &cluster.name_any());
+    });
     let controller = Controller::for_stream(without_errors(changes), clusters.clone()).with_config(config);
-    let (accounts, controller) = watched(controller, &client, namespace);
-    let (configs, controller) = watched(controller, &client, namespace);
-    let (services, controller) = watched(controller, &client, namespace);
-    let (stateful_sets, controller) = watched(controller, &client, namespace);
-    let (deployments, controller) = watched(controller, &client, namespace);
-    let (budgets, controller) = watched(controller, &client, namespace);
-    let (policies, controller) = watched(controller, &client, namespace);
-    let (pods, controller) = watched::<Pod>(controller, &client, namespace);
+    let (accounts, controller) = watched(controller, &client, namespace, &memory);
+    let (configs, controller) = watched(controller, &client, namespace, &memory);
+    let (services, controller) = watched(controller, &client, namespace, &memory);
+    let (stateful_sets, controller) = watched(controller, &client, namespace, &memory);
+    let (deployments, controller) = watched(controller, &client, namespace, &memory);
+    let (budgets, controller) = watched(controller, &client, namespace, &memory);
+    let (policies, controller) = watched(controller, &client, namespace, &memory);
+    let (pods, changes) = cache::<Pod>(api(&client, namespace), &our_labels());
+    let (pods, controller) = indexed(controller, pods, changes, &memory);
     let (claims, changes) = cache::<PersistentVolumeClaim>(api(&client, namespace), &claim_labels());
-    let controller = controller.watches_stream(changes, belongs_to);
+    let (claims, controller) = indexed(controller, claims, changes, &memory);
     let unlisted = health.unlisted.clone();
     let context = Arc::new(Context {
         applier: Applier::new(client.clone()),
@@ -162,9 +170,11 @@ fn work(
             image_pull_policy: settings.node_image_pull_policy,
             domain: settings.domain(),
             operator_namespace: settings.pod_namespace.clone(),
+            platform: Platform { fixed_user: settings.fixed_user, ipv6: settings.ipv6() },
         },
         poll_interval: settings.poll_interval(),
-        memory: Memory::default(),
+        calm_looks: Semaphore::new(settings.concurrency.into()),
+        memory,
         metrics: metrics.clone(),
         health,
         without_retries,
@@ -191,6 +201,9 @@ fn work(
                 context.applier.forget(&namespace, &gone.name);
                 context.lead_labels.stop(&namespace, &gone.name);
                 context.rollouts.forget(&namespace, &gone.name);
+                context.stores.pods.forget(&namespace, &gone.name);
+                context.stores.claims.forget(&namespace, &gone.name);
+                context.metrics.forget(&namespace, &gone.name);
             }
             Err(error) => tracing::warn!(%error, "failed to watch"),
         }
@@ -203,6 +216,7 @@ fn watched<K>(
     controller: Controller<Guarded>,
     client: &Client,
     namespace: Option<&str>,
+    memory: &Arc<Memory>,
 ) -> (Store<K>, Controller<Guarded>)
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -213,9 +227,43 @@ where
         + Sync
         + 'static,
 {
-    let (store, changes) =
-        cache(api(client, namespace), &format!("app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/name={APP}"));
-    (store, controller.watches_stream(changes, belongs_to))
+    let (store, changes) = cache(api(client, namespace), &our_labels());
+    (store, controller.watches_stream(changes, noting(memory)))
+}
+
+/// Keeps an index by cluster beside the store.
+fn indexed<K>(
+    controller: Controller<Guarded>,
+    store: Store<K>,
+    changes: impl Stream<Item = Result<K, watcher::Error>> + Send + 'static,
+    memory: &Arc<Memory>,
+) -> (Indexed<K>, Controller<Guarded>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let indexed = Indexed::new(store);
+    let index = indexed.clone();
+    let changes = changes.inspect_ok(move |object| index.notice(object));
+    (indexed, controller.watches_stream(changes, noting(memory)))
+}
+
+/// The KvClusters of an object, of each of which it notes that something has changed.
+fn noting<K: Resource<DynamicType = ()>>(
+    memory: &Arc<Memory>,
+) -> impl Fn(K) -> Vec<ObjectRef<Guarded>> + Send + Sync + 'static {
+    let memory = memory.clone();
+    move |object| {
+        let clusters = belongs_to(object);
+        for cluster in &clusters {
+            memory.changed(cluster.namespace.as_deref().unwrap_or_default(), &cluster.name);
+        }
+        clusters
+    }
+}
+
+/// The labels of every object that the operator makes.
+fn our_labels() -> String {
+    format!("app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/name={APP}")
 }
 
 /// The labels of followers' claims. They come from the StatefulSet's template, where no label can be added later.
@@ -230,7 +278,9 @@ where
 {
     let (store, writer) = reflector::store();
     let ours = watcher::Config::default().labels(labels);
-    (store, without_errors(reflector::reflector(writer, watcher(api, ours).default_backoff()).touched_objects()))
+    // Who set which field takes as much memory as the rest of an object.
+    let watch = watcher(api, ours).default_backoff().modify(|object| object.managed_fields_mut().clear());
+    (store, without_errors(reflector::reflector(writer, watch).touched_objects()))
 }
 
 /// Logs the errors of a watch and drops them. Each watch has a backoff of its own. kube's Controller would delay all

@@ -1,7 +1,7 @@
 //! What unit tests start from: a KvCluster from a few lines of YAML. The values differ from each other and from the
 //! defaults, so that swapped ones show.
 
-use crate::reconcile::validate::{Defaults, Validated, validate};
+use crate::reconcile::validate::{Defaults, Platform, Validated, validate};
 use kvcluster_api::resource::{ImagePullPolicy, KvCluster, KvClusterSpec};
 
 /// The uid of every fixture.
@@ -24,6 +24,7 @@ pub(crate) fn defaults() -> Defaults {
         image_pull_policy: ImagePullPolicy::IfNotPresent,
         domain: Some("cluster.example".to_owned()),
         operator_namespace: "operators".to_owned(),
+        platform: Platform { fixed_user: true, ipv6: false },
     }
 }
 

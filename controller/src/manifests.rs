@@ -117,12 +117,16 @@ pub fn chart_operator() -> String {
 }
 
 /// The chart's `templates/crd.yaml`. It is in `templates`, because Helm never upgrades files in `crds`. It stays when the
-/// release is removed, because removing it would delete every KvCluster.
+/// release is removed, because removing it would delete every KvCluster. Then it has the name of that release, and Helm
+/// would refuse to install another one: such a CRD is left as it is, and the notes say how to take it over.
 #[must_use]
 pub fn chart_crd() -> String {
     let mut crd = serde_json::to_value(crd::definition()).expect("a CRD is JSON");
     crd["metadata"]["annotations"] = json!({"helm.sh/resource-policy": "keep"});
-    format!("{GENERATED}{{{{- if .Values.crds.install }}}}\n{}{{{{- end }}}}\n", yaml(&crd))
+    format!(
+        "{GENERATED}{{{{- if and .Values.crds.install (not (include `kvcluster.foreignCrd` .)) }}}}\n{}{{{{- end }}}}\n",
+        yaml(&crd)
+    )
 }
 
 /// YAML of an object. Goes through JSON, so that keys are in a fixed order.

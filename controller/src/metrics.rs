@@ -1,7 +1,8 @@
-//! The operator's metrics, for Prometheus. No label contains the name of a cluster.
+//! The operator's metrics, for Prometheus.
 
 use std::time::Duration;
 
+use kvcluster_api::resource::KvClusterStatus;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -23,6 +24,12 @@ struct Requested {
     resource: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCluster {
+    namespace: String,
+    name: String,
+}
+
 /// What the operator counts.
 pub struct Metrics {
     /// 1 while this replica holds the Lease.
@@ -31,6 +38,15 @@ pub struct Metrics {
     pub clusters: Gauge,
     /// How many of them roll out a pod template.
     pub rolling: Gauge,
+    /// Looks at clusters in which nothing had changed.
+    pub calm: Counter,
+    /// Those that were put off, because as many were under way as may be.
+    pub postponed: Counter,
+    lateness: Histogram,
+    ready: Family<OfCluster, Gauge>,
+    followers: Family<OfCluster, Gauge>,
+    quorums: Family<OfCluster, Gauge>,
+    rolled_out: Family<OfCluster, Gauge>,
     reconciliations: Family<Ended, Counter>,
     durations: Histogram,
     requests: Family<Requested, Counter>,
@@ -44,12 +60,27 @@ impl Default for Metrics {
         let (rolling, resident) = (Gauge::default(), Gauge::default());
         let (reconciliations, requests) = (Family::default(), Family::default());
         let durations = Histogram::new(BUCKETS_S);
+        let (calm, postponed, lateness) = (Counter::default(), Counter::default(), Histogram::new(BUCKETS_S));
+        let (ready, followers, quorums, rolled_out) =
+            (Family::default(), Family::default(), Family::default(), Family::default());
         let mut registry = Registry::default();
         registry.register_with_unit("process_resident_memory", "Memory in use", Unit::Bytes, resident.clone());
         let ours = registry.sub_registry_with_prefix("kvcluster_operator");
         ours.register("leading", "1 while this replica holds the Lease", leading.clone());
         ours.register("clusters", "KvClusters that are watched", clusters.clone());
         ours.register("rolling_clusters", "KvClusters that roll out a pod template", rolling.clone());
+        ours.register("cluster_ready", "1 while the KvCluster accepts writes", ready.clone());
+        ours.register("cluster_ready_followers", "Followers that receive new writes", followers.clone());
+        ours.register("cluster_write_quorum", "The write quorum in force", quorums.clone());
+        ours.register("cluster_rolled_out", "1 while every pod has the newest template", rolled_out.clone());
+        ours.register("calm_looks", "Looks at KvClusters in which nothing had changed", calm.clone());
+        ours.register("postponed_looks", "Such looks that were put off for others", postponed.clone());
+        ours.register_with_unit(
+            "calm_look_lateness",
+            "Time between when such a look was due and its start",
+            Unit::Seconds,
+            lateness.clone(),
+        );
         ours.register("reconciliations", "Reconciliations, by result", reconciliations.clone());
         ours.register_with_unit(
             "reconciliation_duration",
@@ -58,7 +89,23 @@ impl Default for Metrics {
             durations.clone(),
         );
         ours.register("api_requests", "Requests to the API server; all but GET write", requests.clone());
-        Self { leading, clusters, rolling, reconciliations, durations, requests, resident, registry }
+        Self {
+            leading,
+            clusters,
+            rolling,
+            calm,
+            postponed,
+            lateness,
+            ready,
+            followers,
+            quorums,
+            rolled_out,
+            reconciliations,
+            durations,
+            requests,
+            resident,
+            registry,
+        }
     }
 }
 
@@ -67,6 +114,29 @@ impl Metrics {
     pub fn reconciled(&self, took: Duration, failure: Option<&'static str>) {
         self.reconciliations.get_or_create(&Ended { result: failure.unwrap_or("Succeeded") }).inc();
         self.durations.observe(took.as_secs_f64());
+    }
+
+    /// Counts by how much a look began late.
+    pub fn late(&self, by: Duration) {
+        self.lateness.observe(by.as_secs_f64());
+    }
+
+    /// Records the status of a cluster.
+    pub fn cluster(&self, namespace: &str, name: &str, status: &KvClusterStatus) {
+        let cluster = OfCluster { namespace: namespace.to_owned(), name: name.to_owned() };
+        let is_true = |type_: &str| status.conditions.iter().any(|one| one.type_ == type_ && one.status == "True");
+        self.ready.get_or_create(&cluster).set(is_true("Ready").into());
+        self.followers.get_or_create(&cluster).set(status.ready_replicas.into());
+        self.quorums.get_or_create(&cluster).set(status.applied_write_quorum.unwrap_or_default().into());
+        self.rolled_out.get_or_create(&cluster).set(is_true("RolledOut").into());
+    }
+
+    /// Drops the records of a cluster that no longer exists.
+    pub fn forget(&self, namespace: &str, name: &str) {
+        let cluster = OfCluster { namespace: namespace.to_owned(), name: name.to_owned() };
+        for family in [&self.ready, &self.followers, &self.quorums, &self.rolled_out] {
+            family.remove(&cluster);
+        }
     }
 
     /// Counts a request to the API server.
@@ -124,6 +194,32 @@ mod tests {
         ] {
             assert_eq!(resource(path), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn a_cluster_has_its_own_until_it_is_gone() {
+        let metrics = Metrics::default();
+        let ready = serde_json::json!({"type": "Ready", "status": "True", "reason": "Open", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        let status = KvClusterStatus {
+            ready_replicas: 4,
+            applied_write_quorum: Some(3),
+            conditions: vec![serde_json::from_value(ready).expect("a condition")],
+            ..KvClusterStatus::default()
+        };
+        metrics.cluster("shop", "demo", &status);
+        metrics.cluster("shop", "other", &KvClusterStatus::default());
+        metrics.forget("shop", "other");
+        let text = metrics.text();
+        for line in [
+            "cluster_ready{namespace=\"shop\",name=\"demo\"} 1",
+            "cluster_ready_followers{namespace=\"shop\",name=\"demo\"} 4",
+            "cluster_write_quorum{namespace=\"shop\",name=\"demo\"} 3",
+            "cluster_rolled_out{namespace=\"shop\",name=\"demo\"} 0",
+        ] {
+            assert!(text.contains(&format!("kvcluster_operator_{line}")), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("name=\"other\""), "{text}");
     }
 
     #[test]

@@ -13,6 +13,13 @@ pub fn running_address(pod: &Pod) -> Option<&str> {
     status.pod_ip.as_deref().filter(|ip| runs && !ip.is_empty())
 }
 
+/// Whether the pod's files may have been written already: its containers run, or may start with them.
+#[must_use]
+pub fn may_have_files(pod: &Pod) -> bool {
+    let ended = matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Failed" | "Succeeded"));
+    pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()) && !ended
+}
+
 /// Whether Services send clients to the pod.
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {

@@ -1,7 +1,8 @@
 //! One reconciliation, as a pipeline with one file for each step. A step marked with "client" sends requests.
 //!
 //! 1. [`validate`]: from the resource to a type that the later steps may trust.
-//! 2. [`observe`] (client): the token and the leader's status, by [`leader_client`].
+//! 2. [`observe`] (client): the [`secrets`], the leader's status by [`leader_client`], and the next step of a rotation of
+//!    the [`tokens`].
 //! 3. [`scale`], [`hibernation`]: how many follower pods and leader pods there have to be.
 //! 4. [`lead`]: starts the task that labels the pod that leads, where there are standbys.
 //! 5. [`build`](crate::build): the desired objects.
@@ -12,6 +13,8 @@
 //! 10. [`report`] (client): the [`status`] and the [`events`], written only where they differ.
 //!
 //! In a paused cluster the steps 7 to 9 do nothing.
+//! Where no watch has reported anything since everything was as the spec asks for, [`calm`] asks the leader alone, and
+//! later each time.
 //!
 //! A scale-up first grows the StatefulSet and then configures the leader. A scale-down first configures the leader, and
 //! the StatefulSet shrinks once the leader no longer needs the followers that leave.
@@ -28,8 +31,9 @@ use rand::RngExt;
 use thiserror::Error;
 
 use crate::build::{self, Inputs};
-use crate::context::Context;
+use crate::context::{Calm, Context};
 use crate::reconcile::applier::ApplyError;
+use crate::reconcile::apply::Applied;
 use crate::reconcile::hibernation::Stage;
 use crate::reconcile::leader_client::Configured;
 use crate::reconcile::plan::{Move, Plan, Rollout};
@@ -37,6 +41,8 @@ use crate::reconcile::report::StepResults;
 
 pub mod applier;
 pub mod apply;
+pub mod calm;
+pub mod client_tokens;
 pub mod configure;
 pub mod disruption;
 pub mod events;
@@ -48,12 +54,16 @@ pub mod plan;
 pub mod report;
 pub mod roll;
 pub mod scale;
+pub mod secrets;
 pub mod status;
+pub mod tokens;
 pub mod validate;
 pub mod volumes;
 
 /// The delay before the next look at a cluster that is changing.
 const UNSETTLED: Duration = Duration::from_millis(1000);
+/// How much longer than the poll interval a leader that answers the same is left alone, at most.
+const CALM_MAX: u32 = 5;
 /// The longest delay before the next look at a cluster whose leader does not answer.
 const UNREACHABLE: Duration = Duration::from_secs(15);
 /// The delay before the next look at a resource that the operator cannot act on. A change of it triggers a look at once.
@@ -136,6 +146,11 @@ fn next_look(settled: bool, unanswered: u32, poll_interval: Duration) -> Duratio
     }
 }
 
+/// The delay before the next look at a cluster in which nothing has changed so many times.
+fn next_calm_look(times: u32, poll_interval: Duration) -> Duration {
+    poll_interval.saturating_mul((1 + times / 2).min(CALM_MAX))
+}
+
 fn backoff(failures: u32) -> Duration {
     let (first, longest) = BACKOFF;
     first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(longest)
@@ -153,6 +168,11 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
         return Ok(Action::requeue(IDLE));
     }
     context.stores.ready().await;
+    if let Some(due) = context.memory.begin(resource)
+        && let Some(action) = calm::look(resource, due, context).await
+    {
+        return Ok(action);
+    }
     let previous = context.memory.newest_status(resource);
     let cluster = match validate::validate(resource, &context.defaults) {
         Ok(cluster) => cluster,
@@ -163,6 +183,7 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
             return Ok(Action::requeue(IDLE));
         }
     };
+    let before = context.memory.secrets(resource);
     let mut observed = observe::observe(resource, &cluster, context).await?;
     let stage = hibernation::stage(&cluster, &observed.leader_pods, Timestamp::now());
     let mut desired = build::build(
@@ -174,7 +195,7 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
             leader_pods: scale::leader_pods(&cluster, &observed.leader_pods),
             opened: previous.opened || observed.leader.open().is_some(),
             leader_by_label: context.lead_labels.keep(&cluster, &observed.leader_pods, context),
-            token: observed.token.clone(),
+            tokens: observed.tokens.clone(),
         },
     );
     let objects = observe::Objects::of(&cluster, context);
@@ -191,10 +212,13 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
         plan::situation::pause(&mut desired.leader, &objects, &situation, &plan);
         plan
     };
+    let clients = client_tokens::check(cluster.auth.as_ref(), observed.secrets.clients.as_deref());
     let applied = match cluster.paused {
         true => Ok(None),
-        false => apply::apply(desired, observed.secret, &cluster, context).await.map(Some),
+        false => apply::apply(desired, observed.secrets, &cluster, context).await.map(Some),
     };
+    let written = applied.as_ref().ok().and_then(|applied| Some(applied.as_ref()?.secrets.clone()));
+    context.memory.secrets_seen(resource, written);
     if let (Ok(Some(applied)), Some(Move::Follower { name, within_budget })) = (&applied, &plan.next)
         && let Some(pod) = objects.judged_follower(name, &applied.followers)
         && let Some(refusal) = roll::replace(pod, *within_budget, context).await?
@@ -204,16 +228,24 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     if let Some(pod) = roll::left_behind(&observed.leader, &objects.leader_pods).filter(|_| !cluster.paused) {
         roll::replace(pod, false, context).await?;
     }
+    if let Ok(Some(Applied { secrets, .. })) = &applied
+        && (observed.tokens.rotates() || secrets::clients_changed(before.as_ref(), secrets))
+    {
+        let pods: Vec<_> = objects.follower_pods.iter().chain(&objects.leader_pods).collect();
+        secrets::hurry(&pods, secrets, context).await;
+    }
     // A failure to apply an object does not hold up the configuration of a leader that runs.
     let configured = match cluster.paused {
         true => Configured::Unchanged,
-        false => configure::configure(&mut observed.leader, &cluster, &observed.token, context).await,
+        false => configure::configure(&mut observed.leader, &cluster, &observed.tokens.accepted, context).await,
     };
     let results = StepResults {
         leader: &observed.leader,
         configured: &configured,
         applied: applied.as_ref().map(Option::as_ref),
         plan: &plan,
+        tokens: &observed.tokens,
+        clients: &clients,
     };
     let status = report::status(&cluster, &results, &previous, context);
     report::write(resource, &previous, &status, context).await?;
@@ -222,8 +254,16 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     let settled = cluster.paused
         || matches!(status.phase, Phase::Ready | Phase::Hibernated)
         || (status.phase == Phase::Updating && matches!(plan.rollout, Rollout::Blocked | Rollout::Queued));
+    let settled = settled && (cluster.paused || !observed.tokens.rotates());
+    // Everything else happens by itself: a rollout that waits for its turn has no event.
+    let calm = settled && !cluster.paused && status.phase == Phase::Ready && plan.rollout == Rollout::Done;
+    let answer = observed.leader.answered().filter(|_| calm);
+    context.memory.calm_seen(resource, answer.map(|leader| Calm { leader: leader.essence(), times: 0 }));
+    context.metrics.cluster(namespace, &cluster.name, &status);
     let unanswered = context.memory.unanswered(resource);
-    Ok(Action::requeue(jittered(next_look(settled, unanswered, context.poll_interval))))
+    let next = jittered(next_look(settled, unanswered, context.poll_interval));
+    context.memory.due(resource, settled.then(|| Instant::now() + next));
+    Ok(Action::requeue(next))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The operator's settings: flags, and the same names in upper case as environment variables.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
@@ -37,15 +37,26 @@ pub struct Settings {
     #[arg(long, env)]
     pub cluster_domain: Option<String>,
 
+    /// Whether pods ask for the user and group of the image, 65532. Set it to false where the platform assigns them, as
+    /// OpenShift does.
+    #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
+    pub fixed_user: bool,
+
+    /// The address of the operator's pod. With an IPv6 address it and the nodes listen on IPv6.
+    #[arg(long, env)]
+    pub pod_ip: Option<IpAddr>,
+
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env, default_value = "0.0.0.0:8080")]
     pub bind_address: SocketAddr,
 
-    /// How often the leader of a settled cluster is asked for its status, in milliseconds (500 to 60000).
+    /// How often the leader of a settled cluster is asked for its status, in milliseconds (500 to 60000). While nothing
+    /// changes, the interval grows to five times that.
     #[arg(long, env, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(500..=60_000))]
     pub poll_interval_ms: u64,
 
-    /// How many KvClusters are reconciled at once (1 to 256).
+    /// How many KvClusters in which nothing has changed are looked at at once (1 to 256). As many places again are for those
+    /// that change.
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
 
@@ -63,6 +74,22 @@ impl Settings {
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
         self.watch_namespace.as_deref().filter(|namespace| !namespace.is_empty())
+    }
+
+    /// Whether pods have IPv6 addresses alone. A pod with both has an IPv4 address first, or hears it all the same.
+    #[must_use]
+    pub fn ipv6(&self) -> bool {
+        self.pod_ip.is_some_and(|address| address.is_ipv6())
+    }
+
+    /// Where to serve: on every address, also of IPv6 where there is no other.
+    #[must_use]
+    pub fn serve_at(&self) -> SocketAddr {
+        let mut address = self.bind_address;
+        if self.ipv6() && address.ip().is_unspecified() {
+            address.set_ip(Ipv6Addr::UNSPECIFIED.into());
+        }
+        address
     }
 
     /// How often the leader of a settled cluster is asked.
@@ -109,7 +136,30 @@ fn pull_policy(text: &str) -> Result<ImagePullPolicy, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::domain_of_search_list;
+    use clap::Parser;
+
+    use super::{Settings, domain_of_search_list};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    #[test]
+    fn the_operator_listens_on_ipv6_where_its_pod_has_no_other_address() {
+        for (line, ipv6, address) in [
+            ("run", false, "0.0.0.0:8080"),
+            ("run --pod-ip 10.0.0.7", false, "0.0.0.0:8080"),
+            ("run --pod-ip fd00::7", true, "[::]:8080"),
+            ("run --pod-ip fd00::7 --bind-address 127.0.0.1:9", true, "127.0.0.1:9"),
+        ] {
+            let settings = Line::parse_from(line.split(' ')).settings;
+            assert_eq!((settings.ipv6(), settings.serve_at().to_string()), (ipv6, address.to_owned()), "{line}");
+            assert!(settings.fixed_user);
+        }
+        assert!(!Line::parse_from(["run", "--fixed-user", "false"]).settings.fixed_user);
+    }
 
     #[test]
     fn the_domain_comes_from_the_search_list_of_a_pod() {

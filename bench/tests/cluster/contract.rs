@@ -206,6 +206,8 @@ async fn every_request_is_answered_in_json() {
             json!({"ok": false, "message": "the leader is not recovering"}),
         ),
         (Method::GET, format!("{leader}/healthz"), "", 200, json!({"ok": true})),
+        (Method::GET, format!("{leader}/auth"), "", 200, json!({"ok": true})),
+        (Method::GET, format!("{follower}/auth"), "", 200, json!({"ok": true})),
         (Method::GET, format!("{leader}/readyz"), "", 200, json!({"ok": true})),
         (
             Method::GET,

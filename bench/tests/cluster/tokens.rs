@@ -56,7 +56,8 @@ const PUT: &str = r#"{"key":"k","value":"1"}"#;
 #[tokio::test(flavor = "multi_thread")]
 async fn each_token_opens_what_it_is_for() {
     let directory = TempDir::new().expect("a directory");
-    let (cluster, _files) = guarded(directory.path()).await;
+    let (mut cluster, _files) = guarded(directory.path()).await;
+    let (_, standby) = cluster.start_rival().await.expect("the standby starts");
     let (leader, follower) = (cluster.leader_url(), cluster.follower_url(0));
     assert_eq!(status(Method::POST, &format!("{leader}/put"), Some(CLIENT), PUT).await, 200);
 
@@ -87,6 +88,9 @@ async fn each_token_opens_what_it_is_for() {
     for (method, url, body) in [
         (Method::PATCH, format!("{leader}/config"), r#"{"max_delay_ms":0}"#),
         (Method::GET, format!("{leader}/backup"), ""),
+        (Method::GET, format!("{leader}/auth"), ""),
+        (Method::GET, format!("{follower}/auth"), ""),
+        (Method::GET, format!("{standby}/auth"), ""),
         (Method::POST, format!("{follower}/replicate"), r#"{"key":"other","value":"v","seq":9}"#),
     ] {
         for token in [None, Some(CLIENT)] {

@@ -16,3 +16,13 @@
 {{- $own := dict "app.kubernetes.io/name" "kv-controller" "app.kubernetes.io/instance" .Release.Name "app.kubernetes.io/managed-by" .Release.Service }}
 {{- toYaml (merge $own .Values.podLabels) }}
 {{- end }}
+
+{{/* The release that a CRD in the cluster belongs to, where that is another one. */}}
+{{- define "kvcluster.foreignCrd" -}}
+{{- $crd := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "kvclusters.kvcluster.io" | default dict -}}
+{{- $annotations := dig "metadata" "annotations" dict $crd | default dict -}}
+{{- $owner := printf "%s/%s" (get $annotations "meta.helm.sh/release-namespace") (get $annotations "meta.helm.sh/release-name") -}}
+{{- if and $crd (ne $owner (printf "%s/%s" .Release.Namespace .Release.Name)) -}}
+{{- $owner -}}
+{{- end -}}
+{{- end -}}

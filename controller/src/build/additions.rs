@@ -99,6 +99,7 @@ mod tests {
 
     use crate::build::{Inputs, Resources, build};
     use crate::fixtures::validated;
+    use crate::reconcile::tokens::{Stage, Tokens};
 
     const ADDED: &str = "
 labels: {team: shop}
@@ -117,7 +118,12 @@ volumes: [{name: conf, configMap: {name: shipper}}]
 
     fn objects(spec: &str) -> Resources {
         let inputs = Inputs {
-            token: "0123".to_owned(),
+            tokens: Tokens {
+                wanted: b"0123".to_vec(),
+                accepted: vec!["0123".to_owned()],
+                dropped: vec![],
+                stage: Stage::Applied,
+            },
             follower_pods: 5,
             asleep: false,
             spare_followers: 2,

@@ -30,16 +30,16 @@ pub(super) fn stateful_set(cluster: &Validated, inputs: &Inputs) -> StatefulSet 
     if cluster.durability == Durability::Disk {
         env.push(pod::env("DATA_DIR", DATA_DIR));
     }
-    let mut template = pod::template(cluster, Component::Follower, &inputs.token, env);
+    let mut template = pod::template(cluster, Component::Follower, env);
     if let Some(spec) = template.spec.as_mut() {
         spec.topology_spread_constraints = Some(vec![spread(cluster)]);
         if cluster.durability == Durability::Disk {
             for container in &mut spec.containers {
-                container.volume_mounts = Some(vec![VolumeMount {
+                container.volume_mounts.get_or_insert_default().push(VolumeMount {
                     name: DATA.to_owned(),
                     mount_path: DATA_DIR.to_owned(),
                     ..VolumeMount::default()
-                }]);
+                });
             }
         }
     }

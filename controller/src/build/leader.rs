@@ -16,8 +16,8 @@ use crate::reconcile::validate::Validated;
 /// default of 300 s suits pods whose data would have to move too.
 const NODE_LOST_TOLERATION_S: i64 = 5;
 
-/// The setting that the pods have in a cluster with standbys: the URL to which a standby redirects clients.
-pub(super) const ADVERTISE_URL: &str = "ADVERTISE_URL";
+/// The setting that the pods have in a cluster with standbys alone.
+pub(super) const TAKEOVER: &str = "TAKEOVER_AFTER_MS";
 
 /// For how long followers must not have heard the leader before a standby takes over, in milliseconds.
 const TAKEOVER_AFTER_MS: u32 = 500;
@@ -26,15 +26,16 @@ pub(super) fn deployment(cluster: &Validated, inputs: &Inputs) -> Deployment {
     // The leader's page shows commands for this resource in place of controls that the operator would overrule.
     let resource = format!("{}/{}", cluster.namespace, cluster.name);
     let mut env = vec![pod::env("FOLLOWERS", &discovery_url(cluster)), pod::env("KVCLUSTER", &resource)];
+    // What followers and standbys name to clients. By address, because pods of a Deployment have no names in DNS.
+    env.push(pod::env_of_field("POD_IP", "status.podIP"));
+    let host = if cluster.platform.ipv6 { "[$(POD_IP)]" } else { "$(POD_IP)" };
+    env.push(pod::env("ADVERTISE_URL", &format!("http://{host}:{PORT}")));
     if cluster.standbys > 0 {
         // Here and not in the ConfigMap: a pod that restarts while standbys are being removed would read 0 there, and
         // take the lead back from the pod that replaces it.
-        env.push(pod::env("TAKEOVER_AFTER_MS", &TAKEOVER_AFTER_MS.to_string()));
-        // By address, because pods of a Deployment have no names in DNS.
-        env.push(pod::env_of_field("POD_IP", "status.podIP"));
-        env.push(pod::env(ADVERTISE_URL, &format!("http://$(POD_IP):{PORT}")));
+        env.push(pod::env(TAKEOVER, &TAKEOVER_AFTER_MS.to_string()));
     }
-    let mut template = pod::template(cluster, Component::Leader, &inputs.token, env);
+    let mut template = pod::template(cluster, Component::Leader, env);
     if let Some(spec) = template.spec.as_mut() {
         for container in &mut spec.containers {
             container.env_from = Some(vec![EnvFromSource {

@@ -33,7 +33,7 @@ pub(super) fn network_policy(cluster: &Validated) -> Option<NetworkPolicy> {
             egress: Some(vec![
                 NetworkPolicyEgressRule { to: Some(vec![own_pods]), ports: Some(vec![port("TCP", PORT)]) },
                 // To any address: DNS may be a pod, a cache on the machine, or an external server.
-                NetworkPolicyEgressRule { to: None, ports: Some(vec![port("UDP", 53), port("TCP", 53)]) },
+                NetworkPolicyEgressRule { to: None, ports: Some(dns_ports().collect()) },
             ]),
         }),
     })
@@ -52,6 +52,11 @@ fn operator(cluster: &Validated) -> NetworkPolicyPeer {
         pod_selector: labelled("app.kubernetes.io/name", MANAGER),
         ip_block: None,
     }
+}
+
+/// A policy counts the port of the pod behind the Service of DNS, which is 5353 on OpenShift.
+fn dns_ports() -> impl Iterator<Item = NetworkPolicyPort> {
+    [53, 5353].into_iter().flat_map(|number| ["UDP", "TCP"].map(|protocol| port(protocol, number)))
 }
 
 fn port(protocol: &str, number: i32) -> NetworkPolicyPort {

@@ -3,43 +3,47 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, LocalObjectReference,
+    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, KeyToPath, LocalObjectReference,
     ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
-    SecretKeySelector, SecurityContext,
+    SecretVolumeSource, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 use kvcluster_api::resource::{NODE_CONTAINER, PodSettings, Resources};
 
-use crate::build::{Component, PORT, RESP_PORT, TOKEN_KEY, labels, names};
-use crate::hash::fnv1a;
+use crate::build::{ACCEPTED_KEY, Component, PORT, RESP_PORT, labels, names};
 use crate::reconcile::validate::Validated;
 
 /// How long a pod may take to shut down, in seconds. The node drains in less.
 const GRACE_PERIOD_S: i64 = 30;
 /// How long a node waits for writes in flight when it shuts down, in milliseconds.
 const DRAIN_TIMEOUT_MS: u32 = 20_000;
+/// The volumes with the tokens of nodes and of clients, and the file in each.
+const AUTH: &str = "kv-auth";
+const CLIENTS: &str = "kv-clients";
+const TOKENS: &str = "tokens";
 /// The user of the image.
 const USER: i64 = 65_532;
 
 /// The part of the pod template that both components share.
 ///
-/// A change of the template restarts pods, so it contains nothing that changes on a running leader. The exception is the
-/// fingerprint of the token, because pods with different tokens reject each other.
-pub(super) fn template(cluster: &Validated, component: Component, token: &str, env: Vec<EnvVar>) -> PodTemplateSpec {
+/// A change of the template restarts pods, so it contains nothing that changes on a running node: neither what the leader
+/// gets by `PATCH /config`, nor tokens, which are files.
+pub(super) fn template(cluster: &Validated, component: Component, env: Vec<EnvVar>) -> PodTemplateSpec {
     let settings = match component {
         Component::Leader => &cluster.leader,
         Component::Follower => &cluster.followers,
     };
+    let user = cluster.platform.fixed_user.then_some(USER);
     let PodSettings { resources, node_selector, tolerations, priority_class_name, pod_template: _ } = settings.clone();
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels(&cluster.name, Some(component))),
-            annotations: Some(BTreeMap::from([
-                ("kubectl.kubernetes.io/default-container".to_owned(), NODE_CONTAINER.to_owned()),
-                ("kvcluster.io/token".to_owned(), fnv1a(token.as_bytes())),
-            ])),
+            annotations: Some(BTreeMap::from([(
+                "kubectl.kubernetes.io/default-container".to_owned(),
+                NODE_CONTAINER.to_owned(),
+            )])),
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
@@ -56,15 +60,16 @@ pub(super) fn template(cluster: &Validated, component: Component, token: &str, e
             termination_grace_period_seconds: Some(GRACE_PERIOD_S),
             security_context: Some(PodSecurityContext {
                 run_as_non_root: Some(true),
-                run_as_user: Some(USER),
-                run_as_group: Some(USER),
-                fs_group: Some(USER),
+                run_as_user: user,
+                run_as_group: user,
+                fs_group: user,
                 // Otherwise every start walks a large volume to set owners that are correct already.
                 fs_group_change_policy: Some("OnRootMismatch".to_owned()),
                 seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
                 ..PodSecurityContext::default()
             }),
             containers: vec![container(cluster, component, resources, env)],
+            volumes: Some(token_volumes(cluster)),
             ..PodSpec::default()
         }),
     }
@@ -79,6 +84,7 @@ fn container(cluster: &Validated, component: Component, resources: Option<Resour
         env: Some(common_env(cluster, component).into_iter().chain(env).collect()),
         ports: Some(vec![port("http", PORT), port("redis", RESP_PORT)]),
         resources: Some(requirements(resources)),
+        volume_mounts: Some(token_volumes(cluster).iter().map(|volume| mount(&volume.name)).collect()),
         // Reading a large data directory may take long, and would begin anew after a restart.
         startup_probe: Some(probe("/healthz", 1, 3600)),
         readiness_probe: Some(probe("/readyz", 2, 2)),
@@ -105,27 +111,53 @@ fn port(name: &str, number: i32) -> ContainerPort {
 }
 
 fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
-    vec![
+    let bind = cluster.platform.ipv6.then(|| env("BIND_ADDRESS", "::"));
+    let clients = cluster.auth.as_ref().map(|_| token_file("CLIENT_TOKEN_FILE", CLIENTS));
+    let common = [
         env("ROLE", component.as_str()),
         env("PORT", &PORT.to_string()),
         env("RESP_PORT", &RESP_PORT.to_string()),
         env_of_field("NODE_NAME", "metadata.name"),
-        EnvVar {
-            name: "AUTH_TOKEN".to_owned(),
-            value_from: Some(EnvVarSource {
-                secret_key_ref: Some(SecretKeySelector {
-                    name: names::secret(&cluster.name),
-                    key: TOKEN_KEY.to_owned(),
-                    optional: None,
-                }),
-                ..EnvVarSource::default()
-            }),
-            value: None,
-        },
+        token_file("AUTH_TOKEN_FILE", AUTH),
         env("DRAIN_TIMEOUT_MS", &DRAIN_TIMEOUT_MS.to_string()),
         env("LOG_FORMAT", "json"),
         env("LOG_LEVEL", &format!("{:?}", cluster.log_level).to_lowercase()),
-    ]
+    ];
+    common.into_iter().chain(bind).chain(clients).collect()
+}
+
+/// The files of the tokens that the node accepts from other nodes and from clients. The kubelet writes them again when
+/// their Secrets change. A Secret that is missing keeps a pod from starting: without the file it would be open to everyone.
+fn token_volumes(cluster: &Validated) -> Vec<Volume> {
+    let volume = |name: &str, secret: &str, key: &str| Volume {
+        name: name.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.to_owned()),
+            items: Some(vec![KeyToPath { key: key.to_owned(), path: TOKENS.to_owned(), mode: None }]),
+            // For the group of the pod.
+            default_mode: Some(0o440),
+            optional: None,
+        }),
+        ..Volume::default()
+    };
+    let nodes = volume(AUTH, &names::accepted_tokens(&cluster.name), ACCEPTED_KEY);
+    let clients = cluster.auth.as_ref().map(|auth| volume(CLIENTS, &auth.secret_name, &auth.key));
+    std::iter::once(nodes).chain(clients).collect()
+}
+
+/// Not by `subPath`, with which the file would never change.
+fn mount(volume: &str) -> VolumeMount {
+    VolumeMount {
+        name: volume.to_owned(),
+        mount_path: format!("/etc/kvcluster/{volume}"),
+        read_only: Some(true),
+        ..VolumeMount::default()
+    }
+}
+
+/// The setting that names the file of tokens in this volume.
+fn token_file(setting: &str, volume: &str) -> EnvVar {
+    env(setting, &format!("{}/{TOKENS}", mount(volume).mount_path))
 }
 
 pub(super) fn env(name: &str, value: &str) -> EnvVar {

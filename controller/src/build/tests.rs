@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::fixtures::{UID, validated};
+use crate::reconcile::tokens::Stage;
+use crate::reconcile::validate::Platform;
 
 const SPEC: &str = "
 replicas: 7
@@ -26,13 +28,22 @@ fn objects(spec: &str) -> Resources {
 
 fn inputs() -> Inputs {
     Inputs {
-        token: "0123".to_owned(),
+        tokens: tokens("0123"),
         follower_pods: 7,
         asleep: false,
         spare_followers: 3,
         leader_pods: 1,
         opened: true,
         leader_by_label: false,
+    }
+}
+
+fn tokens(wanted: &str) -> Tokens {
+    Tokens {
+        wanted: wanted.as_bytes().to_vec(),
+        accepted: vec![wanted.to_owned(), "before".to_owned()],
+        dropped: vec!["long-ago".to_owned()],
+        stage: Stage::Applied,
     }
 }
 
@@ -53,10 +64,12 @@ fn pod_of(workload: &impl serde::Serialize) -> Value {
 
 #[test]
 fn everything_is_owned_by_the_cluster_and_has_its_labels() {
-    let Resources { account, secret, config, peers, write, read, followers, leader, budget, policy } = objects(SPEC);
+    let Resources { account, secret, accepted, config, peers, write, read, followers, leader, budget, policy } =
+        objects(SPEC);
     let all = [
         json_of(&account),
         json_of(&secret),
+        json_of(&accepted),
         json_of(&config),
         json_of(&peers),
         json_of(&write),
@@ -101,7 +114,8 @@ fn a_law_of_the_delays_takes_the_place_of_its_bounds() {
 fn the_leader_is_soft_state_and_leaves_a_lost_node_soon() {
     let leader = objects(SPEC).leader;
     let pod = pod_of(&leader);
-    assert_eq!(pod["spec"]["volumes"], Value::Null);
+    let volumes = pod["spec"]["volumes"].as_array().expect("volumes");
+    assert!(volumes.iter().all(|volume| volume["secret"].is_object()), "{volumes:?}");
     assert_eq!(json_of(&leader)["spec"]["strategy"]["rollingUpdate"], json!({"maxSurge": 1, "maxUnavailable": 0}));
     let env = &pod["spec"]["containers"][0]["env"];
     let followers =
@@ -125,7 +139,8 @@ fn followers_on_disk_have_a_volume_each_that_outlives_the_stateful_set() {
     assert_eq!(claim["storageClassName"], json!("fast"));
     assert_eq!(set["persistentVolumeClaimRetentionPolicy"], json!({"whenDeleted": "Retain", "whenScaled": "Retain"}));
     let container = &set["template"]["spec"]["containers"][0];
-    assert_eq!(container["volumeMounts"], json!([{"name": "data", "mountPath": "/data"}]));
+    let mounts = container["volumeMounts"].as_array().expect("mounts");
+    assert!(mounts.contains(&json!({"name": "data", "mountPath": "/data"})), "{mounts:?}");
     let env = container["env"].as_array().expect("env");
     assert!(env.contains(&json!({"name": "DATA_DIR", "value": "/data"})));
     assert!(env.contains(&json!({"name": "DURABILITY", "value": "disk"})));
@@ -154,7 +169,8 @@ fn followers_in_memory_have_no_volume() {
     let set = json_of(&objects("{durability: Memory}").followers)["spec"].clone();
     assert_eq!(set["volumeClaimTemplates"], Value::Null);
     let container = &set["template"]["spec"]["containers"][0];
-    assert_eq!(container["volumeMounts"], Value::Null);
+    let mounts = container["volumeMounts"].as_array().expect("mounts");
+    assert!(mounts.iter().all(|mount| mount["name"] != "data"), "{mounts:?}");
     assert!(container["env"].as_array().expect("env").contains(&json!({"name": "DURABILITY", "value": "memory"})));
 }
 
@@ -188,15 +204,49 @@ fn no_probe_ends_a_recovery() {
     }
 }
 
+// Goal: a rotation restarts no pod, and nothing that others may read shows a token, nor what it could be guessed from.
 #[test]
-fn the_token_is_in_the_secret_alone_and_another_one_restarts_the_pods() {
-    let build_with = |token: &str| build(&validated("{}"), &Inputs { token: token.to_owned(), ..inputs() });
+fn tokens_are_files_of_the_pods_and_no_part_of_their_template() {
+    let build_with = |token: &str| build(&validated("{}"), &Inputs { tokens: tokens(token), ..inputs() });
     let (one, two) = (build_with("one-secret"), build_with("another"));
-    assert_ne!(pod_of(&one.leader), pod_of(&two.leader));
-    assert_ne!(pod_of(&one.followers), pod_of(&two.followers));
-    assert!(!json_of(&one.leader).to_string().contains("one-secret"));
+    for (one, two) in [(json_of(&one.leader), json_of(&two.leader)), (json_of(&one.followers), json_of(&two.followers))]
+    {
+        assert_eq!(one, two);
+        let pod = &one["spec"]["template"]["spec"];
+        let volume = json!({"name": "kv-auth", "secret": {"secretName": "demo-auth-accepted", "defaultMode": 0o440,
+            "items": [{"key": "tokens", "path": "tokens"}]}});
+        assert!(pod["volumes"].as_array().expect("volumes").contains(&volume), "{pod}");
+        let container = &pod["containers"][0];
+        let file = json!({"name": "AUTH_TOKEN_FILE", "value": "/etc/kvcluster/kv-auth/tokens"});
+        assert!(container["env"].as_array().expect("env").contains(&file), "{container}");
+        let mount = json!({"name": "kv-auth", "mountPath": "/etc/kvcluster/kv-auth", "readOnly": true});
+        assert!(container["volumeMounts"].as_array().expect("mounts").contains(&mount), "{container}");
+    }
+    let data = |secret: &Secret, key: &str| String::from_utf8(secret.data.as_ref().expect("data")[key].0.clone());
+    assert_eq!(data(&one.secret, "token").as_deref(), Ok("one-secret"));
+    assert_eq!(data(&one.accepted, "tokens").as_deref(), Ok("one-secret\nbefore\n"));
+    assert_eq!(data(&one.accepted, "dropped").as_deref(), Ok("long-ago\n"));
     assert_eq!(new_token().len(), 64);
     assert_ne!(new_token(), new_token());
+}
+
+#[test]
+fn clients_need_a_token_at_every_node_where_the_spec_names_a_secret() {
+    let with = objects("{auth: {secretName: shops, key: list}}");
+    for workload in [json_of(&with.leader), json_of(&with.followers)] {
+        let pod = &workload["spec"]["template"]["spec"];
+        let volume = json!({"name": "kv-clients", "secret": {"secretName": "shops", "defaultMode": 0o440,
+            "items": [{"key": "list", "path": "tokens"}]}});
+        assert!(pod["volumes"].as_array().expect("volumes").contains(&volume), "{pod}");
+        let container = &pod["containers"][0];
+        let file = json!({"name": "CLIENT_TOKEN_FILE", "value": "/etc/kvcluster/kv-clients/tokens"});
+        assert!(container["env"].as_array().expect("env").contains(&file), "{container}");
+        let mount = json!({"name": "kv-clients", "mountPath": "/etc/kvcluster/kv-clients", "readOnly": true});
+        assert!(container["volumeMounts"].as_array().expect("mounts").contains(&mount), "{container}");
+    }
+    let default = json_of(&objects("{auth: {secretName: shops}}").leader);
+    assert_eq!(default["spec"]["template"]["spec"]["volumes"][1]["secret"]["items"][0]["key"], json!("tokens"));
+    assert!(!env_of(&objects("{}").leader).contains_key("CLIENT_TOKEN_FILE"));
 }
 
 #[test]
@@ -221,6 +271,40 @@ fn the_budget_keeps_every_follower_pod_but_the_spare_ones_unless_it_is_switched_
         assert_eq!(budget("{}", pods, spare)["spec"]["minAvailable"], json!(kept), "{pods} pods, {spare} to spare");
     }
     assert_eq!(budget("{disruptionBudget: {enabled: false}}", 7, 3), Value::Null);
+}
+
+#[test]
+fn pods_resolve_names_also_where_dns_listens_on_another_port() {
+    let egress = json_of(&objects("{}").policy)["spec"]["egress"][1].clone();
+    let ports: Vec<(i64, &str)> = egress["ports"]
+        .as_array()
+        .expect("ports")
+        .iter()
+        .map(|port| (port["port"].as_i64().expect("a number"), port["protocol"].as_str().expect("a protocol")))
+        .collect();
+    assert_eq!(ports, [(53, "UDP"), (53, "TCP"), (5353, "UDP"), (5353, "TCP")]);
+    assert_eq!(egress["to"], Value::Null);
+}
+
+#[test]
+fn a_platform_may_assign_the_user_and_have_ipv6_alone() {
+    let on = |fixed_user, ipv6| {
+        let cluster = Validated { platform: Platform { fixed_user, ipv6 }, ..validated("{}") };
+        build(&cluster, &inputs())
+    };
+    for (fixed_user, id) in [(true, json!(65532)), (false, Value::Null)] {
+        for pod in [pod_of(&on(fixed_user, false).leader), pod_of(&on(fixed_user, false).followers)] {
+            let context = &pod["spec"]["securityContext"];
+            assert_eq!([&context["runAsUser"], &context["runAsGroup"], &context["fsGroup"]], [&id; 3]);
+            assert_eq!(context["runAsNonRoot"], json!(true));
+        }
+    }
+    let (four, six) = (on(true, false), on(true, true));
+    assert!(!env_of(&four.leader).contains_key("BIND_ADDRESS"));
+    for env in [env_of(&six.leader), env_of(&six.followers)] {
+        assert_eq!(env["BIND_ADDRESS"]["value"], json!("::"));
+    }
+    assert_eq!(env_of(&six.leader)["ADVERTISE_URL"]["value"], json!("http://[$(POD_IP)]:8000"));
 }
 
 #[test]
@@ -252,6 +336,8 @@ fn standbys_are_pods_of_the_leader_that_redirect_to_one_another_on_other_machine
     assert_eq!([replicas(&none), replicas(&one), replicas(&two)], [json!(1), json!(2), json!(3)]);
     assert_eq!(pod_of(&one.leader), pod_of(&two.leader));
 
+    // Without standbys too: followers name the leader by this URL, and its name is not in DNS.
+    assert_eq!(env_of(&none.leader)["ADVERTISE_URL"], env_of(&one.leader)["ADVERTISE_URL"]);
     let env = env_of(&one.leader);
     assert_eq!(env["ADVERTISE_URL"]["value"], json!("http://$(POD_IP):8000"));
     assert_eq!(env["POD_IP"]["valueFrom"]["fieldRef"]["fieldPath"], json!("status.podIP"));
@@ -264,7 +350,6 @@ fn standbys_are_pods_of_the_leader_that_redirect_to_one_another_on_other_machine
 
     assert_eq!(json_of(&none.config)["data"], json_of(&one.config)["data"]);
     assert!(!env_of(&none.leader).contains_key("TAKEOVER_AFTER_MS"));
-    assert!(!env_of(&none.leader).contains_key("ADVERTISE_URL"));
     assert_eq!(pod_of(&none.leader)["spec"]["topologySpreadConstraints"], Value::Null);
     let pod = |resources: &Resources| -> Pod { serde_json::from_value(pod_of(&resources.leader)).expect("a pod") };
     assert!(may_stand_by(&pod(&one)) && !may_stand_by(&pod(&none)));

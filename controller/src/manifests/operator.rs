@@ -38,6 +38,8 @@ pub struct Values {
     extra_env: Option<Value>,
     affinity: Option<Value>,
     priority_class: Option<Value>,
+    fixed_user: String,
+    user: Value,
     resources: Value,
     node_selector: Option<Value>,
     tolerations: Option<Value>,
@@ -73,6 +75,8 @@ impl Values {
             extra_env: None,
             affinity: None,
             priority_class: None,
+            fixed_user: "true".to_owned(),
+            user: json!(65532),
             resources: json!({"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}),
             node_selector: None,
             tolerations: None,
@@ -106,6 +110,9 @@ impl Values {
             extra_env: Some(json!(expression("with .Values.extraEnv }}{{ toYaml . | nindent 8 }}{{ end"))),
             affinity: Some(json!(expression("toYaml .Values.affinity | nindent 8"))),
             priority_class: Some(json!(expression(".Values.priorityClassName | quote"))),
+            fixed_user: expression(".Values.fixedUser | quote"),
+            // Null is as good as absent.
+            user: json!(expression("ternary 65532 `null` .Values.fixedUser")),
             resources: json!(expression("toYaml .Values.resources | nindent 10")),
             node_selector: Some(json!(expression("toYaml .Values.nodeSelector | nindent 8"))),
             tolerations: Some(json!(expression("toYaml .Values.tolerations | nindent 8"))),
@@ -250,7 +257,7 @@ fn deployment(values: &Values) -> Value {
         "labelSelector": {"matchLabels": values.selector()}}]);
     let mut pod = json!({
         "serviceAccountName": values.service_account,
-        "securityContext": {"runAsNonRoot": true, "runAsUser": 65532, "runAsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {"runAsNonRoot": true, "runAsUser": values.user, "runAsGroup": values.user, "seccompProfile": {"type": "RuntimeDefault"}},
         "terminationGracePeriodSeconds": 30,
         "topologySpreadConstraints": spread,
         "containers": [{
@@ -261,6 +268,7 @@ fn deployment(values: &Values) -> Value {
             "env": [
                 field("POD_NAME", "metadata.name"),
                 field("POD_NAMESPACE", "metadata.namespace"),
+                field("POD_IP", "status.podIP"),
                 // Named after the installation: two of them in one namespace never share a Lease.
                 variable("LEASE_NAME", &values.name),
                 variable("NODE_IMAGE", &values.image),
@@ -271,6 +279,7 @@ fn deployment(values: &Values) -> Value {
                 variable("ROLLOUTS_MAX", &values.rollouts_max),
                 variable("CONCURRENCY", &values.concurrency),
                 variable("POLL_INTERVAL_MS", &values.poll_interval_ms),
+                variable("FIXED_USER", &values.fixed_user),
             ],
             "ports": [{"name": "http", "containerPort": PORT}],
             "readinessProbe": probe(5, 2),

@@ -108,22 +108,24 @@ impl Applier {
             None => api.get_opt(&name).await.map_err(failed)?.map(Arc::new),
         };
         let wanted = serde_json::to_value(&desired).map_err(kube::Error::SerdeError).map_err(failed)?;
-        let hash = fnv1a(wanted.to_string().as_bytes());
+        let hash = fingerprint(&wanted);
+        // In memory, where no other can read it, with the secrets: they may change alone.
+        let complete = fnv1a(wanted.to_string().as_bytes());
         let key = format!("{kind}/{namespace}/{name}");
         if let Some(live) = live {
             refuse_foreign(&desired, live.as_ref())?;
             let found = serde_json::to_value(live.as_ref()).map_err(kube::Error::SerdeError).map_err(failed)?;
             let same_desired = live.annotations().get(APPLIED) == Some(&hash);
-            let repeated = self.settled.lock().get(&key) == Some(&(hash.clone(), version(live.as_ref())));
+            let repeated = self.settled.lock().get(&key) == Some(&(complete.clone(), version(live.as_ref())));
             if same_desired && (repeated || covers(&found, &wanted)) {
                 return Ok(live);
             }
         }
-        desired.annotations_mut().insert(APPLIED.to_owned(), hash.clone());
+        desired.annotations_mut().insert(APPLIED.to_owned(), hash);
         let parameters = PatchParams::apply(MANAGER).force();
         let applied = api.patch(&name, &parameters, &Patch::Apply(&desired)).await.map_err(failed)?;
         tracing::info!(kind, namespace, name, "applied");
-        self.settled.lock().insert(key, (hash, version(&applied)));
+        self.settled.lock().insert(key, (complete, version(&applied)));
         Ok(Arc::new(applied))
     }
 
@@ -135,6 +137,17 @@ impl Applier {
                 || !parts.next().is_some_and(|name| name == cluster || name.starts_with(&format!("{cluster}-")))
         });
     }
+}
+
+/// The hash of a desired object, without its secrets: from a hash of a weak token it could be guessed.
+fn fingerprint(wanted: &Value) -> String {
+    let mut shown = wanted.clone();
+    if shown["kind"] == "Secret"
+        && let Some(data) = shown["data"].as_object_mut()
+    {
+        data.values_mut().for_each(|value| *value = Value::Null);
+    }
+    fnv1a(shown.to_string().as_bytes())
 }
 
 /// Changes when a user changes the object, and not when its status changes. It is made of the generation and of the

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::Store;
 use kube::{Api, ResourceExt};
@@ -11,6 +10,7 @@ use serde_json::json;
 
 use super::applier::{ApplyError, Owned};
 use super::hibernation;
+use super::secrets::Secrets;
 use super::validate::Validated;
 use super::volumes;
 use crate::build::{MANAGER, ON_DELETE, Resources, names};
@@ -22,24 +22,28 @@ pub struct Applied {
     pub followers: Arc<StatefulSet>,
     /// The leader's Deployment.
     pub leader: Arc<Deployment>,
+    /// The Secrets of the tokens.
+    pub secrets: Secrets,
 }
 
-/// Applies the objects that differ, those that pods need before the pods. `secret` is the Secret as it was read.
+/// Applies the objects that differ, those that pods need before the pods. `secrets` are those as they were read.
 ///
 /// # Errors
 /// [`ApplyError`] of the first object that failed. The next reconciliation applies the rest.
 pub async fn apply(
     desired: Resources,
-    secret: Option<Arc<Secret>>,
+    mut secrets: Secrets,
     cluster: &Validated,
     context: &Context,
 ) -> Result<Applied, ApplyError> {
-    let Resources { account, secret: desired_secret, config, peers, write, read, followers, leader, budget, policy } =
+    let Resources { account, secret, accepted, config, peers, write, read, followers, leader, budget, policy } =
         desired;
     let stores = &context.stores;
     apply_one(config, &stores.configs, context).await?;
     apply_one(account, &stores.accounts, context).await?;
-    context.applier.apply(desired_secret, secret).await?;
+    // The one that users see first: until it is there, each attempt makes another token.
+    secrets.wanted = Some(context.applier.apply(secret, secrets.wanted.take()).await?);
+    secrets.accepted = Some(context.applier.apply(accepted, secrets.accepted.take()).await?);
     match policy {
         Some(policy) => drop(apply_one(policy, &stores.policies, context).await?),
         None => remove(&cluster.name, &stores.policies, cluster, context).await?,
@@ -56,7 +60,7 @@ pub async fn apply(
         Some(budget) => drop(apply_one(budget, &stores.budgets, context).await?),
         None => remove(&names::followers(&cluster.name), &stores.budgets, cluster, context).await?,
     }
-    Ok(Applied { followers, leader })
+    Ok(Applied { followers, leader, secrets })
 }
 
 /// Gives a StatefulSet of an earlier operator, or one edited by hand, the update strategy that leaves rollouts to the

@@ -80,9 +80,9 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
     if condition.type_ == "Progressing" && matches!(condition.reason.as_str(), "NameTaken" | "ApplyFailed") {
         return news.then(|| happened(true, &condition.reason, &condition.message));
     }
-    if condition.type_ == "RolledOut" {
+    if matches!(condition.type_.as_str(), "RolledOut" | "TokenApplied") {
         let news = before.is_some_and(|before| before.reason != condition.reason);
-        return news.then(|| rolled_out(condition)).flatten();
+        return news.then(|| by_reason(condition)).flatten();
     }
     if old == Some(status) {
         return None;
@@ -95,6 +95,10 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
         ("QuorumAvailable", "True") => old.map(|_| happened(false, "QuorumReached", &condition.message)),
         ("Degraded", "True") => Some(happened(true, "Degraded", &condition.message)),
         ("Degraded", "False") => (old == Some("True")).then(|| happened(false, "Healed", &condition.message)),
+        ("ClientTokensValid", "False") => Some(happened(true, &condition.reason, &condition.message)),
+        ("ClientTokensValid", "True") => {
+            (old == Some("False")).then(|| happened(false, "ClientTokensValid", &condition.message))
+        }
         ("ConfigApplied", "False") if condition.reason == "Refused" => {
             Some(happened(true, "ConfigRefused", &condition.message))
         }
@@ -102,10 +106,10 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
     }
 }
 
-fn rolled_out(condition: &Condition) -> Option<Happened> {
+fn by_reason(condition: &Condition) -> Option<Happened> {
     match (condition.status.as_str(), condition.reason.as_str()) {
-        ("True", _) => Some(happened(false, "RolledOut", &condition.message)),
-        (_, "RolloutBlocked") => Some(happened(true, "RolloutBlocked", &condition.message)),
+        ("True", _) => Some(happened(false, &condition.type_, &condition.message)),
+        (_, warning @ ("RolloutBlocked" | "MalformedToken")) => Some(happened(true, warning, &condition.message)),
         ("False", reason) => Some(happened(false, reason, &condition.message)),
         _ => None,
     }

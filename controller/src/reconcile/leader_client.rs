@@ -3,6 +3,7 @@
 //! Requests go to the pods directly. The Service leaves out a leader that is not open, and the status of that one matters
 //! most. While two leader pods overlap, the operator asks both, and the one with the higher epoch counts.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,12 +12,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kvcluster_api::config::{ConfigPatch, ConfigView, LiveConfig};
 use kvcluster_api::error::ErrorBody;
-use kvcluster_api::status::{Epoch, LeaderState, LeaderStatus};
-use reqwest::RequestBuilder;
+use kvcluster_api::status::{Epoch, LeaderState, LeaderStatus, WriteCounts};
+use reqwest::{RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::time::timeout;
 
+use super::tokens::{Question, Said};
 use crate::build::PORT;
 use crate::pods;
 
@@ -96,6 +98,21 @@ pub struct Leader {
     pub reached: bool,
     /// Its answer.
     pub status: LeaderStatus,
+}
+
+impl Leader {
+    /// The answer without what changes while nothing happens that the status of a cluster depends on.
+    #[must_use]
+    pub fn essence(&self) -> Self {
+        let mut leader = self.clone();
+        leader.status.keys = 0;
+        leader.status.writes = WriteCounts::default();
+        for follower in &mut leader.status.followers {
+            follower.lag_writes = 0;
+            follower.lag_ms = 0.0;
+        }
+        leader
+    }
 }
 
 impl LeaderSeen {
@@ -212,16 +229,44 @@ impl LeaderClient {
         })
     }
 
-    async fn ask(&self, pod: &Pod, address: &str) -> Result<Leader, LeaderError> {
+    fn url(&self, address: &str) -> String {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-        let url = format!("http://{host}:{}", self.port);
+        format!("http://{host}:{}", self.port)
+    }
+
+    async fn ask(&self, pod: &Pod, address: &str) -> Result<Leader, LeaderError> {
+        let url = self.url(address);
         let status = read(self.http.get(format!("{url}/status")), "leader's status").await?;
         let reached = pods::is_ready(pod) || pods::is_labelled_as_leader(pod);
         Ok(Leader { pod: pod.name_any(), url, reached, status })
     }
 
-    /// Sends the leader the values that it should use, unless they are in force or pending there already.
-    pub async fn configure(&self, leader: &Leader, wanted: &LiveConfig, token: &str) -> Configured {
+    /// Asks a node, leader or follower, which tokens it accepts.
+    pub async fn says(&self, pod: &Pod, question: &Question) -> Said {
+        let name = pod.name_any();
+        let unknown = |why: &dyn Display| Said::Nothing(format!("{name}: {why}"));
+        let Some(address) = pods::running_address(pod) else {
+            return Said::Nothing(pods::problem(pod).unwrap_or_else(|| format!("{name}: does not run yet")));
+        };
+        let url = format!("{}/auth", self.url(address));
+        let tokens = match question {
+            Question::Accepts(token) => std::slice::from_ref(token),
+            Question::Refuse(tokens) => tokens,
+        };
+        for token in tokens {
+            match self.http.get(&url).bearer_auth(token).send().await {
+                Ok(response) if response.status().is_success() => return Said::Accepts,
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {}
+                Ok(response) => return unknown(&format!("answers {} to GET /auth", response.status().as_u16())),
+                Err(error) => return unknown(&LeaderError::from(error)),
+            }
+        }
+        Said::Refuses
+    }
+
+    /// Sends the leader the values that it should use, unless they are in force or pending there already. The leader may not
+    /// have read the first token yet, so it is shown the next one where it refuses.
+    pub async fn configure(&self, leader: &Leader, wanted: &LiveConfig, tokens: &[String]) -> Configured {
         let newest = leader.status.config.newest();
         if newest.has_values_of(wanted) || leader.status.state < LeaderState::Recovering {
             return Configured::Unchanged;
@@ -231,9 +276,14 @@ impl LeaderClient {
         let generation = wanted.generation.max(newest.generation + 1);
         let patch = ConfigPatch::from(LiveConfig { generation, ..wanted.clone() });
         let url = format!("{}/config?wait_ms={IN_FORCE_WAIT_MS}", leader.url);
-        match read(self.http.patch(url).bearer_auth(token).json(&patch), "configuration").await {
-            Ok(view) => Configured::Accepted(view),
-            Err(error) => Configured::Failed(error),
+        let mut tokens = tokens.iter().peekable();
+        loop {
+            let token = tokens.next().map(String::as_str).unwrap_or_default();
+            match read(self.http.patch(&url).bearer_auth(token).json(&patch), "configuration").await {
+                Ok(view) => return Configured::Accepted(view),
+                Err(LeaderError::Refused { status: 401, .. }) if tokens.peek().is_some() => {}
+                Err(error) => return Configured::Failed(error),
+            }
         }
     }
 }

@@ -2,24 +2,28 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::{Api, ResourceExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use kvcluster_api::resource::KvCluster;
 
 use super::Error;
 use super::hibernation;
 use super::leader_client::LeaderSeen;
+use super::secrets::{self, Secrets};
+use super::tokens::{self, Said, Stored, Tokens};
 use super::validate::Validated;
-use crate::build::{self, Component, TOKEN_KEY, names};
+use crate::build::{self, Component, names};
 use crate::context::{Context, cached};
+use crate::pods;
 
 /// What runs now, as far as the desired objects depend on it.
 pub struct Observation {
-    /// The Secret with the token, where it exists.
-    pub secret: Option<Arc<Secret>>,
-    /// The token in use.
-    pub token: String,
+    /// The Secrets of the tokens.
+    pub secrets: Secrets,
+    /// The tokens that there have to be.
+    pub tokens: Tokens,
     /// The leader.
     pub leader: LeaderSeen,
     /// The leader pods.
@@ -64,35 +68,39 @@ impl Objects {
     }
 }
 
-/// Reads the token and asks the leader for its status.
+/// Reads the tokens, and asks the leader for its status and the nodes for the tokens that they accept.
 ///
 /// # Errors
-/// [`Error::Api`] when the Secret cannot be read. A leader that does not answer is no error.
+/// [`Error::Api`] when a Secret cannot be read. A node that does not answer is no error.
 pub async fn observe(resource: &KvCluster, cluster: &Validated, context: &Context) -> Result<Observation, Error> {
-    let (secret, token) = token(resource, cluster, context).await?;
-    let leader_pods = context.stores.pods_of(&cluster.namespace, &cluster.name, Component::Leader);
+    let secrets = secrets::read(cluster, context).await?;
+    let objects = Objects::of(cluster, context);
     let patient = context.memory.unanswered(resource) == 0;
-    let leader = context.leaders.observe(&leader_pods, patient).await;
+    let (leader, tokens) = tokio::join!(
+        context.leaders.observe(&objects.leader_pods, patient),
+        rotate(resource, &secrets, &objects, context),
+    );
     context.memory.leader_asked(resource, !matches!(leader, LeaderSeen::Unreachable { .. }));
-    let stateful_set = cached(&context.stores.stateful_sets, &cluster.namespace, &names::followers(&cluster.name));
-    let follower_pods = stateful_set.and_then(|set| hibernation::followers_of(&set));
-    Ok(Observation { secret, token, leader, leader_pods, follower_pods })
+    context.memory.tokens_seen(resource, &tokens);
+    let follower_pods = objects.stateful_set.as_ref().and_then(|set| hibernation::followers_of(set));
+    Ok(Observation { secrets, tokens, leader, leader_pods: objects.leader_pods, follower_pods })
 }
 
-/// The token of the Secret; without one the token that the pods were started with; without one a new token.
-async fn token(
-    resource: &KvCluster,
-    cluster: &Validated,
-    context: &Context,
-) -> Result<(Option<Arc<Secret>>, String), Error> {
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.namespace);
-    let secret = api.get_opt(&names::secret(&cluster.name)).await.map_err(Error::api("read the token"))?;
-    let stored = secret
-        .as_ref()
-        .and_then(|secret| secret.data.as_ref()?.get(TOKEN_KEY))
-        .and_then(|token| String::from_utf8(token.0.clone()).ok())
-        .filter(|token| !token.is_empty());
-    let token = stored.or_else(|| context.memory.token(resource)).unwrap_or_else(build::new_token);
-    context.memory.token_seen(resource, &token);
-    Ok((secret.map(Arc::new), token))
+/// The next step of a rotation of the token. Asks the nodes only while there is one.
+async fn rotate(resource: &KvCluster, secrets: &Secrets, objects: &Objects, context: &Context) -> Tokens {
+    let mut stored = Stored::of(secrets.wanted.as_deref(), secrets.accepted.as_deref());
+    // Deleted by hand: the nodes still have its tokens, and it comes back with them.
+    if stored.accepted.is_empty()
+        && let Some(before) = context.memory.tokens(resource)
+    {
+        (stored.accepted, stored.dropped) = (before.accepted, before.dropped);
+    }
+    let tokens = tokens::add(&stored, build::new_token);
+    let Some(question) = tokens::question(&tokens, &stored) else { return tokens };
+    // Every pod that may have read an earlier file, also one that is on its way out.
+    let pods = objects.follower_pods.iter().chain(&objects.leader_pods);
+    let nodes: Vec<&Arc<Pod>> = pods.filter(|pod| pods::may_have_files(pod)).collect();
+    let said = join_all(nodes.iter().map(|node| context.leaders.says(node, &question))).await;
+    let said: Vec<(String, Said)> = nodes.iter().map(|node| node.name_any()).zip(said).collect();
+    tokens::drop_old(tokens, &question, &said)
 }

@@ -11,10 +11,12 @@ use serde_json::json;
 use super::Error;
 use super::applier::ApplyError;
 use super::apply::Applied;
+use super::client_tokens::ClientTokens;
 use super::events::{self, Happened};
 use super::leader_client::{Configured, LeaderSeen};
 use super::plan::Plan;
 use super::status::{self, Seen};
+use super::tokens::Tokens;
 use super::validate::Validated;
 use crate::build::{Component, MANAGER, names};
 use crate::context::{Context, cached};
@@ -29,6 +31,10 @@ pub struct StepResults<'a> {
     pub applied: Result<Option<&'a Applied>, &'a ApplyError>,
     /// Which pods may get a new template.
     pub plan: &'a Plan,
+    /// How far a rotation of the token is.
+    pub tokens: &'a Tokens,
+    /// What the Secret with the tokens of clients has.
+    pub clients: &'a ClientTokens,
 }
 
 /// The status that follows from the results and from the objects as the watches see them.
@@ -55,6 +61,8 @@ pub fn status(
         follower_pods: &follower_pods,
         leader_pods: &leader_pods,
         plan: results.plan,
+        tokens: results.tokens,
+        clients: results.clients,
         problem: results.applied.err().map(|error| (error.reason(), error.to_string())),
     };
     status::compute(cluster, &seen, previous, Timestamp::now())

@@ -73,9 +73,9 @@ mod tests {
         };
         let two = validated("{leader: {standbys: 2}}");
         assert_eq!(leader_pods(&two, &[]), 3);
-        assert_eq!(leader_pods(&two, &[with("ROLE", false), with("ADVERTISE_URL", false)]), 1);
-        assert_eq!(leader_pods(&two, &[with("ROLE", true), with("ADVERTISE_URL", false)]), 3);
-        assert_eq!(leader_pods(&validated("{}"), &[with("ADVERTISE_URL", false)]), 1);
+        assert_eq!(leader_pods(&two, &[with("ROLE", false), with("TAKEOVER_AFTER_MS", false)]), 1);
+        assert_eq!(leader_pods(&two, &[with("ROLE", true), with("TAKEOVER_AFTER_MS", false)]), 3);
+        assert_eq!(leader_pods(&validated("{}"), &[with("TAKEOVER_AFTER_MS", false)]), 1);
         assert_eq!(leader_pods(&validated("{leader: {standbys: 2}, hibernated: true}"), &[]), 0);
     }
 

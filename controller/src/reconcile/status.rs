@@ -16,10 +16,12 @@ use kvcluster_api::status::{FollowerState, FollowerView, LeaderState};
 
 use crate::build::{Component, names, selector_text};
 use crate::pods;
+use crate::reconcile::client_tokens::ClientTokens;
 use crate::reconcile::disruption;
 use crate::reconcile::leader_client::{Configured, Leader, LeaderSeen};
 use crate::reconcile::plan::Plan;
 use crate::reconcile::status::rest::{PAUSED, Rest};
+use crate::reconcile::tokens::{Stage, Tokens};
 use crate::reconcile::validate::Validated;
 
 mod progress;
@@ -41,6 +43,10 @@ pub struct Seen<'a> {
     pub leader_pods: &'a [Arc<Pod>],
     /// Which pods may get a new template.
     pub plan: &'a Plan,
+    /// How far a rotation of the token is.
+    pub tokens: &'a Tokens,
+    /// What the Secret with the tokens of clients has.
+    pub clients: &'a ClientTokens,
     /// Why an object could not be applied: the reason in one word, and a sentence.
     pub problem: Option<(&'a str, String)>,
 }
@@ -79,6 +85,8 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         config_applied(cluster, seen),
         degraded(cluster, seen, opened, &missing),
         drainable(cluster, seen, previous),
+        token_applied(cluster, seen.tokens),
+        client_tokens(seen.clients),
     ];
     let rest = Rest::of(cluster, seen, previous);
     let findings = findings.map(|found| rest::overrule(found, cluster, rest, seen));
@@ -139,6 +147,8 @@ pub fn invalid(generation: Option<i64>, message: &str, previous: &KvClusterStatu
         finding("Drainable", Verdict::Unknown, "InvalidSpec", message),
         finding("Paused", Verdict::Unknown, "InvalidSpec", message),
         finding("Hibernated", Verdict::Unknown, "InvalidSpec", message),
+        finding("TokenApplied", Verdict::Unknown, "InvalidSpec", message),
+        finding("ClientTokensValid", Verdict::Unknown, "InvalidSpec", message),
     ];
     KvClusterStatus {
         observed_generation: generation,
@@ -261,6 +271,39 @@ fn degraded(cluster: &Validated, seen: &Seen<'_>, opened: bool, missing: &[Strin
         "FollowersMissing",
         format!("{} of {} followers: {listed}", down.len() + unknown, leader.status.config.in_force.followers),
     )
+}
+
+/// Whether the nodes accept the token of the Secret, and no earlier one.
+fn token_applied(cluster: &Validated, tokens: &Tokens) -> Finding {
+    let with = |verdict, reason, message: String| finding("TokenApplied", verdict, reason, message);
+    let secret = names::secret(&cluster.name);
+    match &tokens.stage {
+        Stage::Applied => {
+            with(Verdict::True, "Applied", format!("the nodes accept the token of the Secret {secret} alone"))
+        }
+        Stage::Adding(waits) => with(Verdict::False, "AddingToken", waits.clone()),
+        Stage::Dropping(waits) => with(Verdict::False, "DroppingToken", waits.clone()),
+        Stage::Queued(waits) => with(
+            Verdict::False,
+            "RotationQueued",
+            format!("the token of the Secret {secret} waits until the rotation before it is over: {waits}"),
+        ),
+        Stage::Malformed(why) => {
+            with(Verdict::False, "MalformedToken", format!("Secret {secret}: {why}. The tokens before stay in force"))
+        }
+    }
+}
+
+/// Whether clients can have a token that the nodes accept, where they need one.
+fn client_tokens(tokens: &ClientTokens) -> Finding {
+    let with = |verdict, reason, message: String| finding("ClientTokensValid", verdict, reason, message);
+    match tokens {
+        ClientTokens::NotNeeded => with(Verdict::True, "NotNeeded", "clients need no token".to_owned()),
+        ClientTokens::Valid { secret, count } => {
+            with(Verdict::True, "Valid", format!("the Secret {secret} has {count} tokens of clients"))
+        }
+        ClientTokens::Invalid { reason, message } => with(Verdict::False, reason, message.clone()),
+    }
 }
 
 /// Whether the PodDisruptionBudget allows a drain to evict followers.

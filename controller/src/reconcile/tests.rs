@@ -1,24 +1,26 @@
 //! Goal: what reconciling does when the API server or the leader does not do as it should.
 //! Method: a scripted API server and a scripted leader; what they were asked is compared.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::routing::{get, patch};
 use axum::{Json, Router};
 use http::{Method, Request, Response};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Client;
 use kube::client::Body;
 use kube::runtime::{reflector, watcher};
 use kvcluster_api::resource::KvClusterStatus;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tower_test::mock;
 
 use super::*;
 use crate::build::{Component, labels};
-use crate::context::{Memory, Stores};
+use crate::context::{Indexed, Stores};
 use crate::fixtures::{UID, cluster, defaults, validated};
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -27,6 +29,7 @@ use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
 use crate::reconcile::leader_client::{LeaderClient, LeaderSeen};
 use crate::reconcile::roll::Rollouts;
+use crate::reconcile::tokens::{Stage, Tokens};
 
 /// One request, as the API server saw it.
 #[derive(Clone, Debug)]
@@ -173,7 +176,7 @@ async fn everybody_who_waits_for_the_watches_is_woken() {
     let (_api, client) = ApiServer::start(|_| None);
     let mut context = context(client, 1, vec![]);
     let (pods, mut writer) = reflector::store();
-    Arc::get_mut(&mut context).expect("the only reference").stores.pods = pods;
+    Arc::get_mut(&mut context).expect("the only reference").stores.pods = Indexed::new(pods);
     let waiters: Vec<_> = (0..20)
         .map(|_| {
             let context = context.clone();
@@ -205,14 +208,15 @@ fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
             deployments: store(vec![]),
             budgets: store(vec![]),
             policies: store(vec![]),
-            pods: store(pods),
-            claims: store(vec![]),
+            pods: Indexed::new(store(pods)),
+            claims: Indexed::new(store(vec![])),
             listed: Arc::default(),
             unlisted: crate::context::Unlisted::default(),
         },
         defaults: defaults(),
         poll_interval: Duration::from_secs(3),
-        memory: Memory::default(),
+        calm_looks: Semaphore::new(4),
+        memory: Arc::default(),
         health: Arc::new(Health::new(Duration::from_secs(120), metrics.clone())),
         metrics,
         without_retries: client.clone(),
@@ -252,6 +256,7 @@ async fn a_new_cluster_gets_every_object_by_server_side_apply() {
         "demo-config",
         "demo",
         "demo-auth",
+        "demo-auth-accepted",
         "demo",
         "demo-followers",
         "demo",
@@ -397,7 +402,7 @@ async fn the_claims_of_the_followers_are_owned_by_the_cluster_where_they_go_with
         let (api, client) = ApiServer::start(|_| None);
         let mut context = context(client, 1, vec![]);
         let claims = &mut Arc::get_mut(&mut context).expect("the only reference").stores.claims;
-        *claims = store(vec![serde_json::from_value(claim(ordinal, owner)).expect("a claim")]);
+        *claims = Indexed::new(store(vec![serde_json::from_value(claim(ordinal, owner)).expect("a claim")]));
         reconcile(guarded(cluster(spec)), context).await.expect(name);
         let writes = api.writes();
         let patched = writes.iter().position(|asked| asked.path.contains("persistentvolumeclaims/"));
@@ -482,14 +487,158 @@ async fn a_status_that_cannot_be_written_makes_no_event() {
     assert!(!api.asked().iter().any(|asked| asked.path.ends_with("/events")));
 }
 
+/// An API server that keeps Secrets as they are written.
+fn with_secrets(secrets: &Arc<Mutex<BTreeMap<String, Value>>>) -> impl Fn(&Asked) -> Option<Answer> + Send + 'static {
+    let secrets = secrets.clone();
+    move |asked| {
+        let name = asked.path.split_once("/secrets/")?.1.to_owned();
+        let mut secrets = secrets.lock();
+        if asked.method == Method::GET {
+            return secrets.get(&name).map(|secret| (200, secret.clone()));
+        }
+        let (code, mut made) = usual(asked);
+        let version = secrets.len() + asked.body.to_string().len();
+        made["metadata"]["resourceVersion"] = json!(version.to_string());
+        secrets.insert(name, made.clone());
+        Some((code, made))
+    }
+}
+
+fn lines_of(secrets: &Arc<Mutex<BTreeMap<String, Value>>>, name: &str, key: &str) -> Vec<String> {
+    let secret: Secret = serde_json::from_value(secrets.lock()[name].clone()).expect("a Secret");
+    let text = String::from_utf8(secret.data.expect("data")[key].0.clone()).expect("text");
+    text.lines().map(str::to_owned).collect()
+}
+
+// Goal: a deleted and an edited Secret lead to a new token that the nodes accept beside the old one, until each of them
+// says that it has it; then the old one goes. Nothing waits for what the operator remembers. Method: a node whose file is
+// in the test's hands, and an operator that restarts before each look.
 #[tokio::test]
-async fn a_deleted_secret_comes_back_with_the_same_token() {
-    let (api, client) = ApiServer::start(|_| None);
+async fn a_token_is_rotated_step_by_step_by_what_the_nodes_say() {
+    let secrets: Arc<Mutex<BTreeMap<String, Value>>> = Arc::default();
+    let (api, client) = ApiServer::start(with_secrets(&secrets));
+    let file: Arc<Mutex<Vec<String>>> = Arc::default();
+    let accepted = file.clone();
+    let auth = move |headers: axum::http::HeaderMap| async move {
+        let given = headers.get("authorization").and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let known = given.is_some_and(|given| accepted.lock().iter().any(|token| token == given));
+        if known { axum::http::StatusCode::OK } else { axum::http::StatusCode::UNAUTHORIZED }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/auth", get(auth))).await });
+    let mut pod = leader_pod_at("demo-follower-0", "127.0.0.1");
+    pod.metadata.labels = Some(labels("demo", Some(Component::Follower)));
+    pod.spec = Some(serde_json::from_value(json!({"nodeName": "machine", "containers": []})).expect("a spec"));
+    let look = async || {
+        reconcile(guarded(opened("{}", 5)), context(client.clone(), port, vec![pod.clone()]))
+            .await
+            .expect("it succeeds");
+        let condition = condition_of(&api.applied("/status"), "TokenApplied");
+        (condition["status"].clone(), condition["reason"].clone(), condition["message"].to_string())
+    };
+    let nodes_accept = || lines_of(&secrets, "demo-auth-accepted", "tokens");
+    assert_eq!(look().await.1, json!("Applied"));
+    let first = nodes_accept();
+    assert_eq!((first.len(), lines_of(&secrets, "demo-auth", "token")), (1, first.clone()));
+    file.lock().clone_from(&first);
+
+    secrets.lock().remove("demo-auth");
+    look().await;
+    let second = lines_of(&secrets, "demo-auth", "token");
+    assert_ne!(second, first, "a new one");
+    assert_eq!(nodes_accept(), [second.clone(), first.clone()].concat());
+    let (status, reason, message) = look().await;
+    assert_eq!((status, reason), (json!("False"), json!("AddingToken")));
+    assert!(message.contains("accepted by 0 of 1 nodes: demo-follower-0: has not read the new token yet"), "{message}");
+    assert_eq!(nodes_accept().len(), 2, "the node has the first one alone");
+    let version = secrets.lock()["demo-auth-accepted"]["metadata"]["resourceVersion"].clone();
+    let hurried = api.applied("pods/demo-follower-0")["metadata"]["annotations"]["kvcluster.io/auth-version"].clone();
+    assert_eq!(hurried, version, "its kubelet writes the file at once");
+
+    file.lock().clone_from(&nodes_accept());
+    assert_eq!(look().await.1, json!("DroppingToken"));
+    assert_eq!((nodes_accept(), lines_of(&secrets, "demo-auth-accepted", "dropped")), (second.clone(), first.clone()));
+    let (_, reason, message) = look().await;
+    assert_eq!(reason, json!("DroppingToken"));
+    assert!(message.contains("demo-follower-0: still accepts an earlier token"), "{message}");
+    file.lock().clone_from(&second);
+    assert_eq!(look().await.1, json!("Applied"));
+
+    secrets.lock().get_mut("demo-auth").expect("a Secret")["data"]["token"] = json!("dHdvIHdvcmRz");
+    let (status, reason, message) = look().await;
+    assert_eq!((status, reason), (json!("False"), json!("MalformedToken")));
+    assert!(message.contains("Secret demo-auth: the key token has no token"), "{message}");
+    assert_eq!((nodes_accept(), lines_of(&secrets, "demo-auth", "token")), (second, vec!["two words".to_owned()]));
+    assert!(!api.writes().iter().any(|asked| asked.path.ends_with("/eviction")));
+}
+
+// Goal: the nodes' Secret comes back with the tokens that the nodes have, and no annotation shows what a token could be
+// guessed from.
+#[tokio::test]
+async fn the_secret_of_the_nodes_comes_back_and_its_fingerprint_has_no_token() {
+    let secrets: Arc<Mutex<BTreeMap<String, Value>>> = Arc::default();
+    let (_api, client) = ApiServer::start(with_secrets(&secrets));
     let context = context(client, 1, vec![]);
-    reconcile(guarded(cluster("{}")), context.clone()).await.expect("it succeeds");
-    let first = api.applied("secrets/demo-auth")["data"].clone();
-    reconcile(guarded(cluster("{}")), context).await.expect("it succeeds");
-    assert_eq!(api.applied("secrets/demo-auth")["data"], first);
+    let look = async || reconcile(guarded(cluster("{}")), context.clone()).await.expect("it succeeds");
+    look().await;
+    let first = secrets.lock().clone();
+    let edited = |token: &str| {
+        let mut secrets = secrets.lock();
+        secrets.get_mut("demo-auth").expect("a Secret")["data"]["token"] = json!(token);
+        secrets.get_mut("demo-auth").expect("a Secret")["metadata"]["resourceVersion"] = json!("7");
+    };
+    edited("bmV3");
+    look().await;
+    let both = lines_of(&secrets, "demo-auth-accepted", "tokens");
+    assert_eq!((both.len(), both[0].as_str()), (2, "new"));
+    secrets.lock().remove("demo-auth-accepted");
+    look().await;
+    // Without pods every node has the new one.
+    assert_eq!(lines_of(&secrets, "demo-auth-accepted", "tokens"), ["new"]);
+    assert_eq!(lines_of(&secrets, "demo-auth-accepted", "dropped"), both[1..]);
+    let mark = |secrets: &BTreeMap<String, Value>| {
+        ["demo-auth", "demo-auth-accepted"]
+            .map(|name| secrets[name]["metadata"]["annotations"]["kvcluster.io/applied"].clone())
+    };
+    assert_eq!(mark(&first), mark(&secrets.lock()));
+}
+
+// Goal: a Secret of clients that is missing is reported in words, and one that changes reaches the pods at once. Method: the
+// Secret comes, and changes, while the operator works.
+#[tokio::test]
+async fn the_tokens_of_clients_are_checked_and_hurried_to_the_pods() {
+    let secrets: Arc<Mutex<BTreeMap<String, Value>>> = Arc::default();
+    let (api, client) = ApiServer::start(with_secrets(&secrets));
+    let context = context(client, 1, vec![leader_pod_at("demo-follower-0", "127.0.0.1")]);
+    let mut pod = leader_pod_at("demo-follower-0", "127.0.0.1");
+    pod.metadata.labels = Some(labels("demo", Some(Component::Follower)));
+    let mut context = context;
+    Arc::get_mut(&mut context).expect("the only reference").stores.pods = Indexed::new(store(vec![pod]));
+    let cluster = opened("{auth: {secretName: shops}}", 5);
+    let look = async || {
+        reconcile(guarded(cluster.clone()), context.clone()).await.expect("it succeeds");
+        let condition = condition_of(&api.applied("/status"), "ClientTokensValid");
+        (condition["reason"].clone(), condition["message"].to_string())
+    };
+    let hurried = || api.writes().iter().filter(|asked| asked.path.ends_with("pods/demo-follower-0")).count();
+    let (reason, message) = look().await;
+    assert_eq!(reason, json!("SecretMissing"));
+    assert!(message.contains("the Secret shops does not exist"), "{message}");
+    let put = |token: &str, version: &str| {
+        let secret = json!({"metadata": {"name": "shops", "resourceVersion": version},
+            "data": {"tokens": k8s_openapi::ByteString(token.as_bytes().to_vec())}});
+        secrets.lock().insert("shops".to_owned(), secret);
+    };
+    put("first", "1");
+    assert_eq!(look().await.0, json!("Valid"));
+    assert_eq!(hurried(), 0, "a pod that starts has it");
+    put("second\nfirst", "2");
+    assert!(look().await.1.contains("has 2 tokens"));
+    assert_eq!(hurried(), 1);
+    look().await;
+    assert_eq!(hurried(), 1, "nothing has changed");
+    assert!(!api.writes().iter().any(|asked| asked.path.ends_with("secrets/shops")));
 }
 
 #[tokio::test]
@@ -501,8 +650,9 @@ async fn a_new_quorum_goes_to_the_leader_with_the_token_and_the_generation() {
         .expect("it succeeds");
     let patched = leader.patched();
     assert_eq!(patched.len(), 1);
-    let token = api.applied("secrets/demo-auth")["data"]["token"].clone();
-    assert!(patched[0].0.starts_with("Bearer ") && token.is_string());
+    let token: Secret = serde_json::from_value(api.applied("secrets/demo-auth")).expect("a Secret");
+    let token = String::from_utf8(token.data.expect("data")["token"].0.clone()).expect("text");
+    assert_eq!(patched[0].0, format!("Bearer {token}"));
     assert_eq!(patched[0].1["write_quorum"], json!(5));
     assert_eq!(patched[0].1["generation"], json!(4), "the generation of the resource");
     let status = api.applied("/status")["status"].clone();
@@ -598,11 +748,15 @@ async fn without_standbys_no_pod_is_labelled_and_the_service_selects_by_readines
     assert_eq!(context.lead_labels.running(), 0, "the last pod that may be a standby is gone");
 }
 
+fn rolled_out_token() -> Tokens {
+    Tokens { wanted: b"t".to_vec(), accepted: vec!["t".to_owned()], dropped: vec![], stage: Stage::Applied }
+}
+
 /// The objects of a cluster of five that an earlier template made, and a context in which the watches have them.
 fn rolling(client: Client, leader_port: u16, down: &[usize], spec: &str) -> Arc<Context> {
     let cluster = validated(spec);
     let inputs = build::Inputs {
-        token: "t".to_owned(),
+        tokens: rolled_out_token(),
         follower_pods: 5,
         asleep: false,
         spare_followers: 2,
@@ -662,7 +816,6 @@ async fn a_new_template_evicts_one_follower_and_pauses_the_leader() {
         let leader = ScriptedLeader::start_with(5, config(4, quorum, 5), (500, json!({}))).await;
         let spec = format!("{{writeQuorum: {quorum}}}");
         let context = rolling(client, leader.port, &down, &spec);
-        context.memory.token_seen(&opened(&spec, 5), "t");
         reconcile(guarded(opened(&spec, 5)), context.clone()).await.expect("it succeeds");
         assert_eq!(api.applied("deployments/demo-leader")["spec"]["paused"], json!(true));
         let evictions: Vec<Asked> = api.asked().into_iter().filter(|asked| asked.path.ends_with("/eviction")).collect();
@@ -693,7 +846,6 @@ async fn what_the_budget_refuses_is_reported_and_where_it_allows_nothing_the_pod
         let leader = ScriptedLeader::start_with(5, config(4, quorum, 5), (500, json!({}))).await;
         let spec = format!("{{writeQuorum: {quorum}}}");
         let context = rolling(client, leader.port, &[], &spec);
-        context.memory.token_seen(&opened(&spec, 5), "t");
         reconcile(guarded(opened(&spec, 5)), context.clone()).await.expect("it succeeds");
         let rolled_out = condition_of(&api.applied("/status"), "RolledOut");
         let deleted = api.asked().into_iter().find(|asked| asked.method == Method::DELETE);
@@ -798,10 +950,10 @@ async fn a_hibernated_cluster_goes_on_owning_its_volumes() {
 }
 
 // Goal: a pod is judged by the template that is applied, not by one that someone is about to see undone, nor by one that
-// the StatefulSet does not have yet. Method: an apply that makes another generation, and another token in the template.
+// the StatefulSet does not have yet. Method: an apply that makes another generation, and another setting in the template.
 #[tokio::test]
 async fn no_pod_moves_in_the_step_that_changes_the_stateful_set() {
-    for (generation, token, moves) in [(3, "t", true), (4, "t", false), (3, "another", false)] {
+    for (generation, spec, moves) in [(3, "{}", true), (4, "{}", false), (3, "{logLevel: debug}", false)] {
         let (api, client) = ApiServer::start(move |asked| {
             let (code, mut body) = generation_3(asked)?;
             body["metadata"]["generation"] = json!(generation);
@@ -809,10 +961,9 @@ async fn no_pod_moves_in_the_step_that_changes_the_stateful_set() {
         });
         let leader = ScriptedLeader::start_with(5, config(4, 3, 5), (500, json!({}))).await;
         let context = rolling(client, leader.port, &[], "{}");
-        context.memory.token_seen(&opened("{}", 5), token);
-        reconcile(guarded(opened("{}", 5)), context).await.expect("it succeeds");
+        reconcile(guarded(opened(spec, 5)), context).await.expect("it succeeds");
         let moved = api.asked().iter().any(|asked| asked.path.ends_with("/eviction"));
-        assert_eq!(moved, moves, "generation {generation}, token {token}");
+        assert_eq!(moved, moves, "generation {generation}, spec {spec}");
     }
 }
 
@@ -882,7 +1033,15 @@ fn a_leader_left_behind_is_the_only_one_and_fenced() {
 }
 
 #[test]
+fn a_leader_that_answers_the_same_is_asked_later_each_time() {
+    let looks = [0, 1, 2, 3, 4, 8, 9, 400].map(|times| next_calm_look(times, Duration::from_secs(3)).as_secs());
+    assert_eq!(looks, [3, 3, 6, 6, 9, 15, 15, 15]);
+}
+
+#[test]
 fn failures_in_a_row_wait_longer_up_to_a_minute() {
     let waits: Vec<u128> = [1, 2, 3, 7, 8, 40].map(|failures| backoff(failures).as_millis()).to_vec();
     assert_eq!(waits, [500, 1000, 2000, 32_000, 60_000, 60_000]);
 }
+
+mod many;

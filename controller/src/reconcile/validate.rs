@@ -4,8 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use kvcluster_api::config::{ConfigError, LiveConfig};
 use kvcluster_api::resource::{
-    DisruptionBudget, Durability, ImagePullPolicy, KvCluster, KvClusterSpec, LogLevel, NAME_LENGTH_MAX, NetworkAccess,
-    PodSettings, ServiceSettings, Spread, Storage,
+    ClientAuth, DisruptionBudget, Durability, ImagePullPolicy, KvCluster, KvClusterSpec, LogLevel, NAME_LENGTH_MAX,
+    NetworkAccess, PodSettings, ServiceSettings, Spread, Storage,
 };
 use thiserror::Error;
 
@@ -34,6 +34,17 @@ pub struct Defaults {
     pub domain: Option<String>,
     /// Where the operator runs, for the NetworkPolicy.
     pub operator_namespace: String,
+    /// What depends on the platform.
+    pub platform: Platform,
+}
+
+/// What the pods depend on beside the spec.
+#[derive(Clone, Copy, Debug)]
+pub struct Platform {
+    /// Whether the pods ask for the user and the group of the image. Otherwise the platform assigns them.
+    pub fixed_user: bool,
+    /// Whether pods have IPv6 addresses alone.
+    pub ipv6: bool,
 }
 
 /// A valid KvCluster.
@@ -79,10 +90,14 @@ pub struct Validated {
     pub paused: bool,
     /// Whether there are no pods, and the volumes stay.
     pub hibernated: bool,
+    /// The tokens that clients need.
+    pub auth: Option<ClientAuth>,
     /// The cluster's DNS domain, where known.
     pub domain: Option<String>,
     /// Where the operator runs.
     pub operator_namespace: String,
+    /// What depends on the platform.
+    pub platform: Platform,
 }
 
 /// Checks a resource and completes it with the operator's defaults.
@@ -120,6 +135,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         disruption_budget,
         paused,
         hibernated,
+        auth,
     } = cluster.spec.clone();
     if hibernated && durability == Durability::Memory {
         let lost = "hibernated is true: with durability Memory that would lose all data".to_owned();
@@ -146,8 +162,10 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         disruption_budget,
         paused,
         hibernated,
+        auth,
         domain: defaults.domain.clone(),
         operator_namespace: defaults.operator_namespace.clone(),
+        platform: defaults.platform,
     })
 }
 

@@ -18,7 +18,7 @@ use crate::harness::{Demo, ask, is_true};
 macro_rules! for_every_object {
     (|$kind:ident, $name:ident| $body:block) => {
         $crate::for_every_object!(@each $kind, $name, $body;
-            (ConfigMap, "demo-config"), (Secret, "demo-auth"), (ServiceAccount, "demo"), (NetworkPolicy, "demo"),
+            (ConfigMap, "demo-config"), (Secret, "demo-auth"), (Secret, "demo-auth-accepted"), (ServiceAccount, "demo"), (NetworkPolicy, "demo"),
             (Service, "demo"), (Service, "demo-read"), (Service, "demo-followers"),
             (PodDisruptionBudget, "demo-follower"), (StatefulSet, "demo-follower"), (Deployment, "demo-leader"));
     };

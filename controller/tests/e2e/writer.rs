@@ -36,7 +36,8 @@ pub struct Writer {
 /// What became of the writes.
 pub struct Report {
     acknowledged: usize,
-    failed: u64,
+    /// How many had another answer, or none.
+    pub failed: u64,
     /// How many answers named another leader.
     pub redirected: u64,
     /// The longest time without an acknowledgement.

@@ -198,7 +198,7 @@ async fn answer_spare(service: &impl Service, request: Request<Arriving>) -> Ans
 /// Whether a request is for operation of the cluster: administration, a probe, or replication.
 fn is_operation(method: &Method, path: &str) -> bool {
     match path {
-        "/healthz" | "/readyz" | "/status" | "/metrics" | "/replication" => *method == Method::GET,
+        "/auth" | "/healthz" | "/readyz" | "/status" | "/metrics" | "/replication" => *method == Method::GET,
         "/config" | "/recover" => true,
         _ => false,
     }

@@ -1,10 +1,12 @@
 //! The bearer tokens that guard replication and administration, and those of clients.
 
+use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
 
 use super::connections::IsNode;
 use super::error::ApiError;
@@ -15,8 +17,9 @@ use crate::tokens::Tokens;
 /// files of its page.
 const OPEN: [&str; 7] = ["/", "/config", "/healthz", "/metrics", openapi::PATH, "/readyz", "/status"];
 
-/// What [`authorize`] guards. `PATCH /config` is the seventh.
-const OF_THE_CLUSTER: [&str; 6] = ["/backup", "/hand-over", "/recover", "/replicate", "/replication", "/restore"];
+/// What [`authorize`] guards. `PATCH /config` is the eighth.
+const OF_THE_CLUSTER: [&str; 7] =
+    ["/auth", "/backup", "/hand-over", "/recover", "/replicate", "/replication", "/restore"];
 
 /// What stores at a follower without the leader: with TLS it needs the certificate of a node.
 const OF_NODES: [&str; 2] = ["/replicate", "/replication"];
@@ -41,6 +44,11 @@ pub(super) async fn authorize(State(site): State<Site>, request: Request, next: 
         }
         _ => next.run(request).await,
     }
+}
+
+/// `GET /auth` at every node: behind [`authorize`], so that the answer says whether this node accepts a token yet.
+pub(super) async fn accepted() -> Json<Value> {
+    Json(json!({"ok": true}))
 }
 
 /// The answer to a client that shows no token where clients need one. Every route that is not named here is one of

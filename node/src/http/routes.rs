@@ -25,7 +25,7 @@ use crate::replication::coordinator::Coordinator;
 use crate::replication::replica::Replica;
 
 /// What a standby answers about itself. It redirects all other requests to the leader.
-const OF_EVERY_LEADER: [&str; 6] = ["/", "/status", "/readyz", "/healthz", "/metrics", openapi::PATH];
+const OF_EVERY_LEADER: [&str; 7] = ["/", "/auth", "/status", "/readyz", "/healthz", "/metrics", openapi::PATH];
 
 /// The files of the pages, on every node.
 const PAGE_FILES: &str = "/page/";
@@ -63,6 +63,7 @@ impl LeaderService {
         let state =
             LeaderSite { site, leader, metrics, resizable, backups, hand_over, pages, watches: watch::places() };
         let guarded = Router::new()
+            .route("/auth", get(guard::accepted))
             .route("/recover", post(admin::recover))
             .route("/hand-over", post(admin::hand_over))
             .route("/backup", get(backup::backup))
@@ -139,6 +140,7 @@ impl FollowerService {
         let guard = middleware::from_fn_with_state(site.clone(), guard::authorize);
         let state = FollowerSite { site, replica, leaders: Arc::new(Semaphore::new(replica::LEADERS_MAX)) };
         let guarded = Router::new()
+            .route("/auth", get(guard::accepted))
             .route("/replicate", post(replica::replicate))
             .route("/replication", get(replica::replication))
             .route_layer(guard);

@@ -70,9 +70,15 @@ fn with_leader_pods(
         follower_pods: &pods(),
         leader_pods,
         plan: &done(),
+        tokens: &tokens(Stage::Applied),
+        clients: &ClientTokens::NotNeeded,
         problem: None,
     };
     compute(&validated(spec), &seen, previous, Timestamp::from_second(second).expect("a time"))
+}
+
+fn tokens(stage: Stage) -> Tokens {
+    Tokens { wanted: b"t".to_vec(), accepted: vec!["t".to_owned()], dropped: vec![], stage }
 }
 
 fn done() -> Plan {
@@ -107,6 +113,8 @@ fn a_settled_cluster_reads_ready_and_says_what_it_can_stand() {
         ("Degraded", "False"),
         ("Drainable", "True"),
         ("RolledOut", "True"),
+        ("TokenApplied", "True"),
+        ("ClientTokensValid", "True"),
     ] {
         assert_eq!(condition(&status, type_).0, expected, "{type_}");
     }
@@ -209,6 +217,8 @@ fn what_the_operator_alone_cannot_see_is_unknown_and_followers_count_by_their_ow
             follower_pods: &followers,
             leader_pods: &[pod("demo-leader-x", leader_ready)],
             plan: &done(),
+            tokens: &tokens(Stage::Applied),
+            clients: &ClientTokens::NotNeeded,
             problem: None,
         };
         compute(&validated(W3), &seen, &first, Timestamp::from_second(200).expect("a time"))
