@@ -83,9 +83,11 @@ impl Cluster {
             for output in outputs.drain(..) {
                 match output {
                     Output::Send(slot, message) => self.deliver(slot, message),
-                    Output::Transmit(slot, write) => {
-                        let (epoch, writes) = (write.record.version.epoch, vec![(*write).clone()]);
-                        self.deliver(slot, ToFollower::Writes { epoch, writes });
+                    Output::Transmit(to, write) => {
+                        for slot in to {
+                            let (epoch, writes) = (write.record.version.epoch, vec![(*write).clone()]);
+                            self.deliver(slot, ToFollower::Writes { epoch, writes });
+                        }
                     }
                     Output::Schedule { slot, index, .. } => self.leader.due(slot, index),
                     Output::Install(slot, mut job) => {
@@ -117,13 +119,13 @@ impl Cluster {
         let (first, _) = self.followers[0];
         for output in self.leader.take_outputs() {
             match output {
-                Output::Transmit(slot, write) if slot == first => writes.push(write),
+                Output::Transmit(to, write) if to.contains(first) => writes.push(write),
                 Output::Schedule { slot, index, .. } => self.leader.due(slot, index),
                 _ => {}
             }
         }
         writes.extend(self.leader.take_outputs().into_iter().filter_map(|output| match output {
-            Output::Transmit(slot, write) if slot == first => Some(write),
+            Output::Transmit(to, write) if to.contains(first) => Some(write),
             _ => None,
         }));
         assert_eq!(writes.len(), count, "each write goes to each follower");

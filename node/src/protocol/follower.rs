@@ -204,9 +204,11 @@ impl Follower {
                 }
             }
             ToFollower::Writes { epoch, writes } => {
-                if self.keeps(epoch, effects) && self.serves(epoch, effects) {
-                    self.write(epoch, writes, effects);
-                }
+                self.write(
+                    epoch,
+                    writes.into_iter().map(|Write { index, key, record, .. }| (index, key, record)),
+                    effects,
+                );
             }
             ToFollower::Install { epoch, records } => {
                 if self.keeps(epoch, effects) {
@@ -276,9 +278,18 @@ impl Follower {
         serves
     }
 
-    fn write(&mut self, epoch: Epoch, writes: Vec<Write>, effects: &mut Effects) {
+    /// Handles the index, key and record of each write of a [`ToFollower::Writes`].
+    pub fn write<K: AsRef<str> + Into<Key>>(
+        &mut self,
+        epoch: Epoch,
+        writes: impl IntoIterator<Item = (u64, K, Record)>,
+        effects: &mut Effects,
+    ) {
+        if !self.keeps(epoch, effects) || !self.serves(epoch, effects) {
+            return;
+        }
         let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for Write { index, key, record, .. } in writes {
+        for (index, key, record) in writes {
             self.take(key, record, effects);
             match ranges.last_mut() {
                 Some((_, last)) if *last + 1 == index => *last = index,
@@ -291,16 +302,18 @@ impl Follower {
     /// Keeps the record with the higher version. Installs use the same comparison: a record of the
     /// new epoch replaces any older one, even one with a higher sequence number, and a late install
     /// does not overwrite newer writes.
-    fn take(&mut self, key: Key, record: Record, effects: &mut Effects) {
-        let known = self.records.get_mut(&key);
-        if known.as_ref().is_some_and(|known| known.version >= record.version) {
+    fn take<K: AsRef<str> + Into<Key>>(&mut self, key: K, record: Record, effects: &mut Effects) {
+        let Some((key, known)) = self.records.find_mut(key.as_ref()) else {
+            let key = key.into();
+            self.changes.note(&key, self.limits.changed_keys);
+            effects.changes.push(Change::Put(key.clone(), record.clone()));
+            self.records.insert(key, record);
             return;
-        }
-        effects.changes.push(Change::Put(key.clone(), record.clone()));
-        self.changes.note(&key, self.limits.changed_keys);
-        match known {
-            Some(known) => *known = record,
-            None => _ = self.records.insert(key, record),
+        };
+        if known.version < record.version {
+            self.changes.note(key, self.limits.changed_keys);
+            effects.changes.push(Change::Put(key.clone(), record.clone()));
+            *known = record;
         }
     }
 

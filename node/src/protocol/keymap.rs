@@ -94,8 +94,14 @@ impl<T> KeyMap<T> {
 
     /// The value of a key, mutable.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut T> {
+        self.find_mut(key).map(|(_, value)| value)
+    }
+
+    /// The key as the map has it, and its value, mutable.
+    pub fn find_mut(&mut self, key: &str) -> Option<(&Key, &mut T)> {
         let position = self.position(self.hash(key), key)?;
-        Some(&mut self.entry_mut(position).1)
+        let (key, value) = self.entry_mut(position);
+        Some((key, value))
     }
 
     /// The position and the value of a key. The position is valid until keys are removed.

@@ -33,7 +33,6 @@ use rand::rngs::SmallRng;
 
 use self::audit::Audit;
 use self::candidate::{Candidacy, Rivalry, Silence};
-use self::mask::Mask;
 use self::membership::Rules;
 use self::reads::Reads;
 use self::recovery::Recovery;
@@ -52,7 +51,7 @@ pub use self::candidate::CandidateView;
 pub use self::conditions::{Change, Condition, Increment, Incremented, NoSum, ReadOf, sum};
 pub use self::delay::{Delay, DelayRange};
 pub use self::install::InstallJob;
-pub use self::mask::{FOLLOWERS_MAX, SlotId};
+pub use self::mask::{FOLLOWERS_MAX, Mask, SlotId, Slots};
 pub use self::output::{Output, Receipt, ResetReason};
 pub use self::recovery::RecoveryView;
 pub use self::restore::{Part, Saved};

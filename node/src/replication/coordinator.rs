@@ -29,7 +29,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::connections::Path;
+use self::connections::{Path, Staged};
 pub use self::environment::Environment;
 use self::requests::ReadWaiter;
 pub(crate) use self::requests::Taken;
@@ -60,6 +60,8 @@ struct State {
     wanted: LiveConfig,
     in_force: LiveConfig,
     sessions: u64,
+    /// Writes that no connection has taken yet.
+    staged: Staged,
     /// Maximum bytes queued during one send to a follower.
     outbox_bytes_max: usize,
     /// Memory for the outputs of a step, reused by every step.
@@ -85,6 +87,15 @@ struct After {
     commits: Vec<(usize, Key)>,
     /// The delay before the leader asks for promises again.
     elect: Option<Duration>,
+}
+
+impl After {
+    /// Wakes the sender of a connection, once.
+    fn wake(&mut self, outbox: &Arc<Outbox>) {
+        if !self.wake.iter().any(|known| Arc::ptr_eq(known, outbox)) {
+            self.wake.push(outbox.clone());
+        }
+    }
 }
 
 /// The leader.
@@ -134,6 +145,7 @@ impl Coordinator {
             in_force: LiveConfig { generation: 0, ..live.clone() },
             wanted: live,
             sessions: 0,
+            staged: Staged::default(),
             outbox_bytes_max: limits.backlog_bytes,
             outputs: Vec::new(),
             backoffs: 0,
@@ -223,7 +235,7 @@ impl Coordinator {
     fn carry_out(&self, state: &mut State, output: CoreOutput, after: &mut After) {
         match output {
             Output::Send(slot, message) => state.post(slot, Item::Message(message), after),
-            Output::Transmit(slot, write) => state.post(slot, Item::Write(write), after),
+            Output::Transmit(to, write) => state.transmit(to, &write, after),
             Output::Install(slot, job) => state.post(slot, Item::Install(job), after),
             Output::Schedule { slot, index, delay_us } => {
                 after.waits.push((Duration::from_micros(delay_us.into()), (slot, index)));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -19,6 +20,8 @@ const MESSAGE_BYTES: usize = 256;
 pub(crate) enum Item {
     Message(ToFollower),
     Write(Arc<Write>),
+    /// A whole frame of writes.
+    Writes(Bytes),
     Install(InstallJob),
 }
 
@@ -27,6 +30,7 @@ impl Item {
     fn bytes(&self) -> usize {
         match self {
             Self::Write(write) => approximate_bytes(&write.key, &write.record),
+            Self::Writes(frame) => frame.len(),
             Self::Message(_) | Self::Install(_) => MESSAGE_BYTES,
         }
     }
@@ -119,9 +123,10 @@ impl Outbox {
     }
 
     /// Waits for items and takes all of them, in exchange for an empty vector. Declares that the
-    /// items taken before are sent. Cancel safe.
-    pub(crate) async fn take(&self, taken: &mut Vec<Item>) {
+    /// items taken before are sent. `fill` adds what waits elsewhere. Cancel safe.
+    pub(crate) async fn take(&self, taken: &mut Vec<Item>, fill: impl Fn()) {
         loop {
+            fill();
             {
                 let queue = &mut *self.queue.lock();
                 queue.sending = !queue.items.is_empty();
@@ -176,13 +181,13 @@ mod tests {
             }
         }
         let mut items = Vec::new();
-        outbox.take(&mut items).await;
+        outbox.take(&mut items, || {}).await;
         assert_eq!((items.len(), rounds(&items)), (2, vec![1_000]));
         // A heartbeat that was taken cannot be replaced.
         items.clear();
         outbox.push(probe(1_001));
         outbox.push(probe(1_002));
-        outbox.take(&mut items).await;
+        outbox.take(&mut items, || {}).await;
         assert_eq!(rounds(&items), [1_002]);
     }
 
@@ -195,7 +200,7 @@ mod tests {
         let mut items = Vec::new();
         (0..3).for_each(|index| outbox.push(write(index, 565)));
         assert!(outbox.queue.lock().closed.is_none(), "no send is under way");
-        outbox.take(&mut items).await;
+        outbox.take(&mut items, || {}).await;
         assert_eq!(items.len(), 3);
         items.clear();
         outbox.push(write(3, 565));

@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::link::{ALIVE_EVERY, QUIET_TICKS_MAX, Watch};
 use super::session::Connection;
-use super::wire;
+use super::wire::{self, WireError, WritesIn};
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::follower::{Change, Effects, Follower, approximate_bytes};
 use crate::protocol::keymap::KeyMap;
@@ -121,6 +121,15 @@ impl Foreign {
         self.values.insert(key.into(), (seq, value.into()));
         Ok(())
     }
+}
+
+/// What a step came to.
+struct Step {
+    replies: Vec<ToLeader>,
+    stored: Stored,
+    /// Whether the follower obeys the leader of the connection.
+    obeys: bool,
+    malformed: Result<(), WireError>,
 }
 
 struct State {
@@ -313,15 +322,16 @@ impl Replica {
         wire::encode(&ToLeader::Hello(hello), &mut output);
         writer.write_all_buf(&mut output).await?;
         writer.flush().await?;
-        let mut messages = Vec::new();
+        let mut frames = Vec::new();
         let mut watch = Watch::new();
         let mut silent_since = None;
         loop {
-            while let Some(message) = wire::decode::<ToFollower>(&mut input)? {
-                messages.push(message);
+            while let Some(frame) = wire::next(&mut input)? {
+                frames.push(frame);
             }
-            if !messages.is_empty() {
-                let (replies, mut stored, obeys) = self.state.lock().step(&mut messages, &leader);
+            if !frames.is_empty() {
+                let Step { replies, mut stored, obeys, malformed } = self.state.lock().step(&mut frames, &leader);
+                malformed?;
                 if deliberate::is_on(DeliberateFault::ConfirmsBeforeStored) {
                     stored = Store::Memory.append(Vec::new());
                 }
@@ -369,44 +379,56 @@ impl Replica {
 }
 
 impl State {
-    /// Handles messages of a leader. Also returns whether the follower obeys this leader.
-    fn step(&mut self, messages: &mut Vec<ToFollower>, leader: &Arc<str>) -> (Vec<ToLeader>, Stored, bool) {
+    /// Handles frames of a leader, up to one that is malformed.
+    fn step(&mut self, frames: &mut Vec<BytesMut>, leader: &Arc<str>) -> Step {
         let mut effects = Effects::default();
         let heard_before = self.core.heard();
         let now = Instant::now();
-        for message in messages.drain(..) {
-            if let Some(reply) = deliberate::answer_to_replaced_leader(&message, self.core.promised()) {
-                effects.replies.push(reply);
-                continue;
-            }
-            let heartbeat = match message {
-                ToFollower::Probe { epoch, round, lag_us, heard } if lag_us < u64::MAX => {
-                    Some((epoch, round, lag_us, heard))
+        let malformed = frames.drain(..).try_for_each(|frame| -> Result<(), WireError> {
+            let heard = self.core.heard();
+            match WritesIn::of(&frame) {
+                Some(mut writes) if !deliberate::is_on(DeliberateFault::ObeysReplacedLeader) => {
+                    self.core.write(writes.epoch(), &mut writes, &mut effects);
+                    writes.end()?;
                 }
-                _ => None,
-            };
-            let (before, heard) = (self.core.synced().map(|synced| synced.epoch), self.core.heard());
-            self.core.step(message, &mut effects);
+                _ => self.step_one(wire::message(&frame)?, leader, now, &mut effects),
+            }
             if self.core.heard() > heard && self.core.leader() != Some(leader) {
                 self.core.set_leader(leader.clone());
             }
-            if let Some((epoch, round, lag_us, heard)) = heartbeat
-                && self.core.promised() == epoch
-                && self.core.synced().is_some_and(|synced| synced.epoch == epoch)
-            {
-                if let Some(as_of) = self.answers.before(epoch, heard) {
-                    self.contact = Some(now);
-                    self.freshness = Some(Freshness { as_of, lag: Duration::from_micros(lag_us) });
-                }
-                self.answers.note(epoch, round, now);
-            }
-            if let Some(Synced { epoch, .. }) = self.core.synced().filter(|synced| Some(synced.epoch) != before) {
-                info!(%epoch, %leader, keys = self.core.keys(), "took over the state of a leader");
-                self.contact = Some(now);
-            }
-        }
+            Ok(())
+        });
         let stored = self.store.append(effects.changes);
-        (effects.replies, stored, self.core.heard() > heard_before)
+        Step { replies: effects.replies, stored, obeys: self.core.heard() > heard_before, malformed }
+    }
+
+    fn step_one(&mut self, message: ToFollower, leader: &Arc<str>, now: Instant, effects: &mut Effects) {
+        if let Some(reply) = deliberate::answer_to_replaced_leader(&message, self.core.promised()) {
+            effects.replies.push(reply);
+            return;
+        }
+        let heartbeat = match message {
+            ToFollower::Probe { epoch, round, lag_us, heard } if lag_us < u64::MAX => {
+                Some((epoch, round, lag_us, heard))
+            }
+            _ => None,
+        };
+        let before = self.core.synced().map(|synced| synced.epoch);
+        self.core.step(message, effects);
+        if let Some((epoch, round, lag_us, heard)) = heartbeat
+            && self.core.promised() == epoch
+            && self.core.synced().is_some_and(|synced| synced.epoch == epoch)
+        {
+            if let Some(as_of) = self.answers.before(epoch, heard) {
+                self.contact = Some(now);
+                self.freshness = Some(Freshness { as_of, lag: Duration::from_micros(lag_us) });
+            }
+            self.answers.note(epoch, round, now);
+        }
+        if let Some(Synced { epoch, .. }) = self.core.synced().filter(|synced| Some(synced.epoch) != before) {
+            info!(%epoch, %leader, keys = self.core.keys(), "took over the state of a leader");
+            self.contact = Some(now);
+        }
     }
 
     /// Stores some records again; returns the position of the next ones. After the last record it
@@ -464,14 +486,24 @@ mod tests {
         state
     }
 
+    /// The follower handles messages as they come over the wire.
+    fn receive(state: &mut State, messages: impl IntoIterator<Item = ToFollower>) {
+        let (mut bytes, mut frames) = (BytesMut::new(), Vec::new());
+        messages.into_iter().for_each(|message| wire::encode(&message, &mut bytes));
+        while let Some(frame) = wire::next(&mut bytes).expect("well-formed") {
+            frames.push(frame);
+        }
+        state.step(&mut frames, &"l".into()).malformed.expect("well-formed");
+    }
+
     fn install(state: &mut State, epoch: Epoch) {
         let config = Config { generation: 1, quorum: 1, size: 1, members: Vec::new(), earlier: Vec::new() };
         let end = ToFollower::InstallEnd { epoch, config, covered: Covered::Buckets(Buckets::all()), token: 1 };
-        let _ = state.step(&mut vec![ToFollower::Prepare { epoch }, end], &"l".into());
+        receive(state, [ToFollower::Prepare { epoch }, end]);
     }
 
     fn heartbeat(state: &mut State, round: u64, lag_us: u64, heard: u64) {
-        let _ = state.step(&mut vec![ToFollower::Probe { epoch: EPOCH, round, lag_us, heard }], &"l".into());
+        receive(state, [ToFollower::Probe { epoch: EPOCH, round, lag_us, heard }]);
     }
 
     fn as_of(state: &State) -> Option<Instant> {
@@ -552,7 +584,7 @@ mod tests {
             (format!("key{key}").into(), record)
         };
         let records = (0..10).map(record).collect();
-        let _ = replica.state.lock().step(&mut vec![ToFollower::Install { epoch: EPOCH, records }], &"l".into());
+        receive(&mut replica.state.lock(), [ToFollower::Install { epoch: EPOCH, records }]);
         replica.replicate("key3", b"from outside", 9).expect("taken");
         replica.replicate("other", b"from outside", 1).expect("taken");
         for (keys, bytes) in [(1, 1_000), (3, 1_000), (100, 1), (100, 30), (100, 1_000)] {

@@ -164,7 +164,7 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
         loop {
             tokio::select! {
                 biased;
-                () = outbox.take(&mut items) => watch.note(),
+                () = outbox.take(&mut items, || coordinator.send_staged()) => watch.note(),
                 quiet_ticks = watch.tick() => if quiet_ticks > 1 {
                     wire::encode_alive(&mut self.buffer);
                 },
@@ -179,6 +179,7 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
                 }
                 match item {
                     Item::Message(message) => wire::encode(&message, &mut self.buffer),
+                    Item::Writes(frame) => self.buffer.extend_from_slice(&frame),
                     Item::Install(mut job) => {
                         while let Some(part) = coordinator.install_part(&mut job) {
                             wire::encode(&part, &mut self.buffer);

@@ -4,12 +4,16 @@
 //! A frame is its length (four bytes, little endian) and a message in
 //! [postcard](https://postcard.jamesmunns.com) form. An empty frame is a keep-alive.
 
+mod writes;
+
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub(crate) use self::writes::{WritesFrame, WritesIn};
+use self::writes::{append_write, epoch_bytes};
 use crate::protocol::messages::{ToFollower, Write};
 use crate::protocol::types::Epoch;
 
@@ -35,6 +39,11 @@ const READ_BYTES_MIN: usize = 64 << 10;
 
 const LENGTH_BYTES: usize = 4;
 
+/// Maximum length of what precedes the writes of a frame: the kind of message, an epoch and a number.
+const HEAD_BYTES: usize = 32;
+
+const INTO_MEMORY: &str = "messages serialise into memory without fail";
+
 /// The received bytes are not a valid frame.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
@@ -51,6 +60,22 @@ pub enum WireError {
 /// # Errors
 /// [`WireError`], after which the connection is unusable.
 pub fn decode<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, WireError> {
+    next(buffer)?.map(|frame| message(&frame)).transpose()
+}
+
+/// The message in a frame.
+///
+/// # Errors
+/// [`WireError`].
+pub(crate) fn message<T: DeserializeOwned>(frame: &[u8]) -> Result<T, WireError> {
+    Ok(postcard::from_bytes(frame)?)
+}
+
+/// Removes the next frame with a message from the buffer. `Ok(None)` if it is incomplete.
+///
+/// # Errors
+/// [`WireError`], after which the connection is unusable.
+pub(crate) fn next(buffer: &mut BytesMut) -> Result<Option<BytesMut>, WireError> {
     loop {
         let Some(length) = buffer.get(..LENGTH_BYTES) else {
             return Ok(None);
@@ -74,7 +99,7 @@ pub fn decode<T: DeserializeOwned>(buffer: &mut BytesMut) -> Result<Option<T>, W
             *buffer = rest;
         }
         if length > 0 {
-            return Ok(Some(postcard::from_bytes(&frame)?));
+            return Ok(Some(frame));
         }
     }
 }
@@ -99,20 +124,24 @@ pub fn encode_alive(buffer: &mut BytesMut) {
 /// Appends a [`ToFollower::Writes`] without first collecting the writes in one vector.
 pub fn encode_writes(epoch: Epoch, writes: &[Arc<Write>], buffer: &mut BytesMut) {
     frame(buffer, |buffer| {
-        append(&ToFollower::Writes { epoch, writes: Vec::new() }, buffer);
-        // The encoding of an empty list ends with its length, one byte. The real length and the
-        // writes replace it.
-        buffer.truncate(buffer.len() - 1);
-        append(&writes.len(), buffer);
+        begin_writes(epoch, writes.len(), buffer);
         writes.iter().for_each(|write| buffer.extend_from_slice(write.encoded.get_or_make(|| bytes_of(write))));
     });
 }
 
+/// The begin of a [`ToFollower::Writes`] of so many writes.
+fn begin_writes(epoch: Epoch, count: usize, buffer: &mut BytesMut) {
+    append(&ToFollower::Writes { epoch, writes: Vec::new() }, buffer);
+    // The encoding of an empty list ends with its length, one byte. The real length replaces it.
+    buffer.truncate(buffer.len() - 1);
+    append(&count, buffer);
+}
+
 fn bytes_of(write: &Write) -> Vec<u8> {
     let Write { key, record, .. } = write;
-    let mut bytes = BytesMut::with_capacity(key.len() + record.value.as_ref().map_or(0, |value| value.len()) + 48);
-    append(write, &mut bytes);
-    bytes.into()
+    let mut bytes = Vec::with_capacity(key.len() + record.value.as_ref().map_or(0, |value| value.len()) + 48);
+    append_write(write, &epoch_bytes(record.version.epoch), &mut bytes);
+    bytes
 }
 
 fn append<T: Serialize + ?Sized>(value: &T, buffer: &mut BytesMut) {
@@ -131,7 +160,7 @@ fn append<T: Serialize + ?Sized>(value: &T, buffer: &mut BytesMut) {
             Ok(())
         }
     }
-    postcard::serialize_with_flavor(value, Sink(buffer)).expect("messages serialise into memory without fail");
+    postcard::serialize_with_flavor(value, Sink(buffer)).expect(INTO_MEMORY);
 }
 
 fn frame(buffer: &mut BytesMut, body: impl FnOnce(&mut BytesMut)) {

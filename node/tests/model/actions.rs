@@ -520,9 +520,11 @@ impl World {
                 }
                 self.send(at(slot), Sent::Message(message));
             }
-            Output::Transmit(slot, write) => {
-                let writes = vec![(*write).clone()];
-                self.send(at(slot), Sent::Message(ToFollower::Writes { epoch, writes }));
+            Output::Transmit(to, write) => {
+                for slot in to {
+                    let writes = vec![(*write).clone()];
+                    self.send(at(slot), Sent::Message(ToFollower::Writes { epoch, writes }));
+                }
             }
             Output::Install(slot, job) if plan.late_installs && !mutation::changes_transfers(plan.mutation) => {
                 self.send(at(slot), Sent::Install(job));

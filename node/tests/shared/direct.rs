@@ -137,9 +137,11 @@ pub(crate) fn deliver(leader: &mut Core, followers: &mut Followers) {
                         exchange(leader, followers, slot, part);
                     }
                 }
-                Output::Transmit(slot, write) => {
-                    let epoch = leader.epoch();
-                    exchange(leader, followers, slot, ToFollower::Writes { epoch, writes: vec![(*write).clone()] });
+                Output::Transmit(to, write) => {
+                    for slot in to {
+                        let epoch = leader.epoch();
+                        exchange(leader, followers, slot, ToFollower::Writes { epoch, writes: vec![(*write).clone()] });
+                    }
                 }
                 Output::Backoff => leader.elect(),
                 report => followers.reports.push(report),

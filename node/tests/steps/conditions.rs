@@ -161,11 +161,13 @@ fn a_leader_that_was_replaced_answers_no_refusal() {
     let mut confirmations = Vec::new();
     let slots = leader.followers(0);
     for output in leader.take_outputs() {
-        let Output::Transmit(slot, write) = output else { panic!("a write is sent, and not {output:?}") };
-        let place = slots.iter().position(|view| view.slot == slot).expect("a follower");
-        let (epoch, mut effects) = (leader.epoch(), Effects::default());
-        followers.places[place].step(ToFollower::Writes { epoch, writes: vec![(*write).clone()] }, &mut effects);
-        confirmations.extend(effects.replies.into_iter().map(|reply| (slot, place as u64 + 1, reply)));
+        let Output::Transmit(to, write) = output else { panic!("a write is sent, and not {output:?}") };
+        for slot in to {
+            let place = slots.iter().position(|view| view.slot == slot).expect("a follower");
+            let (epoch, mut effects) = (leader.epoch(), Effects::default());
+            followers.places[place].step(ToFollower::Writes { epoch, writes: vec![(*write).clone()] }, &mut effects);
+            confirmations.extend(effects.replies.into_iter().map(|reply| (slot, place as u64 + 1, reply)));
+        }
     }
     replace(&leader, &mut followers);
     confirmations.into_iter().for_each(|(slot, session, reply)| leader.receive(slot, session, reply));

@@ -214,7 +214,7 @@ impl<W, R> Leader<W, R> {
         let from = slot.progress.tracked_from.unwrap_or(u64::MAX);
         let due =
             self.window.iter_from(from).filter(|pending| pending.due.contains(id) && !pending.confirmed.contains(id));
-        self.out.extend(due.map(|pending| Output::Transmit(id, pending.write.clone())));
+        self.out.extend(due.map(|pending| Output::Transmit(id.into(), pending.write.clone())));
         self.configure(id);
         self.plan();
         self.advance();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::install::InstallJob;
-use super::mask::SlotId;
+use super::mask::{Mask, SlotId};
 use crate::protocol::messages::{ToFollower, Write};
 use crate::protocol::types::{Epoch, Record};
 
@@ -21,8 +21,8 @@ pub enum Output<W, R> {
         /// The delay, in microseconds.
         delay_us: u32,
     },
-    /// Send this write now, on the follower's present connection.
-    Transmit(SlotId, Arc<Write>),
+    /// Send this write now, on the present connections of these followers.
+    Transmit(Mask, Arc<Write>),
     /// Stream the parts of [`Leader::install_part`] on the follower's present connection until it returns nothing.
     Install(SlotId, InstallJob),
     /// W followers confirmed the write.

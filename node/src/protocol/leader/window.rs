@@ -111,11 +111,11 @@ impl<W> Window<W> {
         self.queue.back()
     }
 
-    pub(super) fn pop_front(&mut self) {
-        if let Some(pending) = self.queue.pop_front() {
-            self.base += 1;
-            self.bytes -= pending.bytes();
-        }
+    /// Drops the writes below an index.
+    pub(super) fn drop_below(&mut self, end: u64) {
+        let dropped = self.offset(end);
+        self.bytes -= self.queue.drain(..dropped).map(|pending| pending.bytes()).sum::<usize>();
+        self.base += dropped as u64;
     }
 
     /// Marks a write as committed; `None` when it is unknown or was committed before.
@@ -142,7 +142,17 @@ impl<W> Window<W> {
 
     /// The writes from an index on, oldest first.
     pub(super) fn iter_from(&self, index: u64) -> impl Iterator<Item = &Pending<W>> {
-        let offset = usize::try_from(index.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.queue.len());
-        self.queue.range(offset..)
+        self.queue.range(self.offset(index)..)
+    }
+
+    /// The writes from an index on, up to and without another one.
+    pub(super) fn range_mut(&mut self, from: u64, end: u64) -> impl Iterator<Item = &mut Pending<W>> {
+        let (from, end) = (self.offset(from), self.offset(end));
+        self.queue.range_mut(from..end.max(from))
+    }
+
+    /// How many of the writes that are kept have a lower index.
+    fn offset(&self, index: u64) -> usize {
+        usize::try_from(index.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.queue.len())
     }
 }

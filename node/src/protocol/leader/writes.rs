@@ -308,7 +308,7 @@ impl<W, R> Leader<W, R> {
     fn draw(&mut self, write: &Arc<Write>, explain: bool) -> (Mask, Option<Vec<u32>>) {
         let delay = &self.settings.delay;
         let shared_ms = delay.draw_shared_ms(&mut self.rng);
-        let mut due = Mask::default();
+        let (mut due, mut to) = (Mask::default(), Mask::default());
         let mut drawn = explain.then(Vec::new);
         for (index, slot) in self.slots.iter().enumerate() {
             let (id, Some(slot)) = (SlotId(index as u8), slot.as_ref()) else {
@@ -326,8 +326,11 @@ impl<W, R> Leader<W, R> {
             }
             due.insert(id);
             if slot.link == Link::Streaming {
-                self.out.push(Output::Transmit(id, write.clone()));
+                to.insert(id);
             }
+        }
+        if !to.is_empty() {
+            self.out.push(Output::Transmit(to, write.clone()));
         }
         (due, drawn)
     }
@@ -343,14 +346,13 @@ impl<W, R> Leader<W, R> {
         pending.due.insert(id);
         let tracked = slot.progress.tracked_from.is_some_and(|from| from <= index);
         if slot.link == Link::Streaming && tracked && !pending.confirmed.contains(id) {
-            self.out.push(Output::Transmit(id, pending.write.clone()));
+            self.out.push(Output::Transmit(id.into(), pending.write.clone()));
         }
     }
 
     pub(super) fn on_confirmed(&mut self, id: SlotId, ranges: &[(u64, u64)]) {
         for &(first, last) in ranges {
-            let known = first.max(self.window.base())..=last.min(self.window.next_index().saturating_sub(1));
-            known.for_each(|index| self.confirm(id, index));
+            self.confirm(id, first, last.saturating_add(1));
         }
         self.raise_watermark(id);
         self.trim();
@@ -361,19 +363,22 @@ impl<W, R> Leader<W, R> {
 
     /// A state transfer brought every write below this index.
     pub(super) fn confirm_below(&mut self, id: SlotId, end: u64) {
-        (self.window.base()..end.min(self.window.next_index())).for_each(|index| self.confirm(id, index));
+        self.confirm(id, 0, end);
         self.raise_watermark(id);
         self.trim();
     }
 
-    fn confirm(&mut self, id: SlotId, index: u64) {
-        let Some(pending) = self.window.get_mut(index) else {
-            return;
-        };
-        pending.confirmed.insert(id);
-        if !pending.committed && self.rules.satisfied(pending.confirmed) {
-            self.commit(index);
+    /// A follower has the writes from an index on, up to and without another one. Commits those that
+    /// have a quorum now.
+    fn confirm(&mut self, id: SlotId, from: u64, end: u64) {
+        let mut satisfied = Vec::new();
+        for pending in self.window.range_mut(from, end) {
+            pending.confirmed.insert(id);
+            if !pending.committed && self.rules.satisfied(pending.confirmed) {
+                satisfied.push(pending.write.index);
+            }
         }
+        satisfied.into_iter().for_each(|index| self.commit(index));
     }
 
     fn commit(&mut self, index: u64) {
@@ -432,23 +437,35 @@ impl<W, R> Leader<W, R> {
         };
         // A follower that fell behind the window keeps its watermark until a transfer of the newer
         // records is complete.
-        if slot.progress.tracked_from.is_some_and(|from| from <= slot.progress.watermark) {
-            while self.window.get(slot.progress.watermark).is_some_and(|pending| pending.confirmed.contains(id)) {
-                slot.progress.watermark += 1;
-            }
+        let watermark = slot.progress.watermark;
+        if watermark >= self.window.base() && slot.progress.tracked_from.is_some_and(|from| from <= watermark) {
+            let next = self.window.iter_from(watermark);
+            let confirmed = next.take_while(|pending| pending.confirmed.contains(id)).count();
+            slot.progress.watermark += confirmed as u64;
         }
     }
 
     /// Drops the oldest writes once they are committed and every tracked follower confirmed them.
     pub(super) fn trim(&mut self) {
-        while let Some(pending) = self.window.front() {
-            let index = pending.write.index;
-            let waits = |slot: &super::Slot| slot.progress.tracked_from.is_some_and(|from| from <= index);
-            if !pending.committed || self.each_slot().any(|(id, slot)| waits(slot) && !pending.confirmed.contains(id)) {
-                return;
+        let mut end = self.window.base();
+        loop {
+            // The writes below `until` are kept for the same followers.
+            let (from, mut until) = (end, self.window.next_index());
+            let mut waits_for = Mask::default();
+            for (id, slot) in self.each_slot() {
+                match slot.progress.tracked_from {
+                    Some(tracked) if tracked <= from => waits_for.insert(id),
+                    Some(tracked) => until = until.min(tracked),
+                    None => {}
+                }
             }
-            self.window.pop_front();
+            let over = |pending: &&Pending<W>| pending.committed && pending.confirmed & waits_for == waits_for;
+            end += self.window.iter_from(from).take((until - from) as usize).take_while(over).count() as u64;
+            if end < until || end == self.window.next_index() {
+                break;
+            }
         }
+        self.window.drop_below(end);
     }
 
     /// Stops tracking the follower that is furthest behind if the window exceeds its limits.

@@ -7,9 +7,10 @@ use tracing::{error, warn};
 use super::configuration::is_member;
 use super::{After, Coordinator, State};
 use crate::deliberate;
-use crate::protocol::leader::{InstallJob, ResetReason, SlotId};
-use crate::protocol::messages::{Hello, ToFollower, ToLeader};
+use crate::protocol::leader::{InstallJob, Mask, ResetReason, SlotId};
+use crate::protocol::messages::{Hello, ToFollower, ToLeader, Write};
 use crate::replication::outbox::{Item, Outbox};
+use crate::replication::wire::{self, WritesFrame};
 
 /// The connection to a follower, as far as it is known.
 #[derive(Debug, Default)]
@@ -22,6 +23,16 @@ pub(super) struct Path {
     is_reset: bool,
     /// The present session and its outbox.
     outbox: Option<(u64, Arc<Outbox>)>,
+}
+
+/// Writes for the same followers, encoded once for all of them.
+///
+/// A write wakes the connections of its followers. The first of them that runs sends what has come together until
+/// then, so that writes of many clients share frames.
+#[derive(Debug, Default)]
+pub(super) struct Staged {
+    to: Mask,
+    frame: WritesFrame,
 }
 
 impl Coordinator {
@@ -53,6 +64,8 @@ impl Coordinator {
         self.step(|state| {
             state.sessions += 1;
             let (session, outbox) = (state.sessions, Arc::new(Outbox::new(state.outbox_bytes_max)));
+            // What is staged belongs to the connection before.
+            state.send_staged();
             state.hang_up(slot);
             let path = state.path(slot);
             url.clone_into(&mut path.url);
@@ -101,6 +114,11 @@ impl Coordinator {
         });
     }
 
+    /// Queues the staged writes on the connections of their followers.
+    pub(crate) fn send_staged(&self) {
+        self.state.lock().send_staged();
+    }
+
     /// Returns the next message of a state transfer; `None` once it is complete or obsolete.
     pub(crate) fn install_part(&self, job: &mut InstallJob) -> Option<ToFollower> {
         self.look(|state| state.core.install_part(job))
@@ -117,13 +135,47 @@ impl State {
 
     /// Queues an item on the present connection of a follower. Without a connection, drops it.
     pub(super) fn post(&mut self, slot: SlotId, item: Item, after: &mut After) {
-        let Some((_, outbox)) = self.paths.get(slot.index()).and_then(|path| path.outbox.as_ref()) else {
-            return;
-        };
-        outbox.push(item);
-        if !after.wake.iter().any(|known| Arc::ptr_eq(known, outbox)) {
-            after.wake.push(outbox.clone());
+        if self.staged.to.contains(slot) {
+            self.send_staged();
         }
+        let Some(outbox) = self.outbox(slot) else { return };
+        outbox.push(item);
+        after.wake(outbox);
+    }
+
+    /// Sends a write to followers. One for several of them waits until the first of their connections runs.
+    pub(super) fn transmit(&mut self, to: Mask, write: &Arc<Write>, after: &mut After) {
+        if let Some(slot) = to.only() {
+            return self.post(slot, Item::Write(write.clone()), after);
+        }
+        if self.staged.to != to || !self.staged.frame.takes(write.record.version.epoch) {
+            self.send_staged();
+        }
+        if self.staged.frame.is_empty() {
+            self.staged.to = to;
+            to.into_iter().filter_map(|slot| self.outbox(slot)).for_each(|outbox| after.wake(outbox));
+        }
+        self.staged.frame.push(write);
+        if self.staged.frame.len() >= wire::FRAME_BYTES_TARGET {
+            self.send_staged();
+        }
+    }
+
+    fn send_staged(&mut self) {
+        if self.staged.frame.is_empty() {
+            return;
+        }
+        let frame = self.staged.frame.finish();
+        for slot in std::mem::take(&mut self.staged.to) {
+            if let Some(outbox) = self.outbox(slot) {
+                outbox.push(Item::Writes(frame.clone()));
+            }
+        }
+    }
+
+    fn outbox(&self, slot: SlotId) -> Option<&Arc<Outbox>> {
+        let (_, outbox) = self.paths.get(slot.index())?.outbox.as_ref()?;
+        Some(outbox)
     }
 
     /// Closes the present connection of a follower. Logs each reason once, since a follower that is
@@ -153,8 +205,81 @@ impl State {
 
     /// Closes the present connection of a follower.
     pub(super) fn hang_up(&mut self, slot: SlotId) {
-        if let Some((_, outbox)) = self.paths.get(slot.index()).and_then(|path| path.outbox.as_ref()) {
+        if let Some(outbox) = self.outbox(slot) {
             outbox.close();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::protocol::types::{Epoch, Record, Version};
+
+    const EPOCH: Epoch = Epoch { term: 1, leader: 7 };
+
+    fn write(index: u64) -> Arc<Write> {
+        let version = Version { epoch: EPOCH, seq: index };
+        Arc::new(Write::new(index, format!("key{index}").into(), Record { version, value: None, marks: None }))
+    }
+
+    /// What a connection sends now: the indices of the writes in each frame, none for another message.
+    async fn sent(coordinator: &Coordinator, outbox: &Outbox) -> Vec<Vec<u64>> {
+        let mut items = Vec::new();
+        outbox.take(&mut items, || coordinator.send_staged()).await;
+        let indices = |item| match item {
+            Item::Writes(frame) => match wire::decode(&mut BytesMut::from(frame)) {
+                Ok(Some(ToFollower::Writes { writes, .. })) => writes.iter().map(|write| write.index).collect(),
+                other => panic!("no writes: {other:?}"),
+            },
+            Item::Write(write) => vec![write.index],
+            _ => Vec::new(),
+        };
+        items.into_iter().map(indices).collect()
+    }
+
+    // Goal: writes of several steps reach their followers in one frame, wake each connection once, and keep their place
+    // before and behind everything else. Method: three followers, of which two have no delay.
+    #[tokio::test]
+    async fn staged_writes_leave_together_and_in_order() {
+        let coordinator = Coordinator::for_tests();
+        let [first, second, third] = [0, 1, 2].map(SlotId);
+        let both: Mask = [first, second].into_iter().collect();
+        let outboxes = [first, second, third].map(|slot| {
+            let outbox = Arc::new(Outbox::new(1 << 20));
+            coordinator.state.lock().path(slot).outbox = Some((1, outbox.clone()));
+            outbox
+        });
+        let step = |step: &dyn Fn(&mut State, &mut After)| {
+            let mut after = After::default();
+            step(&mut coordinator.state.lock(), &mut after);
+            after.wake.len()
+        };
+        assert_eq!(step(&|state, after| state.transmit(both, &write(1), after)), 2);
+        assert_eq!(step(&|state, after| state.transmit(both, &write(2), after)), 0, "they wake up already");
+        assert_eq!(step(&|state, after| state.transmit(third.into(), &write(2), after)), 1, "its delay is over");
+        let message = || Item::Message(ToFollower::Prepare { epoch: EPOCH });
+        assert_eq!(step(&|state, after| state.post(second, message(), after)), 1);
+        step(&|state, after| state.transmit(both, &write(3), after));
+        let [to_first, to_second, to_third] = &outboxes;
+        assert_eq!(sent(&coordinator, to_first).await, [vec![1, 2], vec![3]]);
+        assert_eq!(sent(&coordinator, to_second).await, [vec![1, 2], vec![], vec![3]]);
+        assert_eq!(sent(&coordinator, to_third).await, [vec![2]]);
+    }
+
+    // Goal: what no connection takes is bounded. Method: more bytes than one frame has, and no connection runs.
+    #[tokio::test]
+    async fn a_long_frame_does_not_wait_for_a_connection() {
+        let coordinator = Coordinator::for_tests();
+        let both: Mask = [0, 1].map(SlotId).into_iter().collect();
+        let mut state = coordinator.state.lock();
+        for index in 0..1_000 {
+            let version = Version { epoch: EPOCH, seq: index };
+            let record = Record { version, value: Some("x".repeat(1_000).into()), marks: None };
+            state.transmit(both, &Arc::new(Write::new(index, "key".into(), record)), &mut After::default());
+            assert!(state.staged.frame.len() <= wire::FRAME_BYTES_TARGET);
         }
     }
 }

@@ -9,7 +9,7 @@
 use serde::Serialize;
 
 use super::{Coordinator, Core, CoreOutput, State};
-use crate::protocol::leader::{Output, SlotId};
+use crate::protocol::leader::{Mask, Output, SlotId};
 use crate::protocol::messages::{ToLeader, Write};
 use crate::protocol::types::{Epoch, Key};
 
@@ -116,12 +116,12 @@ impl Samples {
         if write.key.is_empty() {
             return;
         }
-        let leg = |output: &CoreOutput| match output {
-            Output::Schedule { slot, index: of, delay_us } if *of == index => Some((*slot, *delay_us)),
-            Output::Transmit(slot, sent) if sent.index == index => Some((*slot, 0)),
-            _ => None,
+        let legs = |output: &CoreOutput| match output {
+            Output::Schedule { slot, index: of, delay_us } if *of == index => (Mask::from(*slot), *delay_us),
+            Output::Transmit(to, sent) if sent.index == index => (*to, 0),
+            _ => (Mask::default(), 0),
         };
-        let legs = outputs.iter().filter_map(leg);
+        let legs = outputs.iter().map(legs).flat_map(|(to, delay_us)| to.into_iter().map(move |slot| (slot, delay_us)));
         let legs = legs.map(|(slot, delay_us)| Leg { slot, delay_us, confirmed_us: None }).collect();
         let (key, seq) = (write.key.clone(), write.record.version.seq);
         let (accepted_us, committed_us) = (now(), None);

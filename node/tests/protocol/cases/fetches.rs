@@ -1,7 +1,7 @@
 //! Recovery of a state that takes many messages, step by step.
 
 use kv_node::protocol::follower::{self, Effects, Follower};
-use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, NewWrite, Output};
+use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Limits, Mask, NewWrite, Output};
 use kv_node::protocol::messages::ToFollower;
 use kv_node::protocol::types::{Epoch, FollowerId};
 
@@ -44,13 +44,13 @@ fn deliver(
             return pauses;
         }
         for output in outputs {
-            let (slot, messages) = match output {
-                Output::Send(slot, message) => (slot, vec![message]),
-                Output::Transmit(slot, write) => {
-                    (slot, vec![ToFollower::Writes { epoch: leader.epoch(), writes: vec![(*write).clone()] }])
+            let (to, messages): (Mask, Vec<ToFollower>) = match output {
+                Output::Send(slot, message) => (slot.into(), vec![message]),
+                Output::Transmit(to, write) => {
+                    (to, vec![ToFollower::Writes { epoch: leader.epoch(), writes: vec![(*write).clone()] }])
                 }
                 Output::Install(slot, mut job) => {
-                    (slot, std::iter::from_fn(|| leader.install_part(&mut job)).collect())
+                    (slot.into(), std::iter::from_fn(|| leader.install_part(&mut job)).collect())
                 }
                 Output::Backoff => {
                     pauses = true;
@@ -58,14 +58,13 @@ fn deliver(
                 }
                 _ => continue,
             };
-            if !reached.contains(&slot.index()) {
-                continue;
-            }
-            for message in messages {
-                let (mut effects, follower) = (Effects::default(), &mut followers[slot.index()]);
-                before(follower, &message);
-                follower.step(message, &mut effects);
-                effects.replies.into_iter().for_each(|reply| leader.receive(slot, 1, reply));
+            for slot in to.into_iter().filter(|slot| reached.contains(&slot.index())) {
+                for message in messages.clone() {
+                    let (mut effects, follower) = (Effects::default(), &mut followers[slot.index()]);
+                    before(follower, &message);
+                    follower.step(message, &mut effects);
+                    effects.replies.into_iter().for_each(|reply| leader.receive(slot, 1, reply));
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kv_node::protocol::digest::Buckets;
-use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Output, SlotId};
+use kv_node::protocol::leader::{DelayRange, Leader, LeaderSettings, Mask, Output, SlotId};
 use kv_node::protocol::messages::ToFollower;
 use kv_node::protocol::types::{Epoch, RESTORE_MARK, Version};
 use rand::RngExt;
@@ -118,15 +118,15 @@ impl World {
         event(&mut self.leads[number].leader);
         let epoch = self.leads[number].leader.epoch();
         let outputs = self.leads[number].leader.take_outputs();
-        let mut writes: Option<(SlotId, Vec<_>)> = None;
+        let mut writes: Option<(Mask, Vec<_>)> = None;
         for output in outputs {
-            if let Output::Transmit(slot, write) = &output {
-                // Writes for one follower that come together leave together, as the runtime does it.
+            if let Output::Transmit(to, write) = &output {
+                // Writes for the same followers that come together leave together, as the runtime does it.
                 match &mut writes {
-                    Some((to, batch)) if to == slot => batch.push((**write).clone()),
+                    Some((known, batch)) if known == to => batch.push((**write).clone()),
                     _ => {
                         self.send_writes(number, epoch, writes.take());
-                        writes = Some((*slot, vec![(**write).clone()]));
+                        writes = Some((*to, vec![(**write).clone()]));
                     }
                 }
                 continue;
@@ -141,10 +141,12 @@ impl World {
         &mut self,
         number: usize,
         epoch: Epoch,
-        writes: Option<(SlotId, Vec<kv_node::protocol::messages::Write>)>,
+        writes: Option<(Mask, Vec<kv_node::protocol::messages::Write>)>,
     ) {
-        if let Some((slot, writes)) = writes {
-            self.send_to_follower(number, slot, ToFollower::Writes { epoch, writes });
+        if let Some((to, writes)) = writes {
+            for slot in to {
+                self.send_to_follower(number, slot, ToFollower::Writes { epoch, writes: writes.clone() });
+            }
         }
     }
 
