@@ -65,6 +65,7 @@ pub(crate) async fn serve(
     closed: impl Future<Output = ()>,
 ) {
     let ConnectionLimits { places, times, tls } = limits;
+    let backend = Arc::new(backend);
     let session_limits = session_limits(backend.site(), &times);
     let refusals = Arc::new(Semaphore::new(SPARE_CONNECTIONS));
     let connections = watch::Sender::new(());

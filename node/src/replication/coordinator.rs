@@ -6,13 +6,15 @@
 //!
 //! This file contains the step. The methods are in files by caller: `requests` for clients, `connections` for the
 //! sessions with followers, `configuration` for operators, `view` for status pages and metrics, `samples` for the live
-//! page, `watches` for `GET /watch`.
+//! page, `watches` for `GET /watch`. `together` decides several requests in one step, `answers` brings their outcomes.
 
+mod answers;
 mod configuration;
 mod connections;
 mod environment;
 mod requests;
 mod samples;
+mod together;
 mod view;
 mod watches;
 
@@ -20,7 +22,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use kvcluster_api::config::LiveConfig;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use smallvec::SmallVec;
@@ -29,6 +31,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub(crate) use self::answers::Answers;
+use self::answers::Waiter;
 use self::connections::{Path, Staged};
 pub use self::environment::Environment;
 use self::requests::ReadWaiter;
@@ -36,6 +40,7 @@ pub(crate) use self::requests::Taken;
 pub use self::requests::{Placed, WriteOutcome};
 use self::samples::Samples;
 pub use self::samples::{SampledFollower, SampledWrite};
+pub(crate) use self::together::{Entered, Together};
 pub use self::view::{Condition, LeaderView, PlaceView};
 use self::watches::Watches;
 pub(crate) use self::watches::Watching;
@@ -50,8 +55,8 @@ const BACKOFF_DOUBLINGS_MAX: u32 = 5;
 /// How often the leader drops the waiters of clients that disconnected.
 const FORGET_EVERY_US: u64 = 1_000_000;
 
-type Core = Leader<oneshot::Sender<WriteOutcome>, ReadWaiter>;
-type CoreOutput = Output<oneshot::Sender<WriteOutcome>, ReadWaiter>;
+type Core = Leader<Waiter, ReadWaiter>;
+type CoreOutput = Output<Waiter, ReadWaiter>;
 
 /// Everything behind the lock.
 struct State {
@@ -81,7 +86,7 @@ struct State {
 struct After {
     waits: Vec<(Duration, (SlotId, u64))>,
     wake: SmallVec<[Arc<Outbox>; 8]>,
-    writes: Vec<(oneshot::Sender<WriteOutcome>, WriteOutcome)>,
+    writes: Vec<(Waiter, WriteOutcome)>,
     reads: Vec<(oneshot::Sender<Option<Record>>, Option<Record>)>,
     /// Committed writes, while a client watches.
     commits: Vec<(usize, Key)>,
@@ -200,7 +205,7 @@ impl Coordinator {
             if now_us.saturating_sub(cleared_us) >= FORGET_EVERY_US {
                 cleared_us = now_us;
                 coordinator.step(|state| {
-                    state.core.forget_gone(oneshot::Sender::is_closed, |reader| reader.answer.is_closed());
+                    state.core.forget_gone(Waiter::is_gone, |reader| reader.answer.is_closed());
                 });
             }
         }
@@ -213,9 +218,15 @@ impl Coordinator {
 
     /// Runs one step of the state machine and carries out its outputs.
     fn step<T>(self: &Arc<Self>, step: impl FnOnce(&mut State) -> T) -> T {
-        let mut after = After::default();
         let mut state = self.state.lock();
         let result = step(&mut state);
+        self.end_step(state);
+        result
+    }
+
+    /// Carries out the outputs of a step.
+    fn end_step(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let mut after = After::default();
         let mut outputs = std::mem::take(&mut state.outputs);
         state.core.swap_outputs(&mut outputs);
         if state.samples.begins() {
@@ -229,7 +240,6 @@ impl Coordinator {
         after.commits = state.core.take_commits();
         drop(state);
         self.finish(after);
-        result
     }
 
     fn carry_out(&self, state: &mut State, output: CoreOutput, after: &mut After) {
@@ -246,7 +256,7 @@ impl Coordinator {
                 after.reads.push((answer, state.core.committed(&key).cloned()));
             }
             Output::Unmet { waiter, found } => after.writes.push((waiter, WriteOutcome::Unmet(found.map(Box::new)))),
-            // Dropping the sender ends the client's wait.
+            // Dropping the waiter ends the client's wait.
             Output::ReadRefused(_) | Output::NotApplied(_) => {}
             Output::Reset(slot, reason) => state.reset(slot, &reason),
             Output::Released(slot) => {
@@ -289,11 +299,11 @@ impl Coordinator {
         if !after.commits.is_empty() {
             self.watches.committed(&after.commits);
         }
-        // Sending fails if the client disconnected. Its write remains.
         for (waiter, outcome) in after.writes {
-            let _ = waiter.send(outcome);
+            waiter.answer(outcome);
         }
         for (waiter, record) in after.reads {
+            // Sending fails if the client disconnected.
             let _ = waiter.send(record);
         }
         if let Some(wait) = after.elect {

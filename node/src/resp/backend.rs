@@ -13,8 +13,8 @@ use crate::metrics::WriteResult;
 use crate::protocol::leader::{Accepted, Change, ReadOf, Refusal};
 use crate::protocol::types::{Key, RESTORE_MARK, Record};
 use crate::protocol::value::Value;
-use crate::replication::coordinator::Placed;
-use crate::replication::replica::FOREIGN_POSITION;
+use crate::replication::coordinator::{Answers, Entered, Together};
+use crate::replication::replica::{FOREIGN_POSITION, Replica};
 
 /// The node behind a connection.
 #[derive(Clone)]
@@ -61,51 +61,12 @@ impl Backend {
         Ok(())
     }
 
-    /// Begins to read a key.
-    pub(super) fn read(&self, key: &str, of: ReadOf) -> Part {
+    /// Begins commands that arrived together.
+    pub(super) fn turn(&self) -> Turn<'_> {
         match self {
-            Self::Leader(leader) => match leader.leader.read_in_order(key, of) {
-                Ok(Placed { outcome, timeout, .. }) => Part::Waiting { outcome, seq: None, timeout },
-                Err(refusal) => Part::Settled(Settled::Failed(refusal.into())),
-            },
-            Self::Follower(follower) => {
-                let found = follower.replica.get(key);
-                Part::Settled(match found.shown {
-                    _ if found.restoring => Settled::Failed(Error::loading("a restore is unfinished")),
-                    shown => Settled::Found(shown.map(|shown| shown.value)),
-                })
-            }
+            Self::Leader(leader) => Turn::Leader(Together::new(&leader.leader), &leader.site),
+            Self::Follower(follower) => Turn::Follower(&follower.replica),
         }
-    }
-
-    /// Begins a write. Also returns what `decide` finds, and the index behind it for
-    /// [`Backend::confirmed_by`].
-    ///
-    /// # Errors
-    /// The reply, when nothing was accepted.
-    pub(super) fn write<T>(
-        &self,
-        key: Key,
-        decide: impl FnOnce(Option<&Record>) -> (Change, T),
-    ) -> Result<(Part, T, u64), Error> {
-        let leader = match self {
-            Self::Follower(follower) => {
-                return Err(Error::read_only(match follower.replica.leader() {
-                    Some(leader) => format!("this node is a follower; writes go to the leader at {leader}"),
-                    None => "this node is a follower; writes go to the leader".to_owned(),
-                }));
-            }
-            Self::Leader(leader) if leader.site.is_draining() => {
-                return Err(Error::loading("the leader is shutting down"));
-            }
-            Self::Leader(leader) => &leader.leader,
-        };
-        let (Placed { accepted, outcome, timeout, end, .. }, found) = leader.update(key, decide)?;
-        let seq = match accepted {
-            Accepted::Pending { seq } | Accepted::AlreadyCommitted { seq } => Some(seq),
-            Accepted::Unmet => None,
-        };
-        Ok((Part::Waiting { outcome, seq, timeout }, found, end))
     }
 
     /// How many followers have confirmed every write below this index.
@@ -190,6 +151,77 @@ impl Backend {
             Ok(value) if value.is_long() => out.shared(length, Bytes::from_owner(value)),
             Ok(value) => out.value(Some(value.into_inner())),
             Err(error) => out.error(Error::limit(error).text()),
+        }
+    }
+}
+
+/// Commands that arrived together. Before anything else uses the node, [`Turn::end`] has to be called.
+pub(super) enum Turn<'a> {
+    Leader(Together<'a>, &'a Site),
+    Follower(&'a Replica),
+}
+
+impl Turn<'_> {
+    /// Begins to read a key.
+    pub(super) fn read(&mut self, key: &str, of: ReadOf, answers: &Answers) -> Part {
+        match self {
+            Self::Leader(leader, _) => {
+                let ticket = answers.ticket();
+                let number = ticket.number();
+                match leader.read_in_order(key, of, ticket) {
+                    Ok(Entered { timeout, .. }) => Part::Waiting { number, seq: None, timeout },
+                    Err(refusal) => {
+                        answers.forget(number);
+                        Part::Settled(Settled::Failed(refusal.into()))
+                    }
+                }
+            }
+            Self::Follower(replica) => {
+                let found = replica.get(key);
+                Part::Settled(match found.shown {
+                    _ if found.restoring => Settled::Failed(Error::loading("a restore is unfinished")),
+                    shown => Settled::Found(shown.map(|shown| shown.value)),
+                })
+            }
+        }
+    }
+
+    /// Begins a write. Also returns what `decide` finds, and the index behind it for
+    /// [`Backend::confirmed_by`].
+    ///
+    /// # Errors
+    /// The reply, when nothing was accepted.
+    pub(super) fn write<T>(
+        &mut self,
+        key: &str,
+        decide: impl FnOnce(Option<&Record>) -> (Change, T),
+        answers: &Answers,
+    ) -> Result<(Part, T, u64), Error> {
+        let leader = match self {
+            Self::Follower(replica) => {
+                return Err(Error::read_only(match replica.leader() {
+                    Some(leader) => format!("this node is a follower; writes go to the leader at {leader}"),
+                    None => "this node is a follower; writes go to the leader".to_owned(),
+                }));
+            }
+            Self::Leader(_, site) if site.is_draining() => return Err(Error::loading("the leader is shutting down")),
+            Self::Leader(leader, _) => leader,
+        };
+        let ticket = answers.ticket();
+        let number = ticket.number();
+        let (Entered { accepted, timeout, end }, found) =
+            leader.update(key, decide, ticket).inspect_err(|_| answers.forget(number))?;
+        let seq = match accepted {
+            Accepted::Pending { seq } | Accepted::AlreadyCommitted { seq } => Some(seq),
+            Accepted::Unmet => None,
+        };
+        Ok((Part::Waiting { number, seq, timeout }, found, end))
+    }
+
+    /// Carries out what was begun.
+    pub(super) fn end(&mut self) {
+        if let Self::Leader(leader, _) = self {
+            leader.end();
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The state of a client's connection.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::backend::Backend;
 use super::slot::Slot;
+use crate::replication::coordinator::Answers;
 
 /// Keys of earlier commands among which a command looks for its own. Behind more of them it counts as
 /// behind a write of its keys, which is always right and costs at most a wait.
@@ -14,7 +16,9 @@ const LOOKED_AT_MAX: usize = 128;
 /// A client's connection.
 pub(super) struct Client {
     pub(super) id: u64,
-    pub(super) backend: Backend,
+    pub(super) backend: Arc<Backend>,
+    /// The outcomes of its commands.
+    pub(super) answers: Answers,
     pub(super) authenticated: bool,
     /// Whether replies have the types of version 3.
     pub(super) resp3: bool,
@@ -44,10 +48,20 @@ impl Under<'_> {
 }
 
 impl Client {
-    pub(super) fn new(id: u64, backend: Backend) -> Self {
+    pub(super) fn new(id: u64, backend: Arc<Backend>) -> Self {
         let authenticated = backend.site().access.clients.is_none();
-        let (name, now) = (Vec::new(), Instant::now());
-        Self { id, backend, authenticated, resp3: false, name, quits: false, in_transaction: false, end: 0, now }
+        Self {
+            id,
+            backend,
+            answers: Answers::default(),
+            authenticated,
+            resp3: false,
+            name: Vec::new(),
+            quits: false,
+            in_transaction: false,
+            end: 0,
+            now: Instant::now(),
+        }
     }
 }
 

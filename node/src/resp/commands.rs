@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rand::RngExt;
 
 use super::about;
-use super::backend::Backend;
+use super::backend::{Backend, Turn};
 use super::client::{Client, Under};
 use super::errors::Error;
 use super::frames::integer;
@@ -23,8 +23,14 @@ const SCAN_KEYS_MAX: i64 = 65_536;
 
 impl Client {
     /// Handles a command. Writes the reply, or returns the slot in which it will be known.
-    pub(super) fn handle(&mut self, args: &[&[u8]], under: &Under<'_>, out: &mut Output) -> Option<Slot> {
-        match self.dispatch(args, under, out) {
+    pub(super) fn handle(
+        &mut self,
+        args: &[&[u8]],
+        under: &Under<'_>,
+        turn: &mut Turn<'_>,
+        out: &mut Output,
+    ) -> Option<Slot> {
+        match self.dispatch(args, under, turn, out) {
             Ok(slot) => slot,
             Err(error) => {
                 out.error(error.text());
@@ -33,7 +39,13 @@ impl Client {
         }
     }
 
-    fn dispatch(&mut self, args: &[&[u8]], under: &Under<'_>, out: &mut Output) -> Result<Option<Slot>, Error> {
+    fn dispatch(
+        &mut self,
+        args: &[&[u8]],
+        under: &Under<'_>,
+        turn: &mut Turn<'_>,
+        out: &mut Output,
+    ) -> Result<Option<Slot>, Error> {
         let Some((name, rest)) = args.split_first() else { return Ok(None) };
         let mut upper = [0; NAME_BYTES_MAX];
         let upper = upper.get_mut(..name.len()).unwrap_or_default();
@@ -53,23 +65,27 @@ impl Client {
         if !spec.takes(args.len()) {
             return Err(Error::arity(&spec.lower()));
         }
+        if !spec.has_keys() {
+            // Such a command uses the node by itself.
+            turn.end();
+        }
         let slot = match (spec.name, rest) {
-            ("SET", _) => self.set(args)?,
-            ("GET", keys) => self.read(keys, Form::Value, under)?,
-            ("MGET", keys) => self.read(keys, Form::Values, under)?,
-            ("EXISTS", keys) => self.read(keys, Form::Present, under)?,
-            ("STRLEN", keys) => self.read(keys, Form::Length, under)?,
-            ("TYPE", keys) => self.read(keys, Form::Type, under)?,
-            ("SETNX", [key, new]) => self.set_absent(key, new)?,
-            ("GETSET", [key, new]) => self.replace(key, Some(new))?,
-            ("GETDEL", [key]) => self.replace(key, None)?,
-            ("APPEND", [key, more]) => self.append(key, more)?,
-            ("INCR", [key]) => self.increment(key, b"1")?,
-            ("INCRBY", [key, by]) => self.increment(key, by)?,
-            ("DECR", [key]) => self.decrement(key, b"1")?,
-            ("DECRBY", [key, by]) => self.decrement(key, by)?,
-            ("MSET", pairs) => self.set_all(pairs)?,
-            ("DEL" | "UNLINK", keys) => self.delete(keys)?,
+            ("SET", _) => self.set(args, turn)?,
+            ("GET", keys) => self.read(keys, Form::Value, under, turn)?,
+            ("MGET", keys) => self.read(keys, Form::Values, under, turn)?,
+            ("EXISTS", keys) => self.read(keys, Form::Present, under, turn)?,
+            ("STRLEN", keys) => self.read(keys, Form::Length, under, turn)?,
+            ("TYPE", keys) => self.read(keys, Form::Type, under, turn)?,
+            ("SETNX", [key, new]) => self.set_absent(key, new, turn)?,
+            ("GETSET", [key, new]) => self.replace(key, Some(new), turn)?,
+            ("GETDEL", [key]) => self.replace(key, None, turn)?,
+            ("APPEND", [key, more]) => self.append(key, more, turn)?,
+            ("INCR", [key]) => self.increment(key, b"1", turn)?,
+            ("INCRBY", [key, by]) => self.increment(key, by, turn)?,
+            ("DECR", [key]) => self.decrement(key, b"1", turn)?,
+            ("DECRBY", [key, by]) => self.decrement(key, by, turn)?,
+            ("MSET", pairs) => self.set_all(pairs, turn)?,
+            ("DEL" | "UNLINK", keys) => self.delete(keys, turn)?,
             ("WAIT", [wanted, timeout]) => self.wait(wanted, timeout, false)?,
             ("WAITAOF", [local, wanted, timeout]) => {
                 if *local != b"0" {
@@ -126,7 +142,9 @@ impl Client {
                 out.ok();
             }
             ("RESET", _) => {
-                *self = Self { end: self.end, now: self.now, ..Self::new(self.id, self.backend.clone()) };
+                // The outcomes of commands before it are still to come.
+                let answers = std::mem::take(&mut self.answers);
+                *self = Self { end: self.end, now: self.now, answers, ..Self::new(self.id, self.backend.clone()) };
                 out.resp3 = false;
                 out.simple("RESET");
             }
@@ -221,7 +239,7 @@ impl Client {
 
     /// WAIT and WAITAOF.
     fn wait(&self, wanted: &[u8], timeout: &[u8], on_disk: bool) -> Result<Slot, Error> {
-        if let Backend::Follower(_) = self.backend {
+        if let Backend::Follower(_) = *self.backend {
             return Err(Error::wrong("WAIT cannot be used with a follower: it has no followers"));
         }
         let wanted = integer(wanted).ok_or(Error::NO_INTEGER)?;

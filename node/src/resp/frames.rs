@@ -15,6 +15,9 @@ const ARGUMENTS_MAX: usize = 65_536;
 /// The same before a client has given its token.
 const ARGUMENTS_MAX_BEFORE_AUTH: usize = 10;
 
+/// Arguments for which a connection keeps memory.
+const ARGUMENTS_KEPT: usize = 64;
+
 /// Longest argument before a client has given its token, in bytes.
 const ARGUMENT_BYTES_MAX_BEFORE_AUTH: usize = 16 << 10;
 
@@ -206,15 +209,29 @@ impl Parser {
     /// Removes a whole command.
     pub(super) fn consume(&mut self, buffer: &mut BytesMut) {
         buffer.advance(self.at);
-        self.arguments.clear();
+        let mut arguments = std::mem::take(&mut self.arguments);
+        arguments.clear();
         // A command with many arguments must not cost its connection memory from then on.
-        self.arguments.shrink_to(64);
-        let arguments = std::mem::take(&mut self.arguments);
+        if arguments.capacity() > ARGUMENTS_KEPT {
+            arguments.shrink_to(ARGUMENTS_KEPT);
+        }
         *self = Self { arguments, ..Self::default() };
     }
 
     /// The number after the byte at the present position, and moves behind its line.
     fn number(&mut self, buffer: &[u8], invalid: Malformed, long: Malformed) -> Result<Option<i64>, Malformed> {
+        let rest = &buffer[self.at..];
+        // Nearly every number has one or two digits.
+        let (number, length) = match rest {
+            [_, ones @ b'0'..=b'9', b'\r', b'\n', ..] => (ones - b'0', 4),
+            [_, tens @ b'1'..=b'9', ones @ b'0'..=b'9', b'\r', b'\n', ..] => ((tens - b'0') * 10 + (ones - b'0'), 5),
+            _ => return self.long_number(buffer, invalid, long),
+        };
+        self.at += length;
+        Ok(Some(number.into()))
+    }
+
+    fn long_number(&mut self, buffer: &[u8], invalid: Malformed, long: Malformed) -> Result<Option<i64>, Malformed> {
         let rest = &buffer[self.at..];
         let Some(end) = rest.iter().take(NUMBER_BYTES_MAX).position(|byte| *byte == b'\n') else {
             return if rest.len() >= NUMBER_BYTES_MAX { Err(long) } else { Ok(None) };

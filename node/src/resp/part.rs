@@ -2,19 +2,16 @@
 
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use super::errors::Error;
 use crate::protocol::value::Value;
-use crate::replication::coordinator::WriteOutcome;
 
 /// The effect of a command on one key.
 #[derive(Debug)]
 pub(super) enum Part {
     /// The leader has not decided yet.
     Waiting {
-        /// Closes without an outcome if this leader no longer leads.
-        outcome: oneshot::Receiver<WriteOutcome>,
+        /// Of its place among the answers of the connection.
+        number: u64,
         /// Of a write that the leader accepted.
         seq: Option<u64>,
         /// How long the leader may take.

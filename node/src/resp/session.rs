@@ -1,12 +1,13 @@
 //! Serves one connection: reads commands, begins them, and sends their replies in order.
 //!
-//! All commands that are in the buffer begin before the first of them is answered, so that they are
-//! replicated side by side. All replies that are known are sent with one write.
+//! All commands that are in the buffer begin before the first of them is answered, in one step of the
+//! leader, so that they are replicated side by side. All replies that are known are sent with one write.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::backend::Backend;
+use super::backend::{Backend, Turn};
 use super::client::{Client, Under};
 use super::errors::Error;
 use super::frames::{FrameLimits, Parsed, Parser};
@@ -74,7 +75,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(stream: Stream, id: u64, backend: Backend, limits: SessionLimits) -> Self {
+    pub(super) fn new(stream: Stream, id: u64, backend: Arc<Backend>, limits: SessionLimits) -> Self {
         Self {
             stream,
             client: Client::new(id, backend),
@@ -110,7 +111,7 @@ impl Session {
         self.client.now = now;
         loop {
             let mut progress = self.take_in(cx);
-            progress |= self.settle(cx, now);
+            progress |= self.settle(cx);
             match self.send(cx, now) {
                 Ok(sent) => progress |= sent,
                 Err(_) => {
@@ -157,10 +158,12 @@ impl Session {
     /// Begins the commands in the buffer.
     fn begin(&mut self) -> bool {
         let mut progress = false;
+        let backend = self.client.backend.clone();
+        let mut turn = backend.turn();
         while self.has_room() {
             match self.parser.parse(&mut self.input, self.limits.frames, self.client.authenticated) {
                 Ok(Parsed::Incomplete) => break,
-                Ok(Parsed::Command) => self.begin_one(),
+                Ok(Parsed::Command) => self.begin_one(&mut turn),
                 Ok(Parsed::TooLong(bytes)) => {
                     self.refuse(&Error::limit(format_args!("the command or one of its arguments has {bytes} bytes")));
                 }
@@ -178,18 +181,18 @@ impl Session {
     }
 
     /// Begins the command at the front of the buffer.
-    fn begin_one(&mut self) {
+    fn begin_one(&mut self, turn: &mut Turn<'_>) {
         let Self { client, parser, input, queue, out, .. } = self;
         let under = Under(queue);
         let mut args: SmallVec<[&[u8]; 8]> = SmallVec::with_capacity(parser.len());
         args.extend(parser.arguments(input));
         if queue.is_empty() {
             out.resp3 = client.resp3;
-            let slot = client.handle(&args, &under, out);
+            let slot = client.handle(&args, &under, turn, out);
             queue.extend(slot.map(|slot| slot.in_version(client.resp3)));
         } else {
             let mut reply = Output::in_version(client.resp3);
-            let slot = client.handle(&args, &under, &mut reply);
+            let slot = client.handle(&args, &under, turn, &mut reply);
             let slot = slot.unwrap_or_else(|| Slot::of(Form::Fixed(reply.into_bytes()), client.now));
             queue.push_back(slot.in_version(client.resp3));
         }
@@ -209,27 +212,18 @@ impl Session {
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            // No memory before something has arrived. A session of TLS keeps what it has decrypted.
-            if let Stream::Plain(stream) = &self.stream {
-                ready!(stream.poll_read_ready(cx))?;
-            }
-            if !self.make_room() {
-                let limit = self.client.backend.site().bodies.bytes();
-                self.refuse(&Error::limit(format_args!(
-                    "commands of other connections use the limit of {limit} bytes"
-                )));
-                self.closing = true;
-                return Poll::Ready(Ok(1));
-            }
-            match &mut self.stream {
-                Stream::Plain(stream) => match stream.try_read_buf(&mut self.input) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    other => return Poll::Ready(other),
-                },
-                Stream::Tls(stream) => return pin!(stream.read_buf(&mut self.input)).poll(cx),
-            }
+        // No memory before something has arrived. A session of TLS keeps what it has decrypted.
+        if let Stream::Plain(stream) = &self.stream {
+            ready!(stream.poll_read_ready(cx))?;
         }
+        if !self.make_room() {
+            let limit = self.client.backend.site().bodies.bytes();
+            self.refuse(&Error::limit(format_args!("commands of other connections use the limit of {limit} bytes")));
+            self.closing = true;
+            return Poll::Ready(Ok(1));
+        }
+        // Unlike `try_read_buf`, it saves the call that finds nothing after one that did not fill the buffer.
+        pin!(self.stream.read_buf(&mut self.input)).poll(cx)
     }
 
     /// Makes room for reading: at most as much again as has arrived. Returns false if the memory for
@@ -250,11 +244,11 @@ impl Session {
     }
 
     /// Writes the replies that are known, in the order of the commands.
-    fn settle(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    fn settle(&mut self, cx: &mut Context<'_>) -> bool {
         let mut progress = false;
         while self.out.len() < OUTPUT_BYTES_MAX
             && let Some(front) = self.queue.front_mut()
-            && front.poll(cx, now, &self.client.backend).is_ready()
+            && front.poll(cx, &self.client).is_ready()
             && let Some(slot) = self.queue.pop_front()
         {
             slot.reply(&mut self.out, &self.client.backend);

@@ -1,6 +1,5 @@
 //! A command whose reply is not known yet.
 
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::backend::Backend;
+use super::client::Client;
 use super::errors::Error;
 use super::output::Output;
 use super::part::{Part, Settled};
@@ -102,19 +102,24 @@ impl Slot {
     }
 
     /// Waits until the reply is known. The caller calls it again at [`Slot::next_look`] at the latest.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, now: Instant, backend: &Backend) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, client: &Client) -> Poll<()> {
+        let Client { backend, answers, now, .. } = client;
+        let now = *now;
         while let Some((_, part)) = self.parts.get_mut(self.settled) {
-            if let Part::Waiting { outcome, seq, timeout } = part {
-                let settled = match Pin::new(outcome).poll(cx) {
-                    Poll::Ready(outcome) => settle(outcome.ok(), *seq, backend),
+            if let Part::Waiting { number, seq, timeout } = part {
+                let settled = match answers.poll(*number, cx) {
+                    Poll::Ready(outcome) => settle(outcome, *seq, backend),
                     Poll::Pending if now < self.begun + *timeout => return Poll::Pending,
-                    Poll::Pending => Settled::Failed(match seq {
-                        Some(seq) => Error::indeterminate(*seq, *timeout),
-                        None => Error::loading(format_args!(
-                            "no write quorum confirmed within {} ms that this leader still leads",
-                            timeout.as_millis()
-                        )),
-                    }),
+                    Poll::Pending => {
+                        answers.forget(*number);
+                        Settled::Failed(match seq {
+                            Some(seq) => Error::indeterminate(*seq, *timeout),
+                            None => Error::loading(format_args!(
+                                "no write quorum confirmed within {} ms that this leader still leads",
+                                timeout.as_millis()
+                            )),
+                        })
+                    }
                 };
                 *part = Part::Settled(settled);
             }

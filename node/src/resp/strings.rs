@@ -2,6 +2,7 @@
 
 use smallvec::{SmallVec, smallvec};
 
+use super::backend::Turn;
 use super::client::{Client, Under};
 use super::errors::Error;
 use super::frames::integer;
@@ -30,7 +31,7 @@ fn number(text: &[u8]) -> Result<i64, Error> {
 
 impl Client {
     /// SET.
-    pub(super) fn set(&mut self, args: &[&[u8]]) -> Result<Slot, Error> {
+    pub(super) fn set(&mut self, args: &[&[u8]], turn: &mut Turn<'_>) -> Result<Slot, Error> {
         let (key, new, options) = match args {
             [_, key, new, options @ ..] => (*key, *new, options),
             _ => return Err(Error::SYNTAX),
@@ -51,7 +52,7 @@ impl Client {
             }
         }
         self.backend.check_value(new.len())?;
-        let (part, before) = self.write(key, |known| {
+        let (part, before) = self.write(key, turn, |known| {
             let known = value(known);
             let holds = match condition {
                 If::Always => true,
@@ -66,9 +67,9 @@ impl Client {
     }
 
     /// SETNX.
-    pub(super) fn set_absent(&mut self, key: &[u8], new: &[u8]) -> Result<Slot, Error> {
+    pub(super) fn set_absent(&mut self, key: &[u8], new: &[u8], turn: &mut Turn<'_>) -> Result<Slot, Error> {
         self.backend.check_value(new.len())?;
-        let (part, ()) = self.write(key, |known| match value(known) {
+        let (part, ()) = self.write(key, turn, |known| match value(known) {
             None => (Change::To(Some(new.into())), ()),
             Some(_) => (Change::Refused, ()),
         })?;
@@ -76,9 +77,9 @@ impl Client {
     }
 
     /// GETSET, or GETDEL without a new value.
-    pub(super) fn replace(&mut self, key: &[u8], new: Option<&[u8]>) -> Result<Slot, Error> {
+    pub(super) fn replace(&mut self, key: &[u8], new: Option<&[u8]>, turn: &mut Turn<'_>) -> Result<Slot, Error> {
         self.backend.check_value(new.map_or(0, <[u8]>::len))?;
-        let (part, before) = self.write(key, |known| {
+        let (part, before) = self.write(key, turn, |known| {
             let before = value(known).cloned();
             let change = match new {
                 None if before.is_none() => Change::Refused,
@@ -90,9 +91,9 @@ impl Client {
     }
 
     /// APPEND.
-    pub(super) fn append(&mut self, key: &[u8], more: &[u8]) -> Result<Slot, Error> {
+    pub(super) fn append(&mut self, key: &[u8], more: &[u8], turn: &mut Turn<'_>) -> Result<Slot, Error> {
         let limit = self.backend.site().value_bytes_max;
-        let (part, length) = self.write(key, |known| {
+        let (part, length) = self.write(key, turn, |known| {
             let known = value(known).map_or(&[][..], |known| known);
             let length = known.len() + more.len();
             if length > limit {
@@ -105,18 +106,18 @@ impl Client {
     }
 
     /// INCR, INCRBY.
-    pub(super) fn increment(&mut self, key: &[u8], by: &[u8]) -> Result<Slot, Error> {
-        self.add(key, number(by)?)
+    pub(super) fn increment(&mut self, key: &[u8], by: &[u8], turn: &mut Turn<'_>) -> Result<Slot, Error> {
+        self.add(key, number(by)?, turn)
     }
 
     /// DECR, DECRBY.
-    pub(super) fn decrement(&mut self, key: &[u8], by: &[u8]) -> Result<Slot, Error> {
+    pub(super) fn decrement(&mut self, key: &[u8], by: &[u8], turn: &mut Turn<'_>) -> Result<Slot, Error> {
         let by = number(by)?.checked_neg().ok_or_else(|| Error::wrong("decrement would overflow"))?;
-        self.add(key, by)
+        self.add(key, by, turn)
     }
 
-    fn add(&mut self, key: &[u8], by: i64) -> Result<Slot, Error> {
-        let (part, sum) = self.write(key, |known| match sum(value(known).map(|known| &**known), by) {
+    fn add(&mut self, key: &[u8], by: i64, turn: &mut Turn<'_>) -> Result<Slot, Error> {
+        let (part, sum) = self.write(key, turn, |known| match sum(value(known).map(|known| &**known), by) {
             Ok(sum) => (Change::To(Some(sum.to_string().into())), Ok(sum)),
             Err(why) => (Change::Refused, Err(why.into())),
         })?;
@@ -124,7 +125,7 @@ impl Client {
     }
 
     /// MSET.
-    pub(super) fn set_all(&mut self, pairs: &[&[u8]]) -> Result<Slot, Error> {
+    pub(super) fn set_all(&mut self, pairs: &[&[u8]], turn: &mut Turn<'_>) -> Result<Slot, Error> {
         if !pairs.len().is_multiple_of(2) {
             return Err(Error::arity("mset"));
         }
@@ -133,18 +134,18 @@ impl Client {
             self.backend.key(pair[0])?;
             self.backend.check_value(pair[1].len())?;
         }
-        let write = |pair: &[&[u8]]| self.write(pair[0], |_| (Change::To(Some(pair[1].into())), ()));
+        let write = |pair: &[&[u8]]| self.write(pair[0], turn, |_| (Change::To(Some(pair[1].into())), ()));
         let parts = each(pairs.chunks_exact(2), write)?;
         Ok(self.slot(parts, Form::AllOk, true))
     }
 
     /// DEL, UNLINK.
-    pub(super) fn delete(&mut self, keys: &[&[u8]]) -> Result<Slot, Error> {
+    pub(super) fn delete(&mut self, keys: &[&[u8]], turn: &mut Turn<'_>) -> Result<Slot, Error> {
         for key in keys {
             self.backend.key(key)?;
         }
         let delete = |key: &&[u8]| {
-            self.write(key, |known| match value(known) {
+            self.write(key, turn, |known| match value(known) {
                 Some(_) => (Change::To(None), ()),
                 None => (Change::Refused, ()),
             })
@@ -154,12 +155,18 @@ impl Client {
     }
 
     /// GET, STRLEN, TYPE, and with several keys MGET, EXISTS.
-    pub(super) fn read(&self, keys: &[&[u8]], form: Form, under: &Under<'_>) -> Result<Slot, Error> {
+    pub(super) fn read(
+        &self,
+        keys: &[&[u8]],
+        form: Form,
+        under: &Under<'_>,
+        turn: &mut Turn<'_>,
+    ) -> Result<Slot, Error> {
         let read = |key: &&[u8]| -> Result<(u64, Part), Error> {
             let (hash, key) = self.backend.key(key)?;
             // See `read_in_order`: a read shows the earlier writes of its own connection.
             let of = if under.touches(hash) { ReadOf::Accepted } else { ReadOf::Committed };
-            Ok((hash, self.backend.read(key, of)))
+            Ok((hash, turn.read(key, of, &self.answers)))
         };
         let parts = keys.iter().map(read).collect::<Result<_, _>>()?;
         Ok(self.slot(parts, form, false))
@@ -169,10 +176,11 @@ impl Client {
     fn write<T>(
         &mut self,
         key: &[u8],
+        turn: &mut Turn<'_>,
         decide: impl FnOnce(Option<&Record>) -> (Change, T),
     ) -> Result<((u64, Part), T), Error> {
         let (hash, key) = self.backend.key(key)?;
-        let (part, found, end) = self.backend.write(key.into(), decide)?;
+        let (part, found, end) = turn.write(key, decide, &self.answers)?;
         self.end = end;
         Ok(((hash, part), found))
     }

@@ -296,7 +296,7 @@ fn an_update_decides_by_the_newest_accepted_record() {
     let (mut leader, mut followers) = cluster(Limits::default());
     followers.hold = writes;
     let update = |leader: &mut Core, change: Change, waiter: u32| {
-        leader.update("k".into(), 0, |known| (change, known.and_then(|record| record.value.clone())), waiter)
+        leader.update("k", 0, |known| (change, known.and_then(|record| record.value.clone())), waiter)
     };
     let to = |value: &str| Change::To(Some(value.into()));
     assert_eq!(update(&mut leader, Change::Refused, 1), Ok((Accepted::Unmet, None)));

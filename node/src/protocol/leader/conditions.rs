@@ -132,14 +132,18 @@ impl<W, R> Leader<W, R> {
     /// [`Refusal`] when nothing was accepted.
     pub fn update<T>(
         &mut self,
-        key: Key,
+        key: &str,
         now_us: u64,
         decide: impl FnOnce(Option<&Record>) -> (Change, T),
         waiter: W,
     ) -> Result<(Accepted, T), Refusal> {
         self.client_refusal()?;
-        let known = self.known(&key);
+        let known = self.known(key);
         let (change, found) = decide(known.as_ref().map(|(_, latest)| latest));
+        let key = match known.as_ref().and_then(|(position, _)| self.entries.at(*position)) {
+            Some((key, _)) => key.clone(),
+            None => key.into(),
+        };
         let asked = Asked { key, token: None, explain: false, now_us };
         Ok((self.carry_out(change, known, asked, waiter)?, found))
     }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::answers::Waiter;
 use super::{Coordinator, Core, State};
 use crate::deliberate::{self, DeliberateFault};
 use crate::protocol::leader::{
-    Accepted, Change, Condition, Increment, Incremented, NewWrite, Part, ReadOf, Receipt, Refusal, Saved, Unfinished,
+    Accepted, Condition, Increment, Incremented, NewWrite, Part, ReadOf, Receipt, Refusal, Saved, Unfinished,
 };
 use crate::protocol::types::{Epoch, Key, RESTORE_MARK, Record};
 use crate::protocol::value::Value;
@@ -43,8 +44,6 @@ pub struct Placed {
     pub epoch: Epoch,
     /// How long the client waits before the outcome is unknown.
     pub timeout: Duration,
-    /// The index behind the newest write that the leader has accepted.
-    pub end: u64,
 }
 
 /// An accepted write of a restore, and its outcome once it has one.
@@ -60,13 +59,7 @@ pub(super) struct ReadWaiter {
 
 impl State {
     fn placed(&self, accepted: Accepted, outcome: oneshot::Receiver<WriteOutcome>) -> Placed {
-        Placed {
-            accepted,
-            outcome,
-            epoch: self.core.epoch(),
-            timeout: self.in_force.replication_timeout(),
-            end: self.core.end(),
-        }
+        Placed { accepted, outcome, epoch: self.core.epoch(), timeout: self.in_force.replication_timeout() }
     }
 }
 
@@ -87,7 +80,7 @@ impl Coordinator {
         let (sender, outcome) = oneshot::channel();
         self.step(|state| {
             let key = deliberate::is_on(DeliberateFault::RefusesBeforeCommit).then(|| write.key.clone());
-            let accepted = state.core.put_if(write, condition, sender)?;
+            let accepted = state.core.put_if(write, condition, Waiter::Channel(sender))?;
             if let Some(key) = key.filter(|_| accepted == Accepted::Unmet) {
                 let (sender, outcome) = oneshot::channel();
                 let found = state.core.latest(&key).map(|(record, _)| Box::new(record.clone()));
@@ -99,24 +92,6 @@ impl Coordinator {
         })
     }
 
-    /// Accepts a write that `decide` makes of the newest record of its key. Also returns what `decide`
-    /// finds, see [`Leader::update`](crate::protocol::leader::Leader::update).
-    ///
-    /// # Errors
-    /// [`Refusal`] when nothing was accepted.
-    pub fn update<T>(
-        self: &Arc<Self>,
-        key: Key,
-        decide: impl FnOnce(Option<&Record>) -> (Change, T),
-    ) -> Result<(Placed, T), Refusal> {
-        let now_us = self.now_us();
-        let (sender, outcome) = oneshot::channel();
-        self.step(|state| {
-            let (accepted, found) = state.core.update(key, now_us, decide, sender)?;
-            Ok((state.placed(accepted, outcome), found))
-        })
-    }
-
     /// Accepts a read that shows a key as it is now. The channel brings [`WriteOutcome::Unmet`], or closes if this leader
     /// no longer leads.
     ///
@@ -125,7 +100,7 @@ impl Coordinator {
     pub fn read_in_order(self: &Arc<Self>, key: &str, of: ReadOf) -> Result<Placed, Refusal> {
         let (sender, outcome) = oneshot::channel();
         self.step(|state| {
-            state.core.read_in_order(key, of, sender)?;
+            state.core.read_in_order(key, of, Waiter::Channel(sender))?;
             Ok(state.placed(Accepted::Unmet, outcome))
         })
     }
@@ -142,7 +117,7 @@ impl Coordinator {
     pub fn increment(self: &Arc<Self>, increment: Increment) -> Result<(Placed, Option<i64>), Refusal> {
         let (sender, outcome) = oneshot::channel();
         self.step(|state| {
-            let Incremented { accepted, sum } = state.core.increment(increment, sender)?;
+            let Incremented { accepted, sum } = state.core.increment(increment, Waiter::Channel(sender))?;
             Ok((state.placed(accepted, outcome), sum))
         })
     }
@@ -294,11 +269,11 @@ impl Coordinator {
 
     fn mark_restore(
         self: &Arc<Self>,
-        mark: impl FnOnce(&mut State, u64, oneshot::Sender<WriteOutcome>) -> Result<Accepted, Refusal>,
+        mark: impl FnOnce(&mut State, u64, Waiter) -> Result<Accepted, Refusal>,
     ) -> Result<Taken, Refusal> {
         let now_us = self.now_us();
         let (sender, outcome) = oneshot::channel();
-        self.step(|state| mark(state, now_us, sender)).map(|accepted| (accepted, outcome))
+        self.step(|state| mark(state, now_us, Waiter::Channel(sender))).map(|accepted| (accepted, outcome))
     }
 
     /// Accepts keys of a backup in one step. If one is refused, the keys before it remain accepted.
@@ -310,7 +285,7 @@ impl Coordinator {
         self.step(|state| {
             let take = |saved| {
                 let (sender, receiver) = oneshot::channel();
-                state.core.restore(saved, part, now_us, sender).map(|accepted| (accepted, receiver))
+                state.core.restore(saved, part, now_us, Waiter::Channel(sender)).map(|accepted| (accepted, receiver))
             };
             keys.into_iter().map(take).collect()
         })
