@@ -68,8 +68,8 @@ pub async fn measure(
     progress: &Progress,
 ) -> Result<StalenessReport> {
     let started_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let http = NodeClient::http(options.workload.concurrency * TIMES as usize)?;
-    let leader = NodeClient::new(http.clone(), &cluster.leader_url, cluster.token.as_deref());
+    let http = cluster.credentials.http(options.workload.concurrency * TIMES as usize)?;
+    let leader = NodeClient::new(http.clone(), &cluster.leader_url, cluster.credentials.auth_token.as_deref());
     let (config, status) = (leader.config().await?, leader.status().await?);
     let (settings, plan) = settle(options, &config)?;
     let (given, followers) = (cluster.follower_urls.len(), settings.followers);

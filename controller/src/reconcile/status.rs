@@ -111,9 +111,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         (true, "" | PAUSED) => PAUSED.to_owned(),
         (true, other) => format!("{PAUSED}; {other}"),
     };
-    let [open, progressing, rolled_out, quorum, config, degraded, drainable] = findings;
-    let (paused, hibernated) = (rest::paused(cluster), rest::hibernated(rest, seen));
-    let findings = [open, progressing, rolled_out, quorum, config, degraded, drainable, paused, hibernated];
+    let findings = findings.into_iter().chain([rest::paused(cluster), rest::hibernated(rest, seen)]);
     let mut status = KvClusterStatus {
         observed_generation: Some(cluster.generation),
         phase,
@@ -420,8 +418,8 @@ fn headline(findings: &[Finding]) -> String {
         .unwrap_or_default()
 }
 
-fn conditions<const N: usize>(
-    findings: [Finding; N],
+fn conditions(
+    findings: impl IntoIterator<Item = Finding>,
     generation: i64,
     previous: &KvClusterStatus,
     now: Timestamp,

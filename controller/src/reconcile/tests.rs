@@ -869,7 +869,6 @@ async fn a_paused_cluster_is_left_alone_and_its_status_is_reported() {
         let (api, client) = ApiServer::start(generation_3);
         let leader = ScriptedLeader::start_with(5, config(3, 2, 5), (200, config(4, 3, 5))).await;
         let context = rolling(client, leader.port, &[], spec);
-        context.memory.token_seen(&opened(spec, 5), "t");
         reconcile(guarded(opened(spec, 5)), context.clone()).await.expect("it succeeds");
         let writes: Vec<String> = api.writes().into_iter().map(|asked| asked.path).collect();
         let others = writes.iter().filter(|path| !path.ends_with("/status") && !path.ends_with("/events")).count();
@@ -905,12 +904,11 @@ async fn a_hibernation_ends_the_leader_before_the_followers() {
         let mut context = rolling(client, leader.port, &[], spec);
         let stores = &mut Arc::get_mut(&mut context).expect("the only reference").stores;
         if !leader_runs {
-            stores.pods = store(vec![]);
+            stores.pods = Indexed::new(store(vec![]));
         }
         let mut deployment = (*stores.deployments.state()[0]).clone();
         deployment.spec.get_or_insert_default().paused = Some(true);
         stores.deployments = store(vec![deployment]);
-        context.memory.token_seen(&opened(spec, 5), "t");
         reconcile(guarded(opened(spec, 5)), context.clone()).await.expect("it succeeds");
         let deployment = api.applied("deployments/demo-leader");
         assert_eq!(deployment["spec"]["replicas"], json!(0));
@@ -940,8 +938,8 @@ async fn a_hibernated_cluster_goes_on_owning_its_volumes() {
         "labels": labels("demo", Some(Component::Follower)), "ownerReferences": [
             {"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster", "name": "demo", "uid": UID}]}});
     let stores = &mut Arc::get_mut(&mut context).expect("the only reference").stores;
-    stores.pods = store(vec![]);
-    stores.claims = store(vec![serde_json::from_value(claim).expect("a claim")]);
+    stores.pods = Indexed::new(store(vec![]));
+    stores.claims = Indexed::new(store(vec![serde_json::from_value(claim).expect("a claim")]));
     reconcile(guarded(opened(spec, 5)), context).await.expect("it succeeds");
     assert_eq!(api.applied("statefulsets/demo-follower")["spec"]["replicas"], json!(0));
     let changed: Vec<Asked> =

@@ -11,7 +11,9 @@ use kv_bench::check::clients::Load;
 use kv_bench::check::faults::FaultKind;
 use kv_bench::check::kube::KubeTarget;
 use kv_bench::check::{self, CheckOptions, Limit};
+use kv_bench::client::Credentials;
 use kv_bench::cluster::control::{Access, KvClusterResource};
+use kv_bench::commands::Protocol;
 use kv_bench::interrupt::Interrupt;
 use kv_bench::progress::Progress;
 use kvcluster_api::resource::KvCluster;
@@ -79,7 +81,8 @@ async fn from_outside_it_follows_the_pods_that_come_and_go() {
     assert_eq!(status, 200);
     let access = Access { client: demo.client.clone(), inside: false };
     let resource = KvClusterResource::new(access.client.clone(), "demo", Some(&demo.namespace));
-    let mut target = KubeTarget::reach(&access, resource, Duration::from_secs(300)).await.unwrap();
+    let mut target =
+        KubeTarget::reach(&access, resource, Credentials::default(), Duration::from_secs(300)).await.unwrap();
     let refused = target.shape().only(&[FaultKind::All]).unwrap_err();
     assert!(refused.ends_with("followers that keep nothing cannot all be killed"), "{refused}");
     let kinds = [FaultKind::ForceDelete, FaultKind::Delete, FaultKind::TwoLeaders];
@@ -88,7 +91,14 @@ async fn from_outside_it_follows_the_pods_that_come_and_go() {
     let options = CheckOptions {
         limit: Limit::Rounds(4),
         shape: target.shape().only(&kinds).unwrap(),
-        load: Load { clients: 16, keys: 8, rate: 100.0, timeout_ms, seed: 20_261_122 },
+        load: Load {
+            clients: 16,
+            keys: 8,
+            rate: 100.0,
+            protocols: vec![Protocol::Http, Protocol::Redis],
+            timeout_ms,
+            seed: 20_261_122,
+        },
         fill: None,
         run: "outside-".to_owned(),
         max_delay_ms: asked.max_delay_ms,

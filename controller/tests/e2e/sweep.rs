@@ -2,10 +2,12 @@
 //! also when it is interrupted.
 
 use k8s_openapi::api::core::v1::Pod;
+use kv_bench::client::Credentials;
 use kv_bench::cluster::{
     self,
     control::{Access, KvClusterResource},
 };
+use kv_bench::commands::Protocol;
 use kv_bench::interrupt::Interrupt;
 use kv_bench::progress::Progress;
 use kv_bench::sweep::runner::{self, SweepOptions};
@@ -59,9 +61,10 @@ async fn from_outside_it_reaches_leader_and_followers_by_port_forward() {
     let (before, pods) = (quorum_and_delay(&demo).await, demo.identities().await);
     let access = Access { client: demo.client.clone(), inside: false };
     let resource = KvClusterResource::new(access.client.clone(), "demo", Some(&demo.namespace));
-    let target = cluster::kube(&access, resource).await.unwrap();
+    let target = cluster::kube(&access, resource, Credentials::default()).await.unwrap();
     let workload = Workload { writes: 200, concurrency: 8, keys: 5, value_size_bytes: None };
     let options = SweepOptions {
+        protocol: Protocol::Http,
         quorums: Some(vec![1, 5]),
         min_delay_ms: None,
         max_delay_ms: None,
