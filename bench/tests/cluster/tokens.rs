@@ -28,7 +28,12 @@ async fn guarded(directory: &Path) -> (LocalCluster, Files) {
         followers: 2,
         write_quorum: 2,
         max_delay_ms: 0,
-        environment: vec![setting("CLIENT_TOKEN_FILE", &files.clients), setting("AUTH_TOKEN_FILE", &files.cluster)],
+        environment: vec![
+            setting("CLIENT_TOKEN_FILE", &files.clients),
+            setting("AUTH_TOKEN_FILE", &files.cluster),
+            // A second leader process is a standby.
+            ("TAKEOVER_AFTER_MS".to_owned(), "500".to_owned()),
+        ],
         ..LocalClusterOptions::new(KV_BENCH, directory.join("logs"))
     };
     (LocalCluster::start(options).await.expect("starts"), files)
