@@ -109,7 +109,7 @@ async fn from_outside_it_follows_the_pods_that_come_and_go() {
     assert_eq!(report.failure, None);
     assert!(report.verdict.violations.is_empty(), "{:#?}", report.verdict);
     every_kind_of_operation_was_answered(&serde_json::to_value(&report).unwrap());
-    assert!(history.operations.iter().all(|operation| operation.key.starts_with("outside-k")));
+    assert!(history.operations.iter().all(|operation| operation.key.starts_with("outside-")));
     let after = demo.identities().await;
     assert!(pods.iter().any(|(name, pod)| after.get(name) != Some(pod)), "{after:?}");
     assert_eq!(size(&demo).await, before);
