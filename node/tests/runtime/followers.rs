@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::files::{SimDisk, Unsynced};
 use crate::pipe::{self, Receiver, Sender};
+use crate::plan::Mutation;
 use crate::world::{Link, World};
 
 /// Where a follower lives: a name, a disk, and perhaps a running process.
@@ -49,8 +50,16 @@ pub(crate) enum End {
 }
 
 impl World {
-    pub(crate) fn add_place(&self, place: usize) {
+    fn empty_disk(&self) -> SimDisk {
         let disk = SimDisk::new(self.seed());
+        if self.plan.mutation == Some(Mutation::SyncsInVain) {
+            disk.sync_in_vain();
+        }
+        disk
+    }
+
+    pub(crate) fn add_place(&self, place: usize) {
+        let disk = self.empty_disk();
         let name = format!("f-{place}").into();
         self.state.lock().places.push(Place { name, disk, live: None, lost: false, processes: 0, slow_ms: 0 });
     }
@@ -176,7 +185,7 @@ impl World {
     /// Replaces the disk at a place, where no process runs, by an empty one.
     pub(crate) fn wipe(&self, place: usize) {
         self.note(|| format!("wipe f-{place}"));
-        let disk = SimDisk::new(self.seed());
+        let disk = self.empty_disk();
         let it = &mut self.state.lock().places[place];
         (it.disk, it.lost) = (disk, true);
     }

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::followers::Network;
-use crate::plan::PLACES_MAX;
+use crate::plan::{Mutation, PLACES_MAX};
 use crate::world::World;
 
 /// One leader process.
@@ -45,7 +45,11 @@ impl World {
     /// Starts a leader process that knows nothing but the wanted rule.
     pub(crate) fn start_leader(self: &Arc<Self>) {
         let live = self.live_config();
-        let environment = Environment::simulated(self.seed());
+        let identity = match self.plan.mutation {
+            Some(Mutation::LeadersShareAnId) => 7,
+            _ => self.seed(),
+        };
+        let environment = Environment::simulated(identity);
         let coordinator = Coordinator::start_in(live, self.plan.leader, self.seed(), environment);
         let lead =
             Lead { coordinator: Some(coordinator.clone()), serving: false, stalled: Vec::new(), tasks: Vec::new() };

@@ -18,6 +18,7 @@ mod history;
 mod leaders;
 #[path = "../protocol/sim/linearizability.rs"]
 mod linearizability;
+mod mutations;
 mod nemesis;
 mod pipe;
 mod plan;

@@ -10,6 +10,15 @@ use rand::{RngExt, SeedableRng};
 /// The most followers that a world has.
 pub(crate) const PLACES_MAX: usize = 5;
 
+/// A rule that is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutation {
+    /// A disk says that it has synced, and has not.
+    SyncsInVain,
+    /// All leader processes have one id, so that two of one term are not told apart.
+    LeadersShareAnId,
+}
+
 /// Everything else follows from the seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -39,6 +48,7 @@ pub(crate) struct Plan {
     pub(crate) memory: bool,
     /// How long the faults last.
     pub(crate) faulty: Duration,
+    pub(crate) mutation: Option<Mutation>,
 }
 
 impl Plan {
@@ -63,6 +73,7 @@ impl Plan {
             standbys: 0,
             memory: rng.random_bool(0.15),
             faulty: Duration::from_secs(8),
+            mutation: None,
         }
         .with_candidates(rng)
     }

@@ -78,6 +78,8 @@ struct State {
     nodes: BTreeMap<u64, Node>,
     next_node: u64,
     locked: HashSet<u64>,
+    /// Whether a sync says that it is done, and does nothing.
+    syncs_in_vain: bool,
 }
 
 #[derive(Default)]
@@ -121,7 +123,13 @@ impl SimDisk {
             nodes: [(0, root)].into(),
             next_node: 1,
             locked: HashSet::new(),
+            syncs_in_vain: false,
         })))
+    }
+
+    /// From now on this disk says that it has synced, and has not.
+    pub(crate) fn sync_in_vain(&self) {
+        self.state().syncs_in_vain = true;
     }
 
     /// What a process that starts now uses. Use [`Self::kill`] or [`Self::crash`] before the next one starts.
@@ -506,7 +514,11 @@ impl Open {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let in_vain = self.disk.state().syncs_in_vain;
         let whole = |node: &mut Node| {
+            if in_vain {
+                return;
+            }
             node.unsynced.drain(..).for_each(|write| apply(&mut node.durable, &write));
             if let Some(names) = &mut node.directory {
                 names.unsynced.clear();
