@@ -6,23 +6,13 @@ use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use tempfile::TempDir;
 
 use crate::{
-    chromium::{Chromium, installed},
+    chromium::{Chromium, installed, number, text},
     support::{KV_BENCH, one_follower},
 };
 
 const TOKEN: &str = "token of the page's test";
 
 const OF_CLIENTS: &str = "token-of-clients";
-
-/// The text of the element with this id.
-fn text(id: &str) -> String {
-    format!("document.getElementById('{id}').textContent")
-}
-
-/// The number at the beginning of the text of the element with this id.
-fn number(id: &str) -> String {
-    format!("parseFloat({})", text(id))
-}
 
 /// The means of five followers by the page's theory, for W = 1 to 5.
 async fn means(page: &mut Chromium, law: &str) -> Vec<f64> {
@@ -130,7 +120,7 @@ async fn the_page_shows_and_changes_the_cluster() {
     page.until("document.getElementById('max-delay').checkVisibility() === false").await;
     theory_agrees_with_closed_forms(&mut page).await;
 
-    // A lesson: the far follower does not matter at W = 2 of 3, where the mean is 200 · 2/3.
+    // A lesson under the cluster's token, and back: the far follower does not matter at W = 2 of 3, where the mean is 200 · 2/3.
     page.evaluate("document.querySelectorAll('#lessons button')[2].click()").await;
     let predict = "document.getElementById('prediction').value = '133'; \
                    document.getElementById('prediction-form').requestSubmit()";

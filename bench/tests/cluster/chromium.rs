@@ -41,6 +41,16 @@ pub(crate) fn installed() -> Option<PathBuf> {
     files.into_iter().find(|file| file.is_file())
 }
 
+/// The text of the element with this id.
+pub(crate) fn text(id: &str) -> String {
+    format!("document.getElementById('{id}').textContent")
+}
+
+/// The number at the beginning of the text of the element with this id.
+pub(crate) fn number(id: &str) -> String {
+    format!("parseFloat({})", text(id))
+}
+
 /// A browser with one page. Dropped, it is killed.
 pub(crate) struct Chromium {
     _process: Child,

@@ -18,6 +18,7 @@ mod connections;
 mod contract;
 mod half_states;
 mod keys;
+mod lessons;
 mod local_cluster;
 mod operations;
 mod page;

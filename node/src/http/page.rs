@@ -12,7 +12,7 @@ const LEADER: &str = include_str!("page/leader.html");
 const OTHER: &str = include_str!("page/other.html");
 
 /// The files that the pages load, by name.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 13] = [
     ("style.css", include_str!("page/style.css")),
     ("main.js", include_str!("page/main.js")),
     ("updates.js", include_str!("page/updates.js")),
@@ -20,6 +20,8 @@ const FILES: [(&str, &str); 11] = [
     ("stage.js", include_str!("page/stage.js")),
     ("histogram.js", include_str!("page/histogram.js")),
     ("lessons.js", include_str!("page/lessons.js")),
+    ("lesson-list.js", include_str!("page/lesson-list.js")),
+    ("measures.js", include_str!("page/measures.js")),
     ("controls.js", include_str!("page/controls.js")),
     ("draw.js", include_str!("page/draw.js")),
     ("tokens.js", include_str!("page/tokens.js")),

@@ -26,8 +26,8 @@ let busy = false;
 /** What was refused for want of a token, while the page waits for one. */
 let refusedPatch = null;
 
-/** A request to this leader with the token of this kind. Returns its status and its JSON body. */
-async function ask(path, options = {}, kind = "client") {
+/** A request to this leader with the token of this kind. Returns its status and its JSON body; status 0 for no answer. */
+export async function ask(path, options = {}, kind = "client") {
   try {
     const response = await fetch(path, { ...options, headers: shown(kind) });
     const body = await response.json().catch(() => ({}));
@@ -102,12 +102,12 @@ function showValues() {
 }
 
 /** The command that makes a KvCluster have these settings. */
-function commandFor({ write_quorum: writeQuorum, delay: law }) {
+function commandFor({ write_quorum: writeQuorum, delay: law, replication_timeout_ms: replicationTimeoutMs }) {
   const [namespace, name] = kvcluster.split("/");
   // A merge keeps what it does not name, and two laws are refused.
   const gone = Object.keys(lawInForce).filter((field) => !(field in law)).map((field) => [field, null]);
   const delay = { ...Object.fromEntries(gone), ...law };
-  return `kubectl -n ${namespace} patch kvc ${name} --type merge -p '${JSON.stringify({ spec: { writeQuorum, delay } })}'`;
+  return `kubectl -n ${namespace} patch kvc ${name} --type merge -p '${JSON.stringify({ spec: { writeQuorum, delay, replicationTimeoutMs } })}'`;
 }
 
 /** Changes quorum and delays. Where the KvCluster decides them, returns the command for that. */
@@ -193,30 +193,32 @@ const shorten = (text = "") => text.length > 200 ? `${text.slice(0, 200)}…` : 
 
 let timer = null, underWay = 0, written = 0, failed = 0, last = "";
 
-byId("load").addEventListener("click", () => load(timer === null));
+/** Of each key that this page wrote, the newest acknowledged `seq`, and the `count` of acknowledged writes. */
+export const acknowledged = new Map();
 
-/** Starts or stops to write. */
-export function load(begins) {
+byId("load").addEventListener("click", () => load(timer === null ? LOAD_PER_S : 0));
+
+/** Writes so many times a second, or fewer where writes take long; stops at 0. */
+export function load(perS = LOAD_PER_S) {
   const button = byId("load");
-  if (begins === (timer !== null)) return;
-  button.setAttribute("aria-pressed", String(begins));
-  say(button, begins ? "Stop writing" : `Write ${LOAD_PER_S} times a second`);
-  if (begins) {
-    [written, failed] = [0, 0];
-    timer = setInterval(write, 1000 / LOAD_PER_S);
-  } else {
-    clearInterval(timer);
-    timer = null;
-  }
+  button.setAttribute("aria-pressed", String(perS > 0));
+  say(button, perS ? "Stop writing" : `Write ${LOAD_PER_S} times a second`);
+  if (perS && timer === null) [written, failed] = [0, 0];
+  clearInterval(timer);
+  timer = perS ? setInterval(write, 1000 / perS) : null;
 }
 
 async function write() {
   if (underWay >= LOAD_AT_ONCE) return;
   underWay += 1;
-  const result = await put(`live-page/${(written + failed + underWay) % LOAD_KEYS}`, new Date().toISOString());
+  const key = `live-page/${(written + failed + underWay) % LOAD_KEYS}`;
+  const result = await put(key, new Date().toISOString());
   underWay -= 1;
-  if (result.status === 200) written += 1;
-  else {
+  if (result.status === 200) {
+    written += 1;
+    const { seq = 0, count = 0 } = acknowledged.get(key) ?? {};
+    acknowledged.set(key, { seq: Math.max(seq, result.body.seq), count: count + 1 });
+  } else {
     failed += 1;
     last = reason(result);
   }

@@ -73,7 +73,8 @@ function confirming({ followers }) {
   return numbered.filter(({ state, member }) => state === "streaming" && member).map(({ number }) => number);
 }
 
-function showLatency({ at_ms: at, status, latency }) {
+function showLatency(update) {
+  const { at_ms: at, status, latency } = update;
   const { config } = status;
   const followers = confirming(status);
   const now = JSON.stringify([config.write_quorum, config.min_delay_ms, config.max_delay_ms, config.delay, followers]);
@@ -86,7 +87,7 @@ function showLatency({ at_ms: at, status, latency }) {
   if (at < settlesAt) before = latency;
   const measured = since(latency, before);
   draw(measured, config, followers);
-  lessons.update(config, measured, followers);
+  lessons.update(update, measured, followers);
 }
 
 function showRate({ at_ms: at, status }) {
