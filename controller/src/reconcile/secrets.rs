@@ -54,16 +54,21 @@ pub async fn read(cluster: &Validated, context: &Context) -> Result<Secrets, Err
     Ok(Secrets { wanted, accepted, clients, read_at: Instant::now() })
 }
 
-/// The Secrets of a calm cluster, if those that users may change are as they were. Looks now and then: the kubelets take up
-/// to a minute to write a change.
+/// The Secrets of a calm cluster, if they are as they were. Looks now and then: the kubelets take up to a minute to write a
+/// change.
 pub async fn look(resource: &KvCluster, before: Secrets, context: &Context) -> Option<Secrets> {
     if before.read_at.elapsed() < READ_EVERY {
         return Some(before);
     }
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &resource.namespace()?);
-    let wanted = names::secret(&resource.name_any());
+    let (wanted, accepted) = (names::secret(&resource.name_any()), names::accepted_tokens(&resource.name_any()));
     let clients = resource.spec.auth.as_ref().map(|auth| auth.secret_name.as_str());
-    for (name, before) in [(Some(wanted.as_str()), &before.wanted), (clients, &before.clients)] {
+    let all = [
+        (Some(wanted.as_str()), &before.wanted),
+        (Some(accepted.as_str()), &before.accepted),
+        (clients, &before.clients),
+    ];
+    for (name, before) in all {
         let Some(name) = name else { continue };
         let now = api.get_metadata_opt(name).await.ok()?;
         if now.and_then(|now| now.resource_version()) != before.as_ref().and_then(|before| before.resource_version()) {
