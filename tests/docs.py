@@ -309,6 +309,8 @@ elif name == "kv-bench" and command == "load":
     short("--warmup-seconds", "0")
 elif name == "kv-bench" and command == "check":
     short("--rounds", "2") if "--rounds" in words else short("--seconds", "5")
+elif name == "kv-bench" and command == "steady":
+    short("--seconds", "5")
 elif name == "kv-bench" and command == "curves":
     words += ["--by", "connections", "--values", "4", "--seconds", "1", "--warmup-seconds", "0"]
 run(os.path.join(programs, name), *words)

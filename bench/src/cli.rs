@@ -11,6 +11,7 @@ mod play;
 mod recover;
 mod report;
 mod staleness;
+mod steady;
 mod sweep;
 
 use std::{fs, io::ErrorKind, path::Path, process::ExitCode};
@@ -21,7 +22,7 @@ use clap::{Parser, Subcommand};
 pub use self::{
     advise::AdviseArguments, check::CheckArguments, compare::CompareArguments, curves::CurvesArguments,
     failover::FailoverArguments, load::LoadArguments, play::PlayArguments, recover::RecoverArguments,
-    report::ReportArguments, staleness::StalenessArguments, sweep::SweepArguments,
+    report::ReportArguments, staleness::StalenessArguments, steady::SteadyArguments, sweep::SweepArguments,
 };
 use crate::{
     node_command,
@@ -115,6 +116,12 @@ enum Command {
     /// Starts two leader processes and their followers on this machine. While clients write, kills the process that leads, pauses
     /// it, or asks it to hand over, again and again. Then reads every acknowledged write; exits with 3 where one is missing.
     Failover(Box<FailoverArguments>),
+    /// Disturb a cluster that has a standby, and count how often the standby took over: it must never
+    ///
+    /// Starts two leader processes and their followers, with disks, on this machine. While clients write, pauses nodes for a short
+    /// time, restarts followers, and takes processors and the disk. A leader that works must lead on.
+    #[command(after_help = steady::AFTER_HELP)]
+    Steady(Box<SteadyArguments>),
     /// Run a node with the settings of the environment, until standard input ends
     #[command(hide = true)]
     Node,
@@ -144,6 +151,7 @@ pub fn main() -> ExitCode {
         Command::Restore(arguments) => exit_code(arguments.refuse("restore")),
         Command::Recover(arguments) => exit_code(recover::main(&arguments)),
         Command::Failover(arguments) => exit_code(failover::main(&arguments)),
+        Command::Steady(arguments) => exit_code(steady::main(&arguments)),
         Command::Node => node_command::main(),
     }
 }

@@ -24,7 +24,9 @@ pub mod recovery;
 mod report;
 mod run;
 mod schedule;
+pub mod steady;
 mod target;
+mod writers;
 
 use std::time::Duration;
 
@@ -40,6 +42,7 @@ pub use self::{
     run::{Observer, run},
     schedule::Arrivals,
     target::{Acknowledgement, Dialect, LoadTarget, Processes, WAIT_MS, raise_file_limit},
+    writers::Answers,
 };
 pub(crate) use self::{operations::value, report::align};
 

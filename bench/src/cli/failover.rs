@@ -9,7 +9,10 @@ use super::EXIT_VIOLATION;
 use crate::{
     cluster::LocalClusterOptions,
     interrupt::{EXIT_INTERRUPTED, Interrupt},
-    load::failover::{self, Failover, FailoverOptions, Loss},
+    load::{
+        Answers,
+        failover::{self, Failover, FailoverOptions, Loss},
+    },
     output::print,
     progress::Progress,
     stats::Summary,
@@ -104,7 +107,7 @@ pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
 }
 
 fn text(measured: &Failover, arguments: &FailoverArguments) -> String {
-    let Failover { gaps_ms, acknowledged, refused, indeterminate, unanswered, lost } = measured;
+    let Failover { gaps_ms, answers, lost } = measured;
     let FailoverArguments { loss, follower_count, quorum, takeover_after_ms, fill, clients, disk, .. } = arguments;
     let loss = match loss {
         Loss::Kill => "killed",
@@ -120,13 +123,25 @@ fn text(measured: &Failover, arguments: &FailoverArguments) -> String {
     if let Some(Summary { p50_ms, p99_ms, max_ms, .. }) = Summary::of(gaps_ms) {
         text.push_str(&format!("writes stop for    p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms, at most {max_ms:.0} ms\n"));
     }
-    text.push_str(&format!(
-        "requests           {acknowledged} acknowledged, {refused} refused or redirected, {indeterminate} of unknown \
-         outcome, {unanswered} without an answer\n"
-    ));
-    match &lost[..] {
-        [] => text.push_str("acknowledged writes: all are there\n"),
-        lost => lost.iter().for_each(|line| text.push_str(&format!("LOST: {line}\n"))),
-    }
+    text.push_str(&what_clients_saw(*answers));
+    text.push_str(&what_is_lost(lost));
     text
+}
+
+/// What clients that know both leader processes saw.
+pub(super) fn what_clients_saw(answers: Answers) -> String {
+    let Answers { acknowledged, refused, redirected, indeterminate, unclear, unconnected, unanswered } = answers;
+    format!(
+        "requests           {acknowledged} acknowledged, {refused} refused by 503 with Retry-After, {redirected} redirected, \
+         {indeterminate} of unknown outcome, {unclear} answered in another way\n                   {unconnected} \
+         connections refused, {unanswered} requests without an answer\n"
+    )
+}
+
+/// Whether every acknowledged write is there.
+pub(super) fn what_is_lost(lost: &[String]) -> String {
+    match lost {
+        [] => "acknowledged writes: all are there\n".to_owned(),
+        lost => lost.iter().map(|line| format!("LOST: {line}\n")).collect(),
+    }
 }

@@ -366,6 +366,18 @@ impl LocalCluster {
         start_and_listen(&mut self.followers[index], self.start_timeout).await
     }
 
+    /// The same, and returns at once, before it answers. One that still ends after [`LocalCluster::end_follower`] is waited
+    /// for.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn launch_follower(&mut self, index: usize) -> Result<()> {
+        self.starts += 1;
+        let follower = &mut self.followers[index];
+        follower.wait()?;
+        follower.start()
+    }
+
     /// Starts every node that does not run, all at once; returns when each answers HTTP.
     pub async fn start_all(&mut self) -> Result<()> {
         let nodes = std::iter::once(&mut self.leader).chain(&mut self.followers).filter(|node| !node.is_started());
@@ -400,6 +412,20 @@ impl LocalCluster {
         self.leader.wires.as_ref().context("failed to reconnect the leader: it has no wires").map(Wires::mend)
     }
 
+    /// Freezes the leaders beside the first one (SIGSTOP).
+    pub fn pause_rivals(&self) -> Result<()> {
+        self.signal_rivals(Signal::STOP)
+    }
+
+    /// Lets frozen leaders beside the first one go on.
+    pub fn resume_rivals(&self) -> Result<()> {
+        self.signal_rivals(Signal::CONT)
+    }
+
+    fn signal_rivals(&self, signal: Signal) -> Result<()> {
+        self.rivals.iter().filter(|rival| rival.is_started()).try_for_each(|rival| rival.signal(signal))
+    }
+
     /// Freezes follower `index` (SIGSTOP).
     pub fn pause_follower(&self, index: usize) -> Result<()> {
         self.followers[index].signal(Signal::STOP)
@@ -426,6 +452,16 @@ impl LocalCluster {
     /// Asks follower `index` to shut down in order (SIGTERM), and waits until it has.
     pub async fn terminate_follower(&mut self, index: usize) -> Result<Option<i32>> {
         terminate(&mut self.followers[index], self.start_timeout).await
+    }
+
+    /// Asks the leader to shut down in order (SIGTERM), and does not wait.
+    pub fn end_leader(&self) -> Result<()> {
+        self.leader.signal(Signal::TERM)
+    }
+
+    /// Asks follower `index` to shut down in order (SIGTERM), and does not wait.
+    pub fn end_follower(&self, index: usize) -> Result<()> {
+        self.followers[index].signal(Signal::TERM)
     }
 
     /// Waits until the leader is open and each follower whose process runs takes part.

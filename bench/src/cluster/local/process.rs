@@ -119,6 +119,14 @@ impl NodeProcess {
         Ok(())
     }
 
+    /// Waits until the process, which was asked to end, is gone. No error when it does not run.
+    pub(super) fn wait(&mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
+        child.wait().map(drop).with_context(|| format!("failed to wait for {}", self.spec.name))
+    }
+
     /// Sends a signal to the running process.
     pub(super) fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().with_context(|| format!("{} is not running", self.spec.name))?;
