@@ -207,7 +207,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
                 }
             };
             let ports = Ports { http: listener, redis, backend: Backend::Leader(service.site()) };
-            serve(ports, service, &site, shutdown, stops, leader.resign(), &settings).await
+            serve(ports, service, &site, shutdown, stops, resign(&leader, &settings), &settings).await
         }
         None => {
             let replica = match data_dir {
@@ -239,6 +239,17 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
                 }
             }
         }
+    }
+}
+
+/// Stops leading, within the time limit, and sends clients to the next leader for a moment.
+async fn resign(leader: &Arc<Coordinator>, settings: &Settings) {
+    let is_standby = leader.is_candidate();
+    let limit_ms = settings.drain_timeout_ms;
+    if tokio::time::timeout(Duration::from_millis(limit_ms.into()), leader.resign()).await.is_err() {
+        error!(limit_ms, "ends with writes under way: their outcome is unknown");
+    } else if settings.takeover_after_ms > 0 && !is_standby {
+        leader.send_clients_on().await;
     }
 }
 
@@ -296,8 +307,8 @@ struct Ports {
     backend: Backend,
 }
 
-/// Serves until the first signal, or until `stops` returns an exit code and a reason. Then finishes
-/// requests under way and exits. A second signal exits immediately.
+/// Serves until the first signal, or until `stops` returns an exit code and a reason. Then answers until
+/// `drain` is done, finishes requests under way, and exits. A second signal exits immediately.
 async fn serve(
     ports: Ports,
     service: impl http::Service,
@@ -341,13 +352,10 @@ async fn serve(
     let finish = async {
         drain.await;
         close.send_replace(());
-        let _ = tokio::time::timeout(shutdown::LINGER_MAX, &mut server).await;
+        let _ = tokio::time::timeout(shutdown::LINGER_MAX.min(limit), &mut server).await;
     };
     tokio::select! {
-        finished = tokio::time::timeout(limit, finish) => match finished {
-            Ok(()) => info!("ended"),
-            Err(_) => error!(limit_ms = settings.drain_timeout_ms, "ended with writes under way: their outcome is unknown"),
-        },
+        () = finish => info!("ended"),
         reason = shutdown.next() => {
             error!(reason, "second signal: ended at once");
             return Ok(ExitCode::from(130));

@@ -186,5 +186,55 @@ async fn kv_bench_measures_for_how_long_writes_stop() {
         for words in [words, "writes stop for", "acknowledged writes: all are there", "100 keys before", "on disk"] {
             assert!(text.contains(words), "{words}: {text}");
         }
+        if loss == "hand-over" {
+            for clean in ["0 answered in another way", "0 connections refused", "0 of unknown outcome"] {
+                assert!(text.contains(&format!(" {clean}")), "{clean}: {text}");
+            }
+        }
+    }
+}
+
+// Goal: clients of a leader that ends are sent to the next one, on connections that they have and on new ones. Method: it is
+// asked until it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_ends_sends_its_clients_to_the_next_one() {
+    let mut pair = Pair::start().await;
+    assert_eq!(pair.put(0).await, Some(StatusCode::OK));
+    let redirects = reqwest::redirect::Policy::none();
+    let client = reqwest::Client::builder().redirect(redirects).timeout(support::PATIENCE).build().expect("a client");
+    let put = format!("{}/put", pair.urls[0]);
+    let body = r#"{"key":"k","value":"v"}"#;
+    client.post(&put).body(body).send().await.expect("an answer").error_for_status().expect("it leads");
+    pair.cluster.end_leader().expect("it is asked to end");
+    let mut redirected = 0;
+    while let Ok(answer) = client.post(&put).body(body).send().await {
+        let headers = answer.headers().clone();
+        match answer.status() {
+            StatusCode::OK => assert_eq!(redirected, 0, "it has handed over"),
+            StatusCode::SERVICE_UNAVAILABLE => assert!(headers.contains_key("retry-after")),
+            status => {
+                assert_eq!(status, StatusCode::TEMPORARY_REDIRECT);
+                assert_eq!(headers["location"], format!("{}/put", pair.urls[1]));
+                assert_eq!(headers["connection"], "close");
+                redirected += 1;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(redirected > 0, "it was gone before clients knew the next leader");
+    assert_eq!(pair.cluster.leader_ends().await.expect("it ends"), Some(0));
+    pair.reads_everything(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kv_bench_finds_no_needless_takeover() {
+    let out = TempDir::new().expect("a directory");
+    // Shorter pauses than an hour of the same has: other tests take processors here.
+    let line = ["steady", "--seconds", "6", "--longest-pause-ms", "150", "--busy-threads", "1", "--quiet-disk"];
+    let run = support::kv_bench(out.path(), &line).await;
+    let text = support::stdout(&run);
+    assert!(run.status.success(), "{text}{}", support::stderr(&run));
+    for words in ["takeovers: 0", "followers paused", "longest pause", "acknowledged writes: all are there"] {
+        assert!(text.contains(words), "{words}: {text}");
     }
 }

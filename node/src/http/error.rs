@@ -28,9 +28,9 @@ impl ApiError {
         Self { status, body, location: None, etag: None }
     }
 
-    /// 307: this node is a standby, and the node with the URL `leader` leads.
+    /// 307: the node with the URL `leader` leads, and not this one.
     pub fn elsewhere(leader: &str, uri: &Uri) -> Self {
-        let message = format!("this node is a standby: {leader} leads");
+        let message = format!("this node does not lead: {leader} leads");
         let location = format!("{leader}{}", uri.path_and_query().map_or("/", PathAndQuery::as_str));
         let refusal = Self::early(StatusCode::TEMPORARY_REDIRECT, message).with("leader", leader);
         Self { location: Some(location.into()), ..refusal }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Method, Uri, header};
+use axum::http::{HeaderValue, Method, Uri, header};
 use axum::middleware;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
@@ -44,6 +44,10 @@ const OF_THE_LEADER: [&str; 11] = [
     "/backup",
     "/restore",
 ];
+
+fn is_of_every_leader(path: &str) -> bool {
+    OF_EVERY_LEADER.contains(&path) || path.starts_with(PAGE_FILES)
+}
 
 /// Answers the requests to a leader.
 #[derive(Clone)]
@@ -109,18 +113,30 @@ impl LeaderService {
         if let Some(refusal) = guard::refuse_client(&self.state.site, &request) {
             return refusal.into();
         }
+        if !self.state.site.is_draining() {
+            return self.dispatch(request).await;
+        }
+        // So that clients leave before this node does. The next leader is known soon, if there is one.
+        let mut answer = match self.state.leader.leads_elsewhere().filter(|_| !is_of_every_leader(request.uri().path()))
+        {
+            Some(leader) => ApiError::elsewhere(&leader, request.uri()).into(),
+            None => self.dispatch(request).await,
+        };
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        answer
+    }
+
+    async fn dispatch(&self, request: Request<Arriving>) -> Answer {
         let answer = match (request.method(), request.uri().path()) {
             (&Method::POST, "/put") => kv::put(&self.state, request).await,
             (&Method::GET | &Method::HEAD, "/get") => kv::get(&self.state, request.uri()).await,
             (&Method::POST, "/delete") => kv::delete(&self.state, request).await,
             (&Method::POST, "/incr") => incr::incr(&self.state, request).await,
             (&Method::POST, "/batch") => batch::batch(&self.state, request).await,
-            (_, path) if !OF_EVERY_LEADER.contains(&path) && !path.starts_with(PAGE_FILES) => {
-                match self.state.leader.leads_elsewhere() {
-                    Some(leader) => Err(ApiError::elsewhere(&leader, request.uri())),
-                    None => Ok(route(&self.others, request).await),
-                }
-            }
+            (_, path) if !is_of_every_leader(path) => match self.state.leader.leads_elsewhere() {
+                Some(leader) => Err(ApiError::elsewhere(&leader, request.uri())),
+                None => Ok(route(&self.others, request).await),
+            },
             _ => Ok(route(&self.others, request).await),
         };
         answer.unwrap_or_else(Answer::from)

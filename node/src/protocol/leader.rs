@@ -21,6 +21,7 @@ mod recovery;
 mod restore;
 mod saving;
 mod slot;
+mod successor;
 mod view;
 mod warm;
 mod window;

@@ -204,7 +204,12 @@ impl Turn<'_> {
                     None => "this node is a follower; writes go to the leader".to_owned(),
                 }));
             }
-            Self::Leader(_, site) if site.is_draining() => return Err(Error::loading("the leader is shutting down")),
+            Self::Leader(leader, site) if site.is_draining() => {
+                return Err(match leader.leads_elsewhere() {
+                    Some(next) => Error::read_only(format_args!("this node handed over; the leader is at {next}")),
+                    None => Error::loading("the leader is shutting down"),
+                });
+            }
             Self::Leader(leader, _) => leader,
         };
         let ticket = answers.ticket();

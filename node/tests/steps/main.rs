@@ -12,4 +12,5 @@ mod late_members;
 mod limits;
 mod long_transfer;
 mod settings;
+mod successor;
 mod warm_copies;

@@ -24,7 +24,7 @@ pub(super) struct Silence {
     rounds: u32,
     /// Whether a question is unanswered. One at a time: a follower that was paused answers all that
     /// waited at once, perhaps before it reads what its leader sent meanwhile.
-    asked: bool,
+    pub(super) asked: bool,
     /// Whether the question is, or the last answer was, one after this candidate decided to ask for
     /// promises.
     last: bool,
@@ -146,6 +146,7 @@ impl<W, R> Leader<W, R> {
     pub(super) fn on_greeted(&mut self, id: SlotId, hello: Hello) {
         match self.phase {
             Phase::Waiting(_) => {}
+            Phase::Fenced(_) | Phase::Resigned => return self.on_greeted_after_end(id, hello),
             Phase::Recovering(_) if hello.promised > self.epoch => return self.on_other_epoch(hello.promised, true),
             _ => return,
         }

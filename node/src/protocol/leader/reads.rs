@@ -151,7 +151,8 @@ impl<W, R> Leader<W, R> {
                 self.stalled_ticks = self.stalled_ticks.saturating_add(1);
                 self.ask_for_promises();
             }
-            Phase::Open | Phase::Fenced(_) | Phase::Resigned => {}
+            Phase::Fenced(_) | Phase::Resigned => self.tick_ended(),
+            Phase::Open => {}
         }
         if !matches!(self.phase, Phase::Opening | Phase::Open) {
             return;

@@ -17,6 +17,13 @@ use crate::protocol::value::Value;
 /// How long a leader that resigns waits for its followers.
 const RESIGN_MAX: Duration = Duration::from_secs(1);
 
+/// How long a leader that has ended waits until followers name the next one. A standby takes over within some milliseconds.
+const SUCCESSOR_MAX: Duration = Duration::from_millis(500);
+
+/// For how long it sends clients there. Longer than the `Retry-After` of those that it refused before, and than Kubernetes
+/// needs to send new connections elsewhere.
+const SEND_ON_FOR: Duration = Duration::from_millis(1_500);
+
 /// The outcome of a write.
 #[derive(Debug)]
 pub enum WriteOutcome {
@@ -265,6 +272,20 @@ impl Coordinator {
             }
         };
         let _ = tokio::time::timeout(RESIGN_MAX, known).await;
+    }
+
+    /// Waits for the leader that follows this one, which has ended, and then until clients have had time to be sent there.
+    /// Returns soon where none follows.
+    pub async fn send_clients_on(&self) {
+        let mut changes = tokio::time::interval(Duration::from_millis(5));
+        let follows = async {
+            while self.leads_elsewhere().is_none() {
+                changes.tick().await;
+            }
+        };
+        if tokio::time::timeout(SUCCESSOR_MAX, follows).await.is_ok() {
+            tokio::time::sleep(SEND_ON_FOR).await;
+        }
     }
 
     fn mark_restore(

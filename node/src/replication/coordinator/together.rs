@@ -69,6 +69,11 @@ impl<'a> Together<'a> {
         Ok(state.entered(Accepted::Unmet))
     }
 
+    /// As [`Coordinator::leads_elsewhere`].
+    pub(crate) fn leads_elsewhere(&mut self) -> Option<Arc<str>> {
+        self.state().core.leads_elsewhere()
+    }
+
     fn state(&mut self) -> &mut State {
         let coordinator = self.coordinator;
         self.state.get_or_insert_with(|| coordinator.state.lock())

@@ -120,9 +120,14 @@ impl Coordinator {
         self.look(|state| state.core.fenced_by())
     }
 
-    /// The URL of the leader, while this process is its standby.
+    /// The URL of the leader, while this process is its standby, or once it was followed by it.
     pub(crate) fn leads_elsewhere(&self) -> Option<Arc<str>> {
-        self.look(|state| state.core.candidate()?.leader)
+        self.look(|state| state.core.leads_elsewhere())
+    }
+
+    /// Whether this process asks for no promises while another leader may be at work.
+    pub(crate) fn is_candidate(&self) -> bool {
+        self.look(|state| state.core.candidate().is_some())
     }
 
     /// Waits until another leader replaced this one, and returns its epoch.
