@@ -108,8 +108,12 @@ pub const NAME_LENGTH_MAX: usize = 40;
         "'the name %s cannot name a Service: use a-z, 0-9 and -, and begin with a letter'.format([self.metadata.name])"
     ),
     validation = rule!(
-        "!has(self.spec.auth) || !(self.spec.auth.secretName in [self.metadata.name + '-auth', self.metadata.name + '-auth-accepted'])",
-        "'auth.secretName %s is the Secret of the token between the nodes: clients need another one'.format([self.spec.auth.secretName])"
+        "!has(self.spec.auth) || !(self.spec.auth.secretName in [self.metadata.name + '-auth', self.metadata.name + '-auth-accepted', self.metadata.name + '-ca', self.metadata.name + '-tls'])",
+        "'auth.secretName %s is a Secret of the nodes: clients need another one'.format([self.spec.auth.secretName])"
+    ),
+    validation = rule!(
+        "!has(self.spec.tls) || !has(self.spec.tls.secretName) || !(self.spec.tls.secretName in [self.metadata.name + '-auth', self.metadata.name + '-auth-accepted'])",
+        "'tls.secretName %s is the Secret of the token between the nodes: it has no certificate'.format([self.spec.tls.secretName])"
     )
 )]
 #[x_kube(
@@ -140,6 +144,10 @@ pub const NAME_LENGTH_MAX: usize = 40;
     validation = rule!(
         "!has(self.hibernated) || !self.hibernated || self.durability == 'Disk'",
         "'hibernated: true would lose all data: with durability %s the followers have it only in their pods'.format([self.durability])"
+    ),
+    validation = rule!(
+        "has(self.tls) == has(oldSelf.tls) && (!has(self.tls) || has(self.tls.secretName) == has(oldSelf.tls.secretName) && (!has(self.tls.secretName) || self.tls.secretName == oldSelf.tls.secretName))",
+        "'tls cannot change: nodes with TLS and nodes without it, or those of two CAs, refuse each other. Create another KvCluster and restore a backup there; another certificate of the same CA goes into the same Secret'"
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -232,6 +240,28 @@ pub struct KvClusterSpec {
     /// The tokens without which no client may read or write. Default: clients need none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<ClientAuth>,
+
+    /// TLS on every port: `{}` with certificates of the operator, or with those of a Secret. Clients find the certificates of
+    /// the CA under the key ca.crt of the ConfigMap `NAME-ca`. It cannot change later. Default: no TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+}
+
+/// Where the certificate of the nodes comes from. Nodes take over a new one without a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, KubeSchema, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// The name of a Secret in the namespace of the KvCluster, as cert-manager writes it: tls.crt, tls.key and ca.crt. The
+    /// certificate is for servers and clients (usages `server auth` and `client auth`), and names `NAME.NAMESPACE.svc` and
+    /// `NAME-followers.NAMESPACE.svc`, with the cluster's domain where the operator knows it. Until it exists, no pod starts.
+    /// Default: the operator has a CA of its own for each KvCluster, and renews certificates in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rule!(
+        "self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')",
+        "'tls.secretName %s is not the name of a Secret: use a-z, 0-9, - and .'.format([self])"
+    ))]
+    pub secret_name: Option<String>,
 }
 
 /// The tokens of clients. The nodes take over a change of the Secret without a restart. To rotate a token, put the new one

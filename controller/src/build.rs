@@ -11,6 +11,7 @@ use kube::api::ObjectMeta;
 use kvcluster_api::resource::NODE_CONTAINER;
 
 use crate::hash::fnv1a;
+use crate::reconcile::certificates::Certificates;
 use crate::reconcile::tokens::Tokens;
 use crate::reconcile::validate::Validated;
 
@@ -24,6 +25,7 @@ mod pod;
 mod secret;
 mod service_account;
 mod services;
+mod tls;
 
 pub(crate) use followers::ON_DELETE;
 pub use secret::{ACCEPTED_KEY, DROPPED_KEY, TOKEN_KEY, new_token};
@@ -58,6 +60,12 @@ pub struct Resources {
     pub secret: Secret,
     /// The tokens that the nodes accept.
     pub accepted: Secret,
+    /// The operator's CA for this cluster, whose key it alone reads. None where it has none.
+    pub authority: Option<Secret>,
+    /// What the nodes show. None where the operator does not issue it.
+    pub certificate: Option<Secret>,
+    /// The certificates of the CA, for clients. None without TLS.
+    pub trusted: Option<ConfigMap>,
     /// The settings of the next leader that starts.
     pub config: ConfigMap,
     /// The name behind which the leader finds its followers.
@@ -81,6 +89,8 @@ pub struct Resources {
 pub struct Inputs {
     /// The tokens that guard replication and administration.
     pub tokens: Tokens,
+    /// The certificates of the nodes.
+    pub certificates: Certificates,
     /// The number of follower pods: more than the spec asks for while a scale-down is under way.
     pub follower_pods: i32,
     /// Whether the cluster is hibernated and its leader pods have ended, so that no follower pod is to run.
@@ -102,6 +112,9 @@ pub fn build(cluster: &Validated, inputs: &Inputs) -> Resources {
         account: service_account::service_account(cluster),
         secret: secret::wanted(cluster, &inputs.tokens),
         accepted: secret::accepted(cluster, &inputs.tokens),
+        authority: tls::authority(cluster, inputs),
+        certificate: tls::certificate(cluster, inputs),
+        trusted: tls::trusted(cluster, inputs),
         config: config_map::config_map(cluster, inputs.opened),
         peers: services::peers(cluster),
         write: services::write(cluster, inputs.leader_by_label),
@@ -174,6 +187,18 @@ pub mod names {
     #[must_use]
     pub fn secret(cluster: &str) -> String {
         format!("{cluster}-auth")
+    }
+
+    /// The Secret with the operator's CA, and the ConfigMap with the certificates of the CA for clients.
+    #[must_use]
+    pub fn authority(cluster: &str) -> String {
+        format!("{cluster}-ca")
+    }
+
+    /// The Secret with the certificate that the operator issues to the nodes.
+    #[must_use]
+    pub fn certificate(cluster: &str) -> String {
+        format!("{cluster}-tls")
     }
 
     /// The Secret with the tokens that the nodes accept.

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
-use crate::reconcile::leader_client::{Leader, LeaderClient};
+use crate::reconcile::leader_client::{Leader, LeaderClients};
 use crate::reconcile::roll::Rollouts;
 use crate::reconcile::secrets::Secrets;
 use crate::reconcile::tokens::Tokens;
@@ -39,7 +39,7 @@ pub struct Context {
     /// Applies objects.
     pub applier: Applier,
     /// Speaks with leaders.
-    pub leaders: LeaderClient,
+    pub leaders: Arc<LeaderClients>,
     /// Label the pods that lead.
     pub lead_labels: LeadLabels,
     /// The clusters that roll out a template.

@@ -28,7 +28,7 @@ use crate::reconcile;
 use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
-use crate::reconcile::leader_client::LeaderClient;
+use crate::reconcile::leader_client::LeaderClients;
 use crate::reconcile::roll::Rollouts;
 use crate::reconcile::validate::{Defaults, Platform};
 use crate::settings::Settings;
@@ -113,7 +113,7 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<()>> {
 }
 
 /// Runs the watches and the reconciliations. Ends after `stop`, once the reconciliations under way have ended.
-fn work(
+pub(crate) fn work(
     (client, without_retries): (Client, Client),
     settings: &Settings,
     metrics: Arc<Metrics>,
@@ -147,7 +147,7 @@ fn work(
     let unlisted = health.unlisted.clone();
     let context = Arc::new(Context {
         applier: Applier::new(client.clone()),
-        leaders: LeaderClient::new().context("failed to make an HTTP client")?,
+        leaders: Arc::new(LeaderClients::new().context("failed to make an HTTP client")?),
         lead_labels: LeadLabels::default(),
         rollouts: Rollouts::default(),
         rollouts_max: settings.rollouts_max.into(),
@@ -199,6 +199,7 @@ fn work(
                 let namespace = gone.namespace.clone().unwrap_or_default();
                 context.memory.forget(&namespace, &gone.name);
                 context.applier.forget(&namespace, &gone.name);
+                context.leaders.forget(&namespace, &gone.name);
                 context.lead_labels.stop(&namespace, &gone.name);
                 context.rollouts.forget(&namespace, &gone.name);
                 context.stores.pods.forget(&namespace, &gone.name);

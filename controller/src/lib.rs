@@ -23,4 +23,6 @@ pub mod manifests;
 pub mod metrics;
 pub mod pods;
 pub mod reconcile;
+#[cfg(test)]
+mod rights;
 pub mod settings;

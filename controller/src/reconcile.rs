@@ -2,7 +2,7 @@
 //!
 //! 1. [`validate`]: from the resource to a type that the later steps may trust.
 //! 2. [`observe`] (client): the [`secrets`], the leader's status by [`leader_client`], and the next step of a rotation of
-//!    the [`tokens`].
+//!    the [`tokens`] and of the [`certificates`].
 //! 3. [`scale`], [`hibernation`]: how many follower pods and leader pods there have to be.
 //! 4. [`lead`]: starts the task that labels the pod that leads, where there are standbys.
 //! 5. [`build`](crate::build): the desired objects.
@@ -42,6 +42,7 @@ use crate::reconcile::report::StepResults;
 pub mod applier;
 pub mod apply;
 pub mod calm;
+pub mod certificates;
 pub mod client_tokens;
 pub mod configure;
 pub mod disruption;
@@ -52,6 +53,7 @@ pub mod leader_client;
 pub mod observe;
 pub mod plan;
 pub mod report;
+pub mod requests;
 pub mod roll;
 pub mod scale;
 pub mod secrets;
@@ -85,6 +87,9 @@ pub enum Error {
         /// The answer of the API server.
         source: Box<kube::Error>,
     },
+    /// The operator cannot use a CA.
+    #[error("failed to use the CA of the nodes: {0}")]
+    Tls(#[from] rustls::Error),
 }
 
 impl Error {
@@ -94,6 +99,7 @@ impl Error {
         match self {
             Self::Apply(error) => error.reason(),
             Self::Api { .. } => "ApiFailed",
+            Self::Tls(_) => "TlsFailed",
         }
     }
 
@@ -196,6 +202,7 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
             opened: previous.opened || observed.leader.open().is_some(),
             leader_by_label: context.lead_labels.keep(&cluster, &observed.leader_pods, context),
             tokens: observed.tokens.clone(),
+            certificates: observed.certificates.clone(),
         },
     );
     let objects = observe::Objects::of(&cluster, context);
@@ -229,7 +236,7 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
         roll::replace(pod, false, context).await?;
     }
     if let Ok(Some(Applied { secrets, .. })) = &applied
-        && (observed.tokens.rotates() || secrets::clients_changed(before.as_ref(), secrets))
+        && (observed.tokens.rotates() || secrets::mounted_changed(before.as_ref(), secrets))
     {
         let pods: Vec<_> = objects.follower_pods.iter().chain(&objects.leader_pods).collect();
         secrets::hurry(&pods, secrets, context).await;
@@ -246,6 +253,7 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
         plan: &plan,
         tokens: &observed.tokens,
         clients: &clients,
+        certificates: &observed.certificates.state,
     };
     let status = report::status(&cluster, &results, &previous, context);
     report::write(resource, &previous, &status, context).await?;
@@ -265,6 +273,9 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     context.memory.due(resource, settled.then(|| Instant::now() + next));
     Ok(Action::requeue(next))
 }
+
+#[cfg(test)]
+pub(crate) use tests::scenarios;
 
 #[cfg(test)]
 mod tests;

@@ -70,11 +70,12 @@ fn a_supplied_job_may_do_to_the_one_kvcluster_what_it_has_to_and_nothing_else() 
     let operator = operator.iter().find(|document| document["kind"] == "Deployment").expect("the operator");
     let spec = json!({"apiGroups": ["kvcluster.io"], "resources": ["kvclusters"], "resourceNames": ["demo"],
         "verbs": ["get", "patch"]});
+    let ca = json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["demo-ca"], "verbs": ["get"]});
     let pods = json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "delete"]});
     let leader = json!({"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": ["demo-leader"],
         "verbs": ["patch"]});
     for (path, rules) in
-        [("deploy/sweep-job.yaml", json!([spec])), ("deploy/check-job.yaml", json!([pods, spec, leader]))]
+        [("deploy/sweep-job.yaml", json!([spec, ca])), ("deploy/check-job.yaml", json!([pods, spec, ca, leader]))]
     {
         let documents = objects(&committed(path));
         let of_kind = |kind: &str| documents.iter().find(|document| document["kind"] == kind).expect(kind);

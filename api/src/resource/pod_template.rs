@@ -20,10 +20,10 @@ pub const DATA_VOLUME: &str = "data";
 
 /// The variables of a node that the operator decides, as CEL. A variable in the pod would win over the ConfigMap, so
 /// these include the variables of the ConfigMap.
-const ENV_OF_THE_OPERATOR: &str = "['ROLE', 'PORT', 'RESP_PORT', 'BIND_ADDRESS', 'NODE_NAME', 'POD_IP', \
-     'AUTH_TOKEN', 'AUTH_TOKEN_FILE', 'CLIENT_TOKEN_FILE', 'TLS_CERT_FILE', 'TLS_KEY_FILE', 'TLS_CA_FILE', \
-     'DRAIN_TIMEOUT_MS', 'LOG_FORMAT', 'LOG_LEVEL', 'FOLLOWERS', 'FOLLOWER_COUNT', 'WRITE_QUORUM', 'MIN_DELAY_MS', \
-     'MAX_DELAY_MS', 'DELAY', 'REPLICATION_TIMEOUT_MS', 'CLUSTER_OPENED', 'CLUSTER_NAME', 'KVCLUSTER', \
+const ENV_OF_THE_OPERATOR: &str = "['ROLE', 'PORT', 'RESP_PORT', 'REPLICATION_PORT', 'ADMIN_PORT', 'BIND_ADDRESS', \
+     'NODE_NAME', 'POD_IP', 'AUTH_TOKEN', 'AUTH_TOKEN_FILE', 'CLIENT_TOKEN_FILE', 'TLS_CERT_FILE', 'TLS_KEY_FILE', \
+     'TLS_CA_FILE', 'DRAIN_TIMEOUT_MS', 'LOG_FORMAT', 'LOG_LEVEL', 'FOLLOWERS', 'FOLLOWER_COUNT', 'WRITE_QUORUM', \
+     'MIN_DELAY_MS', 'MAX_DELAY_MS', 'DELAY', 'REPLICATION_TIMEOUT_MS', 'CLUSTER_OPENED', 'CLUSTER_NAME', 'KVCLUSTER', \
      'TAKEOVER_AFTER_MS', 'ADVERTISE_URL', 'DURABILITY', 'DATA_DIR']";
 
 /// The labels of pods that the operator and Kubernetes set, as CEL of a key `k`.

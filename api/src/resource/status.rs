@@ -74,6 +74,7 @@ pub struct KvClusterStatus {
     /// QuorumAvailable: enough followers confirm writes. ConfigApplied: quorum, delay, timeout and number of followers of
     /// the spec are in force. Degraded: the leader does not take writes, or a follower is missing. Drainable: a drain may
     /// evict followers. RolledOut: every pod has the newest template; otherwise the message says which pod waits for what.
+    /// CertificateValid: the nodes have a certificate that clients and other nodes accept, where the spec asks for TLS.
     /// Paused: the operator changes nothing. Hibernated: no pods run, and the volumes keep the data.
     #[serde(default)]
     #[schemars(schema_with = "conditions")]

@@ -55,6 +55,8 @@ pub struct Passage {
 struct Destination {
     host: String,
     port: u16,
+    /// What its certificate has to name.
+    name: String,
 }
 
 impl Passage {
@@ -63,9 +65,18 @@ impl Passage {
     /// # Errors
     /// When the file has no certificate.
     pub fn new(ca: &Path) -> Result<Self> {
-        let context = || format!("failed to read certificates from {}", ca.display());
+        let pem = std::fs::read(ca).with_context(|| format!("failed to read {}", ca.display()))?;
+        Self::of_pem(&pem, &ca.display().to_string())
+    }
+
+    /// To nodes with certificates of these authorities, as PEM, read from `whence`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn of_pem(pem: &[u8], whence: &str) -> Result<Self> {
+        let context = || format!("failed to read certificates from {whence}");
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(ca).with_context(context)? {
+        for certificate in CertificateDer::pem_slice_iter(pem) {
             roots.add(certificate.with_context(context)?).with_context(context)?;
         }
         if roots.is_empty() {
@@ -98,9 +109,32 @@ impl Passage {
     pub async fn address(&mut self, authority: &str) -> Result<SocketAddr> {
         let (host, port) = authority.rsplit_once(':').with_context(|| format!("{authority} is not HOST:PORT"))?;
         let port = port.parse().with_context(|| format!("{authority} is not HOST:PORT"))?;
-        let to = Destination { host: host.trim_matches(['[', ']']).to_owned(), port };
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let to = Destination { name: host.clone(), host, port };
         // The reason would be lost in a connection that only ends.
         session(&self.connector, &to).await?;
+        self.lead_to(to).await
+    }
+
+    /// The address of this machine in place of `host:port`, where a node has to show a certificate of `name`. Whether there is
+    /// a node shows in the first connection.
+    ///
+    /// # Errors
+    /// When this machine has no port.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) async fn named(&mut self, authority: &str, name: &str) -> Result<SocketAddr> {
+        let (host, port) = authority.rsplit_once(':').with_context(|| format!("{authority} is not HOST:PORT"))?;
+        let port = port.parse().with_context(|| format!("{authority} is not HOST:PORT"))?;
+        self.lead_to(Destination { host: host.to_owned(), port, name: name.to_owned() }).await
+    }
+
+    /// What has to be kept for as long as the ways are used.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn into_ways(self) -> JoinSet<()> {
+        self.ways
+    }
+
+    async fn lead_to(&mut self, to: Destination) -> Result<SocketAddr> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("failed to listen on this machine")?;
         let address = listener.local_addr().context("failed to listen on this machine")?;
         self.ways.spawn(lead(listener, self.connector.clone(), to));
@@ -130,10 +164,10 @@ async fn lead(listener: TcpListener, connector: TlsConnector, to: Destination) {
 }
 
 async fn session(connector: &TlsConnector, to: &Destination) -> Result<TlsStream<TcpStream>> {
-    let Destination { host, port } = to;
+    let Destination { host, port, name } = to;
     let stream = TcpStream::connect((host.as_str(), *port)).await;
     let stream = stream.with_context(|| format!("failed to connect to {host}:{port}"))?;
     stream.set_nodelay(true).context("failed to set up a connection")?;
-    let name = ServerName::try_from(host.clone()).with_context(|| format!("{host} is no name for a certificate"))?;
+    let name = ServerName::try_from(name.clone()).with_context(|| format!("{name} is no name for a certificate"))?;
     connector.connect(name, stream).await.with_context(|| format!("failed to open a session of TLS with {host}:{port}"))
 }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use tokio::{task::JoinSet, time::sleep};
 
@@ -13,7 +14,7 @@ use super::{
     running::REDIS_PORT,
     tunnel::{self, Destination, PORT},
 };
-use crate::client::{Credentials, NodeClient};
+use crate::client::{Credentials, NodeClient, Passage};
 
 /// How long it may take until the network lets a pod that has just started reach the leader.
 const REACH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,8 +44,8 @@ pub(crate) struct Way {
     pub followers: Vec<String>,
     /// Where the leader listens for Redis' protocol, `host:port`.
     pub redis: String,
-    /// Ends with this.
-    pub tunnels: JoinSet<()>,
+    /// Ends with these.
+    pub tunnels: Vec<JoinSet<()>>,
 }
 
 impl Way {
@@ -60,6 +61,10 @@ impl Way {
         } else {
             Self::outside(access, resource, followers, failed).await?
         };
+        let way = match trusted(access, resource).await? {
+            Some(ca) => way.over_tls(&ca, resource).await?,
+            None => way,
+        };
         reach(&NodeClient::with(&Credentials::default(), &way.leader, 1)?).await?;
         Ok(way)
     }
@@ -73,7 +78,7 @@ impl Way {
             leader: format!("http://{name}.{namespace}.svc:{PORT}"),
             followers: (0..followers).map(follower).collect(),
             redis: format!("{name}.{namespace}.svc:{REDIS_PORT}"),
-            tunnels: JoinSet::new(),
+            tunnels: Vec::new(),
         }
     }
 
@@ -95,8 +100,40 @@ impl Way {
             followers.push(format!("http://{}", tunnel::listen(&mut tunnels, &pods, pod, PORT, failed).await?));
         }
         let description = format!("{resource}, through port-forward");
-        Ok(Self { description, leader: format!("http://{leader}"), followers, redis: redis.to_string(), tunnels })
+        Ok(Self {
+            description,
+            leader: format!("http://{leader}"),
+            followers,
+            redis: redis.to_string(),
+            tunnels: vec![tunnels],
+        })
     }
+
+    /// The same, with sessions of TLS. All nodes of a KvCluster have the name of the leader's Service in their certificate.
+    async fn over_tls(mut self, ca: &str, resource: &KvClusterResource) -> Result<Self> {
+        let name = format!("{}.{}.svc", resource.name, resource.namespace);
+        let mut passage = Passage::of_pem(ca.as_bytes(), &format!("ConfigMap {}-ca", resource.name))?;
+        for url in std::iter::once(&mut self.leader).chain(&mut self.followers) {
+            *url = format!("http://{}", passage.named(url.trim_start_matches("http://"), &name).await?);
+        }
+        self.redis = passage.named(&self.redis, &name).await?.to_string();
+        self.description.push_str(", over TLS");
+        self.tunnels.push(passage.into_ways());
+        Ok(self)
+    }
+}
+
+/// The CAs of the nodes, where they speak TLS.
+async fn trusted(access: &Access, resource: &KvClusterResource) -> Result<Option<String>> {
+    if resource.get().await?.spec.tls.is_none() {
+        return Ok(None);
+    }
+    let name = format!("{}-ca", resource.name);
+    let configs: Api<ConfigMap> = Api::namespaced(access.client.clone(), &resource.namespace);
+    let found = configs.get(&name).await;
+    let config = found.with_context(|| format!("failed to read the CA of {resource} in ConfigMap {name}"))?;
+    let ca = config.data.unwrap_or_default().remove("ca.crt");
+    ca.map(Some).with_context(|| format!("ConfigMap {name} has no key ca.crt"))
 }
 
 /// Rules that admit a pod follow its start, some moments later.

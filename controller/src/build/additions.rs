@@ -99,6 +99,7 @@ mod tests {
 
     use crate::build::{Inputs, Resources, build};
     use crate::fixtures::validated;
+    use crate::reconcile::certificates::Certificates;
     use crate::reconcile::tokens::{Stage, Tokens};
 
     const ADDED: &str = "
@@ -130,6 +131,7 @@ volumes: [{name: conf, configMap: {name: shipper}}]
             leader_pods: 2,
             opened: true,
             leader_by_label: true,
+            certificates: Certificates::none(),
         };
         build(&validated(spec), &inputs)
     }

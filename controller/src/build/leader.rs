@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, Toleration, 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::build::{Component, Inputs, PORT, additions, names, pod, selector, workload_metadata};
+use crate::reconcile::certificates::server_name;
 use crate::reconcile::validate::Validated;
 
 /// How long the leader stays on an unreachable machine, in seconds. Moving it costs nothing, and waiting stops writes. The
@@ -29,7 +30,12 @@ pub(super) fn deployment(cluster: &Validated, inputs: &Inputs) -> Deployment {
     // What followers and standbys name to clients. By address, because pods of a Deployment have no names in DNS.
     env.push(pod::env_of_field("POD_IP", "status.podIP"));
     let host = if cluster.platform.ipv6 { "[$(POD_IP)]" } else { "$(POD_IP)" };
-    env.push(pod::env("ADVERTISE_URL", &format!("http://{host}:{PORT}")));
+    // With TLS by the name of the Service: no certificate names an address.
+    let url = match &cluster.tls {
+        Some(_) => format!("https://{}:{PORT}", server_name(&cluster.namespace, &cluster.name)),
+        None => format!("http://{host}:{PORT}"),
+    };
+    env.push(pod::env("ADVERTISE_URL", &url));
     if cluster.standbys > 0 {
         // Here and not in the ConfigMap: a pod that restarts while standbys are being removed would read 0 there, and
         // take the lead back from the pod that replaces it.

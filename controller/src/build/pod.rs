@@ -13,6 +13,7 @@ use kube::api::ObjectMeta;
 use kvcluster_api::resource::{NODE_CONTAINER, PodSettings, Resources};
 
 use crate::build::{ACCEPTED_KEY, Component, PORT, RESP_PORT, labels, names};
+use crate::reconcile::certificates::{CA_KEY, CERTIFICATE_KEY, PRIVATE_KEY};
 use crate::reconcile::validate::Validated;
 
 /// How long a pod may take to shut down, in seconds. The node drains in less.
@@ -23,13 +24,19 @@ const DRAIN_TIMEOUT_MS: u32 = 20_000;
 const AUTH: &str = "kv-auth";
 const CLIENTS: &str = "kv-clients";
 const TOKENS: &str = "tokens";
+/// The volume with the certificate.
+const TLS: &str = "kv-tls";
+/// The setting of each file in it.
+const TLS_FILES: [(&str, &str); 3] =
+    [("TLS_CERT_FILE", CERTIFICATE_KEY), ("TLS_KEY_FILE", PRIVATE_KEY), ("TLS_CA_FILE", CA_KEY)];
 /// The user of the image.
 const USER: i64 = 65_532;
 
 /// The part of the pod template that both components share.
 ///
 /// A change of the template restarts pods, so it contains nothing that changes on a running node: neither what the leader
-/// gets by `PATCH /config`, nor tokens, which are files.
+/// gets by `PATCH /config`, nor tokens
+/// and certificates, which are files.
 pub(super) fn template(cluster: &Validated, component: Component, env: Vec<EnvVar>) -> PodTemplateSpec {
     let settings = match component {
         Component::Leader => &cluster.leader,
@@ -69,7 +76,7 @@ pub(super) fn template(cluster: &Validated, component: Component, env: Vec<EnvVa
                 ..PodSecurityContext::default()
             }),
             containers: vec![container(cluster, component, resources, env)],
-            volumes: Some(token_volumes(cluster)),
+            volumes: Some(volumes(cluster)),
             ..PodSpec::default()
         }),
     }
@@ -84,13 +91,13 @@ fn container(cluster: &Validated, component: Component, resources: Option<Resour
         env: Some(common_env(cluster, component).into_iter().chain(env).collect()),
         ports: Some(vec![port("http", PORT), port("redis", RESP_PORT)]),
         resources: Some(requirements(resources)),
-        volume_mounts: Some(token_volumes(cluster).iter().map(|volume| mount(&volume.name)).collect()),
+        volume_mounts: Some(volumes(cluster).iter().map(|volume| mount(&volume.name)).collect()),
         // Reading a large data directory may take long, and would begin anew after a restart.
-        startup_probe: Some(probe("/healthz", 1, 3600)),
-        readiness_probe: Some(probe("/readyz", 2, 2)),
+        startup_probe: Some(probe(cluster, "/healthz", 1, 3600)),
+        readiness_probe: Some(probe(cluster, "/readyz", 2, 2)),
         // Not /healthz: a leader that a newer one replaced reports itself unhealthy, and a restart would take the lead back
         // while the newer one recovers. The Deployment or the operator ends it.
-        liveness_probe: Some(probe("/status", 10, 4)),
+        liveness_probe: Some(probe(cluster, "/status", 10, 4)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
@@ -123,26 +130,34 @@ fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
         env("LOG_FORMAT", "json"),
         env("LOG_LEVEL", &format!("{:?}", cluster.log_level).to_lowercase()),
     ];
-    common.into_iter().chain(bind).chain(clients).collect()
+    let file = |(setting, key): &(&str, &str)| env(setting, &format!("{}/{key}", mount(TLS).mount_path));
+    let tls = cluster.tls.iter().flat_map(|_| TLS_FILES.iter().map(file));
+    common.into_iter().chain(bind).chain(clients).chain(tls).collect()
 }
 
-/// The files of the tokens that the node accepts from other nodes and from clients. The kubelet writes them again when
-/// their Secrets change. A Secret that is missing keeps a pod from starting: without the file it would be open to everyone.
-fn token_volumes(cluster: &Validated) -> Vec<Volume> {
-    let volume = |name: &str, secret: &str, key: &str| Volume {
+/// The files of the tokens that the node accepts from other nodes and from clients, and of its certificate. The kubelet
+/// writes them again when their Secrets change. A Secret that is missing keeps a pod from starting: without the file it
+/// would be open to everyone.
+fn volumes(cluster: &Validated) -> Vec<Volume> {
+    let item = |key: &str, path: &str| KeyToPath { key: key.to_owned(), path: path.to_owned(), mode: None };
+    let volume = |name: &str, secret: &str, items: Vec<KeyToPath>| Volume {
         name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.to_owned()),
-            items: Some(vec![KeyToPath { key: key.to_owned(), path: TOKENS.to_owned(), mode: None }]),
+            items: Some(items),
             // For the group of the pod.
             default_mode: Some(0o440),
             optional: None,
         }),
         ..Volume::default()
     };
-    let nodes = volume(AUTH, &names::accepted_tokens(&cluster.name), ACCEPTED_KEY);
-    let clients = cluster.auth.as_ref().map(|auth| volume(CLIENTS, &auth.secret_name, &auth.key));
-    std::iter::once(nodes).chain(clients).collect()
+    let nodes = volume(AUTH, &names::accepted_tokens(&cluster.name), vec![item(ACCEPTED_KEY, TOKENS)]);
+    let clients = cluster.auth.as_ref().map(|auth| volume(CLIENTS, &auth.secret_name, vec![item(&auth.key, TOKENS)]));
+    let tls = cluster.tls.as_ref().map(|tls| {
+        let secret = tls.secret_name.clone().unwrap_or_else(|| names::certificate(&cluster.name));
+        volume(TLS, &secret, TLS_FILES.iter().map(|(_, key)| item(key, key)).collect())
+    });
+    std::iter::once(nodes).chain(clients).chain(tls).collect()
 }
 
 /// Not by `subPath`, with which the file would never change.
@@ -185,12 +200,13 @@ fn requirements(resources: Option<Resources>) -> ResourceRequirements {
     }
 }
 
-fn probe(path: &str, period_s: i32, failures: i32) -> Probe {
+fn probe(cluster: &Validated, path: &str, period_s: i32, failures: i32) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
             port: IntOrString::String("http".to_owned()),
-            scheme: Some("HTTP".to_owned()),
+            // The kubelet does not check the certificate.
+            scheme: Some(if cluster.tls.is_some() { "HTTPS" } else { "HTTP" }.to_owned()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period_s),

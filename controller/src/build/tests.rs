@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::fixtures::{UID, validated};
+use crate::reconcile::certificates::{Issued, Pair};
 use crate::reconcile::tokens::Stage;
 use crate::reconcile::validate::Platform;
 
@@ -35,7 +36,16 @@ fn inputs() -> Inputs {
         leader_pods: 1,
         opened: true,
         leader_by_label: false,
+        certificates: Certificates::none(),
     }
+}
+
+/// The objects of a cluster with certificates of the operator.
+fn with_certificates(spec: &str) -> Resources {
+    let pair = |what: &str| Pair { certificate: format!("{what} certificate"), key: format!("{what} key") };
+    let issued = Some(Issued { authority: pair("CA"), node: pair("node") });
+    let certificates = Certificates { issued, trusted: Some("CAs".to_owned()), ..Certificates::none() };
+    build(&validated(spec), &Inputs { certificates, ..inputs() })
 }
 
 fn tokens(wanted: &str) -> Tokens {
@@ -64,12 +74,29 @@ fn pod_of(workload: &impl serde::Serialize) -> Value {
 
 #[test]
 fn everything_is_owned_by_the_cluster_and_has_its_labels() {
-    let Resources { account, secret, accepted, config, peers, write, read, followers, leader, budget, policy } =
-        objects(SPEC);
+    let Resources {
+        account,
+        secret,
+        accepted,
+        authority,
+        certificate,
+        trusted,
+        config,
+        peers,
+        write,
+        read,
+        followers,
+        leader,
+        budget,
+        policy,
+    } = with_certificates(SPEC);
     let all = [
         json_of(&account),
         json_of(&secret),
         json_of(&accepted),
+        json_of(&authority),
+        json_of(&certificate),
+        json_of(&trusted),
         json_of(&config),
         json_of(&peers),
         json_of(&write),
@@ -305,6 +332,50 @@ fn a_platform_may_assign_the_user_and_have_ipv6_alone() {
         assert_eq!(env["BIND_ADDRESS"]["value"], json!("::"));
     }
     assert_eq!(env_of(&six.leader)["ADVERTISE_URL"]["value"], json!("http://[$(POD_IP)]:8000"));
+}
+
+// Goal: a node without TLS is the same as before, and no key is where it need not be. Method: the objects of a cluster with
+// certificates of the operator, with a Secret of somebody else, and without.
+#[test]
+fn with_tls_pods_have_the_certificate_and_the_ca_and_never_the_key_of_the_ca() {
+    let (none, own) = (objects("{}"), with_certificates("{tls: {}}"));
+    let given = objects("{tls: {secretName: shops-tls}}");
+    assert!(none.authority.is_none() && none.certificate.is_none() && none.trusted.is_none());
+    assert!(given.authority.is_none() && given.certificate.is_none());
+    let data = |object: &Option<Secret>| object.as_ref().and_then(|secret| secret.data.clone()).expect("data");
+    let text = |part: &k8s_openapi::ByteString| String::from_utf8(part.0.clone()).expect("text");
+    let authority: Vec<_> = data(&own.authority).iter().map(|(key, part)| (key.clone(), text(part))).collect();
+    let expected = [("tls.crt", "CA certificate"), ("tls.key", "CA key")];
+    assert_eq!(authority, expected.map(|(key, part)| (key.to_owned(), part.to_owned())));
+    let node: Vec<_> = data(&own.certificate).iter().map(|(key, part)| (key.clone(), text(part))).collect();
+    let expected = [("ca.crt", "CAs"), ("tls.crt", "node certificate"), ("tls.key", "node key")];
+    assert_eq!(node, expected.map(|(key, part)| (key.to_owned(), part.to_owned())));
+    assert_eq!(json_of(&own.trusted)["data"], json!({"ca.crt": "CAs"}));
+
+    let volume = |workload: &Value| {
+        let volumes = workload["spec"]["template"]["spec"]["volumes"].as_array().expect("volumes").clone();
+        volumes.into_iter().find(|volume| volume["name"] == "kv-tls").map(|volume| volume["secret"].clone())
+    };
+    for (resources, secret) in [(&none, None), (&own, Some("demo-tls")), (&given, Some("shops-tls"))] {
+        for workload in [json_of(&resources.leader), json_of(&resources.followers)] {
+            let mounted = volume(&workload);
+            assert_eq!(mounted.as_ref().map(|mounted| mounted["secretName"].clone()), secret.map(|name| json!(name)));
+            assert!(!workload.to_string().contains("demo-ca"), "{workload}");
+            let env = env_of(&workload);
+            let files = ["TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CA_FILE"]
+                .map(|name| env.get(name).map(|one| one["value"].clone()));
+            let expected = ["tls.crt", "tls.key", "ca.crt"]
+                .map(|file| secret.map(|_| json!(format!("/etc/kvcluster/kv-tls/{file}"))));
+            assert_eq!(files, expected);
+            let container = &workload["spec"]["template"]["spec"]["containers"][0];
+            for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+                let scheme = if secret.is_some() { "HTTPS" } else { "HTTP" };
+                assert_eq!(container[probe]["httpGet"]["scheme"], json!(scheme), "{probe}");
+            }
+        }
+    }
+    let url = "https://demo.shop.svc:8000";
+    assert_eq!(env_of(&own.leader)["ADVERTISE_URL"]["value"], json!(url), "no certificate names an address");
 }
 
 #[test]

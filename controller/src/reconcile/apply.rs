@@ -22,7 +22,7 @@ pub struct Applied {
     pub followers: Arc<StatefulSet>,
     /// The leader's Deployment.
     pub leader: Arc<Deployment>,
-    /// The Secrets of the tokens.
+    /// The Secrets.
     pub secrets: Secrets,
 }
 
@@ -36,14 +36,38 @@ pub async fn apply(
     cluster: &Validated,
     context: &Context,
 ) -> Result<Applied, ApplyError> {
-    let Resources { account, secret, accepted, config, peers, write, read, followers, leader, budget, policy } =
-        desired;
+    let Resources {
+        account,
+        secret,
+        accepted,
+        authority,
+        certificate,
+        trusted,
+        config,
+        peers,
+        write,
+        read,
+        followers,
+        leader,
+        budget,
+        policy,
+    } = desired;
     let stores = &context.stores;
     apply_one(config, &stores.configs, context).await?;
     apply_one(account, &stores.accounts, context).await?;
     // The one that users see first: until it is there, each attempt makes another token.
     secrets.wanted = Some(context.applier.apply(secret, secrets.wanted.take()).await?);
     secrets.accepted = Some(context.applier.apply(accepted, secrets.accepted.take()).await?);
+    // The CA first: a certificate of a CA that is lost would be issued anew.
+    if let Some(authority) = authority {
+        secrets.authority = Some(context.applier.apply(authority, secrets.authority.take()).await?);
+    }
+    if let Some(certificate) = certificate {
+        secrets.certificate = Some(context.applier.apply(certificate, secrets.certificate.take()).await?);
+    }
+    if let Some(trusted) = trusted {
+        apply_one(trusted, &stores.configs, context).await?;
+    }
     match policy {
         Some(policy) => drop(apply_one(policy, &stores.policies, context).await?),
         None => remove(&cluster.name, &stores.policies, cluster, context).await?,

@@ -28,7 +28,7 @@ pub async fn look(resource: &KvCluster, due: Instant, context: &Context) -> Opti
     context.memory.secrets_seen(resource, Some(read));
     let namespace = resource.namespace().unwrap_or_default();
     let pods = context.stores.pods_of(&namespace, &resource.name_any(), Component::Leader);
-    let seen = context.leaders.observe(&pods, false).await;
+    let seen = context.leaders.of(&namespace, &resource.name_any()).observe(&pods, false).await;
     if seen.answered().map(|leader| leader.essence()).as_ref() != Some(&before) {
         return None;
     }

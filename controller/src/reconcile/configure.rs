@@ -12,7 +12,8 @@ pub async fn configure(
     context: &Context,
 ) -> Configured {
     let LeaderSeen::Answered(leader) = leader else { return Configured::Unchanged };
-    let configured = context.leaders.configure(leader, &cluster.live, tokens).await;
+    let configured =
+        context.leaders.of(&cluster.namespace, &cluster.name).configure(leader, &cluster.live, tokens).await;
     if let Configured::Accepted(config) = &configured {
         leader.status.config = config.clone();
     }

@@ -84,6 +84,9 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
         let news = before.is_some_and(|before| before.reason != condition.reason);
         return news.then(|| by_reason(condition)).flatten();
     }
+    if condition.type_ == "CertificateValid" {
+        return news.then(|| certificate(condition, before)).flatten();
+    }
     if old == Some(status) {
         return None;
     }
@@ -102,6 +105,16 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
         ("ConfigApplied", "False") if condition.reason == "Refused" => {
             Some(happened(true, "ConfigRefused", &condition.message))
         }
+        _ => None,
+    }
+}
+
+fn certificate(condition: &Condition, before: Option<&Condition>) -> Option<Happened> {
+    match (condition.status.as_str(), condition.reason.as_str()) {
+        ("False", reason) => Some(happened(true, &format!("Certificate{reason}"), &condition.message)),
+        ("True", "ExpiresSoon") => Some(happened(true, "CertificateExpiresSoon", &condition.message)),
+        // A new cluster has one from the start.
+        ("True", "Valid") => before.map(|_| happened(false, "CertificateValid", &condition.message)),
         _ => None,
     }
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::AbortHandle;
 
-use super::leader_client::LeaderClient;
+use super::leader_client::LeaderClients;
 use super::validate::Validated;
 use crate::build::{self, Component, LEADS, MANAGER, names};
 use crate::context::{Context, Stores, cached};
@@ -86,7 +86,7 @@ struct Labeller {
     namespace: String,
     cluster: String,
     client: Client,
-    leaders: LeaderClient,
+    leaders: Arc<LeaderClients>,
     stores: Stores,
 }
 
@@ -101,7 +101,9 @@ impl Labeller {
     /// Labels the pod that leads, and takes the label from others. While no leader is open, nothing changes.
     async fn label(&self) {
         let pods = self.stores.pods_of(&self.namespace, &self.cluster, Component::Leader);
-        let Some(leader) = self.leaders.find_open(&pods, PATIENCE).await else { return };
+        let Some(leader) = self.leaders.of(&self.namespace, &self.cluster).find_open(&pods, PATIENCE).await else {
+            return;
+        };
         let (cluster, namespace) = (&self.cluster, &self.namespace);
         let api: &Api<Pod> = &Api::namespaced(self.client.clone(), namespace);
         let parameters = &PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };

@@ -2,28 +2,31 @@
 //!
 //! Requests go to the pods directly. The Service leaves out a leader that is not open, and the status of that one matters
 //! most. While two leader pods overlap, the operator asks both, and the one with the higher epoch counts.
+//! Pods have no names of their own in certificates, so each has to show the name of the leader's Service.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use http::StatusCode;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kvcluster_api::config::{ConfigPatch, ConfigView, LiveConfig};
 use kvcluster_api::error::ErrorBody;
 use kvcluster_api::status::{Epoch, LeaderState, LeaderStatus, WriteCounts};
-use reqwest::{RequestBuilder, StatusCode};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::time::timeout;
 
+use super::certificates;
+use super::requests::{Answer, RequestError, Requests};
 use super::tokens::{Question, Said};
 use crate::build::PORT;
 use crate::pods;
 
-/// How long a leader may take to answer.
-const TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long the operator repeats requests that no leader answers.
 const PERSISTENCE: Duration = Duration::from_millis(1500);
 /// How long a leader may wait within one request until a change of the configuration is in force.
@@ -48,12 +51,9 @@ pub enum LeaderSeen {
 /// Why a leader gave no usable answer.
 #[derive(Debug, Error)]
 pub enum LeaderError {
-    /// It did not answer in time.
-    #[error("no answer within {} ms", TIMEOUT.as_millis())]
-    Timeout(#[source] reqwest::Error),
-    /// The request or the answer did not get through.
-    #[error("{}", innermost(.0))]
-    Connection(#[source] reqwest::Error),
+    /// There was no answer.
+    #[error(transparent)]
+    NoAnswer(#[from] RequestError),
     /// It answered with an error.
     #[error("the leader answered {status}: {message}")]
     Refused {
@@ -63,28 +63,13 @@ pub enum LeaderError {
         message: String,
     },
     /// Its answer is not the expected document.
-    #[error("the leader's answer is not a {expected}: {}", innermost(.source))]
+    #[error("the leader's answer is not a {expected}: {source}")]
     Malformed {
         /// The expected document.
         expected: &'static str,
         /// Why it could not be read.
-        source: reqwest::Error,
+        source: serde_json::Error,
     },
-}
-
-impl From<reqwest::Error> for LeaderError {
-    fn from(error: reqwest::Error) -> Self {
-        if error.is_timeout() { Self::Timeout(error) } else { Self::Connection(error) }
-    }
-}
-
-/// The innermost cause says what happened. The outer ones name a URL that the reader knows.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
 }
 
 /// A leader that answered.
@@ -92,7 +77,7 @@ fn innermost(error: &reqwest::Error) -> String {
 pub struct Leader {
     /// Its pod.
     pub pod: String,
-    /// Its base URL, `http://ADDRESS:PORT`.
+    /// Its base URL, `http://ADDRESS:PORT` or `https://ADDRESS:PORT`.
     pub url: String,
     /// Whether the Service sends it clients: its pod is ready, or labelled as the one that leads.
     pub reached: bool,
@@ -143,36 +128,70 @@ pub enum Configured {
     Failed(LeaderError),
 }
 
-/// Speaks HTTP with leaders.
+/// The ways to the leaders of all clusters.
+#[derive(Debug)]
+pub struct LeaderClients {
+    plain: LeaderClient,
+    /// By namespace and name, those of clusters with TLS, each with the CAs that it trusts.
+    over_tls: Mutex<HashMap<(String, String), (String, LeaderClient)>>,
+}
+
+impl LeaderClients {
+    /// For leaders that listen on the usual port.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be made.
+    pub fn new() -> Result<Self, rustls::Error> {
+        Self::on_port(u16::try_from(PORT).unwrap_or(8000))
+    }
+
+    /// For leaders that listen on this port.
+    ///
+    /// # Errors
+    /// When the HTTP client cannot be made.
+    pub fn on_port(port: u16) -> Result<Self, rustls::Error> {
+        Ok(Self { plain: LeaderClient { http: Requests::plain()?, port }, over_tls: Mutex::default() })
+    }
+
+    /// From now on the nodes of this cluster speak TLS, with certificates of these CAs. What was trusted before stays in use
+    /// while no CA is known; without any, no node is trusted.
+    ///
+    /// # Errors
+    /// When the CAs cannot be used.
+    pub fn trust(&self, namespace: &str, cluster: &str, trusted: Option<&str>) -> Result<(), rustls::Error> {
+        let mut clients = self.over_tls.lock();
+        let known = clients.get(&(namespace.to_owned(), cluster.to_owned()));
+        if known.is_some_and(|(before, _)| trusted.is_none_or(|trusted| trusted == before)) {
+            return Ok(());
+        }
+        let trusted = trusted.unwrap_or_default();
+        let http = Requests::over_tls(trusted, &certificates::server_name(namespace, cluster))?;
+        let client = LeaderClient { http, port: self.plain.port };
+        clients.insert((namespace.to_owned(), cluster.to_owned()), (trusted.to_owned(), client));
+        Ok(())
+    }
+
+    /// The nodes of this cluster speak without TLS, or it is gone.
+    pub fn forget(&self, namespace: &str, cluster: &str) {
+        self.over_tls.lock().remove(&(namespace.to_owned(), cluster.to_owned()));
+    }
+
+    /// The way to the leaders of a cluster.
+    #[must_use]
+    pub fn of(&self, namespace: &str, cluster: &str) -> LeaderClient {
+        let clients = self.over_tls.lock();
+        clients.get(&(namespace.to_owned(), cluster.to_owned())).map_or(&self.plain, |(_, client)| client).clone()
+    }
+}
+
+/// Speaks HTTP with the leaders of one cluster.
 #[derive(Clone, Debug)]
 pub struct LeaderClient {
-    http: reqwest::Client,
+    http: Requests,
     port: u16,
 }
 
 impl LeaderClient {
-    /// A client for leaders that listen on the usual port.
-    ///
-    /// # Errors
-    /// When the HTTP client cannot be built.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        Self::on_port(u16::try_from(PORT).unwrap_or(8000))
-    }
-
-    /// A client for leaders that listen on this port.
-    ///
-    /// # Errors
-    /// When the HTTP client cannot be built.
-    pub fn on_port(port: u16) -> Result<Self, reqwest::Error> {
-        // Only a timeout would reveal that a pooled connection leads to a pod that no longer exists.
-        let http = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .no_proxy()
-            .pool_idle_timeout(Duration::from_secs(10))
-            .build()?;
-        Ok(Self { http, port })
-    }
-
     /// Asks the leader pods of a cluster, and returns what is known of its leader.
     ///
     /// Requests without an answer are repeated for a moment: a NetworkPolicy admits a new operator only after a while,
@@ -231,12 +250,12 @@ impl LeaderClient {
 
     fn url(&self, address: &str) -> String {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-        format!("http://{host}:{}", self.port)
+        format!("{}://{host}:{}", self.http.scheme(), self.port)
     }
 
     async fn ask(&self, pod: &Pod, address: &str) -> Result<Leader, LeaderError> {
         let url = self.url(address);
-        let status = read(self.http.get(format!("{url}/status")), "leader's status").await?;
+        let status = read(self.http.get(&format!("{url}/status"), None).await?, "leader's status")?;
         let reached = pods::is_ready(pod) || pods::is_labelled_as_leader(pod);
         Ok(Leader { pod: pod.name_any(), url, reached, status })
     }
@@ -254,10 +273,10 @@ impl LeaderClient {
             Question::Refuse(tokens) => tokens,
         };
         for token in tokens {
-            match self.http.get(&url).bearer_auth(token).send().await {
-                Ok(response) if response.status().is_success() => return Said::Accepts,
-                Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {}
-                Ok(response) => return unknown(&format!("answers {} to GET /auth", response.status().as_u16())),
+            match self.http.get(&url, Some(token)).await {
+                Ok(answer) if answer.status.is_success() => return Said::Accepts,
+                Ok(answer) if answer.status == StatusCode::UNAUTHORIZED => {}
+                Ok(answer) => return unknown(&format!("answers {} to GET /auth", answer.status.as_u16())),
                 Err(error) => return unknown(&LeaderError::from(error)),
             }
         }
@@ -279,7 +298,8 @@ impl LeaderClient {
         let mut tokens = tokens.iter().peekable();
         loop {
             let token = tokens.next().map(String::as_str).unwrap_or_default();
-            match read(self.http.patch(&url).bearer_auth(token).json(&patch), "configuration").await {
+            let answer = self.http.patch(&url, token, &patch).await.map_err(LeaderError::from);
+            match answer.and_then(|answer| read(answer, "configuration")) {
                 Ok(view) => return Configured::Accepted(view),
                 Err(LeaderError::Refused { status: 401, .. }) if tokens.peek().is_some() => {}
                 Err(error) => return Configured::Failed(error),
@@ -293,17 +313,13 @@ fn running(leader_pods: &[Arc<Pod>]) -> impl Iterator<Item = (&Pod, &str)> {
     leader_pods.iter().filter_map(|pod| Some((pod.as_ref(), pods::running_address(pod)?)))
 }
 
-/// Sends a request and reads the document that answers it.
-async fn read<T: DeserializeOwned>(request: RequestBuilder, expected: &'static str) -> Result<T, LeaderError> {
-    let response = request.send().await?;
-    let status = response.status();
+/// Reads the document that answers a request.
+fn read<T: DeserializeOwned>(answer: Answer, expected: &'static str) -> Result<T, LeaderError> {
+    let Answer { status, body } = answer;
     if status.is_success() {
-        return response.json().await.map_err(|source| match source.is_timeout() {
-            true => LeaderError::Timeout(source),
-            false => LeaderError::Malformed { expected, source },
-        });
+        return serde_json::from_slice(&body).map_err(|source| LeaderError::Malformed { expected, source });
     }
-    let body: ErrorBody = response.json().await.unwrap_or_default();
+    let body: ErrorBody = serde_json::from_slice(&body).unwrap_or_default();
     let message = body.sentence().unwrap_or("no message").to_owned();
     Err(LeaderError::Refused { status: status.as_u16(), message })
 }

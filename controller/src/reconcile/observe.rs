@@ -5,12 +5,14 @@ use std::sync::Arc;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kvcluster_api::resource::KvCluster;
 
 use super::Error;
+use super::certificates::{self, Certificates};
 use super::hibernation;
-use super::leader_client::LeaderSeen;
+use super::leader_client::{LeaderClient, LeaderSeen};
 use super::secrets::{self, Secrets};
 use super::tokens::{self, Said, Stored, Tokens};
 use super::validate::Validated;
@@ -24,6 +26,8 @@ pub struct Observation {
     pub secrets: Secrets,
     /// The tokens that there have to be.
     pub tokens: Tokens,
+    /// The certificates that there have to be.
+    pub certificates: Certificates,
     /// The leader.
     pub leader: LeaderSeen,
     /// The leader pods.
@@ -71,23 +75,38 @@ impl Objects {
 /// Reads the tokens, and asks the leader for its status and the nodes for the tokens that they accept.
 ///
 /// # Errors
-/// [`Error::Api`] when a Secret cannot be read. A node that does not answer is no error.
+/// [`Error::Api`] when a Secret cannot be read, [`Error::Tls`] when a CA cannot be used. A node that does not answer is no error.
 pub async fn observe(resource: &KvCluster, cluster: &Validated, context: &Context) -> Result<Observation, Error> {
-    let secrets = secrets::read(cluster, context).await?;
+    let mut secrets = secrets::read(cluster, context).await?;
+    let certificates = certificates::decide(cluster, &secrets, Timestamp::now());
+    secrets.due = certificates.due;
+    match &cluster.tls {
+        Some(_) => {
+            context.leaders.trust(&cluster.namespace, &cluster.name, certificates.trusted.as_deref())?;
+        }
+        None => context.leaders.forget(&cluster.namespace, &cluster.name),
+    }
+    let leaders = context.leaders.of(&cluster.namespace, &cluster.name);
     let objects = Objects::of(cluster, context);
     let patient = context.memory.unanswered(resource) == 0;
     let (leader, tokens) = tokio::join!(
-        context.leaders.observe(&objects.leader_pods, patient),
-        rotate(resource, &secrets, &objects, context),
+        leaders.observe(&objects.leader_pods, patient),
+        rotate(resource, &secrets, &objects, &leaders, context),
     );
     context.memory.leader_asked(resource, !matches!(leader, LeaderSeen::Unreachable { .. }));
     context.memory.tokens_seen(resource, &tokens);
     let follower_pods = objects.stateful_set.as_ref().and_then(|set| hibernation::followers_of(set));
-    Ok(Observation { secrets, tokens, leader, leader_pods: objects.leader_pods, follower_pods })
+    Ok(Observation { secrets, tokens, certificates, leader, leader_pods: objects.leader_pods, follower_pods })
 }
 
 /// The next step of a rotation of the token. Asks the nodes only while there is one.
-async fn rotate(resource: &KvCluster, secrets: &Secrets, objects: &Objects, context: &Context) -> Tokens {
+async fn rotate(
+    resource: &KvCluster,
+    secrets: &Secrets,
+    objects: &Objects,
+    leaders: &LeaderClient,
+    context: &Context,
+) -> Tokens {
     let mut stored = Stored::of(secrets.wanted.as_deref(), secrets.accepted.as_deref());
     // Deleted by hand: the nodes still have its tokens, and it comes back with them.
     if stored.accepted.is_empty()
@@ -100,7 +119,7 @@ async fn rotate(resource: &KvCluster, secrets: &Secrets, objects: &Objects, cont
     // Every pod that may have read an earlier file, also one that is on its way out.
     let pods = objects.follower_pods.iter().chain(&objects.leader_pods);
     let nodes: Vec<&Arc<Pod>> = pods.filter(|pod| pods::may_have_files(pod)).collect();
-    let said = join_all(nodes.iter().map(|node| context.leaders.says(node, &question))).await;
+    let said = join_all(nodes.iter().map(|node| leaders.says(node, &question))).await;
     let said: Vec<(String, Said)> = nodes.iter().map(|node| node.name_any()).zip(said).collect();
     tokens::drop_old(tokens, &question, &said)
 }

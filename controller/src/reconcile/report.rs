@@ -11,6 +11,7 @@ use serde_json::json;
 use super::Error;
 use super::applier::ApplyError;
 use super::apply::Applied;
+use super::certificates;
 use super::client_tokens::ClientTokens;
 use super::events::{self, Happened};
 use super::leader_client::{Configured, LeaderSeen};
@@ -35,6 +36,8 @@ pub struct StepResults<'a> {
     pub tokens: &'a Tokens,
     /// What the Secret with the tokens of clients has.
     pub clients: &'a ClientTokens,
+    /// Whether nodes and clients accept the certificate.
+    pub certificates: &'a certificates::State,
 }
 
 /// The status that follows from the results and from the objects as the watches see them.
@@ -63,6 +66,7 @@ pub fn status(
         plan: results.plan,
         tokens: results.tokens,
         clients: results.clients,
+        certificates: results.certificates,
         problem: results.applied.err().map(|error| (error.reason(), error.to_string())),
     };
     status::compute(cluster, &seen, previous, Timestamp::now())

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use kvcluster_api::resource::KvCluster;
+use kvcluster_api::resource::{KvCluster, Tls};
 use serde_json::json;
 
 use super::Error;
@@ -31,6 +32,12 @@ pub struct Secrets {
     pub accepted: Option<Arc<Secret>>,
     /// The tokens of clients, where the spec names a Secret.
     pub clients: Option<Arc<Secret>>,
+    /// The operator's CA of the cluster, where it has one.
+    pub authority: Option<Arc<Secret>>,
+    /// The certificate of the nodes, where they have one.
+    pub certificate: Option<Arc<Secret>>,
+    /// When the certificates change by themselves.
+    pub due: Option<Timestamp>,
     /// When they were read.
     pub read_at: Instant,
 }
@@ -42,16 +49,24 @@ pub struct Secrets {
 pub async fn read(cluster: &Validated, context: &Context) -> Result<Secrets, Error> {
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &cluster.namespace);
     let (wanted, accepted) = (names::secret(&cluster.name), names::accepted_tokens(&cluster.name));
-    let of_clients = async {
-        match &cluster.auth {
-            Some(auth) => api.get_opt(&auth.secret_name).await,
-            None => Ok(None),
+    let named = |name: Option<String>| {
+        let api = &api;
+        async move {
+            match name {
+                Some(name) => api.get_opt(&name).await,
+                None => Ok(None),
+            }
         }
     };
-    let (wanted, accepted, clients) = tokio::try_join!(api.get_opt(&wanted), api.get_opt(&accepted), of_clients)
-        .map_err(Error::api("read the tokens"))?;
-    let [wanted, accepted, clients] = [wanted, accepted, clients].map(|secret| secret.map(Arc::new));
-    Ok(Secrets { wanted, accepted, clients, read_at: Instant::now() })
+    let of_clients = named(cluster.auth.as_ref().map(|auth| auth.secret_name.clone()));
+    let (authority, certificate) = of_tls(cluster.tls.as_ref(), &cluster.name);
+    let (authority, certificate) = (named(authority), named(certificate));
+    let (wanted, accepted, clients, authority, certificate) =
+        tokio::try_join!(api.get_opt(&wanted), api.get_opt(&accepted), of_clients, authority, certificate)
+            .map_err(Error::api("read the Secrets"))?;
+    let [wanted, accepted, clients, authority, certificate] =
+        [wanted, accepted, clients, authority, certificate].map(|secret| secret.map(Arc::new));
+    Ok(Secrets { wanted, accepted, clients, authority, certificate, due: None, read_at: Instant::now() })
 }
 
 /// The Secrets of a calm cluster, if they are as they were. Looks now and then: the kubelets take up to a minute to write a
@@ -61,16 +76,22 @@ pub async fn look(resource: &KvCluster, before: Secrets, context: &Context) -> O
         return Some(before);
     }
     let api: Api<Secret> = Api::namespaced(context.client.clone(), &resource.namespace()?);
+    if before.due.is_some_and(|due| due <= Timestamp::now()) {
+        return None;
+    }
     let (wanted, accepted) = (names::secret(&resource.name_any()), names::accepted_tokens(&resource.name_any()));
-    let clients = resource.spec.auth.as_ref().map(|auth| auth.secret_name.as_str());
+    let clients = resource.spec.auth.as_ref().map(|auth| auth.secret_name.clone());
+    let (authority, certificate) = of_tls(resource.spec.tls.as_ref(), &resource.name_any());
     let all = [
-        (Some(wanted.as_str()), &before.wanted),
-        (Some(accepted.as_str()), &before.accepted),
+        (Some(wanted), &before.wanted),
+        (Some(accepted), &before.accepted),
         (clients, &before.clients),
+        (authority, &before.authority),
+        (certificate, &before.certificate),
     ];
     for (name, before) in all {
         let Some(name) = name else { continue };
-        let now = api.get_metadata_opt(name).await.ok()?;
+        let now = api.get_metadata_opt(&name).await.ok()?;
         if now.and_then(|now| now.resource_version()) != before.as_ref().and_then(|before| before.resource_version()) {
             return None;
         }
@@ -78,18 +99,30 @@ pub async fn look(resource: &KvCluster, before: Secrets, context: &Context) -> O
     Some(Secrets { read_at: Instant::now(), ..before })
 }
 
-/// Whether the tokens of clients are others than when they were read before.
-#[must_use]
-pub fn clients_changed(before: Option<&Secrets>, now: &Secrets) -> bool {
-    let version = |secrets: &Secrets| secrets.clients.as_ref().and_then(|secret| secret.resource_version());
-    before.is_some_and(|before| before.clients.is_some() && version(before) != version(now))
+/// The names of the Secrets with the operator's CA and with the nodes' certificate, where there are any.
+fn of_tls(tls: Option<&Tls>, cluster: &str) -> (Option<String>, Option<String>) {
+    match tls {
+        None => (None, None),
+        Some(Tls { secret_name: Some(name) }) => (None, Some(name.clone())),
+        Some(Tls { secret_name: None }) => (Some(names::authority(cluster)), Some(names::certificate(cluster))),
+    }
 }
 
-/// Makes the kubelets write the newest file of tokens now. They look at the Secrets of a pod whenever the pod changes, and
+/// Whether the tokens of clients or the certificate are others than when they were read before.
+#[must_use]
+pub fn mounted_changed(before: Option<&Secrets>, now: &Secrets) -> bool {
+    let version = |secret: &Option<Arc<Secret>>| secret.as_ref().and_then(|secret| secret.resource_version());
+    let changed =
+        |before: &Option<Arc<Secret>>, now: &Option<Arc<Secret>>| before.is_some() && version(before) != version(now);
+    before
+        .is_some_and(|before| changed(&before.clients, &now.clients) || changed(&before.certificate, &now.certificate))
+}
+
+/// Makes the kubelets write the newest files of tokens and certificates now. They look at the Secrets of a pod whenever the pod changes, and
 /// otherwise once a minute. A failure costs that minute.
 pub async fn hurry(pods: &[&Arc<Pod>], secrets: &Secrets, context: &Context) {
-    let versions =
-        [&secrets.accepted, &secrets.clients].map(|secret| secret.as_ref().and_then(|s| s.resource_version()));
+    let versions = [&secrets.accepted, &secrets.clients, &secrets.certificate]
+        .map(|secret| secret.as_ref().and_then(|s| s.resource_version()));
     let version = versions.into_iter().flatten().collect::<Vec<_>>().join("-");
     let parameters = &PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     let patch = &Patch::Merge(json!({"metadata": {"annotations": {WRITTEN: version}}}));

@@ -16,6 +16,7 @@ use kvcluster_api::status::{FollowerState, FollowerView, LeaderState};
 
 use crate::build::{Component, names, selector_text};
 use crate::pods;
+use crate::reconcile::certificates;
 use crate::reconcile::client_tokens::ClientTokens;
 use crate::reconcile::disruption;
 use crate::reconcile::leader_client::{Configured, Leader, LeaderSeen};
@@ -47,6 +48,8 @@ pub struct Seen<'a> {
     pub tokens: &'a Tokens,
     /// What the Secret with the tokens of clients has.
     pub clients: &'a ClientTokens,
+    /// Whether nodes and clients accept the certificate.
+    pub certificates: &'a certificates::State,
     /// Why an object could not be applied: the reason in one word, and a sentence.
     pub problem: Option<(&'a str, String)>,
 }
@@ -87,6 +90,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         drainable(cluster, seen, previous),
         token_applied(cluster, seen.tokens),
         client_tokens(seen.clients),
+        certificate_valid(seen.certificates),
     ];
     let rest = Rest::of(cluster, seen, previous);
     let findings = findings.map(|found| rest::overrule(found, cluster, rest, seen));
@@ -147,6 +151,7 @@ pub fn invalid(generation: Option<i64>, message: &str, previous: &KvClusterStatu
         finding("Hibernated", Verdict::Unknown, "InvalidSpec", message),
         finding("TokenApplied", Verdict::Unknown, "InvalidSpec", message),
         finding("ClientTokensValid", Verdict::Unknown, "InvalidSpec", message),
+        finding("CertificateValid", Verdict::Unknown, "InvalidSpec", message),
     ];
     KvClusterStatus {
         observed_generation: generation,
@@ -301,6 +306,17 @@ fn client_tokens(tokens: &ClientTokens) -> Finding {
             with(Verdict::True, "Valid", format!("the Secret {secret} has {count} tokens of clients"))
         }
         ClientTokens::Invalid { reason, message } => with(Verdict::False, reason, message.clone()),
+    }
+}
+
+/// Whether the nodes have a certificate that clients and other nodes accept.
+fn certificate_valid(state: &certificates::State) -> Finding {
+    let with = |verdict, reason, message: &str| finding("CertificateValid", verdict, reason, message);
+    match state {
+        certificates::State::NotNeeded => with(Verdict::True, "NotNeeded", "the nodes speak without TLS"),
+        certificates::State::Valid(message) => with(Verdict::True, "Valid", message),
+        certificates::State::ExpiresSoon(message) => with(Verdict::True, "ExpiresSoon", message),
+        certificates::State::Invalid { reason, message } => with(Verdict::False, reason, message),
     }
 }
 

@@ -27,9 +27,10 @@ use crate::metrics::Metrics;
 use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
-use crate::reconcile::leader_client::{LeaderClient, LeaderSeen};
+use crate::reconcile::leader_client::{LeaderClients, LeaderSeen};
 use crate::reconcile::roll::Rollouts;
 use crate::reconcile::tokens::{Stage, Tokens};
+use crate::rights;
 
 /// One request, as the API server saw it.
 #[derive(Clone, Debug)]
@@ -62,6 +63,7 @@ impl ApiServer {
                     query: head.uri.query().unwrap_or_default().to_owned(),
                     body: serde_json::from_slice(&bytes).unwrap_or_default(),
                 };
+                rights::record(&request.method, &request.path, &request.query, &request.body);
                 let (code, body) = answer(&request).unwrap_or_else(|| usual(&request));
                 log.lock().push(request);
                 let body = Body::from(serde_json::to_vec(&body).expect("JSON"));
@@ -85,6 +87,19 @@ impl ApiServer {
         let found = writes.iter().rev().find(|asked| asked.path.ends_with(path_end));
         found.unwrap_or_else(|| panic!("{path_end} is not among {writes:?}")).body.clone()
     }
+}
+
+/// Tests whose requests together need every right of the operator.
+pub(crate) fn scenarios() {
+    a_new_cluster_gets_every_object_by_server_side_apply();
+    a_policy_that_is_switched_off_is_deleted_unless_it_has_another_owner();
+    a_budget_that_is_switched_off_is_deleted();
+    the_claims_of_the_followers_are_owned_by_the_cluster_where_they_go_with_it();
+    a_malformed_resource_does_not_stay_ready();
+    a_refused_object_is_reported_with_the_words_of_the_api_server();
+    the_label_is_on_the_open_leader_with_the_highest_epoch();
+    a_new_template_evicts_one_follower_and_pauses_the_leader();
+    what_the_budget_refuses_is_reported_and_where_it_allows_nothing_the_pod_is_deleted();
 }
 
 // An empty cluster that takes everything.
@@ -195,7 +210,7 @@ fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
     let metrics = Arc::new(Metrics::default());
     Arc::new(Context {
         applier: Applier::new(client.clone()),
-        leaders: LeaderClient::on_port(leader_port).expect("a client"),
+        leaders: Arc::new(LeaderClients::on_port(leader_port).expect("a client")),
         lead_labels: LeadLabels::default(),
         rollouts: Rollouts::default(),
         rollouts_max: 3,
@@ -490,6 +505,7 @@ async fn a_status_that_cannot_be_written_makes_no_event() {
 /// An API server that keeps Secrets as they are written.
 fn with_secrets(secrets: &Arc<Mutex<BTreeMap<String, Value>>>) -> impl Fn(&Asked) -> Option<Answer> + Send + 'static {
     let secrets = secrets.clone();
+    let versions = std::sync::atomic::AtomicU32::new(1000);
     move |asked| {
         let name = asked.path.split_once("/secrets/")?.1.to_owned();
         let mut secrets = secrets.lock();
@@ -497,7 +513,7 @@ fn with_secrets(secrets: &Arc<Mutex<BTreeMap<String, Value>>>) -> impl Fn(&Asked
             return secrets.get(&name).map(|secret| (200, secret.clone()));
         }
         let (code, mut made) = usual(asked);
-        let version = secrets.len() + asked.body.to_string().len();
+        let version = versions.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         made["metadata"]["resourceVersion"] = json!(version.to_string());
         secrets.insert(name, made.clone());
         Some((code, made))
@@ -763,6 +779,7 @@ fn rolling(client: Client, leader_port: u16, down: &[usize], spec: &str) -> Arc<
         leader_pods: 1,
         opened: true,
         leader_by_label: false,
+        certificates: certificates::Certificates::none(),
     };
     let desired = build::build(&cluster, &inputs);
     let made = |object: Value, status: Value| {
@@ -1043,3 +1060,4 @@ fn failures_in_a_row_wait_longer_up_to_a_minute() {
 }
 
 mod many;
+mod tls;

@@ -5,7 +5,7 @@ use kube::{Resource, ResourceExt};
 use kvcluster_api::config::{ConfigError, LiveConfig};
 use kvcluster_api::resource::{
     ClientAuth, DisruptionBudget, Durability, ImagePullPolicy, KvCluster, KvClusterSpec, LogLevel, NAME_LENGTH_MAX,
-    NetworkAccess, PodSettings, ServiceSettings, Spread, Storage,
+    NetworkAccess, PodSettings, ServiceSettings, Spread, Storage, Tls,
 };
 use thiserror::Error;
 
@@ -92,6 +92,8 @@ pub struct Validated {
     pub hibernated: bool,
     /// The tokens that clients need.
     pub auth: Option<ClientAuth>,
+    /// Where the certificate of the nodes comes from. None where they speak without TLS.
+    pub tls: Option<Tls>,
     /// The cluster's DNS domain, where known.
     pub domain: Option<String>,
     /// Where the operator runs.
@@ -136,6 +138,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         paused,
         hibernated,
         auth,
+        tls,
     } = cluster.spec.clone();
     if hibernated && durability == Durability::Memory {
         let lost = "hibernated is true: with durability Memory that would lose all data".to_owned();
@@ -163,6 +166,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         paused,
         hibernated,
         auth,
+        tls,
         domain: defaults.domain.clone(),
         operator_namespace: defaults.operator_namespace.clone(),
         platform: defaults.platform,

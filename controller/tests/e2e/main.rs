@@ -23,6 +23,7 @@ mod repair;
 mod scale;
 mod standby;
 mod sweep;
+mod tls;
 mod tokens;
 mod upgrade;
 mod volumes;

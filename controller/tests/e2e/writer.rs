@@ -88,11 +88,17 @@ impl Writer {
     }
 
     /// Stops, and checks that the leader has every acknowledged write, with its value.
-    pub async fn finish(mut self, demo: &Demo) -> Report {
+    pub async fn finish(self, demo: &Demo) -> Report {
+        let url = demo.service().await;
+        self.finish_at(&url).await
+    }
+
+    /// The same, where the leader is at this URL.
+    pub async fn finish_at(mut self, url: &str) -> Report {
         self.log.stop.store(true, Relaxed);
         while self.clients.join_next().await.is_some() {}
         let acknowledged = self.log.acknowledged.lock().await.clone();
-        let dump = dump(&format!("{}/dump", demo.service().await)).await;
+        let dump = dump(&format!("{url}/dump")).await;
         let entries = &dump["entries"];
         let lost: Vec<&String> = acknowledged
             .iter()

@@ -72,6 +72,7 @@ fn with_leader_pods(
         plan: &done(),
         tokens: &tokens(Stage::Applied),
         clients: &ClientTokens::NotNeeded,
+        certificates: &certificates::State::NotNeeded,
         problem: None,
     };
     compute(&validated(spec), &seen, previous, Timestamp::from_second(second).expect("a time"))
@@ -219,6 +220,7 @@ fn what_the_operator_alone_cannot_see_is_unknown_and_followers_count_by_their_ow
             plan: &done(),
             tokens: &tokens(Stage::Applied),
             clients: &ClientTokens::NotNeeded,
+            certificates: &certificates::State::NotNeeded,
             problem: None,
         };
         compute(&validated(W3), &seen, &first, Timestamp::from_second(200).expect("a time"))
