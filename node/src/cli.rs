@@ -194,9 +194,10 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
                 leader.expect_state();
             }
             let resizable = matches!(followers, Followers::Dns { .. });
-            find(&leader, followers, &settings, address.port(), &site)?;
+            let dialer = dialer(&followers, &settings, address.port(), &site);
+            find(&leader, followers, dialer.clone())?;
             let hand_over = Arc::new(Notify::new());
-            let service = LeaderService::new(site.clone(), leader.clone(), resizable, hand_over.clone());
+            let service = LeaderService::new(site.clone(), leader.clone(), resizable, hand_over.clone(), dialer);
             let stops = async {
                 tokio::select! {
                     () = hand_over.notified() => (ExitCode::SUCCESS, "handing over".to_owned()),
@@ -271,18 +272,20 @@ fn restore(
     Ok(Replica::new(follower, store, Some(found)))
 }
 
-/// Starts the discovery of followers.
-fn find(
-    leader: &Arc<Coordinator>,
-    followers: Followers,
-    settings: &Settings,
-    port: u16,
-    site: &Site,
-) -> Result<(), Failure> {
+/// The way to the followers.
+fn dialer(followers: &Followers, settings: &Settings, port: u16, site: &Site) -> Dialer {
     let advertised = settings.advertise_url.clone().filter(|url| !url.is_empty());
     let advertised = advertised
         .unwrap_or_else(|| format!("{}://{}:{port}", if site.tls.is_some() { "https" } else { "http" }, site.name));
     let dialer = Dialer::new(advertised, site.access.cluster.clone(), site.tls.clone());
+    match followers {
+        Followers::Urls(_) => dialer,
+        Followers::Dns { host, .. } => dialer.of_service(host),
+    }
+}
+
+/// Starts the discovery of followers.
+fn find(leader: &Arc<Coordinator>, followers: Followers, dialer: Dialer) -> Result<(), Failure> {
     tokio::spawn(Coordinator::beat(Arc::downgrade(leader), Duration::from_millis(HEARTBEAT_MS.into())));
     match followers {
         Followers::Urls(urls) => {

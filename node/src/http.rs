@@ -9,7 +9,7 @@
 //! - [`kv`], [`batch`], [`keys`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
 //! - [`status`] makes the answers of `GET /status`.
 //! - [`openapi`] serves the description of the routes.
-//! - [`page`] is the page for browsers, and [`live`] the events that it shows. [`watch`] sends committed changes.
+//! - [`page`] is the page for browsers, and [`live`] the events that it shows. [`replicas`] reads at followers, for it. [`watch`] sends committed changes.
 
 mod activity;
 mod admin;
@@ -34,6 +34,7 @@ mod openapi;
 mod page;
 mod refusal;
 mod replica;
+mod replicas;
 mod restore;
 mod routes;
 mod status;
@@ -54,6 +55,7 @@ pub(crate) use self::keys::PAGES_AT_ONCE;
 pub use self::kv::put_fields;
 pub(crate) use self::listen::listen;
 use self::live::Pages;
+use self::replicas::Replicas;
 pub(crate) use self::restore::RESTORE_BYTES_MAX;
 pub use self::routes::{FollowerService, LeaderService};
 use crate::metrics::LeaderMetrics;
@@ -145,6 +147,7 @@ pub struct LeaderSite {
     /// Ends this leader in order.
     pub(crate) hand_over: Arc<Notify>,
     pub(crate) pages: Arc<Pages>,
+    pub(crate) replicas: Arc<Replicas>,
     /// Places for watches.
     pub(crate) watches: Arc<Semaphore>,
 }

@@ -2,7 +2,10 @@
 //! leader. Method: real nodes, and a headless Chromium that uses the page as a person with a keyboard does. Skipped where
 //! no Chromium is installed.
 
-use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
+use kv_bench::{
+    cluster::{LocalCluster, LocalClusterOptions},
+    theory::stale_read_probability,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -37,6 +40,16 @@ async fn theory_agrees_with_closed_forms(page: &mut Chromium) {
         let found = means(page, law).await;
         let agree = found.iter().zip(&expected).all(|(found, expected)| (found / expected - 1.0).abs() < error);
         assert!(found.len() == 5 && agree, "{law}: {found:?}, not {expected:?}");
+    }
+    for (write_quorum, passed) in [(1, 0.0), (1, 0.1), (2, 0.25), (3, 0.5), (5, 0.0)] {
+        let law = "theoryOf({ delay: { minMs: 50, maxMs: 250 } }, [0, 1, 2, 3, 4])";
+        let stale = format!("{law}.stale({write_quorum}, {})", 200.0 * passed);
+        let found = page.evaluate(&format!("import('/page/theory.js').then(({{ theoryOf }}) => {stale})")).await;
+        let (found, expected) = (found.as_f64().expect("a number"), stale_read_probability(5, write_quorum, passed));
+        assert!(
+            (found - expected).abs() < 0.003,
+            "W = {write_quorum}, after {passed} of the span: {found}, not {expected}"
+        );
     }
 }
 

@@ -25,6 +25,7 @@ mod page;
 mod play;
 mod redis;
 mod redis_client;
+mod replicas;
 mod replication;
 mod restore;
 mod standby;

@@ -135,8 +135,10 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::super::Site;
+    use super::super::replicas::Replicas;
     use super::*;
     use crate::replication::coordinator::Coordinator;
+    use crate::replication::dialer::Dialer;
 
     fn site() -> LeaderSite {
         LeaderSite {
@@ -147,6 +149,7 @@ mod tests {
             backups: Arc::new(Semaphore::new(1)),
             hand_over: Arc::default(),
             pages: Arc::default(),
+            replicas: Arc::new(Replicas::new(Dialer::new(String::new(), None, None))),
             watches: Arc::new(Semaphore::new(1)),
         }
     }

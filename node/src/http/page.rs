@@ -12,7 +12,7 @@ const LEADER: &str = include_str!("page/leader.html");
 const OTHER: &str = include_str!("page/other.html");
 
 /// The files that the pages load, by name.
-const FILES: [(&str, &str); 13] = [
+const FILES: [(&str, &str); 15] = [
     ("style.css", include_str!("page/style.css")),
     ("main.js", include_str!("page/main.js")),
     ("updates.js", include_str!("page/updates.js")),
@@ -21,6 +21,8 @@ const FILES: [(&str, &str); 13] = [
     ("histogram.js", include_str!("page/histogram.js")),
     ("lessons.js", include_str!("page/lessons.js")),
     ("lesson-list.js", include_str!("page/lesson-list.js")),
+    ("replicas.js", include_str!("page/replicas.js")),
+    ("keys.js", include_str!("page/keys.js")),
     ("measures.js", include_str!("page/measures.js")),
     ("controls.js", include_str!("page/controls.js")),
     ("draw.js", include_str!("page/draw.js")),

@@ -17,11 +17,13 @@ use super::answer::Answer;
 use super::client_stream::Arriving;
 use super::connections::Service;
 use super::error::ApiError;
+use super::replicas::Replicas;
 use super::{
     FollowerSite, LeaderSite, Site, admin, backup, batch, dump, guard, incr, keys, kv, live, openapi, page, replica,
-    restore, watch,
+    replicas, restore, watch,
 };
 use crate::replication::coordinator::Coordinator;
+use crate::replication::dialer::Dialer;
 use crate::replication::replica::Replica;
 
 /// What a standby answers about itself. It redirects all other requests to the leader.
@@ -31,13 +33,14 @@ const OF_EVERY_LEADER: [&str; 7] = ["/", "/auth", "/status", "/readyz", "/health
 const PAGE_FILES: &str = "/page/";
 
 /// What only the leader answers: a follower names the leader.
-const OF_THE_LEADER: [&str; 11] = [
+const OF_THE_LEADER: [&str; 12] = [
     "/put",
     "/delete",
     "/incr",
     "/batch",
     "/config",
     "/live",
+    "/replicas",
     "/watch",
     "/recover",
     "/hand-over",
@@ -59,13 +62,19 @@ pub struct LeaderService {
 impl LeaderService {
     /// The service of this leader.
     ///
-    /// `POST /hand-over` notifies `hand_over`.
-    pub fn new(site: Site, leader: Arc<Coordinator>, resizable: bool, hand_over: Arc<Notify>) -> Self {
+    /// `POST /hand-over` notifies `hand_over`. `dialer` leads to the followers.
+    pub(crate) fn new(
+        site: Site,
+        leader: Arc<Coordinator>,
+        resizable: bool,
+        hand_over: Arc<Notify>,
+        dialer: Dialer,
+    ) -> Self {
         let guard = middleware::from_fn_with_state(site.clone(), guard::authorize);
         let (metrics, backups) = (Arc::default(), Arc::new(Semaphore::new(1)));
-        let pages = Arc::default();
-        let state =
-            LeaderSite { site, leader, metrics, resizable, backups, hand_over, pages, watches: watch::places() };
+        let (pages, replicas) = (Arc::default(), Arc::new(Replicas::new(dialer)));
+        let watches = watch::places();
+        let state = LeaderSite { site, leader, metrics, resizable, backups, hand_over, pages, replicas, watches };
         let guarded = Router::new()
             .route("/auth", get(guard::accepted))
             .route("/recover", post(admin::recover))
@@ -87,6 +96,7 @@ impl LeaderService {
             .route("/page/{name}", get(page::file))
             .route(openapi::PATH, get(openapi::openapi))
             .route("/live", get(live::live))
+            .route("/replicas", get(replicas::replicas))
             .route("/watch", get(watch::watch))
             .route("/status", get(admin::leader_status))
             .route("/readyz", get(admin::leader_ready))

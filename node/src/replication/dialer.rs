@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper::header::{AUTHORIZATION, CONNECTION, HOST, UPGRADE};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{AUTHORIZATION, CONNECTION, ETAG, HOST, HeaderValue, UPGRADE};
+use hyper::http::request::Builder;
 use hyper::http::uri::InvalidUri;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
@@ -21,6 +22,23 @@ use crate::tokens::Tokens;
 
 /// Read buffer for messages of a follower, in bytes.
 const READ_BYTES: usize = 64 << 10;
+
+/// The answer to a read at a follower.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) status: StatusCode,
+    pub(crate) etag: Option<String>,
+    /// The begin of the body.
+    pub(crate) body: Bytes,
+}
+
+/// A connection that has sent no request yet. It ends with this.
+struct Opened {
+    sender: SendRequest<Empty<Bytes>>,
+    /// The host and port, as the URL has them.
+    host: String,
+    ended: AbortOnDrop,
+}
 
 /// Connects to followers by their URLs.
 #[derive(Clone, Debug)]
@@ -48,6 +66,35 @@ impl Dialer {
     pub(crate) fn url(&self, address: SocketAddr) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         format!("{scheme}://{address}")
+    }
+
+    /// Reads at a follower as a client does, with what the client showed. Of the body it takes as much as arrives until there
+    /// are `bytes`.
+    ///
+    /// # Errors
+    /// [`SessionError`].
+    pub(crate) async fn read(
+        &self,
+        url: &str,
+        path: &str,
+        authorization: Option<&HeaderValue>,
+        bytes: usize,
+    ) -> Result<Read, SessionError> {
+        let Opened { mut sender, host, ended: _ended } = self.open(url).await?;
+        let mut request = Request::get(path).header(HOST, host);
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let mut response = sender.send_request(bodiless(request)?).await.map_err(|error| connect(&error))?;
+        let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        let (status, mut body) = (response.status(), BytesMut::new());
+        while body.len() < bytes
+            && let Some(frame) = response.body_mut().frame().await
+        {
+            let frame = frame.map_err(|error| connect(&error))?;
+            frame.data_ref().into_iter().for_each(|data| body.extend_from_slice(data));
+        }
+        Ok(Read { status, etag, body: body.freeze() })
     }
 
     /// Connects and reads the greeting.
@@ -83,12 +130,7 @@ impl Connect for Dialer {
 impl Dialer {
     /// Uses hyper's client rather than reqwest's: only hyper returns the bare connection after the upgrade, and every
     /// layer around it costs on every message (docs/performance.md).
-    async fn connect_with(
-        &self,
-        url: &str,
-        token: Option<&str>,
-    ) -> Result<Connection<ReadHalf, WriteHalf>, SessionError> {
-        let connect = |error: &dyn std::error::Error| SessionError::Connect(root_cause(error));
+    async fn open(&self, url: &str) -> Result<Opened, SessionError> {
         let uri: Uri = url.parse().map_err(|error: InvalidUri| connect(&error))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let is_tls = uri.scheme_str() == Some("https");
@@ -103,21 +145,29 @@ impl Dialer {
             }
             _ => Stream::Plain(stream),
         };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| connect(&error))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| connect(&error))?;
         let connection = tokio::spawn(connection.with_upgrades());
         // The connection's task must not outlive a cancelled attempt.
-        let _ended = AbortOnDrop(connection.abort_handle());
+        let ended = AbortOnDrop(connection.abort_handle());
+        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
+        Ok(Opened { sender, host, ended })
+    }
 
+    async fn connect_with(
+        &self,
+        url: &str,
+        token: Option<&str>,
+    ) -> Result<Connection<ReadHalf, WriteHalf>, SessionError> {
+        let Opened { mut sender, host, ended: _ended } = self.open(url).await?;
         let mut request = Request::get("/replication")
-            .header(HOST, uri.authority().map_or("", |authority| authority.as_str()))
+            .header(HOST, host)
             .header(CONNECTION, "upgrade")
             .header(UPGRADE, PROTOCOL)
             .header(LEADER_HEADER, &self.advertised);
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| connect(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| connect(&error))?;
+        let response = sender.send_request(bodiless(request)?).await.map_err(|error| connect(&error))?;
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS {
             let body = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
@@ -134,6 +184,14 @@ impl Dialer {
         let (reader, writer) = parts.io.into_inner().into_split();
         Ok(Connection { reader, writer, read })
     }
+}
+
+fn bodiless(request: Builder) -> Result<Request<Empty<Bytes>>, SessionError> {
+    request.body(Empty::new()).map_err(|error| connect(&error))
+}
+
+fn connect(error: &dyn std::error::Error) -> SessionError {
+    SessionError::Connect(root_cause(error))
 }
 
 struct AbortOnDrop(AbortHandle);

@@ -40,7 +40,6 @@ pub(crate) async fn follow_url(coordinator: Arc<Coordinator>, dialer: Dialer, sl
 pub(crate) async fn follow_dns(coordinator: Arc<Coordinator>, dialer: Dialer, host: String, port: u16) {
     // Each address has a flag whether DNS still lists it. The task of the address ends when DNS
     // does not.
-    let dialer = dialer.of_service(&host);
     let mut followed: HashMap<SocketAddr, Arc<AtomicBool>> = HashMap::new();
     let mut resolved = true;
     let mut service = Contact::new(format!("dns://{host}:{port}"));

@@ -1,4 +1,4 @@
-// What the visitor can change: the settings, keys, and a gentle load.
+// What the visitor can change: the settings, and a gentle load.
 
 import { byId, lawText, say } from "./draw.js";
 import { accepted, another, refused, shown } from "./tokens.js";
@@ -39,9 +39,9 @@ export async function ask(path, options = {}, kind = "client") {
 }
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-const reason = ({ status, body }) => body.message || body.error || `status ${status}`;
+export const reason = ({ status, body }) => body.message || body.error || `status ${status}`;
 
-function answer(id, text, isBad = false) {
+export function answer(id, text, isBad = false) {
   byId(id).dataset.kind = isBad ? "bad" : "good";
   say(byId(id), text);
 }
@@ -166,28 +166,8 @@ async function change(patch) {
   }
 }
 
-// --- keys
-
-byId("put-form").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const key = byId("put-key").value, value = byId("put-value").value;
-  answer("kv-answer", `Writing ${key} …`);
-  const begun = performance.now();
-  const result = await put(key, value);
-  const took = (performance.now() - begun).toFixed(0);
-  if (result.status === 200) answer("kv-answer", `Committed: ${key} has seq ${result.body.seq}, after ${took} ms in this browser.`);
-  else answer("kv-answer", `Not acknowledged: ${reason(result)}.`, true);
-});
-
-byId("get").addEventListener("click", async () => {
-  const key = byId("put-key").value;
-  const result = await ask(`get?key=${encodeURIComponent(key)}`);
-  if (result.status === 200) answer("kv-answer", `${key} is “${shorten(result.body.value)}”, seq ${result.body.seq}.`);
-  else answer("kv-answer", `${key}: ${reason(result)}.`, true);
-});
-
-const put = (key, value) => ask("put", { method: "POST", body: JSON.stringify({ key, value }) });
-const shorten = (text = "") => text.length > 200 ? `${text.slice(0, 200)}…` : text;
+/** Writes a key. */
+export const put = (key, value) => ask("put", { method: "POST", body: JSON.stringify({ key, value }) });
 
 // --- load
 

@@ -2,7 +2,7 @@
 // - `n`, the number of followers, `w`, the quorum of its settings, and `theory`, what theory says of their delays.
 // An entry has
 // - `settings`: what to change before the measurement; `least`: the followers that it needs (2 where it does not say);
-// - `question`, and what the visitor predicts: `ask` in words, and its `unit`, "ms" or what is counted;
+// - `question`, and what the visitor predicts: `ask` in words, and its `unit`, "ms", "%" or what is counted;
 // - `measure`: what is measured, one of measures.js, and `within`, how close to it is right, as a part of it (0.1 where it
 //   does not say);
 // - `reason`: what happened, and why;
@@ -12,7 +12,7 @@
 // - `isQuiet`: the page writes nothing but what the measure writes.
 
 import { duration } from "./draw.js";
-import { failures, lost, mean, median, retries } from "./measures.js";
+import { failures, lost, mean, median, retries, stale } from "./measures.js";
 
 const LONGEST_MS = 200;
 const FAR_MS = 500;
@@ -20,6 +20,8 @@ const UNIFORM = { minMs: 0, maxMs: LONGEST_MS };
 const MEAN_MS = 40;
 const OWN_MS = 60, SHARED_MS = 60;
 const TIMEOUT_MS = 300;
+/** So long that the way of a read does not matter. */
+const STALE_MS = 1000;
 
 /** A majority of the followers. */
 const majority = (n) => Math.floor(n / 2) + 1;
@@ -115,6 +117,20 @@ export const LESSONS = [
       + "the leader refuses writes at once rather than promise what it cannot keep. What was acknowledged is safe even if "
       + `the disks of W − 1 = ${w - 1} followers are lost for good. A larger W moves from the first number to the second. `
       + "Start the followers again.",
+  },
+  {
+    title: "Stale reads",
+    isQuiet: true,
+    settings: () => ({ write_quorum: 1, delay: { minMs: 0, maxMs: STALE_MS } }),
+    ask: "Your prediction: stale reads, in %",
+    unit: "%",
+    measure: stale,
+    question: ({ n }) => `With W = 1 a write is acknowledged once one of ${n} followers has it. The delays are from 0 to `
+      + `${STALE_MS} ms. The page writes a key, and right after the acknowledgement reads it at each of the ${n} followers. `
+      + "What share of these reads is stale, so that it still shows the value before?",
+    reason: ({ n, w }) => `Right after the acknowledgement ${w} of ${n} followers has the write, and N − W of N do not: `
+      + `${(100 * (n - w) / n).toFixed(0)} %. Fewer, the later the read. With W = ${n} no read at a follower is stale, and every `
+      + "write pays for that. Reads at the leader are never stale, with any W.",
   },
   {
     title: "The leader is killed",

@@ -121,15 +121,15 @@ function finish({ value, error, theory, detail = "" }, about) {
   const { unit, within = 0.1 } = lesson;
   const { predicted } = asked;
   asked = null;
-  const margin = (of) => unit === "ms" ? Math.max(error, of * within) : error;
+  const margin = (of) => unit === "ms" ? Math.max(error, of * within) : unit === "%" ? Math.max(error, 5) : error;
   const off = Math.abs(predicted - value);
   const grade = off <= margin(value) ? "Right"
     : Math.abs(predicted - theory) <= margin(theory) ? "Right in theory, and the cluster needs some time of its own"
       : `Off by ${show(off, unit)}`;
-  const measured = error ? `${value.toFixed(1)} ± ${show(error, unit)}` : show(value, unit);
+  const measured = error ? `${value.toFixed(unit === "%" ? 0 : 1)} ± ${show(error, unit)}` : show(value, unit);
   load(lesson.isQuiet ? 0 : undefined);
   say(byId("lesson-step"), "");
-  say(byId("grade"), `${grade}: you predicted ${unit === "ms" ? `${predicted} ms` : show(predicted, unit)}, your cluster measured ${measured}, and theory says `
+  say(byId("grade"), `${grade}: you predicted ${unit === "ms" || unit === "%" ? `${predicted} ${unit}` : show(predicted, unit)}, your cluster measured ${measured}, and theory says `
     + `${show(theory, unit)}.`);
   say(byId("reason"), `${detail} ${lesson.reason(about)}`.trimStart());
   byId("lessons").children[LESSONS.indexOf(lesson)].dataset.done = "";
@@ -139,5 +139,6 @@ function finish({ value, error, theory, detail = "" }, about) {
 /** "98.2 ms", "3 followers". */
 function show(value, unit) {
   if (unit === "ms") return `${value.toFixed(1)} ms`;
+  if (unit === "%") return `${value.toFixed(0)} %`;
   return unit ? plural(value, unit) : number(value);
 }

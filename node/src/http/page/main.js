@@ -3,6 +3,7 @@
 import { show as showControls } from "./controls.js";
 import { byId, duration, level, node, number, plural, say, shortName, stateText, usualDelayMs } from "./draw.js";
 import { draw, since } from "./histogram.js";
+import "./keys.js";
 import * as lessons from "./lessons.js";
 import * as stage from "./stage.js";
 import { follow } from "./updates.js";

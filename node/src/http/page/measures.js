@@ -1,7 +1,7 @@
 // What a lesson measures. Each measure is a function that begins one: the result takes every update, and returns what to
 // show as `step` until it has the `value`, with its `error`, what `theory` says, and further facts in `detail`.
 
-import { acknowledged, ask } from "./controls.js";
+import { acknowledged, ask, put, reason } from "./controls.js";
 import { number, plural } from "./draw.js";
 
 const WRITES = 100;
@@ -9,6 +9,9 @@ const WRITES = 100;
 const PROOF = 10;
 /** Nothing was committed for so long: writes have stopped. */
 const STOPPED_MS = 1500;
+/** Reads at followers, and the key that is written before them. */
+const READS = 100;
+const STALE_KEYS = ["live-page/stale-0", "live-page/stale-1"];
 const COUNTER = "live-page/counter";
 const ATTEMPTS = 3;
 /** Before the page gives up. */
@@ -37,6 +40,37 @@ function quantile({ count, buckets }, share) {
   let seen = 0;
   const found = buckets.find(([, , inBucket]) => (seen += inBucket) >= share * count);
   return found ? (found[0] + found[1]) / 2 : 0;
+}
+
+/** How many of the reads at followers right after an acknowledgement are stale, in per cent. */
+export function stale() {
+  let result = null, step = "";
+  let reads = 0, missed = 0, passedMs = 0;
+  const run = async (key) => {
+    while (reads < READS) {
+      const written = await put(key, new Date().toISOString());
+      if (written.status !== 200) throw new Error(reason(written));
+      const begun = performance.now();
+      const read = await ask(`replicas?key=${key}`);
+      if (read.status !== 200) throw new Error(reason(read));
+      const answers = read.body.replicas.filter((replica) => replica.stale !== null);
+      passedMs += (performance.now() - begun) * answers.length;
+      reads += answers.length;
+      missed += answers.filter((replica) => replica.stale).length;
+      step = `Measuring: ${Math.floor(reads / 20) * 20} of ${READS} reads.`;
+    }
+  };
+  Promise.all(STALE_KEYS.map(run)).then(
+    () => { result = { share: missed / reads, laterMs: passedMs / reads }; },
+    (error) => { step = `Not measured: ${error.message}.`; },
+  );
+  return ({ theory, w }) => {
+    if (!result) return { step };
+    const { share, laterMs } = result;
+    const detail = `The reads were answered ${laterMs.toFixed(0)} ms after the acknowledgement, on average.`;
+    const error = 200 * Math.sqrt(share * (1 - share) / reads);
+    return { value: 100 * share, error, theory: 100 * theory.stale(w, laterMs), detail };
+  };
 }
 
 /** The most followers that were down while writes were acknowledged, once they no longer are. */

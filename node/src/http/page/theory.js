@@ -21,7 +21,8 @@ let known = { of: "" };
 
 /**
  * What theory says while the followers with these numbers confirm: for a quorum of `w`, the chance `below(w, ms)` of a
- * commit by then, the `mean(w)` in milliseconds and the `quantile(w, share)`.
+ * commit by then, the `mean(w)` in milliseconds, the `quantile(w, share)`, and `stale(w, ms)`, the share of reads at a random
+ * follower that miss a write so long after its commit.
  */
 export function theoryOf(config, numbers) {
   const law = config.delay ?? { minMs: config.min_delay_ms, maxMs: config.max_delay_ms };
@@ -46,7 +47,22 @@ function compute(law, numbers, isUniform) {
   const below = (w, ms) => reached(ms)[w];
   const means = isUniform ? null : integrate(reached, followers, law.shared ? 1.01 : 1.002);
   const mean = (w) => means ? means[w] : law.minMs + (law.maxMs - law.minMs) * w / (followers + 1);
-  return { isUniform, followers, below, mean, quantile: (w, share) => bisect((ms) => below(w, ms), share) };
+  // The shared part delays the commit and the confirmations alike.
+  const stale = (w, ms) => cdfs.reduce((sum, cdf, index) => {
+    return sum + missing(cdf, cdfs.filter((_, other) => other !== index), w, ms) / followers;
+  }, 0);
+  return { isUniform, followers, below, mean, stale, quantile: (w, share) => bisect((ms) => below(w, ms), share) };
+}
+
+/** The chance that a follower has a write later than `ms` after `w` of the others have it. */
+function missing(cdf, others, w, ms) {
+  let sum = 0, before = 0, reached = 0;
+  for (let at = 1e-3; before < HOUR_MS && reached < 1 - 1e-9; at = Math.min(at * 1.01, HOUR_MS)) {
+    const now = countsOf(others.map((other) => other(at))).slice(w).reduce((total, chance) => total + chance, 0);
+    sum += (now - reached) * (1 - cdf((before + at) / 2 + ms));
+    [before, reached] = [at, now];
+  }
+  return sum;
 }
 
 /** The mean for each quorum: the integral of the chance that the write is not committed yet. */
