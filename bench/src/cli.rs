@@ -13,6 +13,7 @@ mod report;
 mod staleness;
 mod steady;
 mod sweep;
+mod top;
 
 use std::{fs, io::ErrorKind, path::Path, process::ExitCode};
 
@@ -23,6 +24,7 @@ pub use self::{
     advise::AdviseArguments, check::CheckArguments, compare::CompareArguments, curves::CurvesArguments,
     failover::FailoverArguments, load::LoadArguments, play::PlayArguments, recover::RecoverArguments,
     report::ReportArguments, staleness::StalenessArguments, steady::SteadyArguments, sweep::SweepArguments,
+    top::TopArguments,
 };
 use crate::{
     node_command,
@@ -72,6 +74,12 @@ enum Command {
     /// Starts a leader and five followers with disks as processes on this machine, prints the address of the leader's page and
     /// opens it where there is a desktop. Commands on standard input kill, pause and start nodes, until quit.
     Play(PlayArguments),
+    /// Follow a cluster live in the terminal: quorum, delays, latency beside theory, and the state of each follower
+    ///
+    /// Shows what the leader's page shows in a browser, of a cluster that runs already: http://localhost:8000 unless another one
+    /// is named. Changes nothing.
+    #[command(after_help = top::AFTER_HELP)]
+    Top(Box<TopArguments>),
     /// Break a cluster, and say whether what its clients saw was linearizable
     ///
     /// Starts a leader and five followers as processes on this machine. While clients write and read, kills and pauses
@@ -141,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Staleness(arguments) => exit_code(staleness::main(&arguments)),
         Command::Advise(arguments) => exit_code(advise::main(&arguments)),
         Command::Report(arguments) => exit_code(report::main(&arguments)),
+        Command::Top(arguments) => exit_code(top::main(&arguments)),
         Command::Play(arguments) => exit_code(play::main(&arguments)),
         Command::Check(arguments) => exit_code(check::main(&arguments)),
         Command::Load(arguments) => exit_code(load::main(&arguments)),

@@ -7,6 +7,7 @@
 //! - [`load`] measures what a cluster can do at most and at what price, also beside other systems and its own settings;
 //! - [`check`] breaks a cluster and says whether what its clients saw was linearizable;
 //! - [`report`] makes one document of the results in a directory;
+//! - [`top`] follows a cluster in the terminal;
 //! - [`kvctl`], a program of its own, saves a cluster's state and restores it. `kubectl-kv` (module `kubectl`) does this and
 //!   more for KvClusters, with [`cli`] for a sweep and a check.
 //!
@@ -34,3 +35,4 @@ pub mod staleness;
 pub mod stats;
 pub mod sweep;
 pub mod theory;
+pub mod top;

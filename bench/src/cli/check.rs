@@ -155,14 +155,14 @@ impl CheckArguments {
     }
 
     fn heal_timeout(&self) -> Duration {
-        let default_s = if self.cluster.kube.is_some() { KUBE_HEAL_TIMEOUT_S } else { HEAL_TIMEOUT_S };
+        let default_s = if self.cluster.running.kube.is_some() { KUBE_HEAL_TIMEOUT_S } else { HEAL_TIMEOUT_S };
         Duration::from_secs(self.heal_timeout_s.unwrap_or(default_s))
     }
 
     #[cfg(feature = "kubernetes")]
     async fn kube_cluster(&self) -> Result<KubeTarget> {
-        let (access, resource) = self.cluster.resource().await?;
-        KubeTarget::reach(&access, resource, self.cluster.credentials()?, self.heal_timeout()).await
+        let (access, resource) = self.cluster.running.resource().await?;
+        KubeTarget::reach(&access, resource, self.cluster.running.credentials()?, self.heal_timeout()).await
     }
 
     /// The cluster to start. Data of an earlier check goes: this one begins with followers that have nothing.
@@ -179,7 +179,7 @@ impl CheckArguments {
     /// # Errors
     /// [`WrongUsage`] when the cluster is one that this program can neither break nor repair.
     fn refuse_what_cannot_be_broken(&self) -> Result<()> {
-        if self.cluster.leader.is_some() || self.cluster.compose {
+        if self.cluster.running.leader.is_some() || self.cluster.running.compose {
             let why = "a check breaks a cluster that it starts, or the pods of a KvCluster (--kube)";
             return Err(WrongUsage::error(why));
         }
@@ -195,7 +195,7 @@ pub(super) fn main(arguments: &CheckArguments) -> Result<u8> {
 async fn run(arguments: &CheckArguments) -> Result<u8> {
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
     arguments.refuse_what_cannot_be_broken()?;
-    let local = arguments.cluster.kube.is_none().then(|| arguments.local_options()).transpose()?;
+    let local = arguments.cluster.running.kube.is_none().then(|| arguments.local_options()).transpose()?;
     let out = &arguments.out;
     super::make_directory(out)?;
     let progress = Progress::on_stderr();

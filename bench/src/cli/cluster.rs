@@ -40,10 +40,10 @@ pub(super) enum Durability {
     Disk,
 }
 
-/// Which cluster.
+/// Which cluster that runs already.
 #[derive(Clone, Debug, Args)]
-pub(super) struct ClusterArguments {
-    /// Leader of a cluster that runs already, http://HOST:PORT or https://HOST:PORT (default: start one on this machine)
+pub(super) struct RunningArguments {
+    /// Leader of a cluster that runs already, http://HOST:PORT or https://HOST:PORT
     #[arg(long, value_name = "URL", value_parser = url, conflicts_with = "compose", help_heading = "Cluster")]
     pub leader: Option<String>,
 
@@ -73,8 +73,15 @@ pub(super) struct ClusterArguments {
 
     #[command(flatten)]
     pub tls: TlsArguments,
+}
 
-    /// Followers to start [default: 5]
+/// Which cluster: one that runs already, or one to start.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ClusterArguments {
+    #[command(flatten)]
+    pub running: RunningArguments,
+
+    /// Followers to start, where no cluster is named that runs already [default: 5]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=60),
         conflicts_with_all = ["leader", "compose", "kube"], help_heading = "Cluster")]
     pub follower_count: Option<u16>,
@@ -130,17 +137,17 @@ pub(super) struct LocalDefaults {
     pub start_timeout: Duration,
 }
 
-impl ClusterArguments {
-    /// Whether the cluster runs already.
-    pub(super) fn is_running(&self) -> bool {
+impl RunningArguments {
+    /// Whether one is named.
+    pub(super) fn is_named(&self) -> bool {
         self.leader.is_some() || self.compose || self.kube.is_some()
     }
 
-    /// The cluster that runs already; nothing where one is to be started.
+    /// The cluster that is named; nothing where none is.
     ///
     /// # Errors
     /// When a KvCluster cannot be reached.
-    pub(super) async fn running(&self) -> Result<Option<RunningCluster>> {
+    pub(super) async fn reach(&self) -> Result<Option<RunningCluster>> {
         Ok(if let Some(leader) = &self.leader {
             Some(match self.passage()? {
                 Some(passage) => {
@@ -192,6 +199,13 @@ impl ClusterArguments {
         let (access, name) = (Access::infer().await?, self.kube.as_deref().unwrap_or_default());
         let resource = KvClusterResource::new(access.client.clone(), name, self.namespace.as_deref());
         Ok((access, resource))
+    }
+}
+
+impl ClusterArguments {
+    /// Whether the cluster runs already.
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_named()
     }
 
     /// The delays of a running cluster are changed by a sweep alone.

@@ -216,7 +216,7 @@ async fn run(arguments: &LoadArguments) -> Result<u8> {
     };
     let mut options = arguments.workload.options(cluster.request_timeout);
     if arguments.workload.protocol == ProtocolKind::Redis {
-        let passage = arguments.cluster.passage()?;
+        let passage = arguments.cluster.running.passage()?;
         cluster.over_redis(arguments.workload.redis_address.as_deref(), passage).await?;
     } else {
         options.explain |= cluster.has_delays;

@@ -105,7 +105,7 @@ impl StalenessArguments {
     }
 
     async fn cluster(&self) -> Result<RunningCluster> {
-        if let Some(running) = self.cluster.running().await? {
+        if let Some(running) = self.cluster.running.reach().await? {
             return Ok(running);
         }
         let data = data_directory(self.cluster.durability.unwrap_or(Durability::Memory), &self.out)?;
@@ -117,7 +117,7 @@ impl StalenessArguments {
 
 /// Runs the measurement; the value is the exit code.
 pub(super) fn main(arguments: &StalenessArguments) -> Result<u8> {
-    if arguments.cluster.leader.is_some() && arguments.cluster.followers.is_empty() {
+    if arguments.cluster.running.leader.is_some() && arguments.cluster.running.followers.is_empty() {
         return Err(WrongUsage::error("reads go to the followers: give their addresses by --followers"));
     }
     // One thread, as in a sweep: an answer that wakes another thread is late by that wake-up.

@@ -141,7 +141,7 @@ impl SweepArguments {
     }
 
     async fn cluster(&self) -> Result<RunningCluster> {
-        if let Some(running) = self.cluster.running().await? {
+        if let Some(running) = self.cluster.running.reach().await? {
             return Ok(running);
         }
         let data = data_directory(self.cluster.durability.unwrap_or(Durability::Memory), &self.out)?;

@@ -33,6 +33,7 @@ mod standby;
 mod support;
 mod tls;
 mod tokens;
+mod top;
 mod values;
 mod versions;
 mod watch;

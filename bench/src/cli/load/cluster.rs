@@ -67,7 +67,7 @@ impl LoadCluster {
 /// The cluster that the command line names, or one that is started for it.
 pub(super) async fn cluster(arguments: &ClusterArguments, out: &Path) -> Result<LoadCluster> {
     arguments.refuse_delays_of_running()?;
-    if let Some(running) = arguments.running().await? {
+    if let Some(running) = arguments.running.reach().await? {
         let target = LoadTarget {
             description: running.description.clone(),
             dialect: Dialect::Http,
