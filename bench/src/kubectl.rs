@@ -198,8 +198,9 @@ async fn carry_out(arguments: Arguments) -> Result<u8> {
             let leader = open(&name).await?.leader().await?;
             match from {
                 Some(from) => {
-                    let keys = backup::restore(&leader.client, &from, overwrite, patience).await?;
-                    format!("{keys} keys of {} restored\n", from.display())
+                    let source = backup::Source::File(from);
+                    let keys = backup::restore(&leader.client, &source, None, overwrite, patience).await?;
+                    format!("{keys} keys of {source} restored\n")
                 }
                 None => {
                     backup::give_up(&leader.client, patience).await?;

@@ -1,14 +1,14 @@
 //! The format of a backup: lines of JSON. The first and the last line describe the file.
 //!
 //! ```text
-//! {"kvcluster_backup":2,"epoch":"4.5330a361fbe5e544","keys":3}
+//! {"kvcluster_backup":2,"cluster":"shop/demo","epoch":"4.5330a361fbe5e544","keys":3}
 //! {"key":"color","seq":7,"value":"blue"}
 //! {"key":"pixel","seq":1,"value_base64":"iVBORw=="}
 //! {"key":"shape","seq":3,"value":null}
 //! {"end":{"keys":3,"digest":"1ba62d6a2cbe21ec"}}
 //! ```
 //!
-//! A value that is not UTF-8 is `value_base64` in place of `value`. Format 1 has no such values and is
+//! The cluster is absent where the leader knows no name. A value that is not UTF-8 is `value_base64` in place of `value`. Format 1 has no such values and is
 //! otherwise the same, so this release reads both.
 //!
 //! A backup contains deleted keys, without a value, so that their sequence numbers continue after a
@@ -29,6 +29,9 @@ pub const FORMAT: u32 = 2;
 pub struct Header {
     /// Number of the format.
     pub kvcluster_backup: u32,
+    /// The cluster that it is a backup of, where its leader has a name for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
     /// The epoch of the leader that wrote it.
     pub epoch: String,
     /// How many keys follow, deleted ones included.
@@ -86,6 +89,7 @@ pub enum BackupError {
 #[derive(Clone)]
 pub struct Writer {
     format: u32,
+    cluster: Option<String>,
     digest: Xxh3,
     keys: u64,
 }
@@ -99,12 +103,17 @@ impl Default for Writer {
 impl Writer {
     /// A writer of this format. In formats before 2, every value has to be UTF-8.
     pub fn of_format(format: u32) -> Self {
-        Self { format, digest: Xxh3::default(), keys: 0 }
+        Self { format, cluster: None, digest: Xxh3::default(), keys: 0 }
+    }
+
+    /// A writer for the cluster of this name.
+    pub fn of_cluster(cluster: Option<&str>) -> Self {
+        Self { cluster: cluster.map(str::to_owned), ..Self::default() }
     }
 
     /// The first line.
     pub fn header(&mut self, epoch: String, keys: u64) -> String {
-        self.line(&Header { kvcluster_backup: self.format, epoch, keys })
+        self.line(&Header { kvcluster_backup: self.format, cluster: self.cluster.clone(), epoch, keys })
     }
 
     /// A key's line.
@@ -190,6 +199,11 @@ impl Reader {
         Ok(Some(saved))
     }
 
+    /// The first line, once it was read.
+    pub fn header(&self) -> Option<&Header> {
+        self.header.as_ref()
+    }
+
     /// Ends the backup after its last line.
     ///
     /// # Errors
@@ -236,6 +250,17 @@ mod tests {
         let keys = read(&written()).expect("whole");
         let binary = Saved { value: Some(b"\xff\n\x00"[..].into()), ..saved(4, None) };
         assert_eq!(keys, [saved(1, Some("one\n\"line\"")), saved(2, None), saved(3, Some("")), binary]);
+    }
+
+    #[test]
+    fn the_name_of_the_cluster_is_part_of_what_the_digest_covers() {
+        let mut writer = Writer::of_cluster(Some("shop/demo"));
+        let text = writer.header("4.01".to_owned(), 0) + &writer.trailer();
+        let mut reader = Reader::default();
+        text.split_inclusive('\n').for_each(|line| drop(reader.line(line).expect("a line")));
+        assert_eq!(reader.header().and_then(|header| header.cluster.as_deref()), Some("shop/demo"));
+        let error = read(&text.replace("shop/demo", "shop/dem0")).expect_err("another name").to_string();
+        assert!(error.contains("was changed after it was made"), "{error}");
     }
 
     #[test]

@@ -179,6 +179,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
         gate: Arc::new(settings.http.gate()?),
         draining: Arc::new(AtomicBool::new(false)),
         kvcluster: settings.kvcluster().map(Into::into),
+        cluster: settings.cluster().or(settings.kvcluster()).map(Into::into),
     };
     for tokens in [&site.access.cluster, &site.access.clients].into_iter().flatten() {
         tokio::spawn(Tokens::follow(Arc::downgrade(tokens)));

@@ -106,7 +106,8 @@ pub struct Settings {
     /// Follower: directory of its own for its state; created if it does not exist
     #[arg(long, env = "DATA_DIR")]
     pub data_dir: Option<String>,
-    /// Follower: name of its cluster; a data directory that was made for another cluster is refused
+    /// Name of the cluster: a follower refuses a data directory that was made for another one, and a leader writes it into
+    /// backups [default at a leader: KVCLUSTER]
     #[arg(long, env = "CLUSTER_NAME")]
     pub cluster_name: Option<String>,
     /// Leader: the KvCluster that decides its configuration, as NAMESPACE/NAME; the page at / then shows the commands

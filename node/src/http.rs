@@ -91,6 +91,8 @@ pub struct Site {
     pub draining: Arc<AtomicBool>,
     /// The KvCluster that decides the configuration of this node, `NAMESPACE/NAME`.
     pub kvcluster: Option<Arc<str>>,
+    /// The name of the cluster, which a leader writes into backups.
+    pub cluster: Option<Arc<str>>,
 }
 
 impl Site {
@@ -124,6 +126,7 @@ impl Site {
             gate: Arc::default(),
             draining: Arc::default(),
             kvcluster: None,
+            cluster: None,
         }
     }
 }

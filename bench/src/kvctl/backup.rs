@@ -1,15 +1,20 @@
-//! A cluster's state as a file, and back.
+//! A cluster's state as a backup, and back.
 
 use std::{
+    fmt,
     fs::{self, File},
-    io::{BufRead, BufReader, BufWriter, Write},
-    path::Path,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
-use kv_node::backup::{Reader, Whole};
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, TryStreamExt};
+use kv_node::backup::Whole;
 
+use super::lines::{self, Checker, Chunks, KeyLines};
+#[cfg(feature = "object-store")]
+use super::place::Kept;
 use crate::client::{NodeClient, RestoreError, RestoreStep, until_answered};
 
 /// About how many bytes of lines go with one request.
@@ -21,6 +26,62 @@ const REQUEST_KEYS: usize = 1_000;
 /// How long one request may take; the leader answers earlier, after its replication timeout.
 const REQUEST_MAX: Duration = Duration::from_secs(60);
 
+/// A backup that can be read, again and again.
+#[derive(Clone)]
+pub(crate) enum Source {
+    /// A file of this machine.
+    File(PathBuf),
+    /// One of a directory or a bucket, with a record.
+    #[cfg(feature = "object-store")]
+    Kept(Box<Kept>),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            #[cfg(feature = "object-store")]
+            Self::Kept(kept) => write!(f, "{kept}"),
+        }
+    }
+}
+
+impl Source {
+    async fn open(&self) -> Result<Chunks> {
+        match self {
+            Self::File(path) => lines::of_file(path),
+            #[cfg(feature = "object-store")]
+            Self::Kept(kept) => kept.open().await,
+        }
+    }
+
+    /// Reads it to its end; returns what it is.
+    ///
+    /// # Errors
+    /// When it is no whole backup, not the one of its record, or of another cluster than `of`.
+    pub(crate) async fn check(&self, of: Option<&str>) -> Result<Whole> {
+        let (whole, _bytes) = lines::check(self.open().await?).await?;
+        #[cfg(feature = "object-store")]
+        if let Self::Kept(kept) = self {
+            kept.record.compare(&whole, _bytes)?;
+        }
+        match (of, whole.header.cluster.as_deref()) {
+            (Some(of), Some(is)) if of != is => bail!("it is a backup of the cluster {is}, not of {of}"),
+            (Some(of), None) => bail!("it does not say of which cluster it is a backup, so not that of {of}"),
+            _ => Ok(whole),
+        }
+    }
+}
+
+/// The whole state of a cluster, to be read chunk by chunk.
+///
+/// # Errors
+/// When the leader gives none.
+pub(crate) async fn of_leader(client: &NodeClient) -> Result<Chunks> {
+    let response = client.backup().await?;
+    Ok(response.bytes_stream().map(|chunk| chunk.context("the backup broke off")).boxed())
+}
+
 /// Fetches a backup into a file, which is there in full or not at all; returns how many keys it has.
 ///
 /// # Errors
@@ -30,59 +91,59 @@ pub(crate) async fn save(client: &NodeClient, file: &Path) -> Result<u64> {
     unfinished.push(".part");
     let unfinished = Path::new(&unfinished);
     let context = || format!("failed to write {}", unfinished.display());
-    let mut response = client.backup().await?;
+    let mut chunks = of_leader(client).await?;
     let mut output = BufWriter::new(File::create(unfinished).with_context(context)?);
     // Checked on the way: what is kept is what can be restored.
-    let (mut reader, mut rest) = (Reader::default(), Vec::new());
-    while let Some(chunk) = response.chunk().await.context("the backup broke off")? {
+    let mut checker = Checker::default();
+    while let Some(chunk) = chunks.try_next().await? {
         output.write_all(&chunk).with_context(context)?;
-        rest.extend_from_slice(&chunk);
-        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
-        let lines = std::str::from_utf8(&rest[..whole]).context("the backup is not text")?;
-        for line in lines.split_inclusive('\n') {
-            reader.line(line)?;
-        }
-        rest.drain(..whole);
+        checker.pass(&chunk)?;
     }
-    let keys = reader.end()?.keys;
+    let (Whole { keys, .. }, _) = checker.end()?;
     output.into_inner().context("failed to write the last of the backup")?.sync_all().with_context(context)?;
     fs::rename(unfinished, file).with_context(|| format!("failed to make {}", file.display()))?;
     Ok(keys)
 }
 
-/// Puts the keys of a file into a cluster; returns how many. Nothing of a file that is not whole is put anywhere. A restore
-/// of this file that was interrupted goes on, and until one ends the cluster shows nothing and takes nothing else.
+/// Puts the keys of a backup into a cluster; returns how many. Nothing of one that is not whole, or of another cluster than
+/// `of`, is put anywhere. A restore of this backup that was interrupted goes on, and until one ends the cluster shows nothing
+/// and takes nothing else.
 ///
 /// What is not taken is sent again for `patience`.
 ///
 /// # Errors
-/// When the file is not a whole backup, the cluster has keys (unless `overwrite`), or a key is not taken; then with how far
+/// When the source is not a whole backup, the cluster has keys (unless `overwrite`), or a key is not taken; then with how far
 /// it came.
-pub(crate) async fn restore(client: &NodeClient, file: &Path, overwrite: bool, patience: Duration) -> Result<u64> {
-    let about = || format!("failed to restore {}", file.display());
-    let Whole { keys, digest, .. } = check(file).with_context(about)?;
+pub(crate) async fn restore(
+    client: &NodeClient,
+    source: &Source,
+    of: Option<&str>,
+    overwrite: bool,
+    patience: Duration,
+) -> Result<u64> {
+    let about = || format!("failed to restore {source}");
+    let Whole { keys, digest, .. } = source.check(of).await.with_context(about)?;
     let step = |stage| RestoreStep { backup: Some(&digest), stage, overwrite };
     send(client, step(Some("begin")), String::new(), patience).await.with_context(about)?;
 
     let mut sent = 0;
     let work = async {
-        let (mut reader, mut lines, mut count) = (Reader::default(), String::new(), 0);
-        let mut input = BufReader::new(File::open(file)?);
-        while let Some(line) = next_line(&mut input)? {
-            if reader.line(&line)?.is_some() {
-                lines.push_str(&line);
+        let mut lines = KeyLines::new(source.open().await?);
+        let (mut request, mut count) = (String::new(), 0);
+        while let Some(keys) = lines.next().await? {
+            for line in keys {
+                request.push_str(&line);
                 count += 1;
-            }
-            if lines.len() >= REQUEST_BYTES || count >= REQUEST_KEYS {
-                send(client, step(None), std::mem::take(&mut lines), patience).await?;
-                sent += std::mem::take(&mut count);
+                if request.len() >= REQUEST_BYTES || count >= REQUEST_KEYS {
+                    send(client, step(None), std::mem::take(&mut request), patience).await?;
+                    sent += std::mem::take(&mut count);
+                }
             }
         }
         if count > 0 {
-            send(client, step(None), lines, patience).await?;
+            send(client, step(None), request, patience).await?;
             sent += count;
         }
-        reader.end()?;
         send(client, step(Some("end")), String::new(), patience).await?;
         anyhow::Ok(keys)
     };
@@ -112,23 +173,4 @@ async fn send(
     patience: Duration,
 ) -> Result<(), RestoreError> {
     until_answered(patience, RestoreError::is_temporary, || client.restore(step, lines.clone(), REQUEST_MAX)).await
-}
-
-/// Reads a whole backup; returns what it is.
-///
-/// # Errors
-/// What is wrong with it.
-fn check(file: &Path) -> Result<Whole> {
-    let mut reader = Reader::default();
-    let mut input = BufReader::new(File::open(file).with_context(|| format!("failed to open {}", file.display()))?);
-    while let Some(line) = next_line(&mut input)? {
-        reader.line(&line)?;
-    }
-    Ok(reader.end()?)
-}
-
-fn next_line(input: &mut impl BufRead) -> Result<Option<String>> {
-    let mut line = String::new();
-    let read = input.read_line(&mut line).context("failed to read the next line")?;
-    Ok((read > 0).then_some(line))
 }

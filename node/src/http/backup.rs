@@ -34,7 +34,7 @@ pub(super) async fn backup(State(state): State<LeaderSite>) -> Result<Response, 
     let (epoch, keys) = leader.begin_backup();
     let saving = Saving { leader: leader.clone(), _permit: permit };
 
-    let mut writer = Writer::default();
+    let mut writer = Writer::of_cluster(state.site.cluster.as_deref());
     let header = writer.header(epoch.to_string(), keys as u64);
     let body = parts((header, writer, saving), |(mut text, mut writer, saving)| {
         Ok(match saving.leader.backup_part(PART_KEYS, PART_BYTES) {
