@@ -5,6 +5,7 @@ mod contact;
 pub mod coordinator;
 pub(crate) mod dialer;
 pub(crate) mod discovery;
+mod gather;
 pub(crate) mod link;
 pub(crate) mod outbox;
 pub mod replica;

@@ -81,10 +81,19 @@ struct State {
     samples: Samples,
 }
 
+/// What waits for the timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Wait {
+    /// A write, by its index, for its delay to a follower.
+    Write(SlotId, u64),
+    /// A frame of writes without a delay, by its number, for others that join it.
+    Frame(u64),
+}
+
 /// The actions of a step after the lock is released.
 #[derive(Default)]
 struct After {
-    waits: Vec<(Duration, (SlotId, u64))>,
+    waits: Vec<(Duration, Wait)>,
     wake: SmallVec<[Arc<Outbox>; 8]>,
     writes: Vec<(Waiter, WriteOutcome)>,
     reads: Vec<(oneshot::Sender<Option<Record>>, Option<Record>)>,
@@ -106,7 +115,7 @@ impl After {
 /// The leader.
 pub struct Coordinator {
     state: Mutex<State>,
-    timer: OnceLock<Timer<(SlotId, u64)>>,
+    timer: OnceLock<Timer<Wait>>,
     started: Instant,
     seed: u64,
     runtime: Handle,
@@ -168,9 +177,16 @@ impl Coordinator {
             watches: Watches::default(),
         });
         let weak: Weak<Self> = Arc::downgrade(&coordinator);
-        let timer = Timer::with_alarm(alarm, move |over: &mut Vec<(SlotId, u64)>| {
+        let timer = Timer::with_alarm(alarm, move |over: &mut Vec<Wait>| {
             if let Some(coordinator) = weak.upgrade() {
-                coordinator.step(|state| over.iter().for_each(|(slot, index)| state.core.due(*slot, *index)));
+                coordinator.step(|state| {
+                    for wait in over.iter() {
+                        match *wait {
+                            Wait::Write(slot, index) => state.core.due(slot, index),
+                            Wait::Frame(number) => state.gathered(number),
+                        }
+                    }
+                });
             }
         });
         let _ = coordinator.timer.set(timer);
@@ -248,7 +264,7 @@ impl Coordinator {
             Output::Transmit(to, write) => state.transmit(to, &write, after),
             Output::Install(slot, job) => state.post(slot, Item::Install(job), after),
             Output::Schedule { slot, index, delay_us } => {
-                after.waits.push((Duration::from_micros(delay_us.into()), (slot, index)));
+                after.waits.push((Duration::from_micros(delay_us.into()), Wait::Write(slot, index)));
             }
             Output::Committed { waiter, receipt } => after.writes.push((waiter, WriteOutcome::Committed(receipt))),
             Output::Indeterminate { waiter, seq } => after.writes.push((waiter, WriteOutcome::Indeterminate { seq })),

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tracing::{error, warn};
 
 use super::configuration::is_member;
-use super::{After, Coordinator, State};
+use super::{After, Coordinator, State, Wait};
 use crate::deliberate;
 use crate::protocol::leader::{InstallJob, Mask, ResetReason, SlotId};
 use crate::protocol::messages::{Hello, ToFollower, ToLeader, Write};
+use crate::replication::gather::Gather;
 use crate::replication::outbox::{Item, Outbox};
 use crate::replication::wire::{self, WritesFrame};
 
@@ -27,12 +28,19 @@ pub(super) struct Path {
 
 /// Writes for the same followers, encoded once for all of them.
 ///
-/// A write wakes the connections of its followers. The first of them that runs sends what has come together until
-/// then, so that writes of many clients share frames.
+/// A write wakes the connections of its followers, at once or when others have joined it ([`Gather`]). The first of
+/// them that runs sends what has come together until then, so that writes of many clients share frames.
 #[derive(Debug, Default)]
 pub(super) struct Staged {
     to: Mask,
     frame: WritesFrame,
+    /// The number of the frame.
+    number: u64,
+    /// The index of the last write in it.
+    last: u64,
+    /// Whether the connections of its followers are not woken yet.
+    gathers: bool,
+    gather: Gather,
 }
 
 impl Coordinator {
@@ -100,12 +108,18 @@ impl Coordinator {
 
     /// Passes messages of a follower to the leader, in order.
     pub(crate) fn received(self: &Arc<Self>, slot: SlotId, session: u64, messages: &mut Vec<ToLeader>) {
+        let mut confirmed = None;
         for message in messages.iter_mut() {
-            if let ToLeader::Promised { synced, .. } = message {
-                deliberate::one_promise_fewer(synced.as_mut());
+            match message {
+                ToLeader::Promised { synced, .. } => deliberate::one_promise_fewer(synced.as_mut()),
+                ToLeader::Confirmed { ranges, .. } => confirmed = ranges.last().map(|(_, last)| *last).or(confirmed),
+                _ => {}
             }
         }
         self.step(|state| {
+            if let Some(index) = confirmed {
+                state.staged.gather.confirmed(index);
+            }
             if state.samples.waits() {
                 state.receive_sampled(slot, session, messages.drain(..), self.now_us());
             } else {
@@ -151,12 +165,29 @@ impl State {
         if self.staged.to != to || !self.staged.frame.takes(write.record.version.epoch) {
             self.send_staged();
         }
+        let in_flight = self.core.in_flight();
         if self.staged.frame.is_empty() {
             self.staged.to = to;
-            to.into_iter().filter_map(|slot| self.outbox(slot)).for_each(|outbox| after.wake(outbox));
+            self.staged.number += 1;
+            match self.staged.gather.begins(in_flight) {
+                Some(wait) => {
+                    self.staged.gathers = true;
+                    after.waits.push((wait, Wait::Frame(self.staged.number)));
+                }
+                None => to.into_iter().filter_map(|slot| self.outbox(slot)).for_each(|outbox| after.wake(outbox)),
+            }
         }
         self.staged.frame.push(write);
-        if self.staged.frame.len() >= wire::FRAME_BYTES_TARGET {
+        self.staged.last = write.index;
+        let complete = self.staged.gather.is_complete(in_flight) && self.staged.gathers;
+        if complete || self.staged.frame.len() >= wire::FRAME_BYTES_TARGET {
+            self.send_staged();
+        }
+    }
+
+    /// The wait of a frame is over, unless it has left before.
+    pub(super) fn gathered(&mut self, number: u64) {
+        if self.staged.number == number {
             self.send_staged();
         }
     }
@@ -166,9 +197,14 @@ impl State {
             return;
         }
         let frame = self.staged.frame.finish();
+        self.staged.gather.left(self.staged.last);
+        let gathered = std::mem::take(&mut self.staged.gathers);
         for slot in std::mem::take(&mut self.staged.to) {
             if let Some(outbox) = self.outbox(slot) {
                 outbox.push(Item::Writes(frame.clone()));
+                if gathered {
+                    outbox.wake();
+                }
             }
         }
     }
@@ -267,6 +303,54 @@ mod tests {
         assert_eq!(sent(&coordinator, to_first).await, [vec![1, 2], vec![3]]);
         assert_eq!(sent(&coordinator, to_second).await, [vec![1, 2], vec![], vec![3]]);
         assert_eq!(sent(&coordinator, to_third).await, [vec![2]]);
+    }
+
+    // Goal: a frame that waits for others wakes every connection when it leaves, whatever ends its wait. Method: two
+    // connections wait; the time ends, a message overtakes, or the frame is full.
+    #[tokio::test]
+    async fn a_frame_that_waited_wakes_every_connection() {
+        type End = fn(&mut State, &mut After);
+        let ends: [End; 3] = [
+            |state, _| state.gathered(1),
+            |state, after| state.post(SlotId(0), Item::Message(ToFollower::Prepare { epoch: EPOCH }), after),
+            |state, after| {
+                let version = Version { epoch: EPOCH, seq: 2 };
+                let value = Some("x".repeat(wire::FRAME_BYTES_TARGET).into());
+                let record = Record { version, value, marks: None };
+                let both = [0, 1].map(SlotId).into_iter().collect();
+                state.transmit(both, &Arc::new(Write::new(2, "key".into(), record)), after);
+            },
+        ];
+        for end in ends {
+            let coordinator = Coordinator::for_tests();
+            let both: Mask = [0, 1].map(SlotId).into_iter().collect();
+            let outboxes = [0, 1].map(|slot| {
+                let outbox = Arc::new(Outbox::new(1 << 20));
+                coordinator.state.lock().path(SlotId(slot)).outbox = Some((1, outbox.clone()));
+                outbox
+            });
+            let mut taken = [Vec::new(), Vec::new()];
+            let [first, second] = &mut taken;
+            // As connections that wait: only a wake-up shows them what is queued.
+            let mut waiting = [(&outboxes[0], first), (&outboxes[1], second)]
+                .map(|(outbox, items)| Box::pin(outbox.take(items, || {})));
+            for taking in &mut waiting {
+                assert!(futures::poll!(taking.as_mut()).is_pending());
+            }
+            let mut after = After::default();
+            {
+                let state = &mut *coordinator.state.lock();
+                state.staged.gather = Gather::expecting(10);
+                state.transmit(both, &write(1), &mut after);
+                assert!(after.wake.is_empty() && matches!(after.waits[..], [(_, Wait::Frame(1))]));
+                end(state, &mut after);
+                state.gathered(1);
+                state.gathered(7);
+            }
+            for taking in &mut waiting {
+                assert!(futures::poll!(taking.as_mut()).is_ready(), "a connection sleeps");
+            }
+        }
     }
 
     // Goal: what no connection takes is bounded. Method: more bytes than one frame has, and no connection runs.
