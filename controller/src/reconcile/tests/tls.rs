@@ -42,7 +42,7 @@ async fn certificates_come_before_the_pods_and_new_ones_are_hurried_to_them() {
     let first = secrets.lock().clone();
     let hurried = || api.writes().iter().filter(|asked| asked.path.ends_with("pods/demo-follower-0")).count();
     look().await;
-    assert_eq!((hurried(), &*secrets.lock() == &first), (0, true), "nothing has changed");
+    assert_eq!((hurried(), *secrets.lock() == first), (0, true), "nothing has changed");
     secrets.lock().remove("demo-tls");
     look().await;
     assert_eq!(secrets.lock()["demo-ca"], first["demo-ca"]);
