@@ -11,6 +11,7 @@ mod play;
 mod recover;
 mod report;
 mod staleness;
+mod standby;
 mod steady;
 mod sweep;
 mod top;
@@ -23,8 +24,8 @@ use clap::{Parser, Subcommand};
 pub use self::{
     advise::AdviseArguments, check::CheckArguments, compare::CompareArguments, curves::CurvesArguments,
     failover::FailoverArguments, load::LoadArguments, play::PlayArguments, recover::RecoverArguments,
-    report::ReportArguments, staleness::StalenessArguments, steady::SteadyArguments, sweep::SweepArguments,
-    top::TopArguments,
+    report::ReportArguments, staleness::StalenessArguments, standby::StandbyArguments, steady::SteadyArguments,
+    sweep::SweepArguments, top::TopArguments,
 };
 use crate::{
     node_command,
@@ -124,6 +125,11 @@ enum Command {
     /// Starts two leader processes and their followers on this machine. While clients write, kills the process that leads, pauses
     /// it, or asks it to hand over, again and again. Then reads every acknowledged write; exits with 3 where one is missing.
     Failover(Box<FailoverArguments>),
+    /// Measure what a standby costs: throughput without one and beside one, in turns
+    ///
+    /// Starts one leader process and its followers on this machine. Each round puts the leader under load alone, and while a second
+    /// leader process copies its state, and the ratio is taken within the round.
+    Standby(Box<StandbyArguments>),
     /// Disturb a cluster that has a standby, and count how often the standby took over: it must never
     ///
     /// Starts two leader processes and their followers, with disks, on this machine. While clients write, pauses nodes for a short
@@ -160,6 +166,7 @@ pub fn main() -> ExitCode {
         Command::Restore(arguments) => exit_code(arguments.refuse("restore")),
         Command::Recover(arguments) => exit_code(recover::main(&arguments)),
         Command::Failover(arguments) => exit_code(failover::main(&arguments)),
+        Command::Standby(arguments) => exit_code(standby::main(&arguments)),
         Command::Steady(arguments) => exit_code(steady::main(&arguments)),
         Command::Node => node_command::main(),
     }

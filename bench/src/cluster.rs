@@ -14,7 +14,7 @@ mod tunnel;
 pub(crate) use self::kvcluster::Way;
 #[cfg(feature = "kubernetes")]
 pub use self::kvcluster::kube;
-pub(crate) use self::ports::free_ports;
+pub(crate) use self::ports::{Ports, free_ports};
 pub use self::{
     local::{LocalCluster, LocalClusterOptions, Program},
     running::{RunningCluster, compose, local, remote, remote_over_tls},

@@ -24,6 +24,7 @@ pub mod recovery;
 mod report;
 mod run;
 mod schedule;
+pub mod standby;
 pub mod steady;
 mod target;
 mod writers;

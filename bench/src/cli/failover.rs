@@ -53,6 +53,10 @@ pub struct FailoverArguments {
     #[arg(long)]
     disk: bool,
 
+    /// Then measures etcd, five members with disks: the member that leads is killed as often
+    #[arg(long)]
+    beside_etcd: bool,
+
     /// Directory of the nodes' data and logs; what the last run left there goes
     #[arg(long, value_name = "DIRECTORY", default_value = "out/failover")]
     out: PathBuf,
@@ -63,8 +67,8 @@ pub struct FailoverArguments {
 /// # Errors
 /// When a node fails or no standby takes over.
 pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
-    let FailoverArguments { rounds, loss, clients, fill, follower_count, quorum, takeover_after_ms, disk, out } =
-        arguments;
+    let FailoverArguments { rounds, loss, clients, fill, follower_count, quorum, takeover_after_ms, .. } = arguments;
+    let FailoverArguments { disk, beside_etcd, out, .. } = arguments;
     super::require_possible(*quorum, *follower_count)?;
     let data = out.join("data");
     super::remove_directory(&data)?;
@@ -84,7 +88,7 @@ pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
         fill: *fill,
         patience: Duration::from_secs(120),
     };
-    let (measured, interrupted) = super::run(async {
+    let (measured, etcd, interrupted) = super::run(async {
         let interrupt = Interrupt::listen()?;
         let progress = Progress::on_stderr();
         let bar = progress.bar(*rounds);
@@ -92,14 +96,28 @@ pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
             progress.note(what);
             bar.set_position(done);
         };
-        let measured = failover::measure(cluster, options, &interrupt, report).await;
+        let measured = failover::measure(cluster, options, &interrupt, report).await?;
+        let etcd = if *beside_etcd && !interrupt.is_requested() {
+            let FailoverOptions { rounds, clients, patience, .. } = options;
+            let (found, data) = ((rounds, clients), data.join("etcd"));
+            super::make_directory(&data)?;
+            failover::etcd::measure(&data, found, patience, &interrupt, report).await?
+        } else {
+            None
+        };
         bar.finish_and_clear();
         progress.finish();
-        anyhow::Ok((measured?, interrupt.is_requested()))
+        anyhow::Ok((measured, etcd, interrupt.is_requested()))
     })?;
     print(&text(&measured, arguments));
+    match &etcd {
+        Some((name, measured)) => print(&text_of_etcd(name, measured, *clients)),
+        None if *beside_etcd && !interrupted => print("etcd is not installed: there is no such program in PATH\n"),
+        None => {}
+    }
     super::remove_directory(&data)?;
-    Ok(match (measured.lost.is_empty(), interrupted) {
+    let is_lost = |measured: &Failover| !measured.lost.is_empty();
+    Ok(match (!is_lost(&measured) && !etcd.is_some_and(|(_, measured)| is_lost(&measured)), interrupted) {
         (false, _) => EXIT_VIOLATION,
         (true, true) => EXIT_INTERRUPTED,
         (true, false) => 0,
@@ -107,7 +125,6 @@ pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
 }
 
 fn text(measured: &Failover, arguments: &FailoverArguments) -> String {
-    let Failover { gaps_ms, answers, lost } = measured;
     let FailoverArguments { loss, follower_count, quorum, takeover_after_ms, fill, clients, disk, .. } = arguments;
     let loss = match loss {
         Loss::Kill => "killed",
@@ -117,18 +134,26 @@ fn text(measured: &Failover, arguments: &FailoverArguments) -> String {
     let mut text = format!(
         "leader {loss} {} times; N = {follower_count}, W = {quorum}, {}, {fill} keys before, {clients} clients, \
          TAKEOVER_AFTER_MS={takeover_after_ms}\n",
-        gaps_ms.len(),
+        measured.gaps_ms.len(),
         if *disk { "on disk" } else { "in memory" }
     );
-    if let Some(Summary { p50_ms, p99_ms, max_ms, .. }) = Summary::of(gaps_ms) {
-        text.push_str(&format!("writes stop for    p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms, at most {max_ms:.0} ms\n"));
-    }
-    text.push_str(&what_clients_saw(*answers));
-    text.push_str(&what_is_lost(lost));
+    text.push_str(&figures(measured));
     text
 }
 
-/// What clients that know both leader processes saw.
+fn text_of_etcd(name: &str, measured: &Failover, clients: u16) -> String {
+    let times = measured.gaps_ms.len();
+    format!("\n{name}, on disk: leader killed {times} times; {clients} clients\n{}", figures(measured))
+}
+
+fn figures(Failover { gaps_ms, answers, lost }: &Failover) -> String {
+    let gaps = Summary::of(gaps_ms).map(|Summary { p50_ms, p99_ms, max_ms, .. }| {
+        format!("writes stop for    p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms, at most {max_ms:.0} ms\n")
+    });
+    format!("{}{}{}", gaps.unwrap_or_default(), what_clients_saw(*answers), what_is_lost(lost))
+}
+
+/// What clients that know every process that may lead saw.
 pub(super) fn what_clients_saw(answers: Answers) -> String {
     let Answers { acknowledged, refused, redirected, indeterminate, unclear, unconnected, unanswered } = answers;
     format!(

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cluster::LocalClusterOptions,
     interrupt::{EXIT_INTERRUPTED, Interrupt},
-    load::steady::{self, Steady, SteadyOptions},
+    load::steady::{self, Kind, Steady, SteadyOptions},
     output::print,
     progress::Progress,
 };
@@ -32,6 +32,10 @@ pub struct SteadyArguments {
     /// Longest pause of a node
     #[arg(long, value_name = "MS", default_value_t = 400, value_parser = clap::value_parser!(u64).range(1..))]
     longest_pause_ms: u64,
+
+    /// Which nodes are disturbed, comma-separated
+    #[arg(long, value_enum, value_name = "KIND,…", value_delimiter = ',', default_value = "leader,standby,followers")]
+    nodes: Vec<Kind>,
 
     /// Threads that take processors [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=1024))]
@@ -68,7 +72,7 @@ pub struct SteadyArguments {
 /// When a node fails.
 pub(super) fn main(arguments: &SteadyArguments) -> Result<u8> {
     let SteadyArguments { seconds, longest_pause_ms, busy_threads, quiet_disk, clients, .. } = arguments;
-    let SteadyArguments { follower_count, quorum, takeover_after_ms, out, .. } = arguments;
+    let SteadyArguments { nodes, follower_count, quorum, takeover_after_ms, out, .. } = arguments;
     super::require_possible(*quorum, *follower_count)?;
     let data = out.join("data");
     super::remove_directory(&data)?;
@@ -87,6 +91,7 @@ pub(super) fn main(arguments: &SteadyArguments) -> Result<u8> {
         duration: Duration::from_secs_f64(*seconds),
         clients: usize::from(*clients),
         longest_pause: Duration::from_millis(*longest_pause_ms),
+        nodes: nodes.clone(),
         busy_threads: busy_threads.map_or(processors, usize::from),
         busy_disk: (!quiet_disk).then(|| data.clone()),
         patience: Duration::from_secs(120),

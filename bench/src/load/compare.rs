@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+pub(in crate::load) use self::etcd::Members;
 pub use self::{
     process::{SUBCOMMAND, main as become_peer},
     readback::ReadBack,

@@ -3,6 +3,8 @@
 //! Clients that know both leader processes write without pause. Each round the one that leads is killed, paused or asked to
 //! hand over; then it comes back as the standby of the other. At the end every acknowledged write must be there.
 
+pub mod etcd;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +13,7 @@ use kvcluster_api::status::{FollowerState, LeaderState};
 use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
-use super::writers::{Answers, Writers};
+use super::writers::{Answers, Servers, Writers};
 use crate::{
     client::NodeClient,
     cluster::{LocalCluster, LocalClusterOptions},
@@ -82,7 +84,7 @@ pub async fn measure(
     let client = NodeClient::with(cluster.credentials(), &cluster.leader_url(), FILL_CONNECTIONS)?;
     write(&client, FILL_CONNECTIONS, fill, FILL_VALUE_BYTES, fill_key).await?;
     let (_, standby) = cluster.start_rival().await?;
-    let writers = Writers::start([cluster.leader_url(), standby], cluster.credentials(), clients)?;
+    let writers = Writers::start(Servers::Nodes, vec![cluster.leader_url(), standby], cluster.credentials(), clients)?;
     let (mut gaps_ms, mut leading) = (Vec::new(), 0);
     for round in 0..rounds {
         settled(&cluster, writers.url(1 - leading), patience).await?;

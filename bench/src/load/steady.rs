@@ -14,7 +14,7 @@ use kvcluster_api::status::{Epoch, LeaderState};
 use rand::rngs::SmallRng;
 use tokio::time::{Instant, sleep, sleep_until};
 
-pub use self::plan::{Disturbance, Node};
+pub use self::plan::{Disturbance, Kind, Node};
 use self::{
     plan::{Shape, Step, draw},
     strain::Strain,
@@ -22,7 +22,7 @@ use self::{
 use super::{
     Answers,
     failover::{settled, unsettled},
-    writers::Writers,
+    writers::{Servers, Writers},
 };
 use crate::{
     client::NodeClient,
@@ -42,6 +42,8 @@ pub struct SteadyOptions {
     pub clients: usize,
     /// The longest pause of a node.
     pub longest_pause: Duration,
+    /// Which nodes are disturbed; at least one kind.
+    pub nodes: Vec<Kind>,
     /// Threads that do nothing but take processors.
     pub busy_threads: usize,
     /// Where other files are written and synced, to slow down the disk.
@@ -83,11 +85,12 @@ pub async fn measure(
     interrupt: &Interrupt,
     report: impl Fn(&str, Duration),
 ) -> Result<Steady> {
-    let SteadyOptions { duration, clients, longest_pause, busy_threads, busy_disk, patience } = options;
+    let SteadyOptions { duration, clients, longest_pause, nodes, busy_threads, busy_disk, patience } = options;
     let shape = Shape {
         followers: cluster.followers.into(),
         restarts_at_once: (cluster.followers - cluster.write_quorum).into(),
         longest_pause,
+        nodes,
     };
     report("starting the cluster", Duration::ZERO);
     let mut cluster = LocalCluster::start(LocalClusterOptions { start_timeout: patience, ..cluster }).await?;
@@ -95,7 +98,7 @@ pub async fn measure(
     settled(&cluster, &standby, patience).await?;
     let client = NodeClient::with(cluster.credentials(), &cluster.leader_url(), 1)?;
     let first = epoch(&client).await?;
-    let writers = Writers::start([cluster.leader_url(), standby], cluster.credentials(), clients)?;
+    let writers = Writers::start(Servers::Nodes, vec![cluster.leader_url(), standby], cluster.credentials(), clients)?;
     let strain = Strain::start(busy_threads, busy_disk)?;
     let mut disturbed = Disturbed::new(client.clone(), &first);
     let mut rng: SmallRng = rand::make_rng();

@@ -1,6 +1,7 @@
-//! Clients that write without pause and know both leader processes: for how long they are not served, and what they see.
+//! Clients that write without pause and know every process that may lead: for how long they are not served, and what they see.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -9,11 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::{
     Response, StatusCode,
     header::{LOCATION, RETRY_AFTER},
     redirect::Policy,
 };
+use serde_json::{Value, json};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -96,18 +99,27 @@ impl From<&Response> for Answer {
     }
 }
 
+/// Whom the clients write to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Servers {
+    /// Leader processes of kvcluster.
+    Nodes,
+    /// Members of etcd, by the gateway that takes JSON over HTTP.
+    Etcd,
+}
+
 /// Acknowledgements since a moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Since {
     last: Instant,
     longest_gap: Duration,
     /// How many each process gave.
-    by: [usize; 2],
+    by: Vec<usize>,
 }
 
 impl Since {
-    fn now() -> Self {
-        Self { last: Instant::now(), longest_gap: Duration::ZERO, by: [0, 0] }
+    fn now(processes: usize) -> Self {
+        Self { last: Instant::now(), longest_gap: Duration::ZERO, by: vec![0; processes] }
     }
 
     fn acknowledged(&mut self, at: Instant, by: usize) {
@@ -120,7 +132,8 @@ impl Since {
 /// What the clients share.
 #[derive(Debug)]
 struct Shared {
-    urls: [String; 2],
+    servers: Servers,
+    urls: Vec<String>,
     http: reqwest::Client,
     answers: Mutex<Answers>,
     since: Mutex<Since>,
@@ -136,18 +149,19 @@ pub(super) struct Writers {
 }
 
 impl Writers {
-    /// Starts so many clients. Each writes a key of its own, one write at a time, to the first process as long as that
-    /// acknowledges.
+    /// Starts so many clients of the processes at these URLs. Each writes a key of its own, one write at a time, to the first
+    /// process as long as that acknowledges, and then to the next.
     ///
     /// # Errors
     /// When the token cannot be sent.
-    pub(super) fn start(urls: [String; 2], credentials: &Credentials, count: usize) -> Result<Self> {
+    pub(super) fn start(servers: Servers, urls: Vec<String>, credentials: &Credentials, count: usize) -> Result<Self> {
         let http = credentials.builder()?.redirect(Policy::none()).timeout(ANSWER_TIMEOUT).build();
         let shared = Arc::new(Shared {
+            since: Mutex::new(Since::now(urls.len())),
+            servers,
             urls,
             http: http.context("failed to build the HTTP client")?,
             answers: Mutex::default(),
-            since: Mutex::new(Since::now()),
             stop: AtomicBool::new(false),
         });
         let mut clients = JoinSet::new();
@@ -165,12 +179,17 @@ impl Writers {
 
     /// From now on gaps and acknowledgements count.
     pub(super) fn begin(&self) {
-        *lock(&self.shared.since) = Since::now();
+        *lock(&self.shared.since) = Since::now(self.shared.urls.len());
     }
 
     /// How many acknowledgements a process gave since then.
     pub(super) fn acknowledged_by(&self, place: usize) -> usize {
         lock(&self.shared.since).by[place]
+    }
+
+    /// How many acknowledgements all processes gave since then.
+    pub(super) fn acknowledged(&self) -> usize {
+        lock(&self.shared.since).by.iter().sum()
     }
 
     /// The longest time without an acknowledgement since then, up to the last one.
@@ -201,15 +220,31 @@ pub(super) struct LastWrites(Vec<(usize, u64)>);
 impl LastWrites {
     /// What a dump that is later than all of them lacks, in words.
     pub(super) fn lost_in(&self, dump: &Dump) -> Vec<String> {
-        let mut lost = Vec::new();
+        let found = |key: &str| dump.get(key).and_then(|entry| entry.value.as_text()?.parse().ok()).unwrap_or(0);
+        self.0
+            .iter()
+            .filter_map(|(client, written)| lost(&key_of(*client), *written, found(&key_of(*client))))
+            .collect()
+    }
+
+    /// What etcd lacks, asked at this member, in words.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub(super) async fn lost_in_etcd(&self, member: SocketAddr) -> Result<Vec<String>> {
+        let http = Credentials::default().http(1)?;
+        let mut all = Vec::new();
         for (client, written) in &self.0 {
             let key = key_of(*client);
-            let found = dump.get(&key).and_then(|entry| entry.value.as_text()?.parse::<u64>().ok()).unwrap_or(0);
-            if found < *written {
-                lost.push(format!("{key}: {written} was acknowledged, and {found} is there"));
-            }
+            let body = json!({"key": STANDARD.encode(&key)}).to_string();
+            let answer = http.post(format!("http://{member}/v3/kv/range")).body(body).send().await;
+            let answer = answer.and_then(Response::error_for_status).context("failed to read from etcd")?;
+            let answer: Value = answer.json().await.context("failed to understand etcd")?;
+            let value = answer["kvs"][0]["value"].as_str().and_then(|value| STANDARD.decode(value).ok());
+            let found = value.and_then(|value| String::from_utf8(value).ok()?.parse().ok()).unwrap_or(0);
+            all.extend(lost(&key, *written, found));
         }
-        lost
+        Ok(all)
     }
 }
 
@@ -226,7 +261,7 @@ impl Shared {
                 lock(&self.since).acknowledged(Instant::now(), place);
                 continue;
             }
-            place = 1 - place;
+            place = (place + 1) % self.urls.len();
             sleep(RETRY_PAUSE).await;
         }
         written
@@ -234,9 +269,19 @@ impl Shared {
 
     /// Sends a write once.
     async fn attempt(&self, place: usize, client: usize, value: u64) -> Result<Answer, reqwest::Error> {
-        let body = serde_json::json!({"key": key_of(client), "value": value.to_string()}).to_string();
-        let request = self.http.post(format!("{}/put", self.urls[place])).body(body);
-        let response = request.header("idempotency-key", format!("{client}-{value}")).send().await?;
+        let (key, value) = (key_of(client), value.to_string());
+        let request = match self.servers {
+            Servers::Nodes => {
+                let body = json!({"key": key, "value": value}).to_string();
+                let request = self.http.post(format!("{}/put", self.urls[place])).body(body);
+                request.header("idempotency-key", format!("{client}-{value}"))
+            }
+            Servers::Etcd => {
+                let body = json!({"key": STANDARD.encode(key), "value": STANDARD.encode(value)}).to_string();
+                self.http.post(format!("{}/v3/kv/put", self.urls[place])).body(body)
+            }
+        };
+        let response = request.send().await?;
         let answer = Answer::from(&response);
         // Read to its end, so that the connection can be used again.
         response.bytes().await?;
@@ -246,6 +291,11 @@ impl Shared {
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// That an older value than the acknowledged one is there, in words.
+fn lost(key: &str, written: u64, found: u64) -> Option<String> {
+    (found < written).then(|| format!("{key}: {written} was acknowledged, and {found} is there"))
 }
 
 fn key_of(client: usize) -> String {
@@ -259,12 +309,12 @@ mod tests {
 
     #[test]
     fn the_longest_gap_is_found_among_what_came_after_the_begin() {
-        let mut since = Since::now();
+        let mut since = Since::now(2);
         let begun = since.last;
         for (ms, by) in [(10, 0), (730, 1), (731, 1)] {
             since.acknowledged(begun + Duration::from_millis(ms), by);
         }
-        assert_eq!((since.longest_gap, since.by), (Duration::from_millis(720), [1, 2]));
+        assert_eq!((since.longest_gap, since.by), (Duration::from_millis(720), vec![1, 2]));
     }
 
     #[test]

@@ -194,6 +194,19 @@ async fn kv_bench_measures_for_how_long_writes_stop() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn kv_bench_measures_what_a_standby_costs() {
+    let out = TempDir::new().expect("a directory");
+    let line =
+        ["standby", "--rounds", "2", "--seconds", "0.3", "--connections", "4", "--keys", "100", "--durability", "disk"];
+    let run = support::kv_bench(out.path(), &line).await;
+    let text = support::stdout(&run);
+    assert!(run.status.success(), "{text}{}", support::stderr(&run));
+    for words in ["W = 3, 4 connections, 100 keys, Disk", "beside one (medians of 2 rounds)", "failed             0"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
 // Goal: clients of a leader that ends are sent to the next one, on connections that they have and on new ones. Method: it is
 // asked until it is gone.
 #[tokio::test(flavor = "multi_thread")]
@@ -237,4 +250,17 @@ async fn kv_bench_finds_no_needless_takeover() {
     for words in ["takeovers: 0", "followers paused", "longest pause", "acknowledged writes: all are there"] {
         assert!(text.contains(words), "{words}: {text}");
     }
+}
+
+// Goal: a takeover is counted, so that none means none. Method: the leader alone is paused, longer than it may be silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn kv_bench_counts_takeovers() {
+    let out = TempDir::new().expect("a directory");
+    let pauses = ["--nodes", "leader", "--longest-pause-ms", "4000", "--takeover-after-ms", "300"];
+    let line = [&["steady", "--seconds", "15", "--busy-threads", "0", "--quiet-disk"][..], &pauses].concat();
+    let run = support::kv_bench(out.path(), &line).await;
+    let text = support::stdout(&run);
+    assert_eq!(run.status.code(), Some(3), "{text}{}", support::stderr(&run));
+    assert!(text.contains("TAKEOVER after ") && !text.contains("takeovers: 0"), "{text}");
+    assert!(text.contains("acknowledged writes: all are there") && !text.contains("followers"), "{text}");
 }

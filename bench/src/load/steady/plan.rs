@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use clap::ValueEnum;
 use rand::{Rng, RngExt};
 
 /// The shortest pause of a node.
@@ -68,13 +69,25 @@ impl fmt::Display for Disturbance {
     }
 }
 
+/// Which nodes are disturbed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// The process that leads: it is paused.
+    Leader,
+    /// The one that waits: it is paused.
+    Standby,
+    /// They are paused, and restart.
+    Followers,
+}
+
 /// The cluster that is disturbed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shape {
     pub followers: usize,
     /// How many followers a write quorum can spare.
     pub restarts_at_once: usize,
     pub longest_pause: Duration,
+    pub nodes: Vec<Kind>,
 }
 
 /// One end of a disturbance, at a time of the round.
@@ -92,11 +105,12 @@ impl Step {
     }
 }
 
-/// The steps of a round, in order. At least one node is disturbed.
+/// The steps of a round, in order. At least one node is disturbed, so `shape` must have a kind of nodes.
 pub(super) fn draw(shape: &Shape, rng: &mut impl Rng) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut restarted = Vec::new();
-    if shape.restarts_at_once > 0 && rng.random_bool(RESTARTS) {
+    let has = |kind| shape.nodes.contains(&kind);
+    if has(Kind::Followers) && shape.restarts_at_once > 0 && rng.random_bool(RESTARTS) {
         let count = rng.random_range(1..=shape.restarts_at_once);
         restarted = rand::seq::index::sample(rng, shape.followers, count).into_vec();
         for follower in &restarted {
@@ -107,7 +121,10 @@ pub(super) fn draw(shape: &Shape, rng: &mut impl Rng) -> Vec<Step> {
     }
     while steps.is_empty() {
         let followers = (0..shape.followers).filter(|follower| !restarted.contains(follower)).map(Node::Follower);
-        for node in [Node::Leader, Node::Standby].into_iter().chain(followers) {
+        let followers = followers.filter(|_| has(Kind::Followers));
+        let leader = has(Kind::Leader).then_some(Node::Leader);
+        let standby = has(Kind::Standby).then_some(Node::Standby);
+        for node in leader.into_iter().chain(standby).chain(followers) {
             if rng.random_bool(PAUSES) {
                 let lasts = between(SHORTEST_PAUSE.min(shape.longest_pause), shape.longest_pause, rng);
                 add(&mut steps, node, Disturbance::Pause, lasts, rng);
@@ -147,14 +164,16 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape { followers: 5, restarts_at_once: 2, longest_pause: Duration::from_millis(400) };
+    fn shape(restarts_at_once: usize, nodes: &[Kind]) -> Shape {
+        Shape { followers: 5, restarts_at_once, longest_pause: Duration::from_millis(400), nodes: nodes.to_vec() }
+    }
 
     // Goal: no round breaks what a leader needs. Method: many rounds, with and without a follower to spare.
     #[test]
     fn a_round_leaves_a_quorum_and_pauses_nothing_for_too_long() {
         let mut rng = SmallRng::seed_from_u64(5);
         let mut seen = BTreeSet::new();
-        for shape in [SHAPE, Shape { restarts_at_once: 0, ..SHAPE }] {
+        for shape in [shape(2, Kind::value_variants()), shape(0, Kind::value_variants())] {
             for _ in 0..500 {
                 let steps = draw(&shape, &mut rng);
                 assert!(!steps.is_empty() && steps.is_sorted_by_key(Step::at), "{steps:?}");
@@ -176,6 +195,20 @@ mod tests {
         let kinds = ["leader", "standby", "followers"].map(|kind| (kind, Disturbance::Pause));
         let restarts = [("followers", Disturbance::Kill), ("followers", Disturbance::Terminate)];
         assert_eq!(seen, kinds.into_iter().chain(restarts).collect());
+    }
+
+    #[test]
+    fn no_other_nodes_are_disturbed_than_asked_for() {
+        let mut rng = SmallRng::seed_from_u64(5);
+        let kinds = [("leader", Kind::Leader), ("standby", Kind::Standby), ("followers", Kind::Followers)];
+        for (name, kind) in kinds {
+            for _ in 0..100 {
+                for step in draw(&shape(2, &[kind]), &mut rng) {
+                    let (Step::Begin { node, .. } | Step::End { node, .. }) = step;
+                    assert_eq!(node.kind(), name);
+                }
+            }
+        }
     }
 
     #[test]
