@@ -19,6 +19,8 @@ pub(crate) enum Mutation {
     WipedCountsAsFull,
     /// Recovery waits for N − W promises.
     RecoversWithOneFewer,
+    /// A candidate asks for promises once N − W followers hear no leader.
+    AsksAfterFewerSilent,
     /// Recovery takes over one follower's records instead of merging.
     PromotesInsteadOfMerging,
     /// A part of an install overwrites what is newer in the same epoch.
@@ -155,11 +157,13 @@ pub(crate) fn answer(
     let synced = match &mut message {
         ToLeader::Hello(hello) => hello.synced.as_mut(),
         ToLeader::Promised { synced, .. } => synced.as_mut(),
+        // A candidate decides by the rule of the last answer.
+        ToLeader::Greeted(hello) if mutation == Mutation::AsksAfterFewerSilent => hello.synced.as_mut(),
         _ => None,
     };
     if let Some(Synced { config, .. }) = synced {
         match mutation {
-            Mutation::RecoversWithOneFewer => {
+            Mutation::RecoversWithOneFewer | Mutation::AsksAfterFewerSilent => {
                 one_fewer(config);
                 config.earlier.iter_mut().for_each(one_fewer);
             }

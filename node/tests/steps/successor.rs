@@ -10,9 +10,10 @@ const ROUNDS: u32 = 3;
 const OLD: &str = "http://old:8000";
 const NEXT: &str = "http://next:8000";
 
-fn candidate(id: u64, followers: &mut Followers) -> Core {
+/// A candidate that reaches so many followers.
+fn candidate(id: u64, reached: usize, followers: &mut Followers) -> Core {
     let mut candidate = leader_with(id, 5, Limits { takeover_rounds: ROUNDS, ..Limits::default() });
-    (0..5).for_each(|place| connect(&mut candidate, followers, place));
+    (0..reached).for_each(|place| connect(&mut candidate, followers, place));
     candidate
 }
 
@@ -26,16 +27,17 @@ fn obeys(followers: &mut Followers, places: impl IntoIterator<Item = usize>, url
     places.into_iter().for_each(|place| followers.places[place].set_leader(url.into()));
 }
 
-fn pair() -> (Core, Core, Followers) {
+/// A leader that the last follower names, and a standby that reaches so many followers.
+fn pair(reached: usize) -> (Core, Core, Followers) {
     let mut followers = followers();
-    let mut old = candidate(1, &mut followers);
+    let mut old = candidate(1, 5, &mut followers);
     (0..4 * ROUNDS).for_each(|_| tick(&mut old, &mut followers));
     assert!(old.is_open());
-    obeys(&mut followers, 0..5, OLD);
+    obeys(&mut followers, [4], OLD);
     put(&mut old, &mut followers, 1, "value");
-    let mut next = candidate(2, &mut followers);
+    let mut next = candidate(2, reached, &mut followers);
     tick(&mut next, &mut followers);
-    assert_eq!(next.leads_elsewhere().as_deref(), Some(OLD));
+    assert_eq!(next.leads_elsewhere().as_deref(), (reached == 5).then_some(OLD));
     assert_eq!(old.leads_elsewhere(), None);
     (old, next, followers)
 }
@@ -48,13 +50,31 @@ fn asks(old: &mut Core, followers: &mut Followers) -> Option<Arc<str>> {
 // Goal: a leader that handed over names its successor, and nobody before. Method: it asks before and after the standby opens.
 #[test]
 fn a_leader_that_handed_over_names_its_successor() {
-    let (mut old, mut next, mut followers) = pair();
+    let (mut old, mut next, mut followers) = pair(5);
     assert!(old.resign());
     deliver(&mut old, &mut followers);
     assert_eq!(asks(&mut old, &mut followers), None);
+    assert!(!old.successor_opens());
     (0..4 * ROUNDS).for_each(|_| tick(&mut next, &mut followers));
     assert!(next.is_open());
     assert_eq!(asks(&mut old, &mut followers), None, "no follower knows its URL yet");
+    assert!(old.successor_opens());
     obeys(&mut followers, [4], NEXT);
+    assert_eq!(asks(&mut old, &mut followers).as_deref(), Some(NEXT));
+}
+
+// Goal: a leader that was replaced does not send clients to itself. Method: the standby does not reach the follower that names
+// the old leader.
+#[test]
+fn a_leader_that_was_replaced_names_its_successor_and_not_itself() {
+    let (mut old, mut next, mut followers) = pair(4);
+    for _ in 0..4 * ROUNDS {
+        tick(&mut next, &mut followers);
+    }
+    assert!(next.is_open());
+    put(&mut old, &mut followers, 1, "refused");
+    assert!(old.fenced_by().is_some());
+    assert_eq!(asks(&mut old, &mut followers), None, "the last follower names it");
+    obeys(&mut followers, [2], NEXT);
     assert_eq!(asks(&mut old, &mut followers).as_deref(), Some(NEXT));
 }

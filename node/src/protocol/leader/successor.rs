@@ -27,6 +27,15 @@ impl<W, R> Leader<W, R> {
         hellos.max_by_key(|hello| hello.promised)?.leader.clone()
     }
 
+    /// Whether a write quorum has the state of the leader that follows this one, which then opens.
+    pub fn successor_opens(&self) -> bool {
+        let has_state = |hello: &Hello| {
+            hello.promised > self.epoch && hello.synced.as_ref().is_some_and(|synced| synced.epoch == hello.promised)
+        };
+        let having = self.mask_of(|slot| slot.link != Link::Down && slot.hello.as_ref().is_some_and(has_state));
+        having.count() >= usize::from(self.rules.quorum())
+    }
+
     /// A tick of a leader that has ended: it asks every follower whom it obeys.
     pub(super) fn tick_ended(&mut self) {
         if self.settings.limits.takeover_rounds == 0 {

@@ -20,7 +20,10 @@ const RESIGN_MAX: Duration = Duration::from_secs(1);
 /// How long a leader that has ended waits until followers name the next one. A standby takes over within some milliseconds.
 const SUCCESSOR_MAX: Duration = Duration::from_millis(500);
 
-/// For how long it sends clients there. Longer than the `Retry-After` of those that it refused before, and than Kubernetes
+/// How long it waits until that one opens.
+const OPENS_MAX: Duration = Duration::from_secs(5);
+
+/// For how long it sends clients there afterwards. Longer than the `Retry-After` of those that it refused before, and than Kubernetes
 /// needs to send new connections elsewhere.
 const SEND_ON_FOR: Duration = Duration::from_millis(1_500);
 
@@ -266,6 +269,7 @@ impl Coordinator {
         while !self.step(|state| state.core.resign()) {
             changes.tick().await;
         }
+        self.changed.send_modify(|changes| *changes += 1);
         let known = async {
             while self.look(|state| state.core.is_resigning()) {
                 changes.tick().await;
@@ -274,7 +278,8 @@ impl Coordinator {
         let _ = tokio::time::timeout(RESIGN_MAX, known).await;
     }
 
-    /// Waits for the leader that follows this one, which has ended, and then until clients have had time to be sent there.
+    /// Waits for the leader that follows this one, which has ended, to open, and then until clients have had time to be sent
+    /// there.
     /// Returns soon where none follows.
     pub async fn send_clients_on(&self) {
         let mut changes = tokio::time::interval(Duration::from_millis(5));
@@ -283,9 +288,16 @@ impl Coordinator {
                 changes.tick().await;
             }
         };
-        if tokio::time::timeout(SUCCESSOR_MAX, follows).await.is_ok() {
-            tokio::time::sleep(SEND_ON_FOR).await;
+        if tokio::time::timeout(SUCCESSOR_MAX, follows).await.is_err() {
+            return;
         }
+        let opens = async {
+            while !self.look(|state| state.core.successor_opens()) {
+                changes.tick().await;
+            }
+        };
+        let _ = tokio::time::timeout(OPENS_MAX, opens).await;
+        tokio::time::sleep(SEND_ON_FOR).await;
     }
 
     fn mark_restore(

@@ -3,6 +3,7 @@
 use kv_node::protocol::follower;
 
 use super::{value_of, with};
+use crate::mutation::Mutation;
 use crate::sim::network::Direction;
 use crate::sim::{Plan, World};
 
@@ -91,6 +92,16 @@ fn a_leader_that_still_has_its_quorum_stays() {
     world.acknowledged(0);
     world.hold(0, [2]);
     world.until("opening", |world| world.is_open(standby));
+}
+
+// Goal: the case above would notice a candidate that asks after fewer silent followers. Method: the same, with that rule.
+#[test]
+fn asking_after_fewer_silent_followers_is_found() {
+    let mut world = with(Plan { mutation: Some(Mutation::AsksAfterFewerSilent), ..plan(3, 5) });
+    world.acknowledged(0);
+    let standby = world.start_leader();
+    world.hold(0, [0, 1]);
+    assert!(world.run_until(5_000_000, |world| !world.waits(standby)), "{}", world.told());
 }
 
 // Goal: the first leader of a new cluster does not wait, and neither does one whose predecessor resigned.
