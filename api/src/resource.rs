@@ -22,12 +22,14 @@ macro_rules! rule {
     };
 }
 
+mod backup;
 mod delay;
 mod live;
 mod pod_template;
 mod service;
 mod status;
 
+pub use self::backup::{BackupFailure, BackupSettings, BackupStatus, BackupSuccess};
 pub use self::delay::{
     Constant, Delay, DelayPreset, Exponential, FollowerDelay, Law, Lognormal, MixturePart, Pareto, SharedDelay, capped,
 };
@@ -245,6 +247,10 @@ pub struct KvClusterSpec {
     /// the CA under the key ca.crt of the ConfigMap `NAME-ca`. It cannot change later. Default: no TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+
+    /// Backups by a schedule. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupSettings>,
 }
 
 /// Where the certificate of the nodes comes from. Nodes take over a new one without a restart.
@@ -520,6 +526,9 @@ mod defaults {
         "tokens".to_owned()
     }
 
+    pub(super) fn backups_kept() -> i32 {
+        7
+    }
     pub(super) fn topology_key() -> String {
         "kubernetes.io/hostname".to_owned()
     }

@@ -61,8 +61,11 @@ enum Command {
         #[command(flatten)]
         cluster: Named,
         /// The file; one that is there is replaced once the new one is complete
-        #[arg(long, value_name = "FILE")]
-        to: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "now")]
+        to: Option<PathBuf>,
+        /// Make one where spec.backup says, and wait until it was verified
+        #[arg(long, conflicts_with = "to")]
+        now: bool,
     },
     /// Put a backup into an empty KvCluster
     ///
@@ -114,6 +117,7 @@ const AFTER_HELP: &str = "Examples:
   kubectl kv quorum demo 3                    a write is acknowledged once 3 followers have it
   kubectl kv logs demo --follow               all nodes, also those that start later
   kubectl kv backup demo --to demo.backup
+  kubectl kv backup demo --now                where spec.backup says, as its schedule does
   kubectl kv hibernate demo -n shop           no pods; kubectl kv wake demo -n shop starts them again
 
 Exit codes: 0 done; 1 failed, with the reason; 2 wrong usage; sweep and check also 3, as kv-bench.";
@@ -189,11 +193,14 @@ async fn carry_out(arguments: Arguments) -> Result<u8> {
             logs::print_all(&open(&arguments.name).await?, &arguments).await?;
             String::new()
         }
-        Command::Backup { cluster: Named { name }, to } => {
-            let leader = open(&name).await?.leader().await?;
-            let keys = backup::save(&leader.client, &to).await?;
-            format!("{keys} keys in {}\n", to.display())
-        }
+        Command::Backup { cluster: Named { name }, to, now: _ } => match to {
+            Some(to) => {
+                let leader = open(&name).await?.leader().await?;
+                let keys = backup::save(&leader.client, &to).await?;
+                format!("{keys} keys in {}\n", to.display())
+            }
+            None => open(&name).await?.backup_now().await?,
+        },
         Command::Restore { cluster: Named { name }, from, overwrite, give_up: _ } => {
             let leader = open(&name).await?.leader().await?;
             match from {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -16,6 +17,7 @@ use crate::reconcile::tokens::Tokens;
 use crate::reconcile::validate::Validated;
 
 mod additions;
+mod backup;
 mod budget;
 mod config_map;
 mod followers;
@@ -27,6 +29,7 @@ mod service_account;
 mod services;
 mod tls;
 
+pub use backup::{BACKUP, CONTAINER as BACKUP_CONTAINER};
 pub(crate) use followers::ON_DELETE;
 pub use secret::{ACCEPTED_KEY, DROPPED_KEY, TOKEN_KEY, new_token};
 
@@ -38,6 +41,9 @@ pub const RESP_PORT: i32 = 6379;
 
 /// The value of `app.kubernetes.io/name` on every object.
 pub const APP: &str = "kvcluster";
+
+/// The label with the role of a pod.
+pub const COMPONENT: &str = "app.kubernetes.io/component";
 
 /// The label of the pod that leads, with the value `true`, in a cluster with standbys. The operator sets it.
 pub const LEADS: &str = "kvcluster.io/leads";
@@ -82,6 +88,10 @@ pub struct Resources {
     pub budget: Option<PodDisruptionBudget>,
     /// Which pods may connect. None when the spec switches it off.
     pub policy: Option<NetworkPolicy>,
+    /// Makes backups. None when the spec has no schedule.
+    pub backup: Option<CronJob>,
+    /// Where its pods may connect to. None when they need no more than the leader.
+    pub backup_policy: Option<NetworkPolicy>,
 }
 
 /// What the objects depend on beside the spec.
@@ -123,6 +133,8 @@ pub fn build(cluster: &Validated, inputs: &Inputs) -> Resources {
         leader: leader::deployment(cluster, inputs),
         budget: budget::budget(cluster, inputs),
         policy: network_policy::network_policy(cluster),
+        backup: backup::cron_job(cluster),
+        backup_policy: backup::policy(cluster),
     }
 }
 
@@ -183,6 +195,11 @@ pub mod names {
     pub fn config(cluster: &str) -> String {
         format!("{cluster}-config")
     }
+    /// The CronJob of backups, and the NetworkPolicy of its pods.
+    #[must_use]
+    pub fn backup(cluster: &str) -> String {
+        format!("{cluster}-backup")
+    }
     /// The Secret with the token.
     #[must_use]
     pub fn secret(cluster: &str) -> String {
@@ -224,7 +241,7 @@ pub fn selector_labels(cluster: &str, component: Option<Component>) -> BTreeMap<
         ("app.kubernetes.io/instance".to_owned(), cluster.to_owned()),
     ]);
     if let Some(component) = component {
-        labels.insert("app.kubernetes.io/component".to_owned(), component.as_str().to_owned());
+        labels.insert(COMPONENT.to_owned(), component.as_str().to_owned());
     }
     labels
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -14,7 +15,7 @@ use kvcluster_api::resource::{KvCluster, KvClusterStatus};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::build::Component;
+use crate::build::{BACKUP, Component};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::reconcile::applier::Applier;
@@ -76,6 +77,7 @@ pub struct Stores {
     pub deployments: Store<Deployment>,
     pub budgets: Store<PodDisruptionBudget>,
     pub policies: Store<NetworkPolicy>,
+    pub cron_jobs: Store<CronJob>,
     pub pods: Indexed<Pod>,
     pub claims: Indexed<PersistentVolumeClaim>,
     pub listed: Arc<OnceCell<()>>,
@@ -120,6 +122,7 @@ impl Stores {
             deployments,
             budgets,
             policies,
+            cron_jobs,
             pods,
             claims,
             listed: _,
@@ -134,6 +137,7 @@ impl Stores {
             unlisted.until::<Deployment>(deployments.wait_until_ready()),
             unlisted.until::<PodDisruptionBudget>(budgets.wait_until_ready()),
             unlisted.until::<NetworkPolicy>(policies.wait_until_ready()),
+            unlisted.until::<CronJob>(cron_jobs.wait_until_ready()),
             unlisted.until::<Pod>(pods.store().wait_until_ready()),
             unlisted.until::<PersistentVolumeClaim>(claims.store().wait_until_ready()),
         );
@@ -143,6 +147,12 @@ impl Stores {
     #[must_use]
     pub fn pods_of(&self, namespace: &str, cluster: &str, component: Component) -> Vec<Arc<Pod>> {
         self.pods.of(namespace, cluster, component)
+    }
+
+    /// The pods that made a backup of a cluster or make one, by name.
+    #[must_use]
+    pub fn backup_pods_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<Pod>> {
+        self.pods.labelled(namespace, cluster, BACKUP)
     }
 
     /// The volume claims of a cluster's followers, by name.

@@ -140,6 +140,7 @@ pub(crate) fn work(
     let (deployments, controller) = watched(controller, &client, namespace, &memory);
     let (budgets, controller) = watched(controller, &client, namespace, &memory);
     let (policies, controller) = watched(controller, &client, namespace, &memory);
+    let (cron_jobs, controller) = watched(controller, &client, namespace, &memory);
     let (pods, changes) = cache::<Pod>(api(&client, namespace), &our_labels());
     let (pods, controller) = indexed(controller, pods, changes, &memory);
     let (claims, changes) = cache::<PersistentVolumeClaim>(api(&client, namespace), &claim_labels());
@@ -160,6 +161,7 @@ pub(crate) fn work(
             deployments,
             budgets,
             policies,
+            cron_jobs,
             pods,
             claims,
             listed: Arc::default(),

@@ -41,6 +41,7 @@ use crate::reconcile::report::StepResults;
 
 pub mod applier;
 pub mod apply;
+pub mod backups;
 pub mod calm;
 pub mod certificates;
 pub mod client_tokens;

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::backup::BackupStatus;
 use crate::config::LiveConfig;
 use crate::tolerance::Tolerance;
 
@@ -70,12 +71,17 @@ pub struct KvClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerates: Option<Tolerates>,
 
+    /// The last backup by the schedule of the spec, or by hand from its CronJob, and the last one that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupStatus>,
+
     /// Ready: the cluster takes writes. Progressing: the operator is changing the cluster towards the spec.
     /// QuorumAvailable: enough followers confirm writes. ConfigApplied: quorum, delay, timeout and number of followers of
     /// the spec are in force. Degraded: the leader does not take writes, or a follower is missing. Drainable: a drain may
     /// evict followers. RolledOut: every pod has the newest template; otherwise the message says which pod waits for what.
     /// CertificateValid: the nodes have a certificate that clients and other nodes accept, where the spec asks for TLS.
-    /// Paused: the operator changes nothing. Hibernated: no pods run, and the volumes keep the data.
+    /// Paused: the operator changes nothing. Hibernated: no pods run, and the volumes keep the data. BackupSucceeded: the
+    /// last backup was verified.
     #[serde(default)]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

@@ -3,8 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::{Api, ResourceExt, api::ListParams};
+use k8s_openapi::api::{
+    batch::v1::{CronJob, Job},
+    core::v1::{Pod, Secret},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, ObjectMeta, PostParams},
+};
 use kvcluster_api::resource::{KvCluster, KvClusterStatus};
 use serde_json::Value;
 use tokio::time::sleep;
@@ -59,9 +65,12 @@ impl Target {
         Api::namespaced(self.access.client.clone(), &self.resource.namespace)
     }
 
-    /// Its pods: the leader's first.
+    /// The pods of its nodes: the leader's first.
     pub(super) async fn pods(&self) -> Result<Vec<Pod>> {
-        let labels = format!("app.kubernetes.io/name=kvcluster,app.kubernetes.io/instance={}", self.resource.name);
+        let labels = format!(
+            "app.kubernetes.io/name=kvcluster,app.kubernetes.io/instance={},app.kubernetes.io/component in (leader,follower)",
+            self.resource.name
+        );
         let listed = self.pods_api().list(&ListParams::default().labels(&labels)).await;
         let mut pods = listed.with_context(|| format!("failed to list the pods of {}", self.resource))?.items;
         let is_follower =
@@ -113,6 +122,53 @@ impl Target {
             }
         })
         .await
+    }
+
+    /// Makes a backup as the schedule does, and waits until its Job has ended.
+    pub(super) async fn backup_now(&self) -> Result<String> {
+        let (client, namespace) = (&self.access.client, &self.resource.namespace);
+        let name = format!("{}-backup", self.resource.name);
+        let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), namespace);
+        let schedule = cron_jobs.get_opt(&name).await.with_context(|| format!("failed to read CronJob {name}"))?;
+        let schedule = schedule.with_context(|| format!("{} has no spec.backup", self.resource))?;
+        let template = schedule.spec.map(|spec| spec.job_template).unwrap_or_default();
+        let job = Job {
+            metadata: ObjectMeta {
+                generate_name: Some(format!("{name}-now-")),
+                annotations: Some([("cronjob.kubernetes.io/instantiate".to_owned(), "manual".to_owned())].into()),
+                labels: template.metadata.and_then(|metadata| metadata.labels),
+                ..ObjectMeta::default()
+            },
+            spec: template.spec,
+            status: None,
+        };
+        let last =
+            |cluster: &KvCluster| cluster.status.clone().unwrap_or_default().backup.and_then(|it| it.last_success);
+        let before = last(&self.get().await?);
+        let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
+        let job = jobs.create(&PostParams::default(), &job).await.context("failed to create a Job")?.name_any();
+        let began = Instant::now();
+        loop {
+            let conditions = jobs.get(&job).await?.status.and_then(|status| status.conditions).unwrap_or_default();
+            let is = |type_: &str| conditions.iter().any(|one| one.type_ == type_ && one.status == "True");
+            // The operator reports each attempt by itself.
+            if is("Complete") {
+                return self
+                    .until(|cluster| {
+                        let success = last(cluster).filter(|success| before.as_ref() != Some(success));
+                        let success = success.ok_or("the operator has not reported on the backup yet")?;
+                        Ok(format!("the backup {} of {} keys was verified\n", success.name, success.keys))
+                    })
+                    .await;
+            }
+            if is("Failed") || began.elapsed() > self.patience {
+                let status = self.get().await?.status.unwrap_or_default().backup.unwrap_or_default();
+                let reason =
+                    status.last_failure.map_or_else(|| "it has not ended".to_owned(), |failure| failure.reason);
+                bail!("Job {job}: {reason}");
+            }
+            sleep(POLL_INTERVAL).await;
+        }
     }
 
     /// Has the leader hand over to a standby.

@@ -42,7 +42,6 @@ pub(super) fn template(cluster: &Validated, component: Component, env: Vec<EnvVa
         Component::Leader => &cluster.leader,
         Component::Follower => &cluster.followers,
     };
-    let user = cluster.platform.fixed_user.then_some(USER);
     let PodSettings { resources, node_selector, tolerations, priority_class_name, pod_template: _ } = settings.clone();
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
@@ -65,16 +64,7 @@ pub(super) fn template(cluster: &Validated, component: Component, env: Vec<EnvVa
             tolerations: Some(tolerations).filter(|tolerations| !tolerations.is_empty()),
             priority_class_name,
             termination_grace_period_seconds: Some(GRACE_PERIOD_S),
-            security_context: Some(PodSecurityContext {
-                run_as_non_root: Some(true),
-                run_as_user: user,
-                run_as_group: user,
-                fs_group: user,
-                // Otherwise every start walks a large volume to set owners that are correct already.
-                fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
-                ..PodSecurityContext::default()
-            }),
+            security_context: Some(security(cluster)),
             containers: vec![container(cluster, component, resources, env)],
             volumes: Some(volumes(cluster)),
             ..PodSpec::default()
@@ -98,14 +88,51 @@ fn container(cluster: &Validated, component: Component, resources: Option<Resour
         // Not /healthz: a leader that a newer one replaced reports itself unhealthy, and a restart would take the lead back
         // while the newer one recovers. The Deployment or the operator ends it.
         liveness_probe: Some(probe(cluster, "/status", 10, 4)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(restricted()),
         ..Container::default()
     }
+}
+
+/// The security context of a pod: the user of the image, where the platform assigns none.
+pub(super) fn security(cluster: &Validated) -> PodSecurityContext {
+    let user = cluster.platform.fixed_user.then_some(USER);
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: user,
+        run_as_group: user,
+        fs_group: user,
+        // Otherwise every start walks a large volume to set owners that are correct already.
+        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// That of a container: no rights, and no file system but its volumes.
+pub(super) fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+/// The volume with the tokens of administration.
+fn administration(cluster: &Validated) -> Volume {
+    of_secret(AUTH, &names::accepted_tokens(&cluster.name), vec![item(ACCEPTED_KEY, TOKENS)])
+}
+
+/// What a pod that is no node needs to speak with the leader: the tokens of administration, and the certificates of the CA.
+pub(super) fn administrator_volumes(cluster: &Validated) -> Vec<Volume> {
+    let authority = cluster.tls.as_ref().map(|_| of_secret(TLS, &certificate(cluster), vec![item(CA_KEY, CA_KEY)]));
+    std::iter::once(administration(cluster)).chain(authority).collect()
+}
+
+/// The variables that name their files.
+pub(super) fn administrator_env(cluster: &Validated) -> Vec<EnvVar> {
+    let authority = cluster.tls.as_ref().map(|_| env("TLS_CA_FILE", &format!("{}/{CA_KEY}", mount(TLS).mount_path)));
+    std::iter::once(token_file("AUTH_TOKEN_FILE", AUTH)).chain(authority).collect()
 }
 
 fn port(name: &str, number: i32) -> ContainerPort {
@@ -139,8 +166,27 @@ fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
 /// writes them again when their Secrets change. A Secret that is missing keeps a pod from starting: without the file it
 /// would be open to everyone.
 fn volumes(cluster: &Validated) -> Vec<Volume> {
-    let item = |key: &str, path: &str| KeyToPath { key: key.to_owned(), path: path.to_owned(), mode: None };
-    let volume = |name: &str, secret: &str, items: Vec<KeyToPath>| Volume {
+    let tokens = |key: &str| vec![item(key, TOKENS)];
+    let clients = cluster.auth.as_ref().map(|auth| of_secret(CLIENTS, &auth.secret_name, tokens(&auth.key)));
+    let tls = cluster
+        .tls
+        .as_ref()
+        .map(|_| of_secret(TLS, &certificate(cluster), TLS_FILES.iter().map(|(_, key)| item(key, key)).collect()));
+    std::iter::once(administration(cluster)).chain(clients).chain(tls).collect()
+}
+
+/// The Secret with the certificate of the nodes.
+fn certificate(cluster: &Validated) -> String {
+    let given = cluster.tls.as_ref().and_then(|tls| tls.secret_name.clone());
+    given.unwrap_or_else(|| names::certificate(&cluster.name))
+}
+
+fn item(key: &str, path: &str) -> KeyToPath {
+    KeyToPath { key: key.to_owned(), path: path.to_owned(), mode: None }
+}
+
+fn of_secret(name: &str, secret: &str, items: Vec<KeyToPath>) -> Volume {
+    Volume {
         name: name.to_owned(),
         secret: Some(SecretVolumeSource {
             secret_name: Some(secret.to_owned()),
@@ -150,18 +196,11 @@ fn volumes(cluster: &Validated) -> Vec<Volume> {
             optional: None,
         }),
         ..Volume::default()
-    };
-    let nodes = volume(AUTH, &names::accepted_tokens(&cluster.name), vec![item(ACCEPTED_KEY, TOKENS)]);
-    let clients = cluster.auth.as_ref().map(|auth| volume(CLIENTS, &auth.secret_name, vec![item(&auth.key, TOKENS)]));
-    let tls = cluster.tls.as_ref().map(|tls| {
-        let secret = tls.secret_name.clone().unwrap_or_else(|| names::certificate(&cluster.name));
-        volume(TLS, &secret, TLS_FILES.iter().map(|(_, key)| item(key, key)).collect())
-    });
-    std::iter::once(nodes).chain(clients).chain(tls).collect()
+    }
 }
 
 /// Not by `subPath`, with which the file would never change.
-fn mount(volume: &str) -> VolumeMount {
+pub(super) fn mount(volume: &str) -> VolumeMount {
     VolumeMount {
         name: volume.to_owned(),
         mount_path: format!("/etc/kvcluster/{volume}"),
@@ -186,7 +225,7 @@ pub(super) fn env_of_field(name: &str, path: &str) -> EnvVar {
     EnvVar { name: name.to_owned(), value_from: Some(source), value: None }
 }
 
-fn requirements(resources: Option<Resources>) -> ResourceRequirements {
+pub(super) fn requirements(resources: Option<Resources>) -> ResourceRequirements {
     let Resources { requests, limits } = resources.unwrap_or_else(|| Resources {
         requests: [("cpu", "20m"), ("memory", "32Mi")]
             .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_owned())))

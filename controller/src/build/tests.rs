@@ -22,6 +22,10 @@ followers: {tolerations: [{key: data, operator: Exists}], priorityClassName: hig
 spread: {topologyKey: topology.kubernetes.io/zone, mode: Required}
 ";
 
+const BACKUP_SPEC: &str = "
+backup: {schedule: '30 2 * * *', timeZone: Europe/Berlin, destination: 's3://store/of/demo', secretName: s3-keys, keep: 9, keepDays: 31}
+";
+
 fn objects(spec: &str) -> Resources {
     let cluster = validated(spec);
     build(&cluster, &Inputs { leader_pods: 1 + i32::from(cluster.standbys), ..inputs() })
@@ -89,8 +93,12 @@ fn everything_is_owned_by_the_cluster_and_has_its_labels() {
         leader,
         budget,
         policy,
-    } = with_certificates(SPEC);
+        backup,
+        backup_policy,
+    } = with_certificates(&format!("{SPEC}{BACKUP_SPEC}"));
     let all = [
+        json_of(&backup),
+        json_of(&backup_policy),
         json_of(&account),
         json_of(&secret),
         json_of(&accepted),
@@ -472,4 +480,93 @@ fn a_hibernated_stateful_set_has_no_pods_and_keeps_volumes_that_a_scale_down_wou
     assert_eq!(awake["spec"]["replicas"], json!(7));
     assert_eq!(awake["spec"]["persistentVolumeClaimRetentionPolicy"]["whenScaled"], json!("Delete"));
     assert_eq!(awake["metadata"]["annotations"]["kvcluster.io/awake-followers"], Value::Null);
+}
+
+#[test]
+fn a_backup_is_made_by_a_job_without_rights_that_has_the_tokens_of_administration_and_those_of_the_store() {
+    let objects = objects(&format!("{SPEC}{BACKUP_SPEC}"));
+    let job = json_of(&objects.backup);
+    let spec = &job["spec"];
+    assert_eq!((&spec["schedule"], &spec["timeZone"]), (&json!("30 2 * * *"), &json!("Europe/Berlin")));
+    assert_eq!((&spec["concurrencyPolicy"], &spec["suspend"]), (&json!("Forbid"), &json!(false)));
+    let pod = &spec["jobTemplate"]["spec"]["template"];
+    assert_eq!(pod["metadata"]["labels"]["app.kubernetes.io/component"], json!("backup"));
+    assert_eq!(pod["metadata"]["labels"]["app.kubernetes.io/managed-by"], json!("kv-controller"), "the watch sees it");
+    let (container, pod) = (&pod["spec"]["containers"][0], &pod["spec"]);
+    assert_eq!(
+        container["args"],
+        json!([
+            "backup",
+            "--leader",
+            "http://demo.shop.svc:8000",
+            "--to",
+            "s3://store/of/demo",
+            "--keep",
+            "9",
+            "--keep-days",
+            "31",
+            "--report",
+            "/dev/termination-log"
+        ])
+    );
+    assert_eq!(container["command"], json!(["kvctl"]));
+    assert_eq!(container["image"], json!("registry.example/kvcluster:7"));
+    assert_eq!(container["envFrom"], json!([{"secretRef": {"name": "s3-keys"}}]));
+    assert_eq!(container["env"], json!([{"name": "AUTH_TOKEN_FILE", "value": "/etc/kvcluster/kv-auth/tokens"}]));
+    assert_eq!(container["terminationMessagePolicy"], json!("FallbackToLogsOnError"));
+    assert_eq!(pod["volumes"].as_array().map(Vec::len), Some(1));
+    assert_eq!(pod["volumes"][0]["secret"]["secretName"], json!("demo-auth-accepted"));
+    assert_eq!((&pod["restartPolicy"], &pod["automountServiceAccountToken"]), (&json!("Never"), &json!(false)));
+    assert_eq!(pod["imagePullSecrets"], json!([{"name": "registry"}]));
+    // As the profile `restricted` requires.
+    assert_eq!(
+        (&pod["securityContext"]["runAsNonRoot"], &pod["securityContext"]["runAsUser"]),
+        (&json!(true), &json!(65532))
+    );
+    assert_eq!(pod["securityContext"]["seccompProfile"], json!({"type": "RuntimeDefault"}));
+    assert_eq!(
+        container["securityContext"],
+        json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true})
+    );
+}
+
+#[test]
+fn a_backup_of_a_cluster_with_tls_trusts_its_ca() {
+    let objects = objects(&format!("{BACKUP_SPEC}tls: {{}}\n"));
+    let pod = json_of(&objects.backup)["spec"]["jobTemplate"]["spec"]["template"]["spec"].clone();
+    let container = &pod["containers"][0];
+    assert_eq!(container["args"][2], json!("https://demo.shop.svc:8000"));
+    assert_eq!(container["env"][1], json!({"name": "TLS_CA_FILE", "value": "/etc/kvcluster/kv-tls/ca.crt"}));
+    assert_eq!(
+        pod["volumes"][1]["secret"]["items"],
+        json!([{"key": "ca.crt", "path": "ca.crt"}]),
+        "and no private key"
+    );
+    assert_eq!(container["volumeMounts"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn a_backup_goes_onto_a_volume_and_rests_with_the_cluster() {
+    let spec = "{backup: {schedule: '@daily', destination: 'pvc://archive/of/demo'}, hibernated: true}";
+    let objects = objects(spec);
+    let job = json_of(&objects.backup);
+    assert_eq!(job["spec"]["suspend"], json!(true), "no leader runs");
+    let pod = &job["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+    let args = pod["containers"][0]["args"].as_array().expect("arguments");
+    assert_eq!(args[4..7], [json!("/backups/of/demo/"), json!("--keep"), json!("7")]);
+    assert_eq!(pod["volumes"][1]["persistentVolumeClaim"]["claimName"], json!("archive"));
+    assert_eq!(pod["containers"][0]["volumeMounts"][1], json!({"name": "backups", "mountPath": "/backups"}));
+    assert_eq!(objects.backup_policy, None, "it needs no more than the leader");
+}
+
+#[test]
+fn the_pods_of_backups_may_reach_the_store_and_no_other_pod_may() {
+    let policy = json_of(&objects(BACKUP_SPEC).backup_policy)["spec"].clone();
+    assert_eq!(policy["policyTypes"], json!(["Egress"]));
+    assert_eq!(policy["egress"], json!([{}]));
+    assert_eq!(policy["podSelector"]["matchLabels"]["app.kubernetes.io/component"], json!("backup"));
+    assert_eq!(policy["podSelector"]["matchLabels"]["app.kubernetes.io/instance"], json!("demo"));
+    let open = format!("{BACKUP_SPEC}networkPolicy: {{enabled: false}}");
+    assert_eq!(objects(&open).backup_policy, None);
+    assert!(objects("{}").backup.is_none());
 }

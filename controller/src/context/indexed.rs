@@ -8,7 +8,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 
-use crate::build::{Component, selector_labels};
+use crate::build::{COMPONENT, Component, selector_labels};
 
 /// After how long the name of an object that is gone is dropped. During a new list of all objects the store does not have
 /// yet what the index has.
@@ -54,7 +54,14 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Indexed<K> {
     /// The objects of one component of a cluster, by name.
     #[must_use]
     pub fn of(&self, namespace: &str, cluster: &str, component: Component) -> Vec<Arc<K>> {
-        let labels = selector_labels(cluster, Some(component));
+        self.labelled(namespace, cluster, component.as_str())
+    }
+
+    /// The objects with this value of the label of components, by name.
+    #[must_use]
+    pub fn labelled(&self, namespace: &str, cluster: &str, component: &str) -> Vec<Arc<K>> {
+        let mut labels = selector_labels(cluster, None);
+        labels.insert(COMPONENT.to_owned(), component.to_owned());
         let mut index = self.names.lock();
         let Some(names) = index.get_mut(&(namespace.to_owned(), cluster.to_owned())) else { return Vec::new() };
         let mut found = Vec::with_capacity(names.len());

@@ -51,6 +51,8 @@ pub async fn apply(
         leader,
         budget,
         policy,
+        backup,
+        backup_policy,
     } = desired;
     let stores = &context.stores;
     apply_one(config, &stores.configs, context).await?;
@@ -83,6 +85,14 @@ pub async fn apply(
     match budget {
         Some(budget) => drop(apply_one(budget, &stores.budgets, context).await?),
         None => remove(&names::followers(&cluster.name), &stores.budgets, cluster, context).await?,
+    }
+    match backup_policy {
+        Some(policy) => drop(apply_one(policy, &stores.policies, context).await?),
+        None => remove(&names::backup(&cluster.name), &stores.policies, cluster, context).await?,
+    }
+    match backup {
+        Some(backup) => drop(apply_one(backup, &stores.cron_jobs, context).await?),
+        None => remove(&names::backup(&cluster.name), &stores.cron_jobs, cluster, context).await?,
     }
     Ok(Applied { followers, leader, secrets })
 }

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
-use kvcluster_api::resource::KvClusterStatus;
+use kvcluster_api::resource::{BackupFailure, BackupStatus, BackupSuccess, KvClusterStatus};
 
 use crate::build::MANAGER;
 
@@ -53,11 +53,25 @@ pub fn between(before: &KvClusterStatus, after: &KvClusterStatus) -> Vec<Happene
             format!("delay {}-{} ms is in force, {}-{} ms before", new.min_ms, new.max_ms, old.min_ms, old.max_ms);
         events.push(happened(false, "DelayApplied", note));
     }
+    events.extend(backups(before.backup.as_ref(), after.backup.as_ref()));
     for condition in &after.conditions {
         let old = before.conditions.iter().find(|old| old.type_ == condition.type_);
         events.extend(transition(condition, old));
     }
     events
+}
+
+/// Each backup is news, also the second one in a row that fails.
+fn backups(before: Option<&BackupStatus>, after: Option<&BackupStatus>) -> Vec<Happened> {
+    let (before, after) = (before.cloned().unwrap_or_default(), after.cloned().unwrap_or_default());
+    let success = after.last_success.filter(|success| before.last_success.as_ref() != Some(success));
+    let failure = after.last_failure.filter(|failure| before.last_failure.as_ref() != Some(failure));
+    let success = success.map(|BackupSuccess { name, keys, bytes, .. }| {
+        happened(false, "BackupSucceeded", format!("the backup {name} of {keys} keys and {bytes} bytes was verified"))
+    });
+    let failure =
+        failure.map(|BackupFailure { pod, reason, .. }| happened(true, "BackupFailed", format!("{pod}: {reason}")));
+    success.into_iter().chain(failure).collect()
 }
 
 fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happened> {
@@ -251,6 +265,27 @@ mod tests {
             status(3, &[("Ready", "True", "Open"), ("Paused", "True", "Paused"), ("Hibernated", "False", "Awake")]);
         assert_eq!(reasons(&well, &paused), [("Paused".to_owned(), false)]);
         assert_eq!(reasons(&paused, &well), [("Resumed".to_owned(), false)]);
+    }
+
+    #[test]
+    fn each_backup_and_each_failure_makes_an_event() {
+        let at = |second| Time(Timestamp::from_second(second).expect("a time"));
+        let success = |name: &str| Some(BackupSuccess { time: at(1), name: name.to_owned(), keys: 3, bytes: 99 });
+        let failure = |second| Some(BackupFailure { time: at(second), pod: "p".to_owned(), reason: "gone".to_owned() });
+        let of = |last_success, last_failure| KvClusterStatus {
+            backup: Some(BackupStatus { last_success, last_failure }),
+            ..KvClusterStatus::default()
+        };
+        let none = KvClusterStatus::default();
+        assert_eq!(reasons(&none, &of(success("a"), None)), [("BackupSucceeded".to_owned(), false)]);
+        assert_eq!(reasons(&of(success("a"), None), &of(success("b"), None)), [("BackupSucceeded".to_owned(), false)]);
+        assert_eq!(
+            reasons(&of(success("b"), None), &of(success("b"), failure(5))),
+            [("BackupFailed".to_owned(), true)]
+        );
+        let again = of(success("b"), failure(6));
+        assert_eq!(reasons(&of(success("b"), failure(5)), &again), [("BackupFailed".to_owned(), true)], "each time");
+        assert_eq!(reasons(&again, &again), []);
     }
 
     #[test]

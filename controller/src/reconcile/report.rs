@@ -56,6 +56,7 @@ pub fn status(
     let stateful_set = newest(stateful_set, applied.map(|applied| &applied.followers));
     let follower_pods = context.stores.pods_of(namespace, name, Component::Follower);
     let leader_pods = context.stores.pods_of(namespace, name, Component::Leader);
+    let backup_pods = context.stores.backup_pods_of(namespace, name);
     let seen = Seen {
         leader: results.leader,
         configured: results.configured,
@@ -63,6 +64,7 @@ pub fn status(
         stateful_set: stateful_set.as_deref(),
         follower_pods: &follower_pods,
         leader_pods: &leader_pods,
+        backup_pods: &backup_pods,
         plan: results.plan,
         tokens: results.tokens,
         clients: results.clients,

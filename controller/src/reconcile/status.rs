@@ -11,11 +11,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kvcluster_api::config::LiveConfig;
-use kvcluster_api::resource::{KvClusterStatus, Phase};
+use kvcluster_api::resource::{BackupStatus, BackupSuccess, KvClusterStatus, Phase};
 use kvcluster_api::status::{FollowerState, FollowerView, LeaderState};
 
 use crate::build::{Component, names, selector_text};
 use crate::pods;
+use crate::reconcile::backups;
 use crate::reconcile::certificates;
 use crate::reconcile::client_tokens::ClientTokens;
 use crate::reconcile::disruption;
@@ -42,6 +43,8 @@ pub struct Seen<'a> {
     pub follower_pods: &'a [Arc<Pod>],
     /// The leader pods.
     pub leader_pods: &'a [Arc<Pod>],
+    /// The pods of backups.
+    pub backup_pods: &'a [Arc<Pod>],
     /// Which pods may get a new template.
     pub plan: &'a Plan,
     /// How far a rotation of the token is.
@@ -115,7 +118,9 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         (true, "" | PAUSED) => PAUSED.to_owned(),
         (true, other) => format!("{PAUSED}; {other}"),
     };
-    let findings = findings.into_iter().chain([rest::paused(cluster), rest::hibernated(rest, seen)]);
+    let backup = backup_status(cluster, seen, previous);
+    let others = [rest::paused(cluster), rest::hibernated(rest, seen), backup_succeeded(cluster, backup.as_ref())];
+    let findings = findings.into_iter().chain(others);
     let mut status = KvClusterStatus {
         observed_generation: Some(cluster.generation),
         phase,
@@ -127,6 +132,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         ready_replicas: ready.into(),
         selector: selector_text(&cluster.name, Component::Follower),
         conditions: conditions(findings, cluster.generation, previous, now),
+        backup,
         // The values that were last in force stay reported while no leader answers: the followers still have them.
         ..previous.clone()
     };
@@ -152,6 +158,7 @@ pub fn invalid(generation: Option<i64>, message: &str, previous: &KvClusterStatu
         finding("TokenApplied", Verdict::Unknown, "InvalidSpec", message),
         finding("ClientTokensValid", Verdict::Unknown, "InvalidSpec", message),
         finding("CertificateValid", Verdict::Unknown, "InvalidSpec", message),
+        finding("BackupSucceeded", Verdict::Unknown, "InvalidSpec", message),
     ];
     KvClusterStatus {
         observed_generation: generation,
@@ -317,6 +324,40 @@ fn certificate_valid(state: &certificates::State) -> Finding {
         certificates::State::Valid(message) => with(Verdict::True, "Valid", message),
         certificates::State::ExpiresSoon(message) => with(Verdict::True, "ExpiresSoon", message),
         certificates::State::Invalid { reason, message } => with(Verdict::False, reason, message),
+    }
+}
+
+/// What is known of the backups. Without a schedule, what was known stays: the backups do, too.
+fn backup_status(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus) -> Option<BackupStatus> {
+    if cluster.backup.is_none() {
+        return previous.backup.clone();
+    }
+    let latest = backups::latest(seen.backup_pods, previous.backup.as_ref());
+    Some(latest).filter(|latest| *latest != BackupStatus::default())
+}
+
+/// Whether the last backup was verified.
+fn backup_succeeded(cluster: &Validated, status: Option<&BackupStatus>) -> Finding {
+    let with = |verdict, reason, message: String| finding("BackupSucceeded", verdict, reason, message);
+    let Some(backup) = &cluster.backup else {
+        return with(Verdict::Unknown, "NotScheduled", "the spec has no schedule of backups".to_owned());
+    };
+    let verified = |success: &BackupSuccess| {
+        let BackupSuccess { time, name, keys, bytes } = success;
+        format!("{name} has {keys} keys in {bytes} bytes, and was verified at {}", time.0)
+    };
+    let success = status.and_then(|status| status.last_success.as_ref());
+    let failure = status.and_then(|status| status.last_failure.as_ref());
+    match (status.and_then(backups::last_attempt), success, failure) {
+        (Some((true, _)), Some(success), _) => with(Verdict::True, "Verified", verified(success)),
+        (Some((false, _)), success, Some(failure)) => {
+            let before = success.map_or_else(|| "no backup before it succeeded".to_owned(), verified);
+            with(Verdict::False, "Failed", format!("{}: {}; {before}", failure.pod, failure.reason))
+        }
+        _ => {
+            let message = format!("no backup has ended yet: the schedule is {}", backup.schedule);
+            with(Verdict::Unknown, "NoneYet", message)
+        }
     }
 }
 

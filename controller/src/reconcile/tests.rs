@@ -223,6 +223,7 @@ fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
             deployments: store(vec![]),
             budgets: store(vec![]),
             policies: store(vec![]),
+            cron_jobs: store(vec![]),
             pods: Indexed::new(store(pods)),
             claims: Indexed::new(store(vec![])),
             listed: Arc::default(),

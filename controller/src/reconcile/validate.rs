@@ -4,8 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use kvcluster_api::config::{ConfigError, LiveConfig};
 use kvcluster_api::resource::{
-    ClientAuth, DisruptionBudget, Durability, ImagePullPolicy, KvCluster, KvClusterSpec, LogLevel, NAME_LENGTH_MAX,
-    NetworkAccess, PodSettings, ServiceSettings, Spread, Storage, Tls,
+    BackupSettings, ClientAuth, DisruptionBudget, Durability, ImagePullPolicy, KvCluster, KvClusterSpec, LogLevel,
+    NAME_LENGTH_MAX, NetworkAccess, PodSettings, ServiceSettings, Spread, Storage, Tls,
 };
 use thiserror::Error;
 
@@ -94,6 +94,8 @@ pub struct Validated {
     pub auth: Option<ClientAuth>,
     /// Where the certificate of the nodes comes from. None where they speak without TLS.
     pub tls: Option<Tls>,
+    /// Backups by a schedule.
+    pub backup: Option<BackupSettings>,
     /// The cluster's DNS domain, where known.
     pub domain: Option<String>,
     /// Where the operator runs.
@@ -139,6 +141,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         hibernated,
         auth,
         tls,
+        backup,
     } = cluster.spec.clone();
     if hibernated && durability == Durability::Memory {
         let lost = "hibernated is true: with durability Memory that would lose all data".to_owned();
@@ -167,6 +170,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         hibernated,
         auth,
         tls,
+        backup,
         domain: defaults.domain.clone(),
         operator_namespace: defaults.operator_namespace.clone(),
         platform: defaults.platform,

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub, reason = "tests")]
 
 mod api_server;
+mod backup;
 mod check;
 mod failure;
 mod harness;

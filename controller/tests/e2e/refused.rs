@@ -11,6 +11,15 @@ fn pod_template(field: &str, value: Value) -> Value {
     json!({"leader": {"podTemplate": {field: value}}})
 }
 
+/// A spec with backups that have this field.
+fn backup(field: Value) -> Value {
+    let mut backup = json!({"schedule": "*/5 0-3,12 1,15 jan-MAR 1-5", "destination": "s3://bucket/of/demo"});
+    for (name, value) in field.as_object().unwrap() {
+        backup[name] = value.clone();
+    }
+    json!({"backup": backup})
+}
+
 #[tokio::test]
 async fn contradictions_are_refused_in_words() {
     let demo = Demo::empty().await;
@@ -105,6 +114,24 @@ async fn contradictions_are_refused_in_words() {
             json!({"durability": "Memory", "hibernated": true}),
             "hibernated: true would lose all data: with durability Memory the followers have it only in their pods",
         ),
+        (backup(json!({"schedule": "every night"})), "backup.schedule every night is not a schedule: minute (0-59)"),
+        (backup(json!({"schedule": "60 2 * * *"})), "backup.schedule 60 2 * * * is not a schedule"),
+        (backup(json!({"schedule": "0 24 * * *"})), "backup.schedule 0 24 * * * is not a schedule"),
+        (backup(json!({"schedule": "0 2 * *"})), "backup.schedule 0 2 * * is not a schedule"),
+        (backup(json!({"schedule": "0 2 * * 1-8"})), "backup.schedule 0 2 * * 1-8 is not a schedule"),
+        (backup(json!({"timeZone": "Local"})), "backup.timeZone Local is not the name of a time zone"),
+        (
+            backup(json!({"destination": "gs://bucket/x"})),
+            "backup.destination gs://bucket/x is neither s3://BUCKET/PREFIX nor pvc://CLAIM/DIRECTORY",
+        ),
+        (backup(json!({"destination": "pvc://claim/../x"})), "backup.destination pvc://claim/../x is neither"),
+        (backup(json!({"destination": "s3://UPPER/x"})), "backup.destination s3://UPPER/x is neither"),
+        (
+            backup(json!({"destination": "pvc://claim", "secretName": "keys"})),
+            "backup.secretName keys has no use: pvc://claim is a volume",
+        ),
+        (backup(json!({"keep": 0})), "backup.keep is 0: it must be 1 to 1000"),
+        (backup(json!({"keepDays": 0})), "backup.keepDays is 0: it must be 1 to 3650"),
     ];
     for (spec, message) in cases {
         let error = demo.create(spec.clone()).await.expect_err(&spec.to_string()).to_string();

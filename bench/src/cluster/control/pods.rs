@@ -48,12 +48,15 @@ impl Pods {
         Self { pods: Api::namespaced(client, namespace), deployments, cluster: name.clone() }
     }
 
-    /// All that there are, the followers' by number.
+    /// All nodes that there are, the followers by number.
     ///
     /// # Errors
     /// When they may not be listed, or the API server does not answer.
     pub async fn list(&self) -> Result<Vec<PodState>> {
-        let labels = format!("app.kubernetes.io/name=kvcluster,app.kubernetes.io/instance={}", self.cluster);
+        let labels = format!(
+            "app.kubernetes.io/name=kvcluster,app.kubernetes.io/instance={},app.kubernetes.io/component in (leader,follower)",
+            self.cluster
+        );
         let parameters = ListParams::default().labels(&labels);
         let listed = persist("list the pods of", &self.cluster, || self.pods.list(&parameters)).await?;
         let mut pods: Vec<PodState> = listed.items.iter().map(PodState::new).collect();

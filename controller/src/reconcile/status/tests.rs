@@ -69,6 +69,7 @@ fn with_leader_pods(
         stateful_set: Some(&set),
         follower_pods: &pods(),
         leader_pods,
+        backup_pods: &[],
         plan: &done(),
         tokens: &tokens(Stage::Applied),
         clients: &ClientTokens::NotNeeded,
@@ -217,6 +218,7 @@ fn what_the_operator_alone_cannot_see_is_unknown_and_followers_count_by_their_ow
             stateful_set: Some(&set),
             follower_pods: &followers,
             leader_pods: &[pod("demo-leader-x", leader_ready)],
+            backup_pods: &[],
             plan: &done(),
             tokens: &tokens(Stage::Applied),
             clients: &ClientTokens::NotNeeded,
@@ -360,4 +362,39 @@ fn a_cluster_that_wakes_is_not_degraded_until_its_leader_is_open() {
     let awake = computed(&all_well(), &waking, 4);
     assert_eq!((condition(&awake, "Hibernated"), awake.phase), (("False", "Awake"), Phase::Ready));
     assert_eq!(condition(&computed(&no_leader, &awake, 5), "Degraded"), ("True", "LeaderNotRunning"));
+}
+
+/// The condition of the backups with this schedule and what was known before.
+fn backups(spec: &str, before: Option<BackupStatus>) -> (String, String, String) {
+    let previous = KvClusterStatus { backup: before, ..KvClusterStatus::default() };
+    let (deployment, _) = workloads();
+    let status = with_leader_pods(spec, &all_well(), &deployment, &[], &previous, 100);
+    assert_eq!(status.backup, previous.backup, "what was known stays");
+    let found = status.conditions.iter().find(|condition| condition.type_ == "BackupSucceeded").expect("a condition");
+    (found.status.clone(), found.reason.clone(), found.message.clone())
+}
+
+#[test]
+fn the_last_backup_decides_and_a_failure_names_its_reason_and_the_last_good_one() {
+    const SPEC: &str = "backup: {schedule: '@daily', destination: 's3://store/x'}";
+    let known = |success: Option<&str>, failure: Option<&str>| -> Option<BackupStatus> {
+        let success = success.map(|time| json!({"time": time, "name": "demo-1", "keys": 41, "bytes": 7007}));
+        let failure = failure.map(|time| json!({"time": time, "pod": "demo-backup-x", "reason": "NoSuchBucket"}));
+        Some(serde_json::from_value(json!({"lastSuccess": success, "lastFailure": failure})).expect("a status"))
+    };
+    let (early, late) = (Some("2026-11-26T02:30:00Z"), Some("2026-11-27T02:30:00Z"));
+    let short = |found: (String, String, String)| format!("{} {}: {}", found.0, found.1, found.2);
+    assert_eq!(short(backups("{}", None)), "Unknown NotScheduled: the spec has no schedule of backups");
+    assert_eq!(short(backups(SPEC, None)), "Unknown NoneYet: no backup has ended yet: the schedule is @daily");
+    let verified = "demo-1 has 41 keys in 7007 bytes, and was verified at 2026-11-27T02:30:00Z";
+    assert_eq!(short(backups(SPEC, known(late, early))), format!("True Verified: {verified}"));
+    let (status, reason, message) = backups(SPEC, known(early, late));
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Failed"));
+    assert!(message.starts_with("demo-backup-x: NoSuchBucket; demo-1 has 41 keys"), "{message}");
+    let (_, _, message) = backups(SPEC, known(None, late));
+    assert_eq!(message, "demo-backup-x: NoSuchBucket; no backup before it succeeded");
+    // A cluster is ready whether or not it has a backup.
+    let previous = KvClusterStatus { backup: known(early, late), ..KvClusterStatus::default() };
+    let (deployment, _) = workloads();
+    assert_eq!(with_leader_pods(SPEC, &all_well(), &deployment, &[], &previous, 100).phase, Phase::Ready);
 }
