@@ -94,6 +94,7 @@ pub(crate) fn scenarios() {
     a_new_cluster_gets_every_object_by_server_side_apply();
     a_policy_that_is_switched_off_is_deleted_unless_it_has_another_owner();
     a_budget_that_is_switched_off_is_deleted();
+    a_schedule_of_backups_comes_and_goes_with_the_spec();
     the_claims_of_the_followers_are_owned_by_the_cluster_where_they_go_with_it();
     a_malformed_resource_does_not_stay_ready();
     a_refused_object_is_reported_with_the_words_of_the_api_server();
@@ -360,6 +361,26 @@ async fn a_budget_that_is_switched_off_is_deleted() {
     assert!(deleted.path.ends_with("poddisruptionbudgets/demo-follower"), "{}", deleted.path);
     assert_eq!(deleted.body["preconditions"]["uid"], json!("budget"));
     assert!(!api.writes().iter().any(|asked| asked.method == Method::PATCH && asked.path.contains("disruption")));
+}
+
+#[tokio::test]
+async fn a_schedule_of_backups_comes_and_goes_with_the_spec() {
+    let (api, client) = ApiServer::start(|_| None);
+    let with = "{backup: {schedule: '@daily', destination: 'pvc://backups/shop'}}";
+    reconcile(guarded(cluster(with)), context(client, 1, vec![])).await.expect("it succeeds");
+    let applied = api.applied("cronjobs/demo-backup");
+    assert_eq!(applied["spec"]["schedule"], json!("@daily"));
+    let owner = applied["metadata"]["ownerReferences"].clone();
+
+    let (api, client) = ApiServer::start(|_| None);
+    let job = json!({"metadata": {"name": "demo-backup", "namespace": "shop", "uid": "job", "ownerReferences": owner}});
+    let mut context = context(client, 1, vec![]);
+    let jobs = &mut Arc::get_mut(&mut context).expect("the only reference").stores.cron_jobs;
+    *jobs = store(vec![serde_json::from_value(job).expect("a CronJob")]);
+    reconcile(guarded(cluster("{}")), context).await.expect("it succeeds");
+    let deleted = api.asked().into_iter().find(|asked| asked.method == Method::DELETE).expect("it is deleted");
+    assert!(deleted.path.ends_with("cronjobs/demo-backup"), "{}", deleted.path);
+    assert_eq!(deleted.body["preconditions"]["uid"], json!("job"));
 }
 
 // Goal: a drain is safe by each rule that may count. Method: the stricter rule is in turn the one of the spec, the one
