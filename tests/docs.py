@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -317,6 +318,21 @@ run(os.path.join(programs, name), *words)
 '''
 
 
+def end_group(process):
+    """Ends everything that a script started, and waits for it: a leader answers for a moment, and keeps its port."""
+    number = signal.SIGTERM
+    begun = time.monotonic()
+    try:
+        while time.monotonic() < begun + 25:
+            os.killpg(process.pid, number)
+            process.poll()
+            number = 0 if time.monotonic() < begun + 20 else signal.SIGKILL
+            time.sleep(0.02)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
 def run_script(where, text, command=("bash", "-euo", "pipefail", "-c")):
     """Runs text in a directory of its own, and ends everything that it started."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -340,11 +356,7 @@ def run_script(where, text, command=("bash", "-euo", "pipefail", "-c")):
                 code = process.wait(BLOCK_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 code = f"no end within {BLOCK_TIMEOUT_S} s"
-            try:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
-            except ProcessLookupError:
-                pass
+            end_group(process)
             output.seek(0)
             said = output.read().strip().split("\n")
     print(f"{'ok  ' if code == 0 else 'FAIL'}  {where}", flush=True)
