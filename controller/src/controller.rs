@@ -302,7 +302,8 @@ where
     })
 }
 
-/// The KvClusters that an object names by label and by owner. A user may have removed either.
+/// The KvClusters that an object names by label and by owner. A user may have changed both: an object without an owner also
+/// counts as one of each KvCluster whose name its own begins with, and those that do not exist are ignored.
 fn belongs_to<K: Resource<DynamicType = ()>>(object: K) -> Vec<ObjectRef<Guarded>> {
     let Some(namespace) = object.namespace() else { return Vec::new() };
     let label = object.labels().get("app.kubernetes.io/instance").cloned();
@@ -311,7 +312,11 @@ fn belongs_to<K: Resource<DynamicType = ()>>(object: K) -> Vec<ObjectRef<Guarded
         .iter()
         .find(|owner| owner.kind == KvCluster::kind(&()))
         .map(|owner| owner.name.clone());
-    let mut names: Vec<String> = label.into_iter().chain(owner).collect();
+    let name = object.name_any();
+    let begins = name.match_indices('-').map(|(at, _)| name[..at].to_owned()).chain([name.clone()]);
+    let by_name = begins.filter(|_| object.owner_references().is_empty());
+    let mut names: Vec<String> = label.into_iter().chain(owner).chain(by_name).collect();
+    names.sort_unstable();
     names.dedup();
     names.into_iter().map(|name| ObjectRef::new(&name).within(&namespace)).collect()
 }
@@ -323,5 +328,33 @@ where
     match namespace {
         Some(namespace) => Api::namespaced(client.clone(), namespace),
         None => Api::all(client.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::networking::v1::NetworkPolicy;
+    use serde_json::json;
+
+    use super::*;
+
+    fn clusters(labels: &serde_json::Value, owners: &serde_json::Value) -> Vec<String> {
+        let metadata =
+            json!({"name": "my-demo-backup", "namespace": "shop", "labels": labels, "ownerReferences": owners});
+        let object: NetworkPolicy = serde_json::from_value(json!({"metadata": metadata})).expect("an object");
+        belongs_to(object).into_iter().map(|cluster| cluster.name).collect()
+    }
+
+    #[test]
+    fn an_object_finds_its_cluster_also_when_label_and_owner_are_gone() {
+        let owner =
+            json!([{"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster", "name": "my-demo", "uid": "1"}]);
+        let label = json!({"app.kubernetes.io/instance": "my-demo"});
+        assert_eq!(clusters(&label, &owner), ["my-demo"]);
+        assert_eq!(clusters(&json!({"app.kubernetes.io/instance": "stolen"}), &owner), ["my-demo", "stolen"]);
+        let stripped = clusters(&json!({"app.kubernetes.io/instance": "stolen"}), &json!([]));
+        assert_eq!(stripped, ["my", "my-demo", "my-demo-backup", "stolen"]);
+        let of_others = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "my-demo", "uid": "2"}]);
+        assert_eq!(clusters(&label, &of_others), ["my-demo"], "a pod's events wake its cluster alone");
     }
 }
