@@ -36,24 +36,28 @@ impl Gather {
     #[cfg(test)]
     pub(super) fn expecting(writes: usize) -> Self {
         let mut gather = Self { round_trip: WAIT_MAX, ..Self::default() };
-        gather.is_complete(writes);
+        gather.joined(writes);
         gather
     }
 
     /// A frame begins. Returns how long it may wait, if others are to be expected.
     pub(super) fn begins(&mut self, in_flight: usize) -> Option<Duration> {
         self.usual -= self.usual / 64;
+        self.joined(in_flight);
         if self.is_complete(in_flight) || self.round_trip < ROUND_TRIP_MIN {
             return None;
         }
         Some((self.round_trip / PART).min(WAIT_MAX))
     }
 
+    /// A write has joined the frame, and so many are under way now.
+    pub(super) fn joined(&mut self, in_flight: usize) {
+        self.usual = self.usual.max((in_flight as u64).saturating_mul(FRACTIONS));
+    }
+
     /// Whether no more writes are to be expected than are under way.
-    pub(super) fn is_complete(&mut self, in_flight: usize) -> bool {
-        let in_flight = (in_flight as u64).saturating_mul(FRACTIONS);
-        self.usual = self.usual.max(in_flight);
-        self.usual.div_ceil(FRACTIONS) * FRACTIONS <= in_flight
+    pub(super) fn is_complete(&self, in_flight: usize) -> bool {
+        self.usual.div_ceil(FRACTIONS) <= in_flight as u64
     }
 
     /// A frame whose last write has this index has left.
@@ -106,8 +110,10 @@ mod tests {
             let wait = gather.begins(1);
             assert_eq!(wait, (round > 0).then_some(SYNC / 4), "the first round teaches how many there are");
             for in_flight in 2..10 {
+                gather.joined(in_flight);
                 assert_eq!(gather.is_complete(in_flight), round == 0, "{in_flight} in round {round}");
             }
+            gather.joined(10);
             assert!(gather.is_complete(10));
         }
     }
@@ -116,7 +122,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn clients_that_are_gone_are_forgotten() {
         let mut gather = measured().await;
-        gather.is_complete(100);
+        gather.joined(100);
         let waits = (0..1_000).take_while(|_| gather.begins(1).is_some()).count();
         assert!((1..1_000).contains(&waits), "{waits} frames wait for them");
     }
@@ -124,7 +130,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wait_is_bounded_and_only_for_followers_that_sync() {
         let mut gather = Gather::default();
-        gather.is_complete(10);
+        gather.joined(10);
         assert_eq!(gather.begins(1), None, "nothing is measured");
         round_trip(&mut gather, 1, Duration::from_micros(100)).await;
         assert_eq!(gather.begins(1), None, "in memory");
@@ -141,7 +147,7 @@ mod tests {
         gather.left(1_000);
         gather.confirmed(7);
         tokio::time::advance(TIMED_MAX * 2).await;
-        gather.is_complete(10);
+        gather.joined(10);
         round_trip(&mut gather, 8, SYNC).await;
         assert_eq!(gather.begins(1), Some(SYNC / 4));
     }

@@ -179,7 +179,8 @@ impl State {
         }
         self.staged.frame.push(write);
         self.staged.last = write.index;
-        let complete = self.staged.gather.is_complete(in_flight) && self.staged.gathers;
+        self.staged.gather.joined(in_flight);
+        let complete = self.staged.gathers && self.staged.gather.is_complete(in_flight);
         if complete || self.staged.frame.len() >= wire::FRAME_BYTES_TARGET {
             self.send_staged();
         }
