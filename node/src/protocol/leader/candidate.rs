@@ -132,14 +132,19 @@ impl<W, R> Leader<W, R> {
         };
         // It asks once more before it asks for promises. Another candidate may have been quicker.
         let last = candidacy.wait == Some(0);
+        self.ask_each(last, |slot| slot.link == Link::Greeted);
+        self.tick_copy();
+    }
+
+    /// Asks these followers what they hear, one question at a time.
+    pub(super) fn ask_each(&mut self, last: bool, among: impl Fn(&Slot) -> bool) {
         for index in 0..self.slots.len() {
             let id = SlotId(index as u8);
-            if let Some(slot) = self.slot_mut(id).filter(|slot| slot.link == Link::Greeted && !slot.silence.asked) {
+            if let Some(slot) = self.slot_mut(id).filter(|slot| among(slot) && !slot.silence.asked) {
                 (slot.silence.asked, slot.silence.last) = (true, last);
                 self.out.push(Output::Send(id, ToFollower::Greet));
             }
         }
-        self.tick_copy();
     }
 
     /// A follower answered [`ToFollower::Greet`].

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use super::slot::{Link, Slot};
-use super::{Leader, Output, Phase, SlotId};
-use crate::protocol::messages::{Hello, ToFollower};
+use super::slot::Link;
+use super::{Leader, Phase, SlotId};
+use crate::protocol::messages::Hello;
 
 impl<W, R> Leader<W, R> {
     /// The URL of the leader, where another process leads as far as followers report.
@@ -36,18 +36,10 @@ impl<W, R> Leader<W, R> {
         having.count() >= usize::from(self.rules.quorum())
     }
 
-    /// A tick of a leader that has ended: it asks every follower whom it obeys.
+    /// A tick of a leader that has ended: it asks every follower which leader it obeys.
     pub(super) fn tick_ended(&mut self) {
-        if self.settings.limits.takeover_rounds == 0 {
-            return;
-        }
-        let is_free = |slot: &Slot| slot.link != Link::Down && !slot.silence.asked;
-        for index in 0..self.slots.len() {
-            let id = SlotId(index as u8);
-            if let Some(slot) = self.slot_mut(id).filter(|slot| is_free(slot)) {
-                slot.silence.asked = true;
-                self.out.push(Output::Send(id, ToFollower::Greet));
-            }
+        if self.settings.limits.takeover_rounds > 0 {
+            self.ask_each(false, |slot| slot.link != Link::Down);
         }
     }
 
