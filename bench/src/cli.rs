@@ -10,6 +10,7 @@ mod load;
 mod play;
 mod recover;
 mod report;
+mod size;
 mod staleness;
 mod standby;
 mod steady;

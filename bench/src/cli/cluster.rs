@@ -270,7 +270,7 @@ pub(super) fn without_delays(
 }
 
 /// The executable whose nodes to start: this program unless another one is given.
-fn node_program(given: Option<&Path>) -> Result<PathBuf> {
+pub(super) fn node_program(given: Option<&Path>) -> Result<PathBuf> {
     match given {
         Some(program) => Ok(program.to_owned()),
         None => std::env::current_exe().context("failed to find this program's own file"),

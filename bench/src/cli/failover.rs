@@ -2,12 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
-use super::EXIT_VIOLATION;
+use super::{
+    EXIT_VIOLATION,
+    size::{PairArguments, SizeArguments},
+};
 use crate::{
-    cluster::LocalClusterOptions,
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     load::{
         Answers,
@@ -29,25 +31,12 @@ pub struct FailoverArguments {
     #[arg(long, value_enum, default_value = "kill")]
     loss: Loss,
 
-    /// Clients that write, each one write at a time
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    clients: u16,
+    #[command(flatten)]
+    pair: PairArguments,
 
     /// Further keys of 100 bytes that are written first
     #[arg(long, value_name = "N", default_value_t = 0)]
     fill: u64,
-
-    /// Followers to start
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60))]
-    follower_count: u16,
-
-    /// Followers that confirm a write
-    #[arg(long, alias = "write-quorum", value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    quorum: u16,
-
-    /// TAKEOVER_AFTER_MS of both leader processes
-    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(300..))]
-    takeover_after_ms: u32,
 
     /// Gives followers disks
     #[arg(long)]
@@ -67,24 +56,14 @@ pub struct FailoverArguments {
 /// # Errors
 /// When a node fails or no standby takes over.
 pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
-    let FailoverArguments { rounds, loss, clients, fill, follower_count, quorum, takeover_after_ms, .. } = arguments;
-    let FailoverArguments { disk, beside_etcd, out, .. } = arguments;
-    super::require_possible(*quorum, *follower_count)?;
+    let FailoverArguments { rounds, loss, pair, fill, disk, beside_etcd, out } = arguments;
     let data = out.join("data");
+    let cluster = pair.options(disk.then(|| data.clone()), out)?;
     super::remove_directory(&data)?;
-    let program = std::env::current_exe().context("failed to find this program's own file")?;
-    let cluster = LocalClusterOptions {
-        followers: *follower_count,
-        write_quorum: *quorum,
-        max_delay_ms: 0,
-        data_directory: disk.then(|| data.clone()),
-        environment: vec![("TAKEOVER_AFTER_MS".to_owned(), takeover_after_ms.to_string())],
-        ..LocalClusterOptions::new(program, out.join("logs"))
-    };
     let options = FailoverOptions {
         rounds: *rounds,
         loss: *loss,
-        clients: usize::from(*clients),
+        clients: usize::from(pair.clients),
         fill: *fill,
         patience: Duration::from_secs(120),
     };
@@ -111,7 +90,7 @@ pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
     })?;
     print(&text(&measured, arguments));
     match &etcd {
-        Some((name, measured)) => print(&text_of_etcd(name, measured, *clients)),
+        Some((name, measured)) => print(&text_of_etcd(name, measured, pair.clients)),
         None if *beside_etcd && !interrupted => print("etcd is not installed: there is no such program in PATH\n"),
         None => {}
     }
@@ -125,7 +104,8 @@ pub(super) fn main(arguments: &FailoverArguments) -> Result<u8> {
 }
 
 fn text(measured: &Failover, arguments: &FailoverArguments) -> String {
-    let FailoverArguments { loss, follower_count, quorum, takeover_after_ms, fill, clients, disk, .. } = arguments;
+    let FailoverArguments { loss, pair, fill, disk, .. } = arguments;
+    let PairArguments { clients, size: SizeArguments { follower_count, quorum }, takeover_after_ms } = pair;
     let loss = match loss {
         Loss::Kill => "killed",
         Loss::Pause => "paused",

@@ -2,9 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
+use super::size::SizeArguments;
 use crate::{
     cluster::LocalClusterOptions,
     load::recovery::{self, Recovery, RecoveryOptions},
@@ -30,13 +31,8 @@ pub struct RecoverArguments {
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     overwrites: u64,
 
-    /// Followers to start
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60))]
-    follower_count: u16,
-
-    /// Followers that confirm a write
-    #[arg(long, alias = "write-quorum", value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    quorum: u16,
+    #[command(flatten)]
+    size: SizeArguments,
 
     /// Directory of the nodes' data and logs; what the last run left there goes
     #[arg(long, value_name = "DIRECTORY", default_value = "out/recover")]
@@ -48,19 +44,10 @@ pub struct RecoverArguments {
 /// # Errors
 /// When a node fails or does not come back.
 pub(super) fn main(arguments: &RecoverArguments) -> Result<u8> {
-    let RecoverArguments { keys, value_size_bytes, connections, overwrites, follower_count, quorum, out } = arguments;
-    super::require_possible(*quorum, *follower_count)?;
+    let RecoverArguments { keys, value_size_bytes, connections, overwrites, size, out } = arguments;
     let data = out.join("data");
+    let cluster = LocalClusterOptions { replication_timeout_ms: 60_000, ..size.options(Some(data.clone()), out)? };
     super::remove_directory(&data)?;
-    let program = std::env::current_exe().context("failed to find this program's own file")?;
-    let cluster = LocalClusterOptions {
-        followers: *follower_count,
-        write_quorum: *quorum,
-        max_delay_ms: 0,
-        replication_timeout_ms: 60_000,
-        data_directory: Some(data.clone()),
-        ..LocalClusterOptions::new(program, out.join("logs"))
-    };
     let options = RecoveryOptions {
         keys: *keys,
         value_size_bytes: *value_size_bytes,

@@ -7,8 +7,9 @@ use clap::Args;
 
 use super::{
     EXIT_FAILED,
-    cluster::{Durability, data_directory, without_delays},
+    cluster::{Durability, data_directory},
     load::above_zero,
+    size::SizeArguments,
 };
 use crate::{
     cluster::LocalClusterOptions,
@@ -40,13 +41,8 @@ pub struct StandbyArguments {
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     keys: u64,
 
-    /// Followers to start
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60))]
-    follower_count: u16,
-
-    /// Followers that confirm a write
-    #[arg(long, alias = "write-quorum", value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    quorum: u16,
+    #[command(flatten)]
+    size: SizeArguments,
 
     /// Whether followers keep their state in memory or on disk
     #[arg(long, value_enum, default_value = "memory")]
@@ -66,17 +62,17 @@ pub(super) fn main(arguments: &StandbyArguments) -> Result<u8> {
 }
 
 async fn run(arguments: &StandbyArguments) -> Result<u8> {
-    let StandbyArguments { rounds, seconds, connections, keys, follower_count, quorum, durability, out } = arguments;
-    super::require_possible(*quorum, *follower_count)?;
+    let StandbyArguments { rounds, seconds, connections, keys, size, durability, out } = arguments;
+    let cluster = size.options(None, out)?;
     super::make_directory(out)?;
     raise_file_limit((*connections).into())?;
     let interrupt = Interrupt::listen().context("failed to listen for signals")?;
     let mut progress = LoadProgress::on_stderr(interrupt.clone());
     let data = data_directory(*durability, out)?;
     let cluster = LocalClusterOptions {
-        data_directory: data.as_ref().map(|data| data.path().to_owned()),
         environment: vec![("TAKEOVER_AFTER_MS".to_owned(), "500".to_owned())],
-        ..without_delays(*follower_count, *quorum, None, out)?
+        data_directory: data.as_ref().map(|data| data.path().to_owned()),
+        ..cluster
     };
     let options = StandbyOptions {
         rounds: *rounds,
@@ -90,6 +86,7 @@ async fn run(arguments: &StandbyArguments) -> Result<u8> {
     let measured = standby::measure(cluster, options, &mut progress).await;
     progress.finish();
     let cost = measured?;
+    let SizeArguments { follower_count, quorum } = size;
     print(&format!("N = {follower_count}, W = {quorum}, {connections} connections, {keys} keys, {durability:?}\n"));
     print(&cost.text());
     Ok(match (cost.failures, interrupt.is_requested()) {

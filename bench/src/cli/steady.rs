@@ -2,16 +2,16 @@
 
 use std::{path::PathBuf, thread, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
 use super::{
     EXIT_VIOLATION,
     failover::{what_clients_saw, what_is_lost},
     load::above_zero,
+    size::{PairArguments, SizeArguments},
 };
 use crate::{
-    cluster::LocalClusterOptions,
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     load::steady::{self, Kind, Steady, SteadyOptions},
     output::print,
@@ -45,21 +45,8 @@ pub struct SteadyArguments {
     #[arg(long)]
     quiet_disk: bool,
 
-    /// Clients that write, each one write at a time
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    clients: u16,
-
-    /// Followers to start, with disks
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=60))]
-    follower_count: u16,
-
-    /// Followers that confirm a write
-    #[arg(long, alias = "write-quorum", value_name = "W", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
-    quorum: u16,
-
-    /// TAKEOVER_AFTER_MS of both leader processes
-    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u32).range(300..))]
-    takeover_after_ms: u32,
+    #[command(flatten)]
+    pair: PairArguments,
 
     /// Directory of the nodes' data and logs; what the last run left there goes
     #[arg(long, value_name = "DIRECTORY", default_value = "out/steady")]
@@ -71,25 +58,15 @@ pub struct SteadyArguments {
 /// # Errors
 /// When a node fails.
 pub(super) fn main(arguments: &SteadyArguments) -> Result<u8> {
-    let SteadyArguments { seconds, longest_pause_ms, busy_threads, quiet_disk, clients, .. } = arguments;
-    let SteadyArguments { nodes, follower_count, quorum, takeover_after_ms, out, .. } = arguments;
-    super::require_possible(*quorum, *follower_count)?;
+    let SteadyArguments { seconds, longest_pause_ms, nodes, busy_threads, quiet_disk, pair, out } = arguments;
     let data = out.join("data");
+    let cluster = pair.options(Some(data.clone()), out)?;
     super::remove_directory(&data)?;
     super::make_directory(&data)?;
-    let program = std::env::current_exe().context("failed to find this program's own file")?;
-    let cluster = LocalClusterOptions {
-        followers: *follower_count,
-        write_quorum: *quorum,
-        max_delay_ms: 0,
-        data_directory: Some(data.clone()),
-        environment: vec![("TAKEOVER_AFTER_MS".to_owned(), takeover_after_ms.to_string())],
-        ..LocalClusterOptions::new(program, out.join("logs"))
-    };
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let options = SteadyOptions {
         duration: Duration::from_secs_f64(*seconds),
-        clients: usize::from(*clients),
+        clients: usize::from(pair.clients),
         longest_pause: Duration::from_millis(*longest_pause_ms),
         nodes: nodes.clone(),
         busy_threads: busy_threads.map_or(processors, usize::from),
@@ -121,7 +98,7 @@ pub(super) fn main(arguments: &SteadyArguments) -> Result<u8> {
 
 fn text(measured: &Steady, arguments: &SteadyArguments, busy_threads: usize) -> String {
     let Steady { lasted, takeovers, epochs, disturbances, .. } = measured;
-    let SteadyArguments { follower_count, quorum, takeover_after_ms, clients, .. } = arguments;
+    let PairArguments { clients, size: SizeArguments { follower_count, quorum }, takeover_after_ms } = arguments.pair;
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
     let mut text = format!(
         "disturbed for {:.0} s; N = {follower_count}, W = {quorum}, on disk, {clients} clients, {busy_threads} busy threads, \

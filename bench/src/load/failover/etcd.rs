@@ -15,6 +15,7 @@ use crate::{
     interrupt::Interrupt,
     load::{
         compare::Members,
+        recovery::until,
         writers::{Servers, Writers},
     },
 };
@@ -76,12 +77,9 @@ async fn gap(members: &Members, writers: &Writers, patience: Duration) -> Result
 }
 
 async fn until_whole(members: &Members, patience: Duration) -> Result<()> {
-    let deadline = Instant::now() + patience;
-    while !block_in_place(|| members.are_whole()) {
-        if Instant::now() > deadline {
-            bail!("etcd's members do not agree on a leader within {} s", patience.as_secs());
-        }
-        sleep(POLL_INTERVAL).await;
-    }
-    Ok(())
+    until("etcd's members do not agree on a leader", patience, async || {
+        let whole = block_in_place(|| members.are_whole());
+        (!whole).then(|| "not every member runs and knows one".to_owned())
+    })
+    .await
 }
