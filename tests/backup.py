@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "clients"))
 from cluster import ROOT, Cluster, eventually, free_ports  # noqa: E402
+from packages import virtual_environment  # noqa: E402
 
 SOURCES, BUILT = ROOT / "tests/s3", ROOT / "target/s3"
 NODE = ROOT / os.environ.get("KV_NODE", "target/debug/kv-node")
@@ -28,16 +29,6 @@ KVCTL = ROOT / os.environ.get("KVCTL", "target/debug/kvctl")
 BUCKET = "kvcluster-backups"
 # So that a backup is more than one part, and more than the buffers between the processes.
 VALUE, KEYS = "x" * 20_000, 4_000
-
-
-def install():
-    """A virtual environment with moto."""
-    environment = BUILT / "venv"
-    if not (environment / "bin/moto_server").exists():
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        pip = [environment / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-        subprocess.run([*pip, "-r", SOURCES / "requirements.txt"], check=True)
-    return environment / "bin"
 
 
 class Proxy:
@@ -269,7 +260,7 @@ class Checks:
 
 
 def main():
-    store = Store(install())
+    store = Store(virtual_environment(BUILT, SOURCES / "requirements.txt", "moto_server"))
     try:
         with named(Cluster(NODE), "shop/demo") as cluster, named(Cluster(NODE), "shop/new") as other:
             leader = cluster.leader()

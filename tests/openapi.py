@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "clients"))
 from cluster import ROOT, Cluster  # noqa: E402
+from packages import virtual_environment  # noqa: E402
 
 SOURCES, BUILT = ROOT / "tests/openapi", ROOT / "target/openapi"
 NODE = ROOT / os.environ.get("KV_NODE", "target/debug/kv-node")
@@ -32,16 +33,6 @@ LEFT_OUT = ["/watch", "/live", "/hand-over"]
 LAST = ["/config", "/restore"]
 
 
-def install():
-    """A virtual environment with schemathesis."""
-    environment = BUILT / "venv"
-    if not (environment / "bin/schemathesis").exists():
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        pip = [environment / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
-        subprocess.run([*pip, "-r", SOURCES / "requirements.txt"], check=True)
-    return environment / "bin/schemathesis"
-
-
 def passes(schemathesis, node, which):
     """Whether every answer of this node is as described."""
     # A node answers any method of a route that it does not have with 404.
@@ -56,7 +47,7 @@ def passes(schemathesis, node, which):
 
 
 def main():
-    schemathesis = install()
+    schemathesis = virtual_environment(BUILT, SOURCES / "requirements.txt", "schemathesis") / "schemathesis"
     without = [word for path in [*LEFT_OUT, *LAST] for word in ("--exclude-path", path)]
     rounds = [without, *(["--include-path", path] for path in LAST)]
     with Cluster(NODE) as cluster:

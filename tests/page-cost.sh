@@ -39,8 +39,6 @@ with_page() {
 for ((round = 0; round < rounds; round++)); do
   if ((round % 2)); then open=$(with_page) without=$(load); else without=$(load) open=$(with_page); fi
   echo "$open $without"
-done | jq -rs --raw-input '
-  split("\n") | map(select(. != "") | split(" ") | map(tonumber)) |
-  def ratio(of): map(of) | sort | def at(share): .[(length - 1) * share | round] * 1000 | round / 1000;
-    "× \(at(0.5)) (quartiles \(at(0.25)) to \(at(0.75)), \(length) rounds)";
+done | jq -rs --raw-input -L "$(dirname "$0")" '
+  include "ratios"; rounds |
   "with an open page: writes per second \(ratio(.[0] / .[2])), leader processor time for a write \(ratio(.[1] / .[3]))"'

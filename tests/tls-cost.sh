@@ -76,8 +76,6 @@ for ((round = 0; round < rounds; round++)); do
     off=$(load "$plain" http://localhost:8200 "$@") on=$(load "$encrypted" https://localhost:8100 "$@")
   fi
   echo "$on $off"
-done | jq -rs --raw-input '
-  split("\n") | map(select(. != "") | split(" ") | map(tonumber)) |
-  def ratio(of): map(of) | sort | def at(share): .[(length - 1) * share | round] * 1000 | round / 1000;
-    "× \(at(0.5)) (quartiles \(at(0.25)) to \(at(0.75)))";
-  "with TLS, \(length) rounds: writes per second \(ratio(.[0] / .[4])), median latency \(ratio(.[1] / .[5])), 99th percentile \(ratio(.[2] / .[6])), leader processor time for a write \(ratio(.[3] / .[7]))"'
+done | jq -rs --raw-input -L "$(dirname "$0")" '
+  include "ratios"; rounds |
+  "with TLS: writes per second \(ratio(.[0] / .[4])), median latency \(ratio(.[1] / .[5])), 99th percentile \(ratio(.[2] / .[6])), leader processor time for a write \(ratio(.[3] / .[7]))"'
