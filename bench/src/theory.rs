@@ -1,8 +1,8 @@
 //! What a write quorum must cost and what a read at a follower may miss, computed exactly.
 //!
-//! This is about uniform delays; [`numbers`] and [`stale`] have any other law. A leader sends a write to `N` followers, each after a delay drawn uniformly from `[a, b]`, and answers at the
-//! `W`-th confirmation. Measured in units of `b − a`, the delays are `N` independent uniforms `U₁ … U_N`, and the
-//! answer comes at their `W`-th smallest, the *order statistic* `U₍W₎`.
+//! This is about uniform delays; [`numbers`] and [`stale`] have any other law. A leader sends a write to `N` followers, each
+//! after a delay drawn uniformly from `[a, b]`, and answers at the `W`-th confirmation. Measured in units of `b − a`, the
+//! delays are `N` independent uniforms `U₁ … U_N`, and the answer comes at their `W`-th smallest, the *order statistic* `U₍W₎`.
 //!
 //! **Its law.** `U₍W₎ ≤ x` exactly when at least `W` of the `N` uniforms are at most `x`; each is with probability
 //! `x`, so `P(U₍W₎ ≤ x) = Σ_{k=W}^{N} C(N,k) xᵏ (1−x)^{N−k}`, a binomial tail. Differentiated, the sum telescopes to

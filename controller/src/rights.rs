@@ -41,7 +41,7 @@ pub(crate) fn record(method: &Method, path: &str, query: &str, body: &Value) {
         used.insert(right(group, resource, "create"));
     }
     used.extend(of_request);
-    // An owner that its objects block has to be deletable by whoever makes them.
+    // With blockOwnerDeletion the API server asks for the right to change the owner's finalizers.
     let owners = body["metadata"]["ownerReferences"].as_array().into_iter().flatten();
     if owners.into_iter().any(|owner| owner["kind"] == "KvCluster" && owner["blockOwnerDeletion"] == true) {
         used.insert(right("kvcluster.io", "kvclusters/finalizers", "update"));

@@ -8,8 +8,9 @@
 //! {"end":{"keys":3,"digest":"1ba62d6a2cbe21ec"}}
 //! ```
 //!
-//! The cluster is absent where the leader knows no name. A value that is not UTF-8 is `value_base64` in place of `value`. Format 1 has no such values and is
-//! otherwise the same, so this release reads both.
+//! The cluster is absent where the leader knows no name. A value that is not UTF-8 is `value_base64`
+//! in place of `value`. Format 1 has no such values and is otherwise the same, so this release reads
+//! both.
 //!
 //! A backup contains deleted keys, without a value, so that their sequence numbers continue after a
 //! restore. It also contains the marks of retried writes. The digest (64-bit XXH3) covers every

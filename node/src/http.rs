@@ -9,7 +9,8 @@
 //! - [`kv`], [`batch`], [`keys`], [`dump`], [`backup`], [`restore`], [`replica`] and [`admin`] are the handlers.
 //! - [`status`] makes the answers of `GET /status`.
 //! - [`openapi`] serves the description of the routes.
-//! - [`page`] is the page for browsers, and [`live`] the events that it shows. [`replicas`] reads at followers, for it. [`watch`] sends committed changes.
+//! - [`page`] is the page for browsers, [`live`] the events that it shows, and [`replicas`] its reads at
+//!   followers. [`watch`] sends committed changes.
 
 mod activity;
 mod admin;

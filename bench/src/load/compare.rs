@@ -1,8 +1,8 @@
 //! kvcluster beside what users would pick instead: the same load for all of them, on one machine, in one run.
 //!
 //! All systems run side by side, and only one of them is under load at a time. Rounds go over every system at every number of
-//! connections, and at every length of a pipeline where it takes pipelines, so that other work on the machine affects all systems alike. A ratio is computed within its round, and the
-//! report has the median of the rounds.
+//! connections, and at every length of a pipeline where it takes pipelines, so that other work on the machine affects all
+//! systems alike. A ratio is computed within its round, and the report has the median of the rounds.
 
 mod etcd;
 mod process;

@@ -73,7 +73,7 @@ async fn every_lesson_comes_to_its_verdict() {
         assert_times(&verdict, theory_ms);
     }
 
-    // A wrong prediction is called wrong. The lesson goes on once the follower is down.
+    // The page reports a wrong prediction as wrong. The lesson goes on once the follower is down.
     predict(&mut page, 6, "1").await;
     step(&mut page, "Now stop one follower").await;
     cluster.kill_follower(1).expect("killed");

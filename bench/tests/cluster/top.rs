@@ -82,7 +82,7 @@ async fn next(events: &mut mpsc::Receiver<Event>, wanted: impl Fn(&Update) -> bo
     timeout(PATIENCE, found).await.expect("in time")
 }
 
-/// Nobody tells the feed where the standby is: the followers name the leader that they obey.
+/// The feed does not know the standby: the followers name the leader that they obey.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_feed_goes_on_with_the_next_leader() {
     let directory = TempDir::new().expect("a directory");

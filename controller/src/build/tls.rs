@@ -22,7 +22,7 @@ pub(super) fn certificate(cluster: &Validated, inputs: &Inputs) -> Option<Secret
     Some(secret(cluster, names::certificate(&cluster.name), &issued.node, trusted))
 }
 
-/// The same CAs for clients, whom no key concerns.
+/// The same CAs for clients, without any key.
 pub(super) fn trusted(cluster: &Validated, inputs: &Inputs) -> Option<ConfigMap> {
     let trusted = inputs.certificates.trusted.clone()?;
     Some(ConfigMap {

@@ -42,6 +42,22 @@ pub struct Secrets {
     pub read_at: Instant,
 }
 
+#[cfg(test)]
+impl Secrets {
+    /// Those of a cluster that has none yet.
+    pub(super) fn none() -> Self {
+        Self {
+            wanted: None,
+            accepted: None,
+            clients: None,
+            authority: None,
+            certificate: None,
+            due: None,
+            read_at: Instant::now(),
+        }
+    }
+}
+
 /// Reads the Secrets.
 ///
 /// # Errors

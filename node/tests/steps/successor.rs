@@ -1,4 +1,4 @@
-//! What a leader that has ended knows of its successor, to whom it sends its clients.
+//! What a leader that has ended knows of its successor, where it sends its clients.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ fn asks(old: &mut Core, followers: &mut Followers) -> Option<Arc<str>> {
     old.leads_elsewhere()
 }
 
-// Goal: a leader that handed over names its successor, and nobody before. Method: it asks before and after the standby opens.
+// Goal: a leader that handed over names its successor, and no leader before that. Method: it asks before and after the standby opens.
 #[test]
 fn a_leader_that_handed_over_names_its_successor() {
     let (mut old, mut next, mut followers) = pair(5);

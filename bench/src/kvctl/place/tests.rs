@@ -104,7 +104,7 @@ async fn what_is_changed_cut_off_or_without_a_record_does_not_count() {
     let whole = text(Some("shop/demo"), 7);
     let put = async |text: String| drop(place.store.put(&path, text.into()).await.expect("written"));
 
-    // Of the same length: only reading tells.
+    // Of the same length: only a read shows the difference.
     put(whole.replacen("key 3", "key 8", 1)).await;
     let kept = place.choose(None, None).await.expect("it is listed");
     let error = lines::check(kept.open().await.expect("there")).await.map(drop).expect_err("changed").to_string();

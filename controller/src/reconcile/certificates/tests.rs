@@ -2,7 +2,6 @@
 //! Method: Secrets in memory and a clock in the test's hands. What is checked is what nodes check.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use k8s_openapi::ByteString;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
@@ -18,18 +17,6 @@ fn days(count: i32) -> SignedDuration {
     DAY.saturating_mul(count)
 }
 
-fn none() -> Secrets {
-    Secrets {
-        wanted: None,
-        accepted: None,
-        clients: None,
-        authority: None,
-        certificate: None,
-        due: None,
-        read_at: Instant::now(),
-    }
-}
-
 fn secret(parts: &[(&str, &str)]) -> Arc<Secret> {
     let data = parts.iter().map(|(key, part)| ((*key).to_owned(), ByteString(part.as_bytes().to_vec()))).collect();
     Arc::new(Secret { data: Some(data), ..Secret::default() })
@@ -41,7 +28,7 @@ fn written(of: &Certificates) -> Secrets {
     let trusted = of.trusted.as_deref().expect("a CA");
     let authority = secret(&[(CERTIFICATE_KEY, &authority.certificate), (PRIVATE_KEY, &authority.key)]);
     let node = [(CERTIFICATE_KEY, node.certificate.as_str()), (PRIVATE_KEY, &node.key), (CA_KEY, trusted)];
-    Secrets { authority: Some(authority), certificate: Some(secret(&node)), ..none() }
+    Secrets { authority: Some(authority), certificate: Some(secret(&node)), ..Secrets::none() }
 }
 
 fn node_of(of: &Certificates) -> &Pair {
@@ -74,7 +61,7 @@ fn message(state: &State) -> (&'static str, String) {
 #[test]
 fn the_first_certificate_is_valid_for_every_name_of_the_cluster() {
     let cluster = validated("{tls: {}}");
-    let first = decide(&cluster, &none(), start());
+    let first = decide(&cluster, &Secrets::none(), start());
     let Pair { certificate, key } = node_of(&first);
     let all = [
         "demo",
@@ -101,13 +88,13 @@ fn the_first_certificate_is_valid_for_every_name_of_the_cluster() {
     }
     assert_eq!(message(&first.state).0, "Valid");
     assert!(message(&first.state).1.ends_with("is valid until 2026-05-30T12:00:00Z"), "{:?}", first.state);
-    assert_eq!(decide(&validated("{}"), &none(), start()), Certificates::none());
+    assert_eq!(decide(&validated("{}"), &Secrets::none(), start()), Certificates::none());
 }
 
 #[test]
 fn nothing_changes_before_it_is_due_and_then_the_certificate_alone() {
     let cluster = validated("{tls: {}}");
-    let first = decide(&cluster, &none(), start());
+    let first = decide(&cluster, &Secrets::none(), start());
     for day in [0, 1, 59] {
         let later = decide(&cluster, &written(&first), start() + days(day));
         assert_eq!((&later.issued, &later.trusted), (&first.issued, &first.trusted), "day {day}");
@@ -126,8 +113,8 @@ fn nothing_changes_before_it_is_due_and_then_the_certificate_alone() {
 #[test]
 fn one_that_has_expired_or_was_damaged_is_replaced_at_once() {
     let cluster = validated("{tls: {}}");
-    let first = decide(&cluster, &none(), start());
-    let other = decide(&cluster, &none(), start());
+    let first = decide(&cluster, &Secrets::none(), start());
+    let other = decide(&cluster, &Secrets::none(), start());
     let with = |key: &str, part: &str| {
         let mut secrets = written(&first);
         let mut node = (*secrets.certificate.take().expect("a Secret")).clone();
@@ -150,7 +137,7 @@ fn one_that_has_expired_or_was_damaged_is_replaced_at_once() {
 
 #[test]
 fn other_names_are_another_certificate() {
-    let first = decide(&validated("{tls: {}}"), &none(), start());
+    let first = decide(&validated("{tls: {}}"), &Secrets::none(), start());
     let mut moved = validated("{tls: {}}");
     moved.domain = Some("other.example".to_owned());
     let now = start() + SPREAD;
@@ -164,7 +151,7 @@ fn other_names_are_another_certificate() {
 #[test]
 fn a_new_ca_is_trusted_by_all_before_it_signs() {
     let cluster = validated("{tls: {}}");
-    let first = decide(&cluster, &none(), start());
+    let first = decide(&cluster, &Secrets::none(), start());
     let due = start() + days(3650 - 365);
     // With a certificate of the old CA that is not due itself.
     let before = decide(&cluster, &Secrets { certificate: None, ..written(&first) }, due - days(1));
@@ -196,7 +183,7 @@ fn a_new_ca_is_trusted_by_all_before_it_signs() {
 #[test]
 fn the_operator_looks_again_when_the_new_ca_may_sign() {
     let cluster = validated("{tls: {}}");
-    let first = decide(&cluster, &none(), start());
+    let first = decide(&cluster, &Secrets::none(), start());
     let now = start() + days(1);
     let replaced = decide(&cluster, &Secrets { authority: None, ..written(&first) }, now);
     assert_eq!(replaced.due, Some(now + SPREAD));
@@ -206,14 +193,14 @@ fn the_operator_looks_again_when_the_new_ca_may_sign() {
 #[test]
 fn a_paused_cluster_reports_what_it_has_and_not_what_would_be_next() {
     let paused = validated("{tls: {}, paused: true}");
-    let first = decide(&validated("{tls: {}}"), &none(), start());
+    let first = decide(&validated("{tls: {}}"), &Secrets::none(), start());
     let state = |secrets: &Secrets, day: i32| message(&decide(&paused, secrets, start() + days(day)).state);
     assert_eq!(state(&written(&first), 65).0, "Valid");
     let (reason, soon) = state(&written(&first), 73);
     assert_eq!(reason, "ExpiresSoon");
     assert!(soon.contains("expires at 2026-05-30T12:00:00Z"), "{soon}");
     assert_eq!(state(&written(&first), 91).0, "Expired");
-    let (reason, missing) = state(&none(), 0);
+    let (reason, missing) = state(&Secrets::none(), 0);
     assert_eq!(reason, "SecretMissing");
     assert!(missing.contains("demo-tls does not exist, and the cluster is paused"), "{missing}");
 }
@@ -263,18 +250,18 @@ fn a_secret_of_cert_manager_is_checked_in_words() {
         (Some(of(&good, &ca)), soon, "ExpiresSoon", "should have been renewed by now"),
         (Some(of(&good, &ca)), start(), "Valid", "the certificate of the Secret shops is valid until 2026-05-02"),
     ] {
-        let decided = decide(&cluster, &Secrets { certificate: found, ..none() }, now);
+        let decided = decide(&cluster, &Secrets { certificate: found, ..Secrets::none() }, now);
         let (reason, message) = message(&decided.state);
         assert_eq!(reason, expected, "{message}");
         assert!(message.contains(words), "{message}");
         assert!(decided.issued.is_none(), "the operator issues nothing");
     }
-    let decided = decide(&cluster, &Secrets { certificate: Some(of(&swapped, &ca)), ..none() }, start());
+    let decided = decide(&cluster, &Secrets { certificate: Some(of(&swapped, &ca)), ..Secrets::none() }, start());
     assert_eq!(decided.trusted, Some(ca), "nodes that run still have certificates of it");
 }
 
 #[test]
 fn the_key_is_in_no_text() {
-    let first = decide(&validated("{tls: {}}"), &none(), start());
+    let first = decide(&validated("{tls: {}}"), &Secrets::none(), start());
     assert!(!format!("{first:?}").contains("PRIVATE KEY"));
 }

@@ -73,16 +73,7 @@ async fn a_secret_of_others_is_read_and_never_written() {
 fn certificates_of(name: &str) -> Certificates {
     let mut cluster = validated("{tls: {}}");
     cluster.name = name.to_owned();
-    let none = Secrets {
-        wanted: None,
-        accepted: None,
-        clients: None,
-        authority: None,
-        certificate: None,
-        due: None,
-        read_at: Instant::now(),
-    };
-    certificates::decide(&cluster, &none, Timestamp::now())
+    certificates::decide(&cluster, &Secrets::none(), Timestamp::now())
 }
 
 /// A leader that speaks TLS with this certificate. Returns its port, and how many requests it has read.
@@ -135,7 +126,10 @@ async fn a_node_with_another_certificate_or_none_is_not_believed_and_reads_nothi
         LeaderSeen::Unreachable { error, .. } => error.to_string(),
         seen => panic!("{seen:?}"),
     };
-    assert!(refused(port, None).await.contains("invalid peer certificate"), "no CA is known: nobody is trusted");
+    assert!(
+        refused(port, None).await.contains("invalid peer certificate"),
+        "no CA is known, so no certificate is trusted"
+    );
     let other = certificates_of("demo");
     assert!(refused(port, other.trusted.as_deref()).await.contains("invalid peer certificate"), "another CA");
     assert_eq!(read.load(Ordering::SeqCst), 1, "no request was sent");

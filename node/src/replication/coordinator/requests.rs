@@ -23,9 +23,17 @@ const SUCCESSOR_MAX: Duration = Duration::from_millis(500);
 /// How long it waits until that one opens.
 const OPENS_MAX: Duration = Duration::from_secs(5);
 
-/// For how long it sends clients there afterwards. Longer than the `Retry-After` of those that it refused before, and than Kubernetes
-/// needs to send new connections elsewhere.
+/// For how long it sends clients there afterwards. Longer than the `Retry-After` of those that it refused
+/// before, and than Kubernetes needs to send new connections elsewhere.
 const SEND_ON_FOR: Duration = Duration::from_millis(1_500);
+
+/// Looks every few milliseconds until a condition holds, which needs answers of followers.
+async fn until(mut holds: impl FnMut() -> bool) {
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    while !holds() {
+        looks.tick().await;
+    }
+}
 
 /// The outcome of a write.
 #[derive(Debug)]
@@ -265,37 +273,20 @@ impl Coordinator {
     /// Stops leading once no write is under way, and waits until the connected followers know it, at
     /// most for a second. The caller refuses new writes meanwhile.
     pub async fn resign(self: &Arc<Self>) {
-        let mut changes = tokio::time::interval(Duration::from_millis(5));
-        while !self.step(|state| state.core.resign()) {
-            changes.tick().await;
-        }
+        until(|| self.step(|state| state.core.resign())).await;
         self.changed.send_modify(|changes| *changes += 1);
-        let known = async {
-            while self.look(|state| state.core.is_resigning()) {
-                changes.tick().await;
-            }
-        };
+        let known = until(|| !self.look(|state| state.core.is_resigning()));
         let _ = tokio::time::timeout(RESIGN_MAX, known).await;
     }
 
-    /// Waits for the leader that follows this one, which has ended, to open, and then until clients have had time to be sent
-    /// there.
-    /// Returns soon where none follows.
+    /// Waits for the leader that follows this one, which has ended, to open, and then until clients have had
+    /// time to be sent there. Returns soon where none follows.
     pub async fn send_clients_on(&self) {
-        let mut changes = tokio::time::interval(Duration::from_millis(5));
-        let follows = async {
-            while self.leads_elsewhere().is_none() {
-                changes.tick().await;
-            }
-        };
+        let follows = until(|| self.leads_elsewhere().is_some());
         if tokio::time::timeout(SUCCESSOR_MAX, follows).await.is_err() {
             return;
         }
-        let opens = async {
-            while !self.look(|state| state.core.successor_opens()) {
-                changes.tick().await;
-            }
-        };
+        let opens = until(|| self.look(|state| state.core.successor_opens()));
         let _ = tokio::time::timeout(OPENS_MAX, opens).await;
         tokio::time::sleep(SEND_ON_FOR).await;
     }
