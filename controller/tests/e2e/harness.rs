@@ -92,7 +92,8 @@ impl Demo {
         assert!(came, "{} {name} in {} does not become: {what}", K::kind(&()), self.namespace);
     }
 
-    /// The pods of a component, or of both, by name.
+    /// The pods of a component, or of both, by name. Those that end are among them: a leader answers until its successor has
+    /// been open for a moment.
     pub async fn pods(&self, component: Option<&str>) -> Vec<Pod> {
         let component =
             component.map_or(String::new(), |component| format!(",app.kubernetes.io/component={component}"));
@@ -102,12 +103,19 @@ impl Demo {
         pods
     }
 
-    /// Name, uid and restarts of every pod.
+    /// The same without those that end.
+    pub async fn staying_pods(&self, component: Option<&str>) -> Vec<Pod> {
+        let mut pods = self.pods(component).await;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        pods
+    }
+
+    /// Name, uid and restarts of every pod that does not end.
     pub async fn identities(&self) -> BTreeMap<String, (String, i32)> {
         let restarts = |pod: &Pod| {
             pod.status.iter().flat_map(|s| s.container_statuses.iter().flatten()).map(|c| c.restart_count).sum::<i32>()
         };
-        self.pods(None).await.iter().map(|pod| (pod.name_any(), (pod.uid().unwrap(), restarts(pod)))).collect()
+        self.staying_pods(None).await.iter().map(|pod| (pod.name_any(), (pod.uid().unwrap(), restarts(pod)))).collect()
     }
 
     /// The pod that leads, by the status.

@@ -54,8 +54,8 @@ async fn an_upgrade_and_a_drain_wait_for_the_follower_that_is_down_and_lose_noth
     println!("upgraded {took:?} after the follower was let back: {}", writer.finish(&demo).await);
 
     let created = |pods: &[Pod]| pods.iter().map(|pod| pod.creation_timestamp().unwrap()).max().unwrap();
-    let (leaders, followers) = (demo.pods(Some("leader")).await, demo.pods(Some("follower")).await);
-    for pod in leaders.iter().chain(&followers).filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+    let (leaders, followers) = (demo.staying_pods(Some("leader")).await, demo.staying_pods(Some("follower")).await);
+    for pod in leaders.iter().chain(&followers) {
         let env = pod.spec.as_ref().unwrap().containers[0].env.clone().unwrap();
         assert!(env.iter().any(|one| one.name == "LOG_LEVEL" && one.value.as_deref() == Some("debug")), "{env:?}");
     }
