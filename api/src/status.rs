@@ -52,6 +52,10 @@ pub struct LeaderStatus {
     /// A restore that began and has not ended. Until then the leader serves no client.
     #[serde(default)]
     pub restore: Option<UnfinishedRestore>,
+    /// In a cluster that starts from a backup: whether the restore has still to end. It means something once the leader is
+    /// open. Absent in other clusters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_pending: Option<bool>,
     /// Counts of writes.
     #[serde(default)]
     pub writes: WriteCounts,

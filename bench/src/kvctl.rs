@@ -123,7 +123,8 @@ struct RestoreArguments {
     #[command(flatten)]
     cluster: ClusterArguments,
 
-    /// The file, directory or s3://BUCKET/PREFIX. A restore of a backup that was interrupted goes on
+    /// The file, directory or s3://BUCKET/PREFIX. A restore of a backup that was interrupted goes on, also where the
+    /// place has newer ones by then
     #[arg(long, value_name = "PLACE", required_unless_present = "give_up")]
     from: Option<String>,
 
@@ -139,8 +140,12 @@ struct RestoreArguments {
     patience_s: u64,
 
     /// Give up a restore that was interrupted: the cluster serves again, with what it has of the backup
-    #[arg(long, conflicts_with_all = ["from", "backup", "cluster", "overwrite"])]
+    #[arg(long, conflicts_with_all = ["from", "backup", "cluster", "overwrite", "report"])]
     give_up: bool,
+
+    /// From a directory or bucket: a file for the record of the backup that was restored, as JSON
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 /// The settings of a list.
@@ -185,7 +190,7 @@ fn save(arguments: &BackupArguments) -> Result<u8> {
 }
 
 fn restore(arguments: &RestoreArguments) -> Result<u8> {
-    let RestoreArguments { cluster, from, choice, overwrite, patience_s, give_up: _ } = arguments;
+    let RestoreArguments { cluster, from, choice, overwrite, patience_s, give_up: _, report } = arguments;
     let patience = Duration::from_secs(*patience_s);
     let text = run(async {
         let (client, _passage) = cluster.client().await?;
@@ -193,8 +198,21 @@ fn restore(arguments: &RestoreArguments) -> Result<u8> {
             backup::give_up(&client, patience).await?;
             return Ok("no restore is under way\n".to_owned());
         };
-        let source = choice.source(from).await?;
+        if report.is_some() && !is_place(from) {
+            return Err(WrongUsage::error(format!("--report needs a place with records, and {from} is a file")));
+        }
+        let under_way = match choice.backup.is_none() && is_place(from) {
+            true => backup::under_way(&client, patience).await?,
+            false => None,
+        };
+        let source = match choice.source(from, under_way.as_deref()).await {
+            Err(_) if *overwrite && under_way.is_some() => choice.source(from, None).await?,
+            source => source?,
+        };
         let keys = backup::restore(&client, &source, choice.cluster.as_deref(), *overwrite, patience).await?;
+        if let Some(report) = report {
+            write_report(report, &source)?;
+        }
         Ok(format!("{keys} keys of {source} restored\n"))
     })?;
     print(&text);
@@ -204,7 +222,7 @@ fn restore(arguments: &RestoreArguments) -> Result<u8> {
 fn verify(arguments: &VerifyArguments) -> Result<u8> {
     let VerifyArguments { from, choice } = arguments;
     let text = run(async {
-        let source = choice.source(from).await?;
+        let source = choice.source(from, None).await?;
         let whole = source.check(choice.cluster.as_deref()).await.with_context(|| format!("{source} is no good"))?;
         let of = whole.header.cluster.map(|cluster| format!(" of {cluster}")).unwrap_or_default();
         Ok(format!("{source} is whole: {} keys{of}, digest {}\n", whole.keys, whole.digest))
@@ -228,8 +246,7 @@ fn save_in_place(arguments: &BackupArguments) -> Result<u8> {
         let chunks = backup::of_leader(&client).await?;
         let Saved { record, removed } = place.save(chunks, taken, Keep { newest: *keep, days: *keep_days }).await?;
         if let Some(report) = report {
-            let written = std::fs::write(report, serde_json::to_vec(&record)?);
-            written.with_context(|| format!("failed to write {}", report.display()))?;
+            record.write(report)?;
         }
         let removed: String = removed.iter().map(|name| format!("removed {name}\n")).collect();
         Ok(format!("{} keys in {} of {place}, verified\n{removed}", record.keys, record.name))
@@ -244,6 +261,19 @@ fn list(arguments: &ListArguments) -> Result<u8> {
     let kept = run(async { Place::of(from, false)?.list(cluster.as_deref()).await })?;
     print(&table(&kept));
     Ok(0)
+}
+
+#[cfg(feature = "object-store")]
+fn write_report(report: &std::path::Path, source: &Source) -> Result<()> {
+    match source {
+        Source::Kept(kept) => kept.record.write(report),
+        Source::File(_) => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "object-store"))]
+fn write_report(_: &std::path::Path, source: &Source) -> Result<()> {
+    Err(without_places(&source.to_string()))
 }
 
 #[cfg(feature = "object-store")]
@@ -288,8 +318,9 @@ fn without_places(named: &str) -> anyhow::Error {
 }
 
 impl BackupChoice {
-    /// The backup in this place, or this file.
-    async fn source(&self, from: &str) -> Result<Source> {
+    /// The backup in this place, or this file. Without a name it is the one whose restore is under way, by its digest, or else
+    /// the newest one.
+    async fn source(&self, from: &str, under_way: Option<&str>) -> Result<Source> {
         if !is_place(from) {
             return match &self.backup {
                 Some(name) => {
@@ -300,11 +331,16 @@ impl BackupChoice {
         }
         #[cfg(feature = "object-store")]
         {
-            let kept = Place::of(from, false)?.choose(self.backup.as_deref(), self.cluster.as_deref()).await?;
+            let (place, cluster) = (Place::of(from, false)?, self.cluster.as_deref());
+            let kept = match (self.backup.as_deref(), under_way) {
+                (None, Some(digest)) => place.with_digest(digest).await?,
+                (name, _) => place.choose(name, cluster).await?,
+            };
             Ok(Source::Kept(Box::new(kept)))
         }
         #[cfg(not(feature = "object-store"))]
         {
+            let _ = under_way;
             Err(without_places(from))
         }
     }

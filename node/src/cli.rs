@@ -194,6 +194,9 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             if settings.cluster_opened {
                 leader.expect_state();
             }
+            if settings.await_restore {
+                leader.await_restore();
+            }
             let resizable = matches!(followers, Followers::Dns { .. });
             let dialer = dialer(&followers, &settings, address.port(), &site);
             find(&leader, followers, dialer.clone())?;
@@ -225,6 +228,9 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
                 }
             };
             replica.limit_foreign(settings.http.foreign());
+            if settings.await_restore {
+                replica.await_restore();
+            }
             let view = replica.view();
             info!(%address, name = %site.name, id = %view.hello.id, keys = view.keys, "follower starts");
             let failure = replica.store_failure();

@@ -81,6 +81,9 @@ pub struct Settings {
     /// instead of opening empty
     #[arg(long, env = "CLUSTER_OPENED", default_value_t = false, action = clap::ArgAction::Set)]
     pub cluster_opened: bool,
+    /// This cluster starts from a backup: its nodes serve no client until a restore has ended
+    #[arg(long, env = "AWAIT_RESTORE", default_value_t = false, action = clap::ArgAction::Set)]
+    pub await_restore: bool,
     /// Leader: how many followers must confirm a write before it is acknowledged
     #[arg(long, env = "WRITE_QUORUM", default_value_t = 1)]
     pub write_quorum: u16,

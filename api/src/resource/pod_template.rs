@@ -24,7 +24,7 @@ const ENV_OF_THE_OPERATOR: &str = "['ROLE', 'PORT', 'RESP_PORT', 'REPLICATION_PO
      'NODE_NAME', 'POD_IP', 'AUTH_TOKEN', 'AUTH_TOKEN_FILE', 'CLIENT_TOKEN_FILE', 'TLS_CERT_FILE', 'TLS_KEY_FILE', \
      'TLS_CA_FILE', 'DRAIN_TIMEOUT_MS', 'LOG_FORMAT', 'LOG_LEVEL', 'FOLLOWERS', 'FOLLOWER_COUNT', 'WRITE_QUORUM', \
      'MIN_DELAY_MS', 'MAX_DELAY_MS', 'DELAY', 'REPLICATION_TIMEOUT_MS', 'CLUSTER_OPENED', 'CLUSTER_NAME', 'KVCLUSTER', \
-     'TAKEOVER_AFTER_MS', 'ADVERTISE_URL', 'DURABILITY', 'DATA_DIR']";
+     'TAKEOVER_AFTER_MS', 'ADVERTISE_URL', 'DURABILITY', 'DATA_DIR', 'AWAIT_RESTORE']";
 
 /// The labels of pods that the operator and Kubernetes set, as CEL of a key `k`.
 const LABEL_OF_THE_OPERATOR: &str = "(k.startsWith('kvcluster.io/') || k.startsWith('statefulset.kubernetes.io/') || \

@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, TryStreamExt};
 use kv_node::backup::Whole;
+use kvcluster_api::status::LeaderState;
 
 use super::lines::{self, Checker, Chunks, KeyLines};
 #[cfg(feature = "object-store")]
@@ -103,6 +104,21 @@ pub(crate) async fn save(client: &NodeClient, file: &Path) -> Result<u64> {
     output.into_inner().context("failed to write the last of the backup")?.sync_all().with_context(context)?;
     fs::rename(unfinished, file).with_context(|| format!("failed to make {}", file.display()))?;
     Ok(keys)
+}
+
+/// The digest of the backup whose restore began in this cluster and has not ended. Waits for an open leader for `patience`.
+///
+/// # Errors
+/// When there is none by then.
+pub(crate) async fn under_way(client: &NodeClient, patience: Duration) -> Result<Option<String>> {
+    let ask = async || {
+        let status = client.status().await?;
+        match status.state {
+            LeaderState::Open => Ok(status.restore.map(|restore| restore.backup)),
+            state => Err(anyhow!("the leader is {state}: {}", status.message)),
+        }
+    };
+    until_answered(patience, |_| true, ask).await
 }
 
 /// Puts the keys of a backup into a cluster; returns how many. Nothing of one that is not whole, or of another cluster than

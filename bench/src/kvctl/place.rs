@@ -195,6 +195,19 @@ impl Place {
         }
     }
 
+    /// The backup with this digest, whose restore is under way.
+    ///
+    /// # Errors
+    /// When it is not there any more.
+    pub(crate) async fn with_digest(&self, digest: &str) -> Result<Kept> {
+        let found = self.list(None).await?.into_iter().find(|kept| kept.record.digest == digest);
+        found.with_context(|| {
+            format!(
+                "the restore of the backup with digest {digest} is not finished, and {self} does not have that backup"
+            )
+        })
+    }
+
     /// Stores a backup, reads it back, and removes those that are not to be kept. One that is not as it was sent does not
     /// count, and nothing is removed then.
     ///

@@ -3,7 +3,11 @@
 //! The data of the backup NAME are `NAME.jsonl`, and `NAME.json` is written once these were read back and are as they were
 //! sent. A backup without a record does not count: nothing lists it or restores it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, Result, bail};
 use kv_node::backup::Whole;
@@ -72,6 +76,14 @@ impl Record {
     pub(super) fn text(&self) -> Vec<u8> {
         // Plain data always serialises.
         serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Writes it into a file.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+        fs::write(file, self.text()).with_context(|| format!("failed to write {}", file.display()))
     }
 
     /// Compares it with what was read.

@@ -29,6 +29,7 @@ mod replicas;
 mod replication;
 mod restore;
 mod standby;
+mod start_from_backup;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

@@ -3,6 +3,7 @@
 //! the leader, a follower or all nodes are killed with SIGKILL.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Stdio,
@@ -20,7 +21,7 @@ use tokio::process::{Child, Command};
 
 use crate::support::{
     KV_BENCH, KVCTL,
-    backup::{TOKEN, backup, dump, post, put, restore},
+    backup::{TOKEN, backup, cluster, dump, post, put, restore},
     eventually, stderr,
 };
 
@@ -64,9 +65,9 @@ async fn slow_cluster(directory: &Path, write_quorum: u16) -> LocalCluster {
 }
 
 /// `kvctl restore` that runs, and has begun to hand in keys.
-async fn restoring(cluster: &LocalCluster, file: &Path) -> Child {
+async fn restoring(cluster: &LocalCluster, place: &Path) -> Child {
     let mut command = Command::new(KVCTL);
-    command.args(["restore", "--leader", &cluster.leader_url(), "--from"]).arg(file).env("AUTH_TOKEN", TOKEN);
+    command.args(["restore", "--leader", &cluster.leader_url(), "--from"]).arg(place).env("AUTH_TOKEN", TOKEN);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("kv-bench runs");
     let some = eventually("the first keys of the backup", async || {
         let keys = status(cluster).await["keys"].as_u64()?;
@@ -172,6 +173,44 @@ async fn half_of_a_backup_is_shown_to_nobody_and_a_repetition_goes_on() {
     assert!(output.status.success(), "{}", stderr(&output));
     assert_whole(&mut cluster, &expected).await;
     assert_eq!(put(&cluster, "key 6", "next").await, 8, "the numbers go on");
+}
+
+/// The newest backup of a directory is another one by the time of the repetition.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_goes_on_with_the_backup_that_it_began_with() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (file, place) = (directory.path().join("state.jsonl"), directory.path().join("place/"));
+    let expected = saved(&file, "blue");
+    let source = cluster(&directory.path().join("source")).await;
+    assert!(restore(&source, &file, &[]).await.status.success());
+    let output = backup(&source, &place).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut target = slow_cluster(directory.path(), 2).await;
+    let mut child = restoring(&target, &place).await;
+    child.kill().await.expect("killed");
+
+    put(&source, "key 6", "newer").await;
+    // Names and times of backups are in seconds.
+    let newer = eventually("a backup with a later time", async || {
+        assert!(backup(&source, &place).await.status.success());
+        let list = Command::new(KVCTL).args(["list", "--from"]).arg(&place).output().await.expect("kvctl runs");
+        let list = String::from_utf8(list.stdout).expect("text");
+        let times: BTreeSet<String> =
+            list.lines().skip(1).filter_map(|line| line.split_whitespace().rev().nth(2)).map(str::to_owned).collect();
+        (times.len() > 1).then_some(times.len())
+    });
+    newer.await;
+    let report = directory.path().join("report.json");
+    let output = restore(&target, &place, &["--report", &report.display().to_string()]).await;
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_whole(&mut target, &expected).await;
+    let report: Value = serde_json::from_slice(&fs::read(report).expect("written")).expect("JSON");
+    assert_eq!(report["keys"], json!(KEYS));
+    assert!(
+        output
+            .stdout
+            .starts_with(format!("{KEYS} keys of {} of ", report["name"].as_str().expect("a name")).as_bytes())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

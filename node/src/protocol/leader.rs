@@ -211,8 +211,10 @@ pub struct Leader<W, R> {
     basis: (Epoch, u64),
     /// Generation of the last rule for which the leader reported that only this rule binds.
     reported_sole_rule: u64,
-    /// Whether a restore is unfinished.
+    /// Whether a restore is unfinished, or awaited.
     restoring: bool,
+    /// The caller knows that this cluster starts from a backup. Until a restore has ended, the leader serves no client.
+    starts_from_backup: bool,
     /// The caller knows that this cluster was open before, or a disk is gone that had state when its
     /// follower answered. Blank followers alone then do not prove a new cluster.
     opened_before: bool,
@@ -258,6 +260,7 @@ impl<W, R> Leader<W, R> {
             basis: (Epoch::default(), 0),
             reported_sole_rule: 0,
             restoring: false,
+            starts_from_backup: false,
             opened_before: false,
             short_since_us: None,
             cut_off: None,
@@ -271,6 +274,11 @@ impl<W, R> Leader<W, R> {
     /// this leader then waits instead of opening empty.
     pub fn expect_state(&mut self) {
         self.opened_before = true;
+    }
+
+    /// Declares that this cluster starts from a backup: until a restore has ended in it, this leader serves no client.
+    pub fn await_restore(&mut self) {
+        self.starts_from_backup = true;
     }
 
     /// Returns what the caller has to do since the last call, in this order.

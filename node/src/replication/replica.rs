@@ -144,6 +144,8 @@ struct State {
     freshness: Option<Freshness>,
     answers: Answers,
     store: Store,
+    /// Without a record of a restore, one has not begun yet, and a missing key means nothing.
+    starts_from_backup: bool,
 }
 
 /// What a follower says of itself.
@@ -193,7 +195,15 @@ impl Replica {
     /// A follower with the state that its store loaded.
     pub fn new(core: Follower, store: Store, found: Option<disk::Found>) -> Arc<Self> {
         let (foreign, answers) = (Foreign::default(), Answers::default());
-        let state = Mutex::new(State { core, foreign, contact: None, freshness: None, answers, store });
+        let state = Mutex::new(State {
+            core,
+            foreign,
+            contact: None,
+            freshness: None,
+            answers,
+            store,
+            starts_from_backup: false,
+        });
         Arc::new(Self { state, found })
     }
 
@@ -210,6 +220,11 @@ impl Replica {
     /// Sets the limits of `POST /replicate`.
     pub fn limit_foreign(&self, limits: ForeignLimits) {
         self.state.lock().foreign.limits = limits;
+    }
+
+    /// Declares that this cluster starts from a backup: until a restore has begun in it, a missing key means nothing.
+    pub fn await_restore(&self) {
+        self.state.lock().starts_from_backup = true;
     }
 
     /// The condition of its disk, if it has one.
@@ -242,7 +257,7 @@ impl Replica {
         Found { shown: state.shown(key), staleness: state.staleness(), restoring: state.is_restoring() }
     }
 
-    /// Whether a restore is unfinished.
+    /// Whether a restore is unfinished, or awaited.
     pub fn is_restoring(&self) -> bool {
         self.state.lock().is_restoring()
     }
@@ -465,7 +480,7 @@ impl State {
     }
 
     fn is_restoring(&self) -> bool {
-        self.core.get(RESTORE_MARK).is_some_and(|mark| mark.value.is_some())
+        self.core.get(RESTORE_MARK).map_or(self.starts_from_backup, |mark| mark.value.is_some())
     }
 }
 
@@ -481,7 +496,9 @@ mod tests {
     fn state() -> State {
         let (core, foreign) = (Follower::blank(FollowerId(1), "f".into()), Foreign::default());
         let answers = Answers::default();
-        let mut state = State { core, foreign, contact: None, freshness: None, answers, store: Store::Memory };
+        let store = Store::Memory;
+        let mut state =
+            State { core, foreign, contact: None, freshness: None, answers, store, starts_from_backup: false };
         install(&mut state, EPOCH);
         state
     }

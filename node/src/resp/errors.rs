@@ -103,9 +103,11 @@ impl From<Refusal> for Error {
             Refusal::Overloaded { .. } | Refusal::OverloadedBytes { .. } | Refusal::OverloadedReads { .. } => {
                 Self::limit(refusal)
             }
-            Refusal::Recovering | Refusal::CutOff(_) | Refusal::Restoring(_) | Refusal::RestoreEnds => {
-                Self::loading(refusal)
-            }
+            Refusal::Recovering
+            | Refusal::CutOff(_)
+            | Refusal::Restoring(_)
+            | Refusal::AwaitsRestore
+            | Refusal::RestoreEnds => Self::loading(refusal),
             Refusal::TokenReused { .. }
             | Refusal::SequenceTooHigh { .. }
             | Refusal::Exists { .. }

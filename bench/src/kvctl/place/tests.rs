@@ -39,6 +39,18 @@ async fn names(place: &Place) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn the_backup_whose_restore_is_under_way_is_found_by_its_digest() {
+    let place = in_memory();
+    let older = save(&place, Some("shop/demo"), 3, 100, Keep::default()).await.record;
+    save(&place, Some("shop/demo"), 5, 200, Keep::default()).await;
+    let found = place.with_digest(&older.digest).await.expect("it is there");
+    assert_eq!(found.record, older);
+    let error = place.with_digest("ab12").await.map(|kept| kept.record).expect_err("it is not there").to_string();
+    let words = "the restore of the backup with digest ab12 is not finished, and memory does not have that backup";
+    assert_eq!(error, words);
+}
+
+#[tokio::test]
 async fn a_directory_has_what_was_saved_and_the_newest_first() {
     let directory = tempfile::tempdir().expect("a directory");
     let inner = directory.path().join("not/there/yet");

@@ -4,6 +4,9 @@
 //! like a whole one, so a restore first writes a mark. The mark is a record like any other: the
 //! leader commits it before the first key of the backup and deletes it after the last key, and
 //! later leaders recover it. While the mark exists, the leader refuses reads, writes and backups.
+//!
+//! A cluster that starts from a backup does so from its first moment: as long as it never had a mark,
+//! no restore has ended in it. The deleted mark is the proof, which later leaders recover, too.
 
 use std::sync::Arc;
 
@@ -129,7 +132,10 @@ impl<W, R> Leader<W, R> {
         self.refusal()?;
         match self.unfinished_restore() {
             Some(known) if backup.is_some_and(|backup| *backup != *known.backup) => Err(Refusal::Restoring(known)),
-            None if self.half_restored() => self.again(waiter),
+            None if backup.is_some() && self.awaits_restore() => {
+                Err(Refusal::NotRestoring { backup: backup.unwrap_or_default().into() })
+            }
+            None if self.half_restored() && !self.awaits_restore() => self.again(waiter),
             // Without a restore too: only the followers know whether another leader began one.
             _ => self.mark(None, now_us, waiter),
         }
@@ -154,10 +160,22 @@ impl<W, R> Leader<W, R> {
         Ok(self.retry(pending, seq, waiter))
     }
 
-    /// Whether clients could see half of a backup: its mark exists, or the deletion of the mark is
-    /// not committed.
+    /// Whether clients could see half of a backup, or nothing of one that has to come: its mark exists, the deletion of
+    /// the mark is not committed, or there was none yet in a cluster that starts from a backup.
     pub(super) fn half_restored(&self) -> bool {
-        self.entries.get(RESTORE_MARK).is_some_and(|mark| mark.latest.value.is_some() || !mark.latest_committed)
+        self.awaits_restore()
+            || self.entries.get(RESTORE_MARK).is_some_and(|mark| mark.latest.value.is_some() || !mark.latest_committed)
+    }
+
+    /// Whether this cluster starts from a backup and no restore has begun.
+    pub fn awaits_restore(&self) -> bool {
+        self.starts_from_backup && !self.entries.contains(RESTORE_MARK)
+    }
+
+    /// Of a cluster that starts from a backup: whether the restore has not ended yet. It means something once the leader is
+    /// open.
+    pub fn start_pending(&self) -> Option<bool> {
+        self.starts_from_backup.then_some(self.restoring)
     }
 
     /// Whether this leader may answer from its own state without asking its followers: not while it
@@ -181,7 +199,8 @@ impl<W, R> Leader<W, R> {
     #[cold]
     fn refuse_clients(&self) -> Result<(), Refusal> {
         if self.restoring {
-            return Err(self.unfinished_restore().map_or(Refusal::RestoreEnds, Refusal::Restoring));
+            let otherwise = if self.awaits_restore() { Refusal::AwaitsRestore } else { Refusal::RestoreEnds };
+            return Err(self.unfinished_restore().map_or(otherwise, Refusal::Restoring));
         }
         self.cut_off.clone().map_or(Ok(()), |cut_off| Err(Refusal::CutOff(cut_off)))
     }

@@ -139,6 +139,9 @@ pub enum Refusal {
     /// A restore is unfinished, so the leader serves no client.
     #[error("{0}")]
     Restoring(Unfinished),
+    /// This cluster starts from a backup, whose restore has not begun.
+    #[error("this new cluster starts from a backup, and its restore has not begun")]
+    AwaitsRestore,
     /// Every key of a restore is stored, but its end is not committed yet.
     #[error("the end of a restore is not committed yet")]
     RestoreEnds,

@@ -15,6 +15,11 @@ impl Coordinator {
         self.step(|state| state.core.expect_state());
     }
 
+    /// The cluster starts from a backup: until a restore has ended in it, the leader serves no client.
+    pub(crate) fn await_restore(self: &Arc<Self>) {
+        self.step(|state| state.core.await_restore());
+    }
+
     /// Opens with the records of the followers that answered. Returns false if the leader is not
     /// recovering.
     pub(crate) fn accept_loss(self: &Arc<Self>) -> bool {

@@ -24,6 +24,8 @@ pub enum Condition {
     Opening(Option<(usize, usize)>),
     /// It is open, but cannot acknowledge writes now.
     CutOff(CutOff),
+    /// It is open, and refuses clients until a restore has begun and ended.
+    AwaitsRestore,
     /// It is open; with an unfinished restore it refuses clients.
     Open(Option<Unfinished>),
 }
@@ -62,6 +64,8 @@ pub struct LeaderView {
     pub serving: bool,
     /// The restore that began and has not ended.
     pub restore: Option<Unfinished>,
+    /// In a cluster that starts from a backup: whether the restore has still to end.
+    pub start_pending: Option<bool>,
     /// Progress of recovery; `None` once the leader opens.
     pub recovery: Option<RecoveryView>,
     /// Every follower.
@@ -88,6 +92,7 @@ impl Coordinator {
                 backlog: core.backlog(),
                 serving: core.is_serving(),
                 restore: core.unfinished_restore(),
+                start_pending: core.start_pending(),
                 recovery: core.recovery(),
                 followers: state.followers(now_us),
                 audit: core.audit_counts(),
@@ -176,7 +181,10 @@ impl State {
         } else if let Some(cut_off) = core.cut_off() {
             Condition::CutOff(cut_off.clone())
         } else {
-            Condition::Open(core.unfinished_restore())
+            match core.unfinished_restore() {
+                None if core.awaits_restore() => Condition::AwaitsRestore,
+                restore => Condition::Open(restore),
+            }
         }
     }
 
