@@ -28,7 +28,7 @@ CHECKS = [
     "response_schema_conformance",
 ]
 # These streams do not end, and a hand-over ends the leader.
-LEFT_OUT = ["/watch", "/live", "/hand-over"]
+LEFT_OUT = ["/watch", "/live", "/leadership", "/hand-over"]
 # A valid request may set a timeout of 1 ms, or begin a restore, during which a leader serves nothing else.
 LAST = ["/config", "/restore"]
 

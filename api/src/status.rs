@@ -104,6 +104,18 @@ impl fmt::Display for LeaderState {
     }
 }
 
+/// Whether a leader process leads: an event of `GET /leadership`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leadership {
+    /// The state of this process.
+    pub state: LeaderState,
+    /// The epoch that it leads, or asks to lead.
+    pub epoch: Epoch,
+    /// The URL of the leader, where another process leads and this one knows it.
+    #[serde(default)]
+    pub leader: Option<String>,
+}
+
 /// Numbers of writes of one leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

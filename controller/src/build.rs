@@ -228,9 +228,19 @@ pub mod names {
 /// Whether a leader pod was made for a cluster with standbys, and so may wait as a standby.
 #[must_use]
 pub fn may_stand_by(pod: &Pod) -> bool {
+    has_setting(pod, leader::TAKEOVER)
+}
+
+/// Whether a pod was made for a cluster with TLS.
+#[must_use]
+pub fn speaks_tls(pod: &Pod) -> bool {
+    has_setting(pod, pod::TLS_SETTING)
+}
+
+fn has_setting(pod: &Pod, setting: &str) -> bool {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let nodes = containers.filter(|container| container.name == NODE_CONTAINER);
-    nodes.flat_map(|container| container.env.iter().flatten()).any(|env| env.name == leader::TAKEOVER)
+    nodes.flat_map(|container| container.env.iter().flatten()).any(|env| env.name == setting)
 }
 
 /// The labels that select the pods of a cluster, or those of one component. They never change: selectors are immutable.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use futures::{Stream, StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::api::ListParams;
 use kube::client::{Body, ClientBuilder};
 use kube::core::{DeserializeGuard, NamespaceResourceScope};
@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tower::util::MapRequestLayer;
 
-use crate::build::{APP, Component, MANAGER};
+use crate::build::{APP, COMPONENT, Component, MANAGER};
 use crate::context::{Context, Indexed, Memory, Stores};
 use crate::election::Election;
 use crate::health::{self, Health};
@@ -28,6 +28,7 @@ use crate::reconcile;
 use crate::reconcile::applier::Applier;
 use crate::reconcile::events::Recorder;
 use crate::reconcile::lead::LeadLabels;
+use crate::reconcile::lead::waiting::Waiting;
 use crate::reconcile::leader_client::LeaderClients;
 use crate::reconcile::roll::Rollouts;
 use crate::reconcile::validate::{Defaults, Platform};
@@ -49,6 +50,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut election = Election::new(client.clone(), &settings.pod_namespace, &settings.lease_name, &settings.pod_name);
     tokio::select! {
         () = election.acquire(|| health.lease_seen()) => {}
+        ended = keep_labels(&client, settings.namespace()) => return ended,
         _ = stop.changed() => return Ok(()),
         served = &mut server => bail!("failed to serve {}: {served:?}", settings.serve_at()),
     }
@@ -63,6 +65,27 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // Released only now: no other replica may begin while a reconciliation is under way.
     election.release().await;
     Ok(())
+}
+
+/// Keeps the labels of the pods that lead while another replica reconciles. Does not end.
+///
+/// # Errors
+/// When the HTTP client cannot be made.
+pub(crate) async fn keep_labels(client: &Client, namespace: Option<&str>) -> anyhow::Result<()> {
+    let of_leaders = format!("{},{COMPONENT}={}", our_labels(), Component::Leader.as_str());
+    let (pods, pod_changes) = cache::<Pod>(api(client, namespace), &of_leaders);
+    // Without the settings of leaders.
+    let of_clusters = format!("{},!{COMPONENT}", our_labels());
+    let (authorities, authority_changes) = cache::<ConfigMap>(api(client, namespace), &of_clusters);
+    let waiting = Waiting {
+        pods: Indexed::new(pods),
+        authorities,
+        leaders: Arc::new(LeaderClients::new().context("failed to make an HTTP client")?),
+        labels: LeadLabels::default(),
+        client: client.clone(),
+    };
+    waiting.run(pod_changes, authority_changes).await;
+    bail!("failed to watch the leader pods: the watches ended")
 }
 
 /// A client that repeats what the API server refuses for the moment, and one that does not.
@@ -271,7 +294,7 @@ fn our_labels() -> String {
 
 /// The labels of followers' claims. They come from the StatefulSet's template, where no label can be added later.
 fn claim_labels() -> String {
-    format!("app.kubernetes.io/name={APP},app.kubernetes.io/component={}", Component::Follower.as_str())
+    format!("app.kubernetes.io/name={APP},{COMPONENT}={}", Component::Follower.as_str())
 }
 
 /// Keeps the objects with these labels in a store.

@@ -159,6 +159,8 @@ async fn watches_and_lease() {
     let health = Arc::new(Health::new(Duration::from_secs(120), metrics.clone()));
     let (stop, stopped) = watch::channel(());
     let clients = (client.clone(), client.clone());
+    let waits = client.clone();
+    let waiting = tokio::spawn(async move { controller::keep_labels(&waits, None).await });
     let work = controller::work(clients, &settings, metrics, health, stopped).expect("it starts");
     let watched: BTreeSet<Right> =
         granted().into_iter().filter(|(_, _, verb)| matches!(verb.as_str(), "list" | "watch")).collect();
@@ -176,6 +178,7 @@ async fn watches_and_lease() {
     };
     let both = async { tokio::join!(work, drive) };
     tokio::time::timeout(Duration::from_secs(60), both).await.expect("it ends");
+    waiting.abort();
 }
 
 fn shown(rights: &BTreeSet<Right>) -> Vec<String> {

@@ -10,7 +10,7 @@
 //! - [`status`] makes the answers of `GET /status`.
 //! - [`openapi`] serves the description of the routes.
 //! - [`page`] is the page for browsers, [`live`] the events that it shows, and [`replicas`] its reads at
-//!   followers. [`watch`] sends committed changes.
+//!   followers. [`watch`] sends committed changes, [`leadership`] who leads.
 
 mod activity;
 mod admin;
@@ -29,6 +29,7 @@ mod guard;
 mod incr;
 mod keys;
 mod kv;
+mod leadership;
 mod listen;
 mod live;
 mod openapi;
@@ -154,6 +155,8 @@ pub struct LeaderSite {
     pub(crate) replicas: Arc<Replicas>,
     /// Places for watches.
     pub(crate) watches: Arc<Semaphore>,
+    /// Places for streams of the leadership.
+    pub(crate) leaderships: Arc<Semaphore>,
 }
 
 /// The state of a follower's handlers.

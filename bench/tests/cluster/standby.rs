@@ -10,6 +10,7 @@ use kv_bench::cluster::{LocalCluster, LocalClusterOptions};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use crate::support::{self, KV_BENCH, eventually};
 
@@ -173,6 +174,78 @@ async fn a_leader_hands_over() {
     pair.reports(0, "standby").await;
     let refused = pair.client.get(format!("{}/status", pair.urls[1])).send().await.expect("an answer");
     assert_eq!(refused.json::<Value>().await.expect("JSON")["state"], "open");
+}
+
+/// The events of `GET /leadership`, as they arrive.
+struct Leadership {
+    answer: reqwest::Response,
+    text: String,
+}
+
+impl Leadership {
+    async fn of(url: &str) -> Self {
+        // Without a time limit: the answer does not end.
+        let answer = reqwest::get(format!("{url}/leadership")).await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::OK);
+        Self { answer, text: String::new() }
+    }
+
+    /// The next event; none after the end of the stream.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let data = event.strip_prefix("data: ").map(|data| serde_json::from_str(data).expect("JSON"));
+                self.text = rest.to_owned();
+                match data {
+                    Some(data) => return Some(data),
+                    None => continue,
+                }
+            }
+            let part = timeout(support::PATIENCE, self.answer.chunk()).await.expect("a comment each second");
+            self.text += std::str::from_utf8(&part.expect("a whole answer")?).expect("text");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leads_is_reported_as_it_changes() {
+    let pair = Pair::start().await;
+    let (mut first, mut second) = (Leadership::of(&pair.urls[0]).await, Leadership::of(&pair.urls[1]).await);
+    let led = first.next().await.expect("an event");
+    assert_eq!((&led["state"], &led["leader"]), (&json!("open"), &Value::Null));
+    let waits = second.next().await.expect("an event");
+    assert_eq!((&waits["state"], &waits["leader"]), (&json!("standby"), &json!(pair.urls[0])));
+    let answer = pair.client.get(format!("{}/leadership", pair.cluster.follower_url(0))).send().await;
+    assert_eq!(answer.expect("an answer").status(), StatusCode::NOT_FOUND);
+    let answer = pair.client.post(format!("{}/hand-over", pair.urls[0])).send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::ACCEPTED);
+    let mut last = led.clone();
+    while let Some(event) = first.next().await {
+        last = event;
+    }
+    assert_eq!(last["state"], "draining", "the stream ends with the leader");
+    let leads = loop {
+        let event = second.next().await.expect("an event");
+        if event["state"] == "open" {
+            break event;
+        }
+    };
+    assert!(leads["epoch"]["term"].as_u64() > led["epoch"]["term"].as_u64(), "{led} {leads}");
+}
+
+// Goal: streams that no reader closes take no place from others for ever, and no more than 64 are open.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_streams_of_who_leads_are_open_as_the_documents_say() {
+    let pair = Pair::start().await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(Leadership::of(&pair.urls[1]).await);
+    }
+    let url = format!("{}/leadership", pair.urls[1]);
+    let one_more = async || pair.client.get(&url).send().await.expect("an answer").status();
+    assert_eq!(one_more().await, StatusCode::SERVICE_UNAVAILABLE);
+    open.pop();
+    eventually("a place", async || (one_more().await == StatusCode::OK).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

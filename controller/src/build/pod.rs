@@ -26,9 +26,11 @@ const CLIENTS: &str = "kv-clients";
 const TOKENS: &str = "tokens";
 /// The volume with the certificate.
 const TLS: &str = "kv-tls";
+/// The setting of nodes that speak TLS.
+pub(super) const TLS_SETTING: &str = "TLS_CERT_FILE";
 /// The setting of each file in it.
 const TLS_FILES: [(&str, &str); 3] =
-    [("TLS_CERT_FILE", CERTIFICATE_KEY), ("TLS_KEY_FILE", PRIVATE_KEY), ("TLS_CA_FILE", CA_KEY)];
+    [(TLS_SETTING, CERTIFICATE_KEY), ("TLS_KEY_FILE", PRIVATE_KEY), ("TLS_CA_FILE", CA_KEY)];
 /// The user of the image.
 const USER: i64 = 65_532;
 

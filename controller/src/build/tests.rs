@@ -369,6 +369,8 @@ fn with_tls_pods_have_the_certificate_and_the_ca_and_never_the_key_of_the_ca() {
             let mounted = volume(&workload);
             assert_eq!(mounted.as_ref().map(|mounted| mounted["secretName"].clone()), secret.map(|name| json!(name)));
             assert!(!workload.to_string().contains("demo-ca"), "{workload}");
+            let pod: Pod = serde_json::from_value(workload["spec"]["template"].clone()).expect("a pod");
+            assert_eq!(speaks_tls(&pod), secret.is_some());
             let env = env_of(&workload);
             let files = ["TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CA_FILE"]
                 .map(|name| env.get(name).map(|one| one["value"].clone()));

@@ -1,31 +1,48 @@
 //! The label of the pod that leads, by which the Service finds it in a cluster with standbys.
 //!
 //! A standby takes over within a second, and clients of the Service should notice as little of it. So a task for each
-//! such cluster asks its leader pods several times a second. It does not wait for reconciliations, which may be slow, or
-//! pause after a failure. A new label triggers a reconciliation, which reports the new leader.
+//! such cluster keeps a stream to each of its leader pods, by which a pod reports at once that it leads. It does not wait for
+//! reconciliations, which may be slow, or pause after a failure. A new label triggers a reconciliation, which reports the new
+//! leader.
+//!
+//! Every replica of the operator keeps the labels, also one that waits for its Lease: where a machine is lost with the leader
+//! and the replica that reconciles, clients do not wait for the Lease to end.
+//!
+//! While a pod has no stream, because it is lost or of a version without one, all pods are asked several times a second.
+
+mod streams;
+pub mod waiting;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
+use kvcluster_api::status::Epoch;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::AbortHandle;
 
+use self::streams::Streams;
 use super::leader_client::LeaderClients;
 use super::validate::Validated;
 use crate::build::{self, Component, LEADS, MANAGER, names};
-use crate::context::{Context, Stores, cached};
+use crate::context::{Context, Indexed, cached};
 use crate::pods;
 
-/// The delay between two looks at the leader pods of a cluster.
+/// The delay between two looks at which leader pods there are, and at what they answer while one of them has no stream.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The delay between two looks at what they answer while each of them has a stream.
+const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How long a pod may take to answer. One on a lost machine does not answer at all.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// The label that names the cluster of a pod.
+const INSTANCE: &str = "app.kubernetes.io/instance";
+/// The annotation of the pod with the label: the epoch that it leads.
+const EPOCH: &str = "kvcluster.io/leads-epoch";
 /// When Kubernetes removes one of several leader pods, it prefers those without this annotation.
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
@@ -45,18 +62,27 @@ impl LeadLabels {
             self.stop(namespace, name);
             return false;
         }
-        self.tasks.lock().entry((namespace.clone(), name.clone())).or_insert_with(|| {
+        self.start(namespace, name, &context.stores.pods, &context.client, &context.leaders);
+        let service = cached(&context.stores.services, namespace, &names::write(name));
+        selects_by_label(service.as_deref(), pods)
+    }
+
+    fn start(&self, namespace: &str, name: &str, pods: &Indexed<Pod>, client: &Client, leaders: &Arc<LeaderClients>) {
+        self.tasks.lock().entry((namespace.to_owned(), name.to_owned())).or_insert_with(|| {
             let labeller = Labeller {
-                namespace: namespace.clone(),
-                cluster: name.clone(),
-                client: context.client.clone(),
-                leaders: context.leaders.clone(),
-                stores: context.stores.clone(),
+                namespace: namespace.to_owned(),
+                cluster: name.to_owned(),
+                client: client.clone(),
+                leaders: leaders.clone(),
+                pods: pods.clone(),
             };
             tokio::spawn(labeller.run()).abort_handle()
         });
-        let service = cached(&context.stores.services, namespace, &names::write(name));
-        selects_by_label(service.as_deref(), pods)
+    }
+
+    /// The clusters with a task.
+    fn clusters(&self) -> Vec<(String, String)> {
+        self.tasks.lock().keys().cloned().collect()
     }
 
     /// How many tasks run.
@@ -70,6 +96,12 @@ impl LeadLabels {
         if let Some(task) = self.tasks.lock().remove(&(namespace.to_owned(), name.to_owned())) {
             task.abort();
         }
+    }
+}
+
+impl Drop for LeadLabels {
+    fn drop(&mut self) {
+        self.tasks.get_mut().values().for_each(AbortHandle::abort);
     }
 }
 
@@ -87,31 +119,50 @@ struct Labeller {
     cluster: String,
     client: Client,
     leaders: Arc<LeaderClients>,
-    stores: Stores,
+    pods: Indexed<Pod>,
 }
 
 impl Labeller {
     async fn run(self) {
+        let mut streams = Streams::new(self.leaders.clone(), &self.namespace, &self.cluster);
+        let mut asked: Option<Instant> = None;
         loop {
-            self.label().await;
-            tokio::time::sleep(LOOK_EVERY).await;
+            let pods = self.pods.of(&self.namespace, &self.cluster, Component::Leader);
+            streams.keep(&pods);
+            let ask_every = if streams.are_complete() { ASK_EVERY } else { LOOK_EVERY };
+            let is_due = asked.is_none_or(|asked| asked.elapsed() >= ask_every);
+            let answered = if is_due { self.ask(&pods).await } else { None };
+            asked = if is_due { Some(Instant::now()) } else { asked };
+            // What was reported last, since the answers took some time.
+            let reported = streams.leader().map(|(pod, leadership)| (Some(leadership.epoch), pod));
+            if let Some((epoch, leader)) = answered.max(reported)
+                && !is_outdated(&pods, epoch.as_ref(), |pod| pod == leader || streams.hear(pod))
+            {
+                self.label(&pods, &leader, epoch.as_ref()).await;
+            }
+            tokio::select! {
+                () = streams.changed() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
         }
     }
 
-    /// Labels the pod that leads, and takes the label from others. While no leader is open, nothing changes.
-    async fn label(&self) {
-        let pods = self.stores.pods_of(&self.namespace, &self.cluster, Component::Leader);
-        let Some(leader) = self.leaders.of(&self.namespace, &self.cluster).find_open(&pods, PATIENCE).await else {
-            return;
-        };
+    /// The highest epoch of those that answer that they lead, and its pod.
+    async fn ask(&self, pods: &[Arc<Pod>]) -> Option<(Option<Epoch>, String)> {
+        let leader = self.leaders.of(&self.namespace, &self.cluster).find_open(pods, PATIENCE).await?;
+        Some((leader.status.epoch, leader.pod))
+    }
+
+    /// Labels the pod that leads, and takes the label from others.
+    async fn label(&self, pods: &[Arc<Pod>], leader: &str, epoch: Option<&Epoch>) {
         let (cluster, namespace) = (&self.cluster, &self.namespace);
         let api: &Api<Pod> = &Api::namespaced(self.client.clone(), namespace);
         let parameters = &PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         // At once: while both have the label, or none, kube-proxy may send clients to a lost pod, or refuse them.
-        let patches = changes(&pods, &leader.pod).into_iter().map(|(pod, leads)| async move {
+        let patches = changes(pods, leader, epoch).into_iter().map(|(pod, leads)| async move {
             let metadata = json!({
                 "labels": {LEADS: leads.then_some("true")},
-                "annotations": {DELETION_COST: leads.then_some("1")},
+                "annotations": {DELETION_COST: leads.then_some("1"), EPOCH: epoch.filter(|_| leads).map(text)},
             });
             match api.patch_metadata(&pod, parameters, &Patch::Merge(json!({"metadata": metadata}))).await {
                 Ok(_) => tracing::info!(cluster, namespace, pod, leads, "labelled"),
@@ -124,11 +175,29 @@ impl Labeller {
     }
 }
 
-/// The pods whose label is wrong, and whether each leads.
-fn changes(pods: &[Arc<Pod>], leader: &str) -> Vec<(String, bool)> {
+/// The pods whose label or annotation is wrong, and whether each leads.
+fn changes(pods: &[Arc<Pod>], leader: &str, epoch: Option<&Epoch>) -> Vec<(String, bool)> {
     let leads = |pod: &Pod| pod.name_any() == leader;
-    let wrong = pods.iter().filter(|pod| pods::is_labelled_as_leader(pod) != leads(pod));
+    let is_right = |pod: &Pod| {
+        pods::is_labelled_as_leader(pod) == leads(pod) && (!leads(pod) || labelled_epoch(pod).as_ref() == epoch)
+    };
+    let wrong = pods.iter().filter(|pod| !is_right(pod));
     wrong.map(|pod| (pod.name_any(), leads(pod))).collect()
+}
+
+/// Whether another replica labelled a pod by a later epoch, as far as this one knows: of a pod that it hears it knows
+/// better. A replica that reaches an earlier leader alone would take the label back again and again.
+fn is_outdated(pods: &[Arc<Pod>], epoch: Option<&Epoch>, hears: impl Fn(&str) -> bool) -> bool {
+    let unheard = pods.iter().filter(|pod| pods::is_labelled_as_leader(pod) && !hears(&pod.name_any()));
+    unheard.filter_map(|pod| labelled_epoch(pod)).any(|labelled| Some(&labelled) > epoch)
+}
+
+fn labelled_epoch(pod: &Pod) -> Option<Epoch> {
+    serde_json::from_str(pod.annotations().get(EPOCH)?).ok()
+}
+
+fn text(epoch: &Epoch) -> String {
+    json!(epoch).to_string()
 }
 
 #[cfg(test)]
@@ -137,15 +206,34 @@ mod tests {
 
     fn pod(name: &str, leads: bool) -> Arc<Pod> {
         let labels = if leads { json!({LEADS: "true"}) } else { json!({}) };
-        Arc::new(serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).expect("a pod"))
+        let annotations = if leads { json!({EPOCH: text(&epoch(4))}) } else { json!({}) };
+        let metadata = json!({"name": name, "labels": labels, "annotations": annotations});
+        Arc::new(serde_json::from_value(json!({"metadata": metadata})).expect("a pod"))
+    }
+
+    fn epoch(term: u64) -> Epoch {
+        Epoch { term, leader: "a".to_owned() }
     }
 
     #[test]
     fn the_pod_that_leads_alone_has_the_label() {
         let pods = [pod("a", true), pod("b", false), pod("c", false)];
-        assert_eq!(changes(&pods, "b"), [("a".to_owned(), false), ("b".to_owned(), true)]);
-        assert_eq!(changes(&pods, "a"), []);
-        assert_eq!(changes(&pods, "gone"), [("a".to_owned(), false)]);
+        let changes = |leader, term| changes(&pods, leader, Some(&epoch(term)));
+        assert_eq!(changes("b", 5), [("a".to_owned(), false), ("b".to_owned(), true)]);
+        assert_eq!(changes("a", 4), []);
+        assert_eq!(changes("a", 5), [("a".to_owned(), true)], "it leads again");
+        assert_eq!(changes("gone", 5), [("a".to_owned(), false)]);
+    }
+
+    // Goal: of two replicas that keep the labels, one that does not reach the leader does not give the label back to an earlier
+    // one. Method: every epoch that it may have heard of another pod, with and without a stream of the labelled one.
+    #[test]
+    fn a_replica_that_hears_less_leaves_the_label() {
+        let pods = [pod("a", true), pod("b", false)];
+        let outdated = |term, hears| is_outdated(&pods, Some(&epoch(term)), |_| hears);
+        assert!(outdated(3, false));
+        assert!(!outdated(3, true), "it hears from the pod itself that it does not lead, or leads by less");
+        assert!(!outdated(5, false), "a later leader");
     }
 
     // Goal: the Service never selects by a label that no pod has yet, and stays with the label while the next leader is

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use http::StatusCode;
+use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kvcluster_api::config::{ConfigPatch, ConfigView, LiveConfig};
@@ -246,6 +247,20 @@ impl LeaderClient {
             let reason = leader_pods.iter().find_map(|pod| pods::problem(pod));
             LeaderSeen::NotRunning(reason.unwrap_or_else(|| "no leader pod runs".to_owned()))
         })
+    }
+
+    /// Opens the stream of the leader pod at an address: a [`Leadership`](kvcluster_api::status::Leadership) now and at each
+    /// change.
+    ///
+    /// # Errors
+    /// When it has none, or does not answer.
+    pub async fn leadership(&self, address: &str) -> Result<Incoming, LeaderError> {
+        let (head, body) = self.http.open(&format!("{}/leadership", self.url(address))).await?.into_parts();
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        let message = "it has no stream of who leads".to_owned();
+        Err(LeaderError::Refused { status: head.status.as_u16(), message })
     }
 
     fn url(&self, address: &str) -> String {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -103,6 +104,17 @@ impl Requests {
     pub(super) async fn patch(&self, url: &str, token: &str, body: &impl Serialize) -> Result<Answer, RequestError> {
         let body = serde_json::to_vec(body).map_err(|error| RequestError::Connection(error.into()))?;
         self.send(request(Method::PATCH, url, Some(token), body.into())).await
+    }
+
+    /// Opens an answer that does not end. It has to begin in time.
+    ///
+    /// # Errors
+    /// When no answer begins.
+    pub(super) async fn open(&self, url: &str) -> Result<Response<Incoming>, RequestError> {
+        let request = request(Method::GET, url, None, Bytes::new());
+        let request = request.map_err(|error| RequestError::Connection(error.into()))?;
+        let begun = timeout(TIMEOUT, self.client.request(request)).await.map_err(|_| RequestError::Timeout)?;
+        begun.map_err(|error| RequestError::Connection(error.into()))
     }
 
     async fn send(&self, request: http::Result<Request<Full<Bytes>>>) -> Result<Answer, RequestError> {

@@ -1081,5 +1081,6 @@ fn failures_in_a_row_wait_longer_up_to_a_minute() {
     assert_eq!(waits, [500, 1000, 2000, 32_000, 60_000, 60_000]);
 }
 
+mod lead;
 mod many;
 mod tls;

@@ -1,6 +1,6 @@
 //! Goal: where a standby waits, writes go on soon after the leader is lost or ends, and the Service follows the leader.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Pod, Service};
@@ -10,7 +10,7 @@ use kvcluster_api::resource::Phase;
 use serde_json::{Value, json};
 
 use crate::failure::{Cable, leader_other_than, node_of};
-use crate::harness::{Demo, phase};
+use crate::harness::{Demo, PATIENCE, phase};
 use crate::writer::Writer;
 
 /// The label of the pod that leads.
@@ -59,7 +59,7 @@ async fn standbys_come_and_go_while_clients_write() {
 async fn standby_cut() {
     let rounds = std::env::var("E2E_ROUNDS").map_or(1, |rounds| rounds.parse().expect("E2E_ROUNDS is a number"));
     let demo = Demo::ready(five(1)).await;
-    for loss in [Loss::Cut, Loss::ForceDelete, Loss::Delete] {
+    for loss in [Loss::Cut, Loss::CutWithOperator, Loss::ForceDelete, Loss::Delete] {
         let mut gaps: [Vec<Duration>; 2] = Default::default();
         for _ in 0..rounds {
             let lost = lose(&demo, loss).await;
@@ -83,6 +83,8 @@ async fn standby_cut() {
 enum Loss {
     /// The node of the leader loses its network. The replica of the operator that works is on another one.
     Cut,
+    /// The node of the leader and of that replica loses its network.
+    CutWithOperator,
     ForceDelete,
     Delete,
 }
@@ -92,6 +94,10 @@ enum Loss {
 async fn lose(demo: &Demo, loss: Loss) -> [Duration; 2] {
     whole(demo).await;
     while !suits(demo, loss).await {
+        if matches!(loss, Loss::CutWithOperator) && node_of_operator(demo).await.as_deref() == Some("node0") {
+            move_operator(demo).await;
+            continue;
+        }
         let old = demo.leader().await;
         demo.api::<Pod>().delete(&old.name_any(), &DeleteParams::default()).await.unwrap();
         demo.until("led by another pod", |cluster| leader_other_than(cluster, &old)).await;
@@ -102,7 +108,7 @@ async fn lose(demo: &Demo, loss: Loss) -> [Duration; 2] {
     let of_service = Writer::start_at(vec![demo.service().await], GIVE_UP).await;
     let of_both = Writer::start_at(urls, GIVE_UP).await;
     let cable = match loss {
-        Loss::Cut => Some(Cable::cut(&node_of(&old))),
+        Loss::Cut | Loss::CutWithOperator => Some(Cable::cut(&node_of(&old))),
         Loss::ForceDelete | Loss::Delete => {
             let how = DeleteParams::default();
             let how = if matches!(loss, Loss::ForceDelete) { how.grace_period(0) } else { how };
@@ -129,16 +135,34 @@ async fn suits(demo: &Demo, loss: Loss) -> bool {
     let (leader, operator) = (node_of(&demo.leader().await), node_of_operator(demo).await);
     match loss {
         Loss::Cut => leader != "node0" && Some(leader) != operator,
+        Loss::CutWithOperator => leader != "node0" && Some(leader) == operator,
         Loss::ForceDelete | Loss::Delete => true,
     }
 }
 
-/// The node of the operator's replica that works, by its Lease.
+/// The node of the operator's replica that works.
 async fn node_of_operator(demo: &Demo) -> Option<String> {
+    let (pods, name) = operator(demo).await?;
+    pods.get_opt(&name).await.unwrap().map(|pod| node_of(&pod))
+}
+
+/// Ends the operator's replica that works, and waits until another one does.
+async fn move_operator(demo: &Demo) {
+    let Some((pods, name)) = operator(demo).await else { return };
+    pods.delete(&name, &DeleteParams::default()).await.unwrap();
+    let started = Instant::now();
+    while operator(demo).await.is_none_or(|(_, now)| now == name) {
+        assert!(started.elapsed() < PATIENCE, "no other replica of the operator works for {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The operator's replica that works, by its Lease: its name, and the pods among which it is.
+async fn operator(demo: &Demo) -> Option<(Api<Pod>, String)> {
     let leases: Api<Lease> = Api::all(demo.client.clone());
     let held = leases.list(&ListParams::default().fields("metadata.name=kv-controller")).await.unwrap().items.pop()?;
-    let pods: Api<Pod> = Api::namespaced(demo.client.clone(), &held.namespace()?);
-    pods.get_opt(&held.spec?.holder_identity?).await.unwrap().map(|pod| node_of(&pod))
+    let pods = Api::namespaced(demo.client.clone(), &held.namespace()?);
+    Some((pods, held.spec?.holder_identity.filter(|name| !name.is_empty())?))
 }
 
 fn address(pod: &Pod) -> String {

@@ -198,7 +198,9 @@ async fn answer_spare(service: &impl Service, request: Request<Arriving>) -> Ans
 /// Whether a request is for operation of the cluster: administration, a probe, or replication.
 fn is_operation(method: &Method, path: &str) -> bool {
     match path {
-        "/auth" | "/healthz" | "/readyz" | "/status" | "/metrics" | "/replication" => *method == Method::GET,
+        "/auth" | "/healthz" | "/leadership" | "/readyz" | "/status" | "/metrics" | "/replication" => {
+            *method == Method::GET
+        }
         "/config" | "/recover" => true,
         _ => false,
     }

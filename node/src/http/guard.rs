@@ -15,7 +15,7 @@ use crate::tokens::Tokens;
 
 /// What every node answers without a token: its health, what it is doing, the description of its routes, and the
 /// files of its page.
-const OPEN: [&str; 7] = ["/", "/config", "/healthz", "/metrics", openapi::PATH, "/readyz", "/status"];
+const OPEN: [&str; 8] = ["/", "/config", "/healthz", "/leadership", "/metrics", openapi::PATH, "/readyz", "/status"];
 
 /// What [`authorize`] guards. `PATCH /config` is the eighth.
 const OF_THE_CLUSTER: [&str; 7] =

@@ -151,6 +151,7 @@ mod tests {
             pages: Arc::default(),
             replicas: Arc::new(Replicas::new(Dialer::new(String::new(), None, None))),
             watches: Arc::new(Semaphore::new(1)),
+            leaderships: Arc::new(Semaphore::new(1)),
         }
     }
 

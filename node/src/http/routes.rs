@@ -19,26 +19,28 @@ use super::connections::Service;
 use super::error::ApiError;
 use super::replicas::Replicas;
 use super::{
-    FollowerSite, LeaderSite, Site, admin, backup, batch, dump, guard, incr, keys, kv, live, openapi, page, replica,
-    replicas, restore, watch,
+    FollowerSite, LeaderSite, Site, admin, backup, batch, dump, guard, incr, keys, kv, leadership, live, openapi, page,
+    replica, replicas, restore, watch,
 };
 use crate::replication::coordinator::Coordinator;
 use crate::replication::dialer::Dialer;
 use crate::replication::replica::Replica;
 
 /// What a standby answers about itself. It redirects all other requests to the leader.
-const OF_EVERY_LEADER: [&str; 7] = ["/", "/auth", "/status", "/readyz", "/healthz", "/metrics", openapi::PATH];
+const OF_EVERY_LEADER: [&str; 8] =
+    ["/", "/auth", "/leadership", "/status", "/readyz", "/healthz", "/metrics", openapi::PATH];
 
 /// The files of the pages, on every node.
 const PAGE_FILES: &str = "/page/";
 
 /// What only the leader answers: a follower names the leader.
-const OF_THE_LEADER: [&str; 12] = [
+const OF_THE_LEADER: [&str; 13] = [
     "/put",
     "/delete",
     "/incr",
     "/batch",
     "/config",
+    "/leadership",
     "/live",
     "/replicas",
     "/watch",
@@ -73,8 +75,9 @@ impl LeaderService {
         let guard = middleware::from_fn_with_state(site.clone(), guard::authorize);
         let (metrics, backups) = (Arc::default(), Arc::new(Semaphore::new(1)));
         let (pages, replicas) = (Arc::default(), Arc::new(Replicas::new(dialer)));
-        let watches = watch::places();
-        let state = LeaderSite { site, leader, metrics, resizable, backups, hand_over, pages, replicas, watches };
+        let (watches, leaderships) = (watch::places(), leadership::places());
+        let state =
+            LeaderSite { site, leader, metrics, resizable, backups, hand_over, pages, replicas, watches, leaderships };
         let guarded = Router::new()
             .route("/auth", get(guard::accepted))
             .route("/recover", post(admin::recover))
@@ -95,6 +98,7 @@ impl LeaderService {
             .route("/", get(page::of_leader))
             .route("/page/{name}", get(page::file))
             .route(openapi::PATH, get(openapi::openapi))
+            .route("/leadership", get(leadership::leadership))
             .route("/live", get(live::live))
             .route("/replicas", get(replicas::replicas))
             .route("/watch", get(watch::watch))

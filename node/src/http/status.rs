@@ -1,7 +1,7 @@
 //! Makes the answers of `GET /status` from the views of a leader and of a follower.
 
 use kvcluster_api::status::{
-    DiskStatus, Durability, Epoch, FollowerStatus, FollowerView, LeaderState, LeaderStatus, RecoveryStatus,
+    DiskStatus, Durability, Epoch, FollowerStatus, FollowerView, LeaderState, LeaderStatus, Leadership, RecoveryStatus,
     ReplicaState, Role, UnfinishedRestore, WriteCounts,
 };
 use kvcluster_api::tolerance::Tolerance;
@@ -77,6 +77,13 @@ pub(super) fn of_follower(site: &FollowerSite) -> FollowerStatus {
         staleness_ms: view.staleness.map(|staleness| staleness.as_secs_f64() * 1e3),
         warnings: warnings(&site.site),
     }
+}
+
+/// Whether this process leads.
+pub(super) fn leadership(site: &LeaderSite) -> Leadership {
+    let (state, _) = describe(&site.leader.condition(), site.site.is_draining());
+    let leader = site.leader.leads_elsewhere().map(|url| url.as_ref().to_owned());
+    Leadership { state, epoch: epoch(site.leader.epoch()), leader }
 }
 
 fn warnings(site: &Site) -> Vec<String> {

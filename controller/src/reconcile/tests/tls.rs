@@ -70,7 +70,7 @@ async fn a_secret_of_others_is_read_and_never_written() {
 }
 
 /// The certificates of another cluster or of another CA each time.
-fn certificates_of(name: &str) -> Certificates {
+pub(super) fn certificates_of(name: &str) -> Certificates {
     let mut cluster = validated("{tls: {}}");
     cluster.name = name.to_owned();
     certificates::decide(&cluster, &Secrets::none(), Timestamp::now())
@@ -78,6 +78,19 @@ fn certificates_of(name: &str) -> Certificates {
 
 /// A leader that speaks TLS with this certificate. Returns its port, and how many requests it has read.
 async fn leader_over_tls(certificates: &Certificates) -> (u16, Arc<AtomicUsize>) {
+    let status = json!({"role": "leader", "state": "open", "epoch": {"term": 1, "leader": "a"},
+        "config": config(4, 3, 5), "followers": []});
+    let body = status.to_string();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    node_over_tls(certificates, answer, false).await
+}
+
+/// The same of a node with one answer, after which it closes the connection, unless the answer is a stream that stays open.
+pub(super) async fn node_over_tls(
+    certificates: &Certificates,
+    answer: String,
+    stays_open: bool,
+) -> (u16, Arc<AtomicUsize>) {
     let node = &certificates.issued.as_ref().expect("certificates").node;
     let chain = vec![CertificateDer::from_pem_slice(node.certificate.as_bytes()).expect("a certificate")];
     let key = PrivateKeyDer::from_pem_slice(node.key.as_bytes()).expect("a key");
@@ -90,10 +103,6 @@ async fn leader_over_tls(certificates: &Certificates) -> (u16, Arc<AtomicUsize>)
     let read = Arc::new(AtomicUsize::new(0));
     let count = read.clone();
     tokio::spawn(async move {
-        let status = json!({"role": "leader", "state": "open", "epoch": {"term": 1, "leader": "a"},
-            "config": config(4, 3, 5), "followers": []});
-        let body = status.to_string();
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
         while let Ok((stream, _)) = listener.accept().await {
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut head = Vec::new();
@@ -103,7 +112,11 @@ async fn leader_over_tls(certificates: &Certificates) -> (u16, Arc<AtomicUsize>)
             }
             count.fetch_add(1, Ordering::SeqCst);
             stream.write_all(answer.as_bytes()).await.expect("sent");
-            stream.shutdown().await.expect("sent");
+            if stays_open {
+                tokio::spawn(async move { stream.read_u8().await });
+            } else {
+                stream.shutdown().await.expect("sent");
+            }
         }
     });
     (port, read)
