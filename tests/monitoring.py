@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks deploy/monitoring against the metrics that the programs have.
+"""Checks charts/kvcluster/monitoring against the metrics that the programs have.
 
   tests/monitoring.py           beside a cluster that tests/local-cluster.sh starts, with followers on disk
   tests/monitoring.py --scrape  beside the cluster that runs already, as the above calls itself
@@ -22,7 +22,8 @@ import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ALERTS, DASHBOARD = ROOT / "deploy/monitoring/alerts.yaml", ROOT / "deploy/monitoring/dashboard.json"
+MONITORING = ROOT / "charts/kvcluster/monitoring"
+ALERTS, DASHBOARD = MONITORING / "alerts.yaml", MONITORING / "dashboard.json"
 OF_SCRAPE = {"job", "instance", "le"}
 
 faults = []

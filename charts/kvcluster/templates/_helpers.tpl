@@ -17,6 +17,13 @@
 {{- toYaml (merge $own .Values.podLabels) }}
 {{- end }}
 
+{{/* The labels of an object for Prometheus or Grafana: those given beside the context, and those of the chart, which win. */}}
+{{- define "kvcluster.monitoringLabels" -}}
+{{- $context := index . 0 }}
+{{- $own := dict "app.kubernetes.io/name" "kv-controller" "app.kubernetes.io/instance" $context.Release.Name "app.kubernetes.io/managed-by" $context.Release.Service }}
+{{- toYaml (merge $own (index . 1)) }}
+{{- end }}
+
 {{/* The release that a CRD in the cluster belongs to, where that is another one. */}}
 {{- define "kvcluster.foreignCrd" -}}
 {{- $crd := lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "kvclusters.kvcluster.io" | default dict -}}

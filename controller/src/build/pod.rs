@@ -31,6 +31,8 @@ pub(super) const TLS_SETTING: &str = "TLS_CERT_FILE";
 /// The setting of each file in it.
 const TLS_FILES: [(&str, &str); 3] =
     [(TLS_SETTING, CERTIFICATE_KEY), ("TLS_KEY_FILE", PRIVATE_KEY), ("TLS_CA_FILE", CA_KEY)];
+/// The annotation of the pods of a cluster with TLS, which the chart's PodMonitor reads.
+const SCHEME: &str = "kvcluster.io/scheme";
 /// The user of the image.
 const USER: i64 = 65_532;
 
@@ -48,10 +50,7 @@ pub(super) fn template(cluster: &Validated, component: Component, env: Vec<EnvVa
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(labels(&cluster.name, Some(component))),
-            annotations: Some(BTreeMap::from([(
-                "kubectl.kubernetes.io/default-container".to_owned(),
-                NODE_CONTAINER.to_owned(),
-            )])),
+            annotations: Some(annotations(cluster)),
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
@@ -72,6 +71,13 @@ pub(super) fn template(cluster: &Validated, component: Component, env: Vec<EnvVa
             ..PodSpec::default()
         }),
     }
+}
+
+/// A monitor of all KvClusters sees no more of a pod than labels and annotations: those say which ones to scrape by TLS.
+fn annotations(cluster: &Validated) -> BTreeMap<String, String> {
+    let container = Some(("kubectl.kubernetes.io/default-container", NODE_CONTAINER));
+    let scheme = cluster.tls.as_ref().map(|_| (SCHEME, "https"));
+    container.into_iter().chain(scheme).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
 fn container(cluster: &Validated, component: Component, resources: Option<Resources>, env: Vec<EnvVar>) -> Container {

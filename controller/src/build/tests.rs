@@ -369,6 +369,9 @@ fn with_tls_pods_have_the_certificate_and_the_ca_and_never_the_key_of_the_ca() {
             let mounted = volume(&workload);
             assert_eq!(mounted.as_ref().map(|mounted| mounted["secretName"].clone()), secret.map(|name| json!(name)));
             assert!(!workload.to_string().contains("demo-ca"), "{workload}");
+            // The chart's PodMonitor scrapes by it.
+            let scheme = &workload["spec"]["template"]["metadata"]["annotations"]["kvcluster.io/scheme"];
+            assert_eq!(scheme.as_str(), secret.map(|_| "https"));
             let pod: Pod = serde_json::from_value(workload["spec"]["template"].clone()).expect("a pod");
             assert_eq!(speaks_tls(&pod), secret.is_some());
             let env = env_of(&workload);
