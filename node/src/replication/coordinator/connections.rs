@@ -38,8 +38,6 @@ pub(super) struct Staged {
     number: u64,
     /// The index of the last write in it.
     last: u64,
-    /// Whether the connections of its followers are not woken yet.
-    gathers: bool,
     gather: Gather,
 }
 
@@ -170,17 +168,13 @@ impl State {
             self.staged.to = to;
             self.staged.number += 1;
             match self.staged.gather.begins(in_flight) {
-                Some(wait) => {
-                    self.staged.gathers = true;
-                    after.waits.push((wait, Wait::Frame(self.staged.number)));
-                }
+                Some(wait) => after.waits.push((wait, Wait::Frame(self.staged.number))),
                 None => to.into_iter().filter_map(|slot| self.outbox(slot)).for_each(|outbox| after.wake(outbox)),
             }
         }
         self.staged.frame.push(write);
         self.staged.last = write.index;
-        self.staged.gather.joined(in_flight);
-        let complete = self.staged.gathers && self.staged.gather.is_complete(in_flight);
+        let complete = self.staged.gather.joined(in_flight);
         if complete || self.staged.frame.len() >= wire::FRAME_BYTES_TARGET {
             self.send_staged();
         }
@@ -198,8 +192,8 @@ impl State {
             return;
         }
         let frame = self.staged.frame.finish();
-        self.staged.gather.left(self.staged.last);
-        let gathered = std::mem::take(&mut self.staged.gathers);
+        // Connections whose frame waits are not woken yet.
+        let gathered = self.staged.gather.left(self.staged.last);
         for slot in std::mem::take(&mut self.staged.to) {
             if let Some(outbox) = self.outbox(slot) {
                 outbox.push(Item::Writes(frame.clone()));
