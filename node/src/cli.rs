@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
+use futures::future;
 use rand::RngExt;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -18,7 +19,9 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Followers, HEARTBEAT_MS, LogFormat, Role, Settings, TlsSettings};
 use crate::descriptors;
-use crate::http::{self, ConnectionLimits, FollowerService, LeaderService, Site};
+use crate::http::{
+    self, Apart, Behind, ConnectionLimits, FollowerService, LeaderService, Purpose, SPARE_CONNECTIONS, Site,
+};
 use crate::protocol::follower::Follower;
 use crate::protocol::types::FollowerId;
 use crate::replication::coordinator::Coordinator;
@@ -142,6 +145,7 @@ async fn healthcheck(url: Option<String>, port: u16, settings: &TlsSettings) -> 
 async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     // Rejects contradictory settings before it starts anything.
     settings.http.check()?;
+    settings.check_ports()?;
     let leader = if settings.role == Role::Leader { Some(settings.leader()?) } else { None };
     let access = settings.access()?;
     let tls = settings.tls.files()?.map(Tls::new).transpose()?;
@@ -155,17 +159,19 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
     let address = SocketAddr::new(settings.bind_address, settings.port);
     let listener = http::listen(address).map_err(|error| format!("failed to listen on {address}: {error}"))?;
     let address = listener.local_addr()?;
-    let redis = match settings.resp_port() {
-        Some(port) => {
-            let address = SocketAddr::new(settings.bind_address, port);
-            let listener = http::listen(address);
-            Some(listener.map_err(|error| format!("failed to listen on {address} (RESP_PORT): {error}"))?)
-        }
-        None => None,
-    };
+    let redis = listen_at(&settings, settings.resp_port(), "RESP_PORT")?;
     if let Some(redis) = &redis {
         info!(address = %redis.local_addr()?, "listens for Redis' protocol");
     }
+    let replication = listen_at(&settings, settings.replication_port(), "REPLICATION_PORT")?;
+    let administration = listen_at(&settings, settings.admin_port(), "ADMIN_PORT")?;
+    for (what, listener) in [("replication", &replication), ("administration", &administration)] {
+        if let Some(listener) = listener {
+            info!(address = %listener.local_addr()?, "listens for {what} alone");
+        }
+    }
+    let apart = [(Purpose::Replication, replication), (Purpose::Administration, administration)];
+    let apart = apart.into_iter().filter_map(|(purpose, listener)| Some((purpose, listener?))).collect();
     let site = Site {
         name: settings.name(),
         access,
@@ -211,7 +217,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
                     }
                 }
             };
-            let ports = Ports { http: listener, redis, backend: Backend::Leader(service.site()) };
+            let ports = Ports { http: listener, apart, redis, backend: Backend::Leader(service.site()) };
             serve(ports, service, &site, shutdown, stops, resign(&leader, &settings), &settings).await
         }
         None => {
@@ -236,7 +242,7 @@ async fn run(settings: Settings) -> Result<ExitCode, Failure> {
             let failure = replica.store_failure();
             tokio::spawn(Replica::renew(Arc::downgrade(&replica)));
             let service = FollowerService::new(site.clone(), replica);
-            let ports = Ports { http: listener, redis, backend: Backend::Follower(service.site()) };
+            let ports = Ports { http: listener, apart, redis, backend: Backend::Follower(service.site()) };
             tokio::select! {
                 ended = serve(ports, service, &site, shutdown, pending(), ready(()), &settings) => ended,
                 // The follower must confirm nothing more: a sync after a failed one may succeed
@@ -259,6 +265,14 @@ async fn resign(leader: &Arc<Coordinator>, settings: &Settings) {
     } else if settings.takeover_after_ms > 0 && !is_standby {
         leader.send_clients_on().await;
     }
+}
+
+/// Listens on an optional port.
+fn listen_at(settings: &Settings, port: Option<u16>, setting: &str) -> Result<Option<TcpListener>, Failure> {
+    let Some(port) = port else { return Ok(None) };
+    let address = SocketAddr::new(settings.bind_address, port);
+    let listener = http::listen(address);
+    Ok(Some(listener.map_err(|error| format!("failed to listen on {address} ({setting}): {error}"))?))
 }
 
 /// Opens the data directory of a follower.
@@ -311,6 +325,8 @@ fn find(leader: &Arc<Coordinator>, followers: Followers, dialer: Dialer) -> Resu
 /// Where a node listens.
 struct Ports {
     http: TcpListener,
+    /// For one purpose alone.
+    apart: Vec<(Purpose, TcpListener)>,
     /// For Redis' protocol.
     redis: Option<TcpListener>,
     /// The node behind `redis`.
@@ -329,12 +345,23 @@ async fn serve(
     settings: &Settings,
 ) -> Result<ExitCode, Failure> {
     let (close, mut closed) = watch::channel(());
-    let mut http_closed = closed.clone();
     let limits = connection_limits(settings, site.tls.clone());
-    let Ports { http: listener, redis, backend } = ports;
-    let http = http::serve(listener, limits.clone(), service, async move {
-        let _ = http_closed.changed().await;
-    });
+    let Ports { http: listener, apart: others, redis, backend } = ports;
+    let mut apart = Apart::default();
+    for (purpose, listener) in &others {
+        let port = Some(listener.local_addr()?.port());
+        match purpose {
+            Purpose::Replication => apart.replication = port,
+            _ => apart.administration = port,
+        }
+    }
+    let doors = std::iter::once((Purpose::Clients, listener)).chain(others);
+    let http = future::join_all(doors.map(|(door, listener)| {
+        let mut closed = closed.clone();
+        http::serve(listener, limits.clone(), Behind::new(service.clone(), door, apart), async move {
+            let _ = closed.changed().await;
+        })
+    }));
     let redis = async move {
         if let Some(listener) = redis {
             let closed = async move {
@@ -388,7 +415,7 @@ fn connection_limits(settings: &Settings, tls: Option<Arc<Tls>>) -> ConnectionLi
         );
     }
     let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
-    ConnectionLimits { places, times: settings.http.times(), tls }
+    ConnectionLimits { places, spare: Arc::new(Semaphore::new(SPARE_CONNECTIONS)), times: settings.http.times(), tls }
 }
 
 fn start_log(settings: &Settings) -> Result<(), Failure> {

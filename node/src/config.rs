@@ -173,6 +173,13 @@ pub struct Settings {
     /// Port for Redis' protocol [default: none]
     #[arg(long, env = "RESP_PORT", default_value = "", hide_default_value = true, value_parser = optional_port)]
     pub resp_port: OptionalPort,
+    /// Follower: port for replication alone, which FOLLOWERS of the leader then names [default: none, replication is at PORT]
+    #[arg(long, env = "REPLICATION_PORT", default_value = "", hide_default_value = true, value_parser = optional_port)]
+    pub replication_port: OptionalPort,
+    /// Port for administration alone: PATCH /config, /auth, /backup, /hand-over, /recover and /restore [default: none, they
+    /// are at PORT]
+    #[arg(long, env = "ADMIN_PORT", default_value = "", hide_default_value = true, value_parser = optional_port)]
+    pub admin_port: OptionalPort,
     /// Threads that serve connections; more than one pays on machines with cores to spare
     #[arg(long, env = "WORKER_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub worker_threads: u16,
@@ -240,6 +247,37 @@ impl Settings {
     /// The port for Redis' protocol; `None` if it is off.
     pub fn resp_port(&self) -> Option<u16> {
         self.resp_port.0
+    }
+
+    /// The port for replication; `None` if it has none of its own. A leader has no route of replication.
+    pub fn replication_port(&self) -> Option<u16> {
+        self.replication_port.0.filter(|_| self.role == Role::Follower)
+    }
+
+    /// The port for administration; `None` if it has none of its own.
+    pub fn admin_port(&self) -> Option<u16> {
+        self.admin_port.0
+    }
+
+    /// Refuses a port that is given twice. 0 is another one each time.
+    ///
+    /// # Errors
+    /// [`ConfigError`] that names both settings.
+    pub fn check_ports(&self) -> Result<(), ConfigError> {
+        let ports = [
+            ("PORT", Some(self.port)),
+            ("RESP_PORT", self.resp_port()),
+            ("REPLICATION_PORT", self.replication_port()),
+            ("ADMIN_PORT", self.admin_port()),
+        ];
+        for (index, (setting, port)) in ports.iter().enumerate() {
+            let twice = |(_, other): &&(&str, Option<u16>)| other.is_some_and(|other| other != 0) && other == port;
+            if let Some((other, _)) = ports[..index].iter().find(twice) {
+                let port = port.unwrap_or_default();
+                return fail(format!("{setting} ({port}) is also {other}: give it a port of its own, or leave it out"));
+            }
+        }
+        Ok(())
     }
 
     /// The checked start settings of a leader.
@@ -468,6 +506,34 @@ mod tests {
             assert_eq!(error.0, *expected);
             assert!(!error.0.contains('\n'));
         }
+    }
+
+    #[test]
+    fn a_port_that_is_given_twice_is_refused() {
+        let check = |arguments: &[&str]| {
+            let line = ["kv-node"].iter().chain(arguments);
+            let settings = Cli::try_parse_from(line).expect("arguments are well-formed").settings;
+            settings.check_ports().map_err(|error| error.0)
+        };
+        for (arguments, error) in [
+            (["--admin-port=8000", ""], "ADMIN_PORT (8000) is also PORT: give it a port of its own, or leave it out"),
+            (["--resp-port=7", "--replication-port=7"], "REPLICATION_PORT (7) is also RESP_PORT"),
+            (["--replication-port=9", "--admin-port=9"], "ADMIN_PORT (9) is also REPLICATION_PORT"),
+        ] {
+            let arguments: Vec<&str> = arguments.into_iter().filter(|one| !one.is_empty()).collect();
+            let found = check(&arguments).expect_err(error);
+            assert!(found.starts_with(error), "{found}");
+        }
+        for arguments in [
+            &["--admin-port=8002", "--replication-port=8001", "--resp-port=6379"][..],
+            &["--port=0", "--admin-port=0", "--replication-port=0"],
+            &["--role=leader", "--replication-port=9", "--admin-port=9"],
+            &["--admin-port=", "--replication-port="],
+        ] {
+            assert_eq!(check(arguments), Ok(()), "{arguments:?}");
+        }
+        let wrong = Cli::try_parse_from(["kv-node", "--admin-port=66000"]);
+        assert!(wrong.is_err_and(|error| error.to_string().contains("not a port from 0 to 65535")));
     }
 
     #[test]

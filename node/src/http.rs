@@ -2,6 +2,7 @@
 //!
 //! - [`listen`] opens sockets. [`connections`] accepts connections and serves requests on them. [`activity`] decides when to
 //!   close one, from the progress that [`client_stream`] records.
+//! - [`doors`] keeps routes to the ports that are theirs.
 //! - [`gate`] checks the head of a request, and [`refusal`] answers one that is not HTTP. [`routes`]
 //!   decides which handler answers a request; [`guard`] checks the token first.
 //! - [`body`] reads and parses request bodies. [`answer`] and [`error`] make answers, [`stream`]
@@ -22,6 +23,7 @@ mod budget;
 mod client_stream;
 mod conditions;
 mod connections;
+mod doors;
 mod dump;
 pub mod error;
 mod gate;
@@ -52,6 +54,7 @@ pub(crate) use self::activity::TimeLimits;
 pub use self::body::Bodies;
 pub use self::budget::Budget;
 pub(crate) use self::connections::{ConnectionLimits, SPARE_CONNECTIONS, Service, accept, open, serve};
+pub(crate) use self::doors::{Apart, Behind, Purpose};
 pub use self::gate::Gate;
 pub(crate) use self::keys::PAGES_AT_ONCE;
 pub use self::kv::put_fields;

@@ -64,7 +64,7 @@ pub(crate) async fn serve(
     backend: Backend,
     closed: impl Future<Output = ()>,
 ) {
-    let ConnectionLimits { places, times, tls } = limits;
+    let ConnectionLimits { places, times, tls, .. } = limits;
     let backend = Arc::new(backend);
     let session_limits = session_limits(backend.site(), &times);
     let refusals = Arc::new(Semaphore::new(SPARE_CONNECTIONS));

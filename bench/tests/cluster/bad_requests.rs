@@ -186,6 +186,117 @@ fn of_queries() -> Vec<Row> {
     ]
 }
 
+fn of_bodies() -> Vec<Row> {
+    let put = |body: &str| request("POST /put", "", body);
+    let missing = "Missing key or value";
+    let strings = "key and value must be strings";
+    let version = "a version is * or one ETag in quotes";
+    let long_key = format!(r#"{{"key":"{}","value":"v"}}"#, "k".repeat(4097));
+    let long_value = format!(r#"{{"key":"k","value":"{}"}}"#, "v".repeat(1_048_577));
+    vec![
+        ("no body", put(""), 400, "malformed JSON: EOF while parsing a value"),
+        ("half an object", put("{"), 400, "malformed JSON: EOF while parsing an object"),
+        ("a list", put("[]"), 400, "the body must be a JSON object"),
+        ("null", put("null"), 400, "the body must be a JSON object"),
+        ("a text", put(r#""x""#), 400, "the body must be a JSON object"),
+        ("an empty object", put("{}"), 400, missing),
+        ("no value", put(r#"{"key":"k"}"#), 400, missing),
+        ("no key of a write", put(r#"{"value":"v"}"#), 400, missing),
+        ("an empty key", put(r#"{"key":"","value":"v"}"#), 400, missing),
+        ("null as a key", put(r#"{"key":null,"value":"v"}"#), 400, missing),
+        ("null as a value", put(r#"{"key":"k","value":null}"#), 400, missing),
+        ("a number as a key", put(r#"{"key":1,"value":"v"}"#), 400, strings),
+        ("a number as a value", put(r#"{"key":"k","value":1}"#), 400, strings),
+        ("a list as a key", put(r#"{"key":["k"],"value":"v"}"#), 400, strings),
+        ("an object as a value", put(r#"{"key":"k","value":{}}"#), 400, strings),
+        ("more after the object", put(&format!("{WRITE} x")), 400, "malformed JSON: trailing characters"),
+        ("a key twice in a body", put(r#"{"key":"k","key":"j","value":"v"}"#), 400, "duplicate field `key`"),
+        ("half a surrogate pair", put(r#"{"key":"\ud800","value":"v"}"#), 400, "malformed JSON: unexpected end of hex"),
+        (
+            "both forms of a value",
+            put(r#"{"key":"k","value":"v","value_base64":"dg=="}"#),
+            400,
+            "a request has value or value_base64, not both",
+        ),
+        ("no Base64", put(r#"{"key":"k","value_base64":"*"}"#), 400, "value_base64 is not Base64: Invalid symbol 42"),
+        (
+            "half of Base64",
+            put(r#"{"key":"k","value_base64":"dg"}"#),
+            400,
+            "value_base64 is not Base64: Invalid padding",
+        ),
+        ("a number for Base64", put(r#"{"key":"k","value_base64":7}"#), 400, "value_base64 must be a string"),
+        ("a number as a version", put(r#"{"key":"k","value":"v","if_match":1}"#), 400, "if_match must be a string"),
+        ("no version", put(r#"{"key":"k","value":"v","if_match":"x"}"#), 400, version),
+        ("no version in a header", post("If-Match: x\r\n"), 400, version),
+        ("another version than none", post("If-None-Match: \"1\"\r\n"), 400, "If-None-Match must be *"),
+        ("a text for a truth", put(r#"{"key":"k","value":"v","if_absent":"yes"}"#), 400, "expected a boolean"),
+        (
+            "two conditions",
+            put(r#"{"key":"k","value":"v","if_absent":true,"if_match":"1-0000000000000000"}"#),
+            400,
+            "a write has at most one condition",
+        ),
+        (
+            "a long token of a retry",
+            post(&format!("Idempotency-Key: {}\r\n", "x".repeat(256))),
+            400,
+            "Idempotency-Key must be 1 to 255",
+        ),
+        ("a key that is too long", put(&long_key), 413, "the key has 4097 bytes (limit 4096)"),
+        ("a value that is too long", put(&long_value), 413, "the value has 1048577 bytes (limit 1048576)"),
+    ]
+}
+
+fn of_other_operations() -> Vec<Row> {
+    let post = |path: &str, body: &str| request(&format!("POST {path}"), "", body);
+    let config = |body: &str| request("PATCH /config", "", body);
+    let read = |path: &str| request(&format!("GET {path}"), "", "");
+    vec![
+        ("a deletion of nothing", post("/delete", "{}"), 400, "Missing key"),
+        ("a deletion of a number", post("/delete", r#"{"key":7}"#), 400, "key must be a string"),
+        ("an increment of nothing", post("/incr", r#"{"by":1}"#), 400, "Missing key"),
+        (
+            "an increment by a text",
+            post("/incr", r#"{"key":"n","by":"x"}"#),
+            400,
+            "by must be a 64-bit integer, not \"x\"",
+        ),
+        (
+            "an increment by a half",
+            post("/incr", r#"{"key":"n","by":1.5}"#),
+            400,
+            "by must be a 64-bit integer, not 1.5",
+        ),
+        ("an increment by too much", post("/incr", r#"{"key":"n","by":99999999999999999999}"#), 400, "not 1e+20"),
+        ("no keys at once", read("/keys?limit=0"), 400, "limit (0) must be from 1 to 10000"),
+        ("too many keys at once", read("/keys?limit=10001"), 400, "limit (10001) must be from 1 to 10000"),
+        ("a limit that is no number", read("/keys?limit=x"), 400, "limit: invalid digit found in string"),
+        ("a watch of nothing", read("/watch"), 400, "a watch has either key or prefix"),
+        ("a watch of two things", read("/watch?key=a&prefix=b"), 400, "a watch has either key or prefix"),
+        ("an unknown consistency", get("key=k&consistency=none"), 400, "expected `linearizable` or `local`"),
+        ("a raw read that may be", get("key=k&raw=maybe"), 400, "provided string was not `true` or `false`"),
+        ("a read of an empty key", get("key="), 400, "Missing key parameter"),
+        ("half a configuration", config("{"), 400, "malformed JSON"),
+        ("a quorum above the followers", config(r#"{"write_quorum":2}"#), 400, "the write quorum (2) is above"),
+        ("a quorum of none", config(r#"{"write_quorum":0}"#), 400, "the write quorum (0) must be at least 1"),
+        ("a quorum as a text", config(r#"{"write_quorum":"1"}"#), 400, "invalid type: string \"1\", expected u16"),
+        ("a negative delay", config(r#"{"max_delay_ms":-1}"#), 400, "invalid value: integer `-1`"),
+        (
+            "delays the wrong way round",
+            config(r#"{"min_delay_ms":9,"max_delay_ms":3}"#),
+            400,
+            "the minimum delay (9 ms) is above the maximum delay (3 ms)",
+        ),
+        ("an unknown setting", config(r#"{"nothing":1}"#), 400, "unknown field `nothing`"),
+        ("a law that cannot be", config(r#"{"delay":{"exponential":{"meanMs":-4}}}"#), 400, "meanMs is -4"),
+        ("a wait that is no number", request("PATCH /config?wait_ms=x", "", "{}"), 400, "wait_ms: invalid digit"),
+        ("a loss that nobody accepts", post("/recover", "{}"), 400, "missing field `accept_data_loss`"),
+        ("a restore of no backup", post("/restore", "x"), 400, "malformed JSON"),
+        ("replication to a leader", post("/replicate", "{}"), 404, "no such route: /replicate"),
+    ]
+}
+
 fn of_heads() -> Vec<Row> {
     let invalid = "the request is not valid HTTP/1.1";
     let too_large = "the head of the request is longer than 65536 bytes or has more than 100 headers";
@@ -239,8 +350,9 @@ async fn every_bad_request_is_refused_in_words() {
     let logs = TempDir::new().expect("a directory");
     let cluster = cluster(&logs, &[]).await;
     let leader = cluster.leader_url();
-    let table = [of_browsers(), of_ambiguous_heads(), of_queries(), of_heads(), of_routes()].concat();
-    assert!(table.len() >= 60, "{} requests", table.len());
+    let of_data = [of_queries(), of_bodies(), of_other_operations()].concat();
+    let table = [of_browsers(), of_ambiguous_heads(), of_data, of_heads(), of_routes()].concat();
+    assert!(table.len() >= 120, "{} requests", table.len());
     for (what, request, status, words) in table {
         let answer = send(&leader, &request).await;
         check(what, &answer, status, words);

@@ -23,6 +23,7 @@ mod local_cluster;
 mod operations;
 mod page;
 mod play;
+mod ports;
 mod redis;
 mod redis_client;
 mod replicas;

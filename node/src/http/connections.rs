@@ -54,6 +54,8 @@ pub(super) const READ_AHEAD_BYTES: usize = 64 << 10;
 pub(crate) struct ConnectionLimits {
     /// Places for those that are served at once.
     pub(crate) places: Arc<Semaphore>,
+    /// Places for those beyond, at all ports together.
+    pub(crate) spare: Arc<Semaphore>,
     /// How long each may take.
     pub(crate) times: TimeLimits,
     /// The certificate of this node.
@@ -80,8 +82,7 @@ pub(crate) async fn serve(
     service: impl Service,
     closed: impl Future<Output = ()>,
 ) {
-    let clients = limits.places;
-    let spare = Arc::new(Semaphore::new(SPARE_CONNECTIONS));
+    let ConnectionLimits { places: clients, spare, .. } = limits.clone();
     let mut http = http1::Builder::new();
     // `Activity` enforces the time limits. A client that closes its sending half still gets its
     // answer.

@@ -3,12 +3,13 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::connections::IsNode;
+use super::doors::{self, Purpose};
 use super::error::ApiError;
 use super::{Site, openapi};
 use crate::tokens::Tokens;
@@ -27,6 +28,21 @@ const OF_NODES: [&str; 2] = ["/replicate", "/replication"];
 /// Whether only a node may use this route, where nodes have certificates.
 pub(super) fn needs_certificate(path: &str) -> bool {
     OF_NODES.contains(&path)
+}
+
+/// What a request is for. Every route that is not named here is one of clients.
+pub(super) fn purpose(method: &Method, path: &str) -> Purpose {
+    if OF_NODES.contains(&path) {
+        Purpose::Replication
+    } else if OF_THE_CLUSTER.contains(&path) || doors::configures(method, path) {
+        Purpose::Administration
+    } else if OPEN.contains(&path) || path.starts_with("/page/") {
+        Purpose::Anyone
+    } else if path == "/get" {
+        Purpose::Reads
+    } else {
+        Purpose::Clients
+    }
 }
 
 /// Answers 403 to a request of a node that shows no certificate, where nodes have them, and 401 to one without a token of
