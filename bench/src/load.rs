@@ -43,7 +43,7 @@ pub use self::{
     run::{Observer, run},
     schedule::Arrivals,
     target::{Acknowledgement, Dialect, LoadTarget, Processes, WAIT_MS, raise_file_limit},
-    writers::Answers,
+    writers::{ANSWER_TIMEOUT, Answers},
 };
 pub(crate) use self::{operations::value, report::align};
 

@@ -8,6 +8,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// How long the shutdown waits for connections without a request under way.
 pub const LINGER_MAX: Duration = Duration::from_secs(1);
 
+/// How long a connection waits for a request that is on its way. Closed at once, it would leave that request without an
+/// answer, and the client would not know whether its write was applied.
+pub const LAST_REQUEST_MAX: Duration = Duration::from_millis(100);
+
 /// The signals that end the node.
 pub struct Shutdown {
     interrupt: Signal,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     interrupt::{EXIT_INTERRUPTED, Interrupt},
     load::{
-        Answers,
+        ANSWER_TIMEOUT, Answers,
         failover::{self, Failover, FailoverOptions, Loss},
     },
     output::print,
@@ -135,11 +135,12 @@ fn figures(Failover { gaps_ms, answers, lost }: &Failover) -> String {
 
 /// What clients that know every process that may lead saw.
 pub(super) fn what_clients_saw(answers: Answers) -> String {
-    let Answers { acknowledged, refused, redirected, indeterminate, unclear, unconnected, unanswered } = answers;
+    let Answers { acknowledged, refused, redirected, indeterminate, unclear, unconnected, cut_off, late } = answers;
+    let patience_ms = ANSWER_TIMEOUT.as_millis();
     format!(
         "requests           {acknowledged} acknowledged, {refused} refused by 503 with Retry-After, {redirected} redirected, \
          {indeterminate} of unknown outcome, {unclear} answered in another way\n                   {unconnected} \
-         connections refused, {unanswered} requests without an answer\n"
+         connections refused, {cut_off} ended before the answer, {late} requests without an answer within {patience_ms} ms\n"
     )
 }
 

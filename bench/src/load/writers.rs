@@ -25,7 +25,7 @@ use tokio::{
 use crate::client::{Credentials, Dump};
 
 /// A client gives up on a leader that does not answer for this long, and asks the other one.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The pause before a client asks again after it was refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
@@ -45,8 +45,10 @@ pub struct Answers {
     pub unclear: u64,
     /// Connections that were refused.
     pub unconnected: u64,
-    /// Requests without an answer, and connections without a reply.
-    pub unanswered: u64,
+    /// Connections that ended before the answer.
+    pub cut_off: u64,
+    /// Requests without an answer within [`ANSWER_TIMEOUT`].
+    pub late: u64,
 }
 
 impl Answers {
@@ -59,20 +61,22 @@ impl Answers {
             Ok(Answer::Indeterminate) => &mut answers.indeterminate,
             Ok(Answer::Unclear) => &mut answers.unclear,
             Err(error) if error.is_connect() && !error.is_timeout() => &mut answers.unconnected,
-            Err(_) => &mut answers.unanswered,
+            Err(error) if error.is_timeout() => &mut answers.late,
+            Err(_) => &mut answers.cut_off,
         } = 1;
         answers
     }
 
     fn add(&mut self, other: Self) {
-        let Self { acknowledged, refused, redirected, indeterminate, unclear, unconnected, unanswered } = other;
+        let Self { acknowledged, refused, redirected, indeterminate, unclear, unconnected, cut_off, late } = other;
         self.acknowledged += acknowledged;
         self.refused += refused;
         self.redirected += redirected;
         self.indeterminate += indeterminate;
         self.unclear += unclear;
         self.unconnected += unconnected;
-        self.unanswered += unanswered;
+        self.cut_off += cut_off;
+        self.late += late;
     }
 }
 
@@ -327,6 +331,25 @@ mod tests {
             lost,
             ["client-0: 8 was acknowledged, and 7 is there", "client-3: 1 was acknowledged, and 0 is there"]
         );
+    }
+
+    // Goal: a leader that leaves requests without an answer is told apart from one that is slow. Method: a server that reads a
+    // request and closes the connection, one that never answers, and a port where no server listens.
+    #[tokio::test]
+    async fn a_connection_that_ends_and_an_answer_that_is_late_differ() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let http = reqwest::Client::builder().timeout(ANSWER_TIMEOUT).build().expect("a client");
+        let ask = || async { http.post(&url).send().await.map(|_| Answer::Unclear) };
+        let close = async {
+            let (stream, _) = listener.accept().await.expect("a client");
+            stream.readable().await.expect("a request");
+        };
+        let (closed, ()) = tokio::join!(ask(), close);
+        assert_eq!(Answers::of(&closed), Answers { cut_off: 1, ..Answers::default() });
+        assert_eq!(Answers::of(&ask().await), Answers { late: 1, ..Answers::default() });
+        drop(listener);
+        assert_eq!(Answers::of(&ask().await), Answers { unconnected: 1, ..Answers::default() });
     }
 
     #[test]

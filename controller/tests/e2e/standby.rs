@@ -160,7 +160,9 @@ async fn move_operator(demo: &Demo) {
 /// The operator's replica that works, by its Lease: its name, and the pods among which it is.
 async fn operator(demo: &Demo) -> Option<(Api<Pod>, String)> {
     let leases: Api<Lease> = Api::all(demo.client.clone());
-    let held = leases.list(&ListParams::default().fields("metadata.name=kv-controller")).await.unwrap().items.pop()?;
+    // The chart puts the name of its release in front.
+    let all = leases.list(&ListParams::default()).await.unwrap().items;
+    let held = all.into_iter().find(|lease| lease.name_any().ends_with("kv-controller"))?;
     let pods = Api::namespaced(demo.client.clone(), &held.namespace()?);
     Some((pods, held.spec?.holder_identity.filter(|name| !name.is_empty())?))
 }

@@ -8,6 +8,7 @@ use super::{ConfigError, fail};
 use crate::http::{Bodies, Budget, Gate, RESTORE_BYTES_MAX, TimeLimits, body_bytes_max};
 use crate::replication::replica::ForeignLimits;
 use crate::replication::wire::RECORD_BYTES_MAX;
+use crate::shutdown;
 
 /// Default memory for bodies, unless one body alone needs more.
 const BODIES_BYTES: usize = 64 << 20;
@@ -139,6 +140,7 @@ impl HttpSettings {
             idle: milliseconds(self.idle_timeout_ms),
             stall: milliseconds(self.stall_timeout_ms),
             linger: milliseconds(self.linger_timeout_ms),
+            last: shutdown::LAST_REQUEST_MAX,
         }
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct TimeLimits {
     pub(crate) stall: Duration,
     /// Reading on after an answer that was sent before the whole request had arrived.
     pub(crate) linger: Duration,
+    /// Without a request, once the node ends.
+    pub(crate) last: Duration,
 }
 
 /// The action for a connection.
@@ -51,13 +53,15 @@ pub(super) struct Activity {
     unread: AtomicBool,
     /// Whether bytes that are not sent yet may contain anything.
     anything: AtomicBool,
+    /// Whether the node ends, so that the next answer is the last one.
+    ends: AtomicBool,
 }
 
 impl Activity {
     pub(super) fn new() -> Self {
         let (phase, stalled) = (AtomicU64::new(HEAD), AtomicU64::new(0));
-        let (unread, anything) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { accepted: Instant::now(), phase, stalled, unread, anything }
+        let [unread, anything, ends] = [const { AtomicBool::new(false) }; 3];
+        Self { accepted: Instant::now(), phase, stalled, unread, anything, ends }
     }
 
     fn enter(&self, phase: u64) {
@@ -132,6 +136,20 @@ impl Activity {
         self.unread.load(Relaxed)
     }
 
+    /// The node ends.
+    pub(super) fn end(&self) {
+        self.ends.store(true, Relaxed);
+    }
+
+    pub(super) fn ends(&self) -> bool {
+        self.ends.load(Relaxed)
+    }
+
+    /// Whether the connection waits for a request.
+    pub(super) fn awaits_request(&self) -> bool {
+        matches!(self.phase.load(Relaxed) % 4, HEAD | IDLE)
+    }
+
     /// The action for the connection now, by these limits.
     pub(super) fn next(&self, limits: &TimeLimits) -> Verdict {
         let now = self.accepted.elapsed();
@@ -170,6 +188,7 @@ mod tests {
         idle: Duration::from_secs(120),
         stall: Duration::from_secs(30),
         linger: Duration::from_secs(5),
+        last: Duration::from_secs(1),
     };
 
     fn pass(activity: &mut Activity, seconds: u64) {

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket};
 /// How many connections may wait to be accepted. The kernel drops what arrives beyond that, and the
 /// client tries again after a second. The library's own number, 128, is less than the connections of
 /// a busy client. The kernel lowers it to `net.core.somaxconn`.
-const BACKLOG: u32 = 4096;
+pub(super) const BACKLOG: u32 = 4096;
 
 /// Listens on an address.
 ///
