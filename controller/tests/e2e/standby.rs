@@ -93,9 +93,13 @@ enum Loss {
 /// either was acknowledged.
 async fn lose(demo: &Demo, loss: Loss) -> [Duration; 2] {
     whole(demo).await;
+    if matches!(loss, Loss::CutWithOperator) {
+        operator_is_whole(demo).await;
+    }
     while !suits(demo, loss).await {
         if matches!(loss, Loss::CutWithOperator) && node_of_operator(demo).await.as_deref() == Some("node0") {
             move_operator(demo).await;
+            operator_is_whole(demo).await;
             continue;
         }
         let old = demo.leader().await;
@@ -153,6 +157,22 @@ async fn move_operator(demo: &Demo) {
     let started = Instant::now();
     while operator(demo).await.is_none_or(|(_, now)| now == name) {
         assert!(started.elapsed() < PATIENCE, "no other replica of the operator works for {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until each replica of the operator runs. One that was cut off lost its Lease and ended, and Kubernetes starts it again
+/// later each time.
+async fn operator_is_whole(demo: &Demo) {
+    let Some((pods, _)) = operator(demo).await else { return };
+    let ours = ListParams::default().labels("app.kubernetes.io/name=kv-controller");
+    let is_ready = |pod: &Pod| {
+        let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    let started = Instant::now();
+    while !pods.list(&ours).await.unwrap().items.iter().all(is_ready) {
+        assert!(started.elapsed() < PATIENCE, "a replica of the operator does not run for {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
