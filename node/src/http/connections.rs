@@ -314,7 +314,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (end, ended) = oneshot::channel();
-        let limits = ConnectionLimits { places: Arc::new(Semaphore::new(100)), times, tls: None };
+        let places = |count| Arc::new(Semaphore::new(count));
+        let limits = ConnectionLimits { places: places(100), spare: places(0), times, tls: None };
         let task = tokio::spawn(serve(listener, limits, Answering, async {
             let _ = ended.await;
         }));
