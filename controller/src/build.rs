@@ -42,6 +42,9 @@ pub const RESP_PORT: i32 = 6379;
 /// The value of `app.kubernetes.io/name` on every object.
 pub const APP: &str = "kvcluster";
 
+/// The label with the name of the KvCluster.
+pub const INSTANCE: &str = "app.kubernetes.io/instance";
+
 /// The label with the role of a pod.
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 
@@ -248,7 +251,7 @@ fn has_setting(pod: &Pod, setting: &str) -> bool {
 pub fn selector_labels(cluster: &str, component: Option<Component>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::from([
         ("app.kubernetes.io/name".to_owned(), APP.to_owned()),
-        ("app.kubernetes.io/instance".to_owned(), cluster.to_owned()),
+        (INSTANCE.to_owned(), cluster.to_owned()),
     ]);
     if let Some(component) = component {
         labels.insert(COMPONENT.to_owned(), component.as_str().to_owned());

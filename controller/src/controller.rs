@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tower::util::MapRequestLayer;
 
-use crate::build::{APP, COMPONENT, Component, MANAGER};
+use crate::build::{APP, COMPONENT, Component, INSTANCE, MANAGER};
 use crate::context::{Context, Indexed, Memory, Stores};
 use crate::election::Election;
 use crate::health::{self, Health};
@@ -329,7 +329,7 @@ where
 /// counts as one of each KvCluster whose name its own begins with, and those that do not exist are ignored.
 fn belongs_to<K: Resource<DynamicType = ()>>(object: K) -> Vec<ObjectRef<Guarded>> {
     let Some(namespace) = object.namespace() else { return Vec::new() };
-    let label = object.labels().get("app.kubernetes.io/instance").cloned();
+    let label = object.labels().get(INSTANCE).cloned();
     let owner = object
         .owner_references()
         .iter()
@@ -372,10 +372,10 @@ mod tests {
     fn an_object_finds_its_cluster_also_when_label_and_owner_are_gone() {
         let owner =
             json!([{"apiVersion": "kvcluster.io/v1alpha1", "kind": "KvCluster", "name": "my-demo", "uid": "1"}]);
-        let label = json!({"app.kubernetes.io/instance": "my-demo"});
+        let label = json!({INSTANCE: "my-demo"});
         assert_eq!(clusters(&label, &owner), ["my-demo"]);
-        assert_eq!(clusters(&json!({"app.kubernetes.io/instance": "stolen"}), &owner), ["my-demo", "stolen"]);
-        let stripped = clusters(&json!({"app.kubernetes.io/instance": "stolen"}), &json!([]));
+        assert_eq!(clusters(&json!({INSTANCE: "stolen"}), &owner), ["my-demo", "stolen"]);
+        let stripped = clusters(&json!({INSTANCE: "stolen"}), &json!([]));
         assert_eq!(stripped, ["my", "my-demo", "my-demo-backup", "stolen"]);
         let of_others = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "my-demo", "uid": "2"}]);
         assert_eq!(clusters(&label, &of_others), ["my-demo"], "a pod's events wake its cluster alone");

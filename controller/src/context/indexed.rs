@@ -8,7 +8,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 
-use crate::build::{COMPONENT, Component, selector_labels};
+use crate::build::{COMPONENT, Component, INSTANCE, selector_labels};
 
 /// After how long the name of an object that is gone is dropped. During a new list of all objects the store does not have
 /// yet what the index has.
@@ -46,7 +46,7 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Indexed<K> {
 
     /// Takes an object of the watch into the index.
     pub fn notice(&self, object: &K) {
-        let Some(cluster) = object.labels().get("app.kubernetes.io/instance") else { return };
+        let Some(cluster) = object.labels().get(INSTANCE) else { return };
         let key = (object.namespace().unwrap_or_default(), cluster.clone());
         self.names.lock().entry(key).or_default().insert(object.name_any(), Instant::now());
     }

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::build::MANAGER;
+use crate::build::{INSTANCE, MANAGER};
 use crate::hash::fnv1a;
 
 /// The annotation with the hash of what was applied.
@@ -169,9 +169,7 @@ fn refuse_foreign<K: Owned>(desired: &K, live: &K) -> Result<(), ApplyError> {
         Some(owner) => format!("{} {}", owner.kind, owner.name),
         None => {
             let same = |key: &str| live.labels().get(key) == desired.labels().get(key);
-            if same("app.kubernetes.io/managed-by")
-                || (same("app.kubernetes.io/instance") && live.annotations().contains_key(APPLIED))
-            {
+            if same("app.kubernetes.io/managed-by") || (same(INSTANCE) && live.annotations().contains_key(APPLIED)) {
                 return Ok(());
             }
             "no owner".to_owned()

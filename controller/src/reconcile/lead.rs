@@ -39,8 +39,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// How long a pod may take to answer. One on a lost machine does not answer at all.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// The label that names the cluster of a pod.
-const INSTANCE: &str = "app.kubernetes.io/instance";
 /// The annotation of the pod with the label: the epoch that it leads.
 const EPOCH: &str = "kvcluster.io/leads-epoch";
 /// When Kubernetes removes one of several leader pods, it prefers those without this annotation.

@@ -111,21 +111,23 @@ impl Requests {
     /// # Errors
     /// When no answer begins.
     pub(super) async fn open(&self, url: &str) -> Result<Response<Incoming>, RequestError> {
-        let request = request(Method::GET, url, None, Bytes::new());
-        let request = request.map_err(|error| RequestError::Connection(error.into()))?;
-        let begun = timeout(TIMEOUT, self.client.request(request)).await.map_err(|_| RequestError::Timeout)?;
-        begun.map_err(|error| RequestError::Connection(error.into()))
+        let begun = self.begin(request(Method::GET, url, None, Bytes::new()));
+        timeout(TIMEOUT, begun).await.unwrap_or(Err(RequestError::Timeout))
     }
 
     async fn send(&self, request: http::Result<Request<Full<Bytes>>>) -> Result<Answer, RequestError> {
-        let request = request.map_err(|error| RequestError::Connection(error.into()))?;
         let answered = async {
-            let answer = self.client.request(request).await.map_err(|error| RequestError::Connection(error.into()))?;
-            let (head, body) = answer.into_parts();
+            let (head, body) = self.begin(request).await?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(RequestError::Connection)?;
             Ok(Answer { status: head.status, body: body.to_bytes() })
         };
         timeout(TIMEOUT, answered).await.unwrap_or(Err(RequestError::Timeout))
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    async fn begin(&self, request: http::Result<Request<Full<Bytes>>>) -> Result<Response<Incoming>, RequestError> {
+        let request = request.map_err(|error| RequestError::Connection(error.into()))?;
+        self.client.request(request).await.map_err(|error| RequestError::Connection(error.into()))
     }
 }
 

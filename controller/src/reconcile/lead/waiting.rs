@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 
-use super::{INSTANCE, LeadLabels};
-use crate::build::{self, Component, names};
+use super::LeadLabels;
+use crate::build::{self, Component, INSTANCE, names};
 use crate::context::Indexed;
 use crate::reconcile::certificates::CA_KEY;
 use crate::reconcile::leader_client::LeaderClients;
