@@ -1,17 +1,14 @@
 //! Goal: what an operator changes is never lost, and the log says once what he needs to know. Method: real nodes, many
 //! changes at once, and followers that are gone or have two names.
 
-use std::{
-    fs::{self, File},
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-};
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{KV_BENCH, eventually, one_follower};
+use crate::support::{
+    KV_BENCH, eventually,
+    node::{Node, free_ports},
+    one_follower,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_changes_at_once_each_gets_a_generation_of_its_own() {
@@ -44,50 +41,11 @@ async fn of_many_changes_at_once_each_gets_a_generation_of_its_own() {
     assert_eq!(after.await, json!(before + CHANGES), "changes were lost");
 }
 
-/// A node of its own, killed when dropped.
-struct Node {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Node {
-    fn start(directory: &Path, name: &str, settings: &[(&str, &str)]) -> Self {
-        let log = directory.join(format!("{name}.log"));
-        let child = Command::new(KV_BENCH)
-            .arg("node")
-            .env_clear()
-            .env("BIND_ADDRESS", "127.0.0.1")
-            .env("NODE_NAME", name)
-            .envs(settings.iter().copied())
-            .stdin(Stdio::null())
-            .stderr(File::create(&log).expect("a log"))
-            .spawn()
-            .expect("kv-bench runs");
-        Self { child, log }
-    }
-
-    /// Waits for a line with these words; returns the whole log.
-    async fn logs(&self, words: &str) -> String {
-        eventually(words, async || fs::read_to_string(&self.log).ok().filter(|log| log.contains(words))).await
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port().to_string()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_says_in_its_log_which_follower_it_does_not_reach() {
     let directory = TempDir::new().expect("a directory");
-    let follower = format!("http://127.0.0.1:{}", free_port());
+    let [port] = free_ports();
+    let follower = format!("http://127.0.0.1:{port}");
     let leader =
         Node::start(directory.path(), "leader", &[("ROLE", "leader"), ("PORT", "0"), ("FOLLOWERS", &follower)]);
     let log = leader.logs("follower is not connected").await;
@@ -101,8 +59,8 @@ async fn a_leader_says_in_its_log_which_follower_it_does_not_reach() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_follower_under_two_names_does_not_flood_the_log() {
     let directory = TempDir::new().expect("a directory");
-    let port = free_port();
-    let _follower = Node::start(directory.path(), "follower", &[("PORT", &port)]);
+    let [port] = free_ports();
+    let _follower = Node::start(directory.path(), "follower", &[("PORT", port.to_string())]);
     let followers = format!("http://127.0.0.1:{port},http://localhost:{port}");
     let settings = [("ROLE", "leader"), ("PORT", "0"), ("FOLLOWERS", followers.as_str())];
     let leader = Node::start(directory.path(), "leader", &settings);

@@ -1,36 +1,14 @@
 //! Goal: with ports of their own, replication and administration work there and nowhere else. Method: a real leader and a real
 //! follower as processes; every guarded route is tried at every port.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
-use crate::support::{KV_BENCH, eventually};
-
-/// A node as a process. Dropped, it is killed.
-struct Node(Child);
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(settings: &[(&str, String)]) -> Node {
-    let mut command = Command::new(KV_BENCH);
-    command.arg("node").env_clear().env("BIND_ADDRESS", "127.0.0.1").env("LOG_LEVEL", "error");
-    command.envs(settings.iter().map(|(name, value)| (name, value))).stdin(Stdio::null());
-    Node(command.spawn().expect("starts"))
-}
-
-/// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    listeners.map(|listener| listener.local_addr().expect("an address").port())
-}
+use crate::support::{
+    eventually,
+    node::{Node, free_ports},
+};
 
 async fn ask(method: Method, port: u16, path: &str, body: &str) -> Option<(u16, Value)> {
     let request = Client::new().request(method, format!("http://127.0.0.1:{port}{path}")).body(body.to_owned());
@@ -48,8 +26,9 @@ async fn what_has_a_port_of_its_own_is_answered_there_alone() {
     of_leader.push(("ROLE", "leader".to_owned()));
     of_leader.push(("MAX_DELAY_MS", "0".to_owned()));
     of_leader.push(("FOLLOWERS", format!("http://127.0.0.1:{replication}")));
-    let _follower = start(&of_follower);
-    let _leader = start(&of_leader);
+    let directory = TempDir::new().expect("a directory");
+    let _follower = Node::start(directory.path(), "follower", &of_follower);
+    let _leader = Node::start(directory.path(), "leader", &of_leader);
     let put = r#"{"key":"k","value":"v"}"#;
     eventually("an acknowledged write over the replication port", async || {
         ask(Method::POST, leader, "/put", put).await.filter(|(code, _)| *code == 200)

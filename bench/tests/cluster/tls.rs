@@ -1,43 +1,15 @@
 //! Goal: the tools work with a cluster whose ports speak TLS, and say why where they do not trust it. Method: real nodes with
 //! certificates of an authority that the test makes.
 
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
 use kv_bench::client::Passage;
 use tempfile::TempDir;
 
 use crate::certificates::{Authority, Kind};
-use crate::support::{KV_BENCH, KVCTL, eventually, kv_bench, stderr, stdout};
-
-/// A node as a process. Dropped, it is killed.
-struct Node(Child);
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(log: &Path, port: u16, settings: &[(&str, String)]) -> Node {
-    let log = std::fs::File::create(log).expect("a log");
-    let mut command = Command::new(KV_BENCH);
-    command.arg("node").env_clear().env("PORT", port.to_string()).env("BIND_ADDRESS", "127.0.0.1");
-    command
-        .envs(settings.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    Node(command.spawn().expect("starts"))
-}
-
-/// Ports that were free a moment ago.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
-    listeners.map(|listener| listener.local_addr().expect("an address").port())
-}
+use crate::support::{
+    KVCTL, eventually, kv_bench,
+    node::{Node, free_ports},
+    stderr, stdout,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tools_speak_tls() {
@@ -46,11 +18,14 @@ async fn the_tools_speak_tls() {
     let other = Authority::new(directory.path(), "other");
     let settings = authority.sign("node", Kind::Node).settings(&authority);
     let [leader, redis, follower] = free_ports();
-    let _follower = start(&directory.path().join("follower.log"), follower, &settings);
+    let start = |name: &str, port: u16, settings: &[(&str, String)]| {
+        Node::start(directory.path(), name, &[settings, &[("PORT", port.to_string())]].concat())
+    };
+    let _follower = start("follower", follower, &settings);
     let (followers, redis) = (format!("https://localhost:{follower}"), redis.to_string());
     let of_leader = [("ROLE", "leader"), ("FOLLOWERS", &followers), ("MAX_DELAY_MS", "0"), ("RESP_PORT", &redis)];
     let of_leader = of_leader.map(|(name, value)| (name, value.to_owned()));
-    let _leader = start(&directory.path().join("leader.log"), leader, &[&settings[..], &of_leader].concat());
+    let _leader = start("leader", leader, &[&settings[..], &of_leader].concat());
     let leader = format!("https://localhost:{leader}");
     let mut passage = Passage::new(&authority.file).expect("an authority");
     eventually("an open leader", async || {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub(crate) mod backup;
+pub(crate) mod node;
 
 use std::{
     path::Path,
