@@ -101,7 +101,7 @@ pub(super) async fn recover(State(state): State<LeaderSite>, request: Request) -
 /// `POST /hand-over`: the leader answers what is under way, reports to its followers that it stops, and ends. A standby
 /// takes over at once.
 pub(super) async fn hand_over(State(state): State<LeaderSite>) -> Result<Response, ApiError> {
-    if !matches!(state.leader.condition(), Condition::Open(_) | Condition::AwaitsRestore | Condition::CutOff(_)) {
+    if !matches!(state.leader.condition(), Condition::Open(_) | Condition::CutOff(_)) {
         return Err(ApiError::plain(StatusCode::CONFLICT, "this node does not lead"));
     }
     state.hand_over.notify_one();

@@ -7,7 +7,7 @@ use kvcluster_api::status::{
 use kvcluster_api::tolerance::Tolerance;
 
 use super::{FollowerSite, LeaderSite, Site};
-use crate::protocol::leader::{CandidateView, RecoveryView, Refusal, Unfinished};
+use crate::protocol::leader::{CandidateView, RecoveryView, Unfinished};
 use crate::protocol::types;
 use crate::replication::coordinator::{Condition, PlaceView};
 
@@ -112,12 +112,11 @@ pub(super) fn describe(condition: &Condition, draining: bool) -> (LeaderState, S
             format!("installing the recovered state: {stored} followers have it, {needed} are needed"),
         ),
         Condition::Opening(None) => (LeaderState::Recovering, "installing the recovered state".to_owned()),
-        Condition::Open(_) | Condition::AwaitsRestore | Condition::CutOff(_) if draining => {
+        Condition::Open(_) | Condition::CutOff(_) if draining => {
             (LeaderState::Draining, "shutting down: no new writes".to_owned())
         }
         Condition::CutOff(cut_off) => (LeaderState::Open, format!("refuses clients: {cut_off}")),
-        Condition::AwaitsRestore => (LeaderState::Open, Refusal::AwaitsRestore.to_string()),
-        Condition::Open(restore) => (LeaderState::Open, restore.as_ref().map_or(String::new(), ToString::to_string)),
+        Condition::Open(refusal) => (LeaderState::Open, refusal.as_ref().map_or(String::new(), ToString::to_string)),
     }
 }
 

@@ -211,7 +211,7 @@ fn replication(backend: &Backend) -> String {
             let view = leader.leader.view();
             let connected = view.followers.iter().filter(|place| place.follower.lag_writes == 0).count();
             let state = match view.condition {
-                Condition::Open(_) | Condition::AwaitsRestore => "open",
+                Condition::Open(_) => "open",
                 Condition::CutOff(_) => "cut_off",
                 Condition::Candidate(..) => "standby",
                 Condition::Recovering(_) | Condition::Opening(_) => "recovering",

@@ -317,7 +317,7 @@ impl<W, R> Leader<W, R> {
         self.out.push(Output::InForce);
         if matches!(self.phase, Phase::Opening) {
             self.phase = Phase::Open;
-            self.restoring = self.unfinished_restore().is_some() || self.awaits_restore();
+            self.restoring = self.restore_refusal().is_some();
             self.out.push(Output::Opened);
             self.plan();
         } else {

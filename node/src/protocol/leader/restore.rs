@@ -167,8 +167,14 @@ impl<W, R> Leader<W, R> {
             || self.entries.get(RESTORE_MARK).is_some_and(|mark| mark.latest.value.is_some() || !mark.latest_committed)
     }
 
+    /// Why this leader refuses clients, once it is open, while a restore is unfinished or awaited.
+    pub fn restore_refusal(&self) -> Option<Refusal> {
+        let unfinished = self.unfinished_restore().map(Refusal::Restoring);
+        unfinished.or_else(|| self.awaits_restore().then_some(Refusal::AwaitsRestore))
+    }
+
     /// Whether this cluster starts from a backup and no restore has begun.
-    pub fn awaits_restore(&self) -> bool {
+    fn awaits_restore(&self) -> bool {
         self.starts_from_backup && !self.entries.contains(RESTORE_MARK)
     }
 
@@ -199,8 +205,7 @@ impl<W, R> Leader<W, R> {
     #[cold]
     fn refuse_clients(&self) -> Result<(), Refusal> {
         if self.restoring {
-            let otherwise = if self.awaits_restore() { Refusal::AwaitsRestore } else { Refusal::RestoreEnds };
-            return Err(self.unfinished_restore().map_or(otherwise, Refusal::Restoring));
+            return Err(self.restore_refusal().unwrap_or(Refusal::RestoreEnds));
         }
         self.cut_off.clone().map_or(Ok(()), |cut_off| Err(Refusal::CutOff(cut_off)))
     }

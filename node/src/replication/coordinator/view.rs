@@ -6,7 +6,7 @@ use kvcluster_api::config::{ConfigView, LiveConfig, PendingConfig};
 use tracing::{info, warn};
 
 use super::{Coordinator, State};
-use crate::protocol::leader::{AuditCounts, CandidateView, CutOff, FollowerView, RecoveryView, Unfinished};
+use crate::protocol::leader::{AuditCounts, CandidateView, CutOff, FollowerView, RecoveryView, Refusal, Unfinished};
 use crate::protocol::types::Epoch;
 
 /// The condition of the leader.
@@ -24,10 +24,8 @@ pub enum Condition {
     Opening(Option<(usize, usize)>),
     /// It is open, but cannot acknowledge writes now.
     CutOff(CutOff),
-    /// It is open, and refuses clients until a restore has begun and ended.
-    AwaitsRestore,
-    /// It is open; with an unfinished restore it refuses clients.
-    Open(Option<Unfinished>),
+    /// It is open. While a restore is unfinished or awaited, it refuses clients for this reason.
+    Open(Option<Refusal>),
 }
 
 /// A follower and its connection.
@@ -181,10 +179,7 @@ impl State {
         } else if let Some(cut_off) = core.cut_off() {
             Condition::CutOff(cut_off.clone())
         } else {
-            match core.unfinished_restore() {
-                None if core.awaits_restore() => Condition::AwaitsRestore,
-                restore => Condition::Open(restore),
-            }
+            Condition::Open(core.restore_refusal())
         }
     }
 
