@@ -1,31 +1,16 @@
 //! Which routes each port of a node answers, where replication or administration has a port of its own.
 //!
-//! A network policy tells ports apart, and no paths. So a route that has a port of its own is refused at every other one. What
+//! A network policy distinguishes ports, but not paths. So a route that has a port of its own is refused at every other one. What
 //! a node answers to everybody about itself (health, status, metrics) it also answers at the port of administration.
 
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use hyper::Request;
 
 use super::answer::Answer;
 use super::client_stream::Arriving;
 use super::connections::Service;
 use super::error::ApiError;
-use super::guard;
-
-/// What a request is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// Reads and writes of keys, and whatever has no other purpose.
-    Clients,
-    /// The stream of a leader to a follower.
-    Replication,
-    /// A read of one key: clients read, and a leader reads at its followers.
-    Reads,
-    /// Configuration, backups, recoveries.
-    Administration,
-    /// What every node answers about itself.
-    Anyone,
-}
+use super::guard::{self, Purpose};
 
 /// The ports of their own, by number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,11 +67,6 @@ impl<S: Service> Service for Behind<S> {
     }
 }
 
-/// Whether this method of a path changes what a cluster does.
-pub(super) fn configures(method: &Method, path: &str) -> bool {
-    path == "/config" && !matches!(*method, Method::GET | Method::HEAD)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,32 +96,5 @@ mod tests {
         assert_eq!(both.refusal(Clients, Administration).as_deref(), Some("ADMIN_PORT (8002)"));
         assert_eq!(both.refusal(Administration, Replication).as_deref(), Some("REPLICATION_PORT (8001)"));
         assert_eq!(both.refusal(Administration, Clients).as_deref(), Some("PORT"));
-    }
-
-    #[test]
-    fn every_route_has_a_purpose_and_what_is_unknown_is_for_clients() {
-        use Purpose::{Administration, Anyone, Clients, Reads, Replication};
-        for (method, path, purpose) in [
-            (Method::POST, "/put", Clients),
-            (Method::GET, "/dump", Clients),
-            (Method::GET, "/get", Reads),
-            (Method::GET, "/what-comes-later", Clients),
-            (Method::GET, "/config", Anyone),
-            (Method::PATCH, "/config", Administration),
-            (Method::POST, "/config", Administration),
-            (Method::GET, "/backup", Administration),
-            (Method::POST, "/restore", Administration),
-            (Method::POST, "/recover", Administration),
-            (Method::POST, "/hand-over", Administration),
-            (Method::GET, "/auth", Administration),
-            (Method::GET, "/replication", Replication),
-            (Method::POST, "/replicate", Replication),
-            (Method::GET, "/healthz", Anyone),
-            (Method::GET, "/status", Anyone),
-            (Method::GET, "/metrics", Anyone),
-            (Method::GET, "/page/main.js", Anyone),
-        ] {
-            assert_eq!(guard::purpose(&method, path), purpose, "{method} {path}");
-        }
     }
 }

@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::connections::IsNode;
-use super::doors::{self, Purpose};
 use super::error::ApiError;
 use super::{Site, openapi};
 use crate::tokens::Tokens;
@@ -25,16 +24,32 @@ const OF_THE_CLUSTER: [&str; 7] =
 /// What stores at a follower without the leader: with TLS it needs the certificate of a node.
 const OF_NODES: [&str; 2] = ["/replicate", "/replication"];
 
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Reads and writes of keys, and whatever has no other purpose.
+    Clients,
+    /// The stream of a leader to a follower.
+    Replication,
+    /// A read of one key: clients read, and a leader reads at its followers.
+    Reads,
+    /// Configuration, backups, recoveries.
+    Administration,
+    /// What every node answers about itself.
+    Anyone,
+}
+
 /// Whether only a node may use this route, where nodes have certificates.
 pub(super) fn needs_certificate(path: &str) -> bool {
     OF_NODES.contains(&path)
 }
 
-/// What a request is for. Every route that is not named here is one of clients.
+/// What a request is for. Every route that is not named here is one of clients, so that a new one is guarded.
 pub(super) fn purpose(method: &Method, path: &str) -> Purpose {
+    let changes_configuration = path == "/config" && !matches!(*method, Method::GET | Method::HEAD);
     if OF_NODES.contains(&path) {
         Purpose::Replication
-    } else if OF_THE_CLUSTER.contains(&path) || doors::configures(method, path) {
+    } else if OF_THE_CLUSTER.contains(&path) || changes_configuration {
         Purpose::Administration
     } else if OPEN.contains(&path) || path.starts_with("/page/") {
         Purpose::Anyone
@@ -67,12 +82,10 @@ pub(super) async fn accepted() -> Json<Value> {
     Json(json!({"ok": true}))
 }
 
-/// The answer to a client that shows no token where clients need one. Every route that is not named here is one of
-/// clients, so that a new one is guarded.
+/// The answer to a client that shows no token where clients need one.
 pub(super) fn refuse_client<B>(site: &Site, request: &axum::http::Request<B>) -> Option<ApiError> {
     let tokens = site.access.clients.as_ref()?;
-    let path = request.uri().path();
-    let is_for_clients = !OPEN.contains(&path) && !OF_THE_CLUSTER.contains(&path) && !path.starts_with("/page/");
+    let is_for_clients = matches!(purpose(request.method(), request.uri().path()), Purpose::Clients | Purpose::Reads);
     (is_for_clients && !shows(tokens, request.headers()))
         .then(|| ApiError::early(StatusCode::UNAUTHORIZED, "this route needs the bearer token of a client"))
 }
@@ -80,4 +93,36 @@ pub(super) fn refuse_client<B>(site: &Site, request: &axum::http::Request<B>) ->
 fn shows(tokens: &Tokens, headers: &HeaderMap) -> bool {
     let given = headers.get(AUTHORIZATION).and_then(|value| value.as_bytes().split_at_checked("Bearer ".len()));
     given.is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case(b"Bearer ") && tokens.accept(given))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_has_a_purpose_and_what_is_unknown_is_for_clients() {
+        use Purpose::{Administration, Anyone, Clients, Reads, Replication};
+        for (method, path, purpose) in [
+            (Method::POST, "/put", Clients),
+            (Method::GET, "/dump", Clients),
+            (Method::GET, "/get", Reads),
+            (Method::GET, "/what-comes-later", Clients),
+            (Method::GET, "/config", Anyone),
+            (Method::PATCH, "/config", Administration),
+            (Method::POST, "/config", Administration),
+            (Method::GET, "/backup", Administration),
+            (Method::POST, "/restore", Administration),
+            (Method::POST, "/recover", Administration),
+            (Method::POST, "/hand-over", Administration),
+            (Method::GET, "/auth", Administration),
+            (Method::GET, "/replication", Replication),
+            (Method::POST, "/replicate", Replication),
+            (Method::GET, "/healthz", Anyone),
+            (Method::GET, "/status", Anyone),
+            (Method::GET, "/metrics", Anyone),
+            (Method::GET, "/page/main.js", Anyone),
+        ] {
+            assert_eq!(super::purpose(&method, path), purpose, "{method} {path}");
+        }
+    }
 }

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures::stream;
 use kvcluster_api::status::{LeaderState, Leadership};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 use super::error::ApiError;
+use super::stream::of_events;
 use super::{LeaderSite, status};
 
 /// Streams that are open at once.
@@ -38,17 +38,16 @@ pub(super) async fn leadership(State(state): State<LeaderSite>) -> Result<Respon
     let place = state.leaderships.clone().try_acquire_owned();
     let place =
         place.map_err(|_| ApiError::not_applied(format!("{STREAMS_MAX} streams of this kind are open already")))?;
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     let changes = state.leader.changes();
-    let events = Events { state, changes, told: None, sent: Instant::now(), _place: place };
-    Ok((headers, Body::from_stream(stream::unfold(events, Events::next))).into_response())
+    let events = Events { state, changes, reported: None, sent: Instant::now(), _place: place };
+    Ok(of_events(Body::from_stream(stream::unfold(events, Events::next))))
 }
 
 /// The events of one stream.
 struct Events {
     state: LeaderSite,
     changes: watch::Receiver<u64>,
-    told: Option<Leadership>,
+    reported: Option<Leadership>,
     sent: Instant,
     _place: OwnedSemaphorePermit,
 }
@@ -57,16 +56,16 @@ impl Events {
     /// The next part of the answer. Nothing follows after the end of this leader: it would delay the end of its process.
     async fn next(mut self) -> Option<(Result<String, Infallible>, Self)> {
         let ends = |state| matches!(state, LeaderState::Draining | LeaderState::Fenced);
-        if self.told.as_ref().is_some_and(|told| ends(told.state)) {
+        if self.reported.as_ref().is_some_and(|reported| ends(reported.state)) {
             return None;
         }
         loop {
             // Before the look, so that no later change is missed.
             self.changes.mark_unchanged();
             let now = status::leadership(&self.state);
-            let text = if self.told.as_ref() != Some(&now) {
+            let text = if self.reported.as_ref() != Some(&now) {
                 // Strings and numbers cannot fail to serialise, and JSON has no line breaks.
-                format!("data: {}\n\n", serde_json::to_string(self.told.insert(now)).unwrap_or_default())
+                format!("data: {}\n\n", serde_json::to_string(self.reported.insert(now)).unwrap_or_default())
             } else if self.sent.elapsed() >= ALIVE_EVERY {
                 ": alive\n\n".to_owned()
             } else {

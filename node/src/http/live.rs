@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
 use kvcluster_api::status::LeaderStatus;
@@ -20,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::error::ApiError;
+use super::stream::of_events;
 use super::{LeaderSite, status};
 use crate::metrics::LatencyCounts;
 use crate::replication::coordinator::SampledWrite;
@@ -67,8 +67,7 @@ pub(super) async fn live(State(state): State<LeaderSite>) -> Result<Response, Ap
     let place = state.pages.places.clone().try_acquire_owned();
     let place = place.map_err(|_| ApiError::not_applied(format!("{PAGES_MAX} live pages are open already")))?;
     let updates = subscribe(&state);
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
-    Ok((headers, stream_of(updates, place)).into_response())
+    Ok(of_events(stream_of(updates, place)))
 }
 
 /// Starts the task that makes updates, unless it runs.

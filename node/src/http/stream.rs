@@ -5,6 +5,8 @@
 //! [`Activity`](super::activity).
 
 use axum::body::Body;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use futures::stream;
 
 /// Maximum keys that one part examines. Writes wait while the node collects a part.
@@ -17,6 +19,12 @@ pub(super) const PART_BYTES: usize = 256 << 10;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Interrupted(pub(super) String);
+
+/// Answers with server-sent events.
+pub(super) fn of_events(events: Body) -> Response {
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    (headers, events).into_response()
+}
 
 /// Streams parts. `next` gets the state that the previous call returned. It returns a part and the
 /// state for the next one, or `None` with the last part.

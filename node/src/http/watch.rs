@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
 use futures::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::LeaderSite;
 use super::error::ApiError;
 use super::kv::{self, Shown};
-use super::stream::{PART_BYTES, PART_KEYS};
+use super::stream::{PART_BYTES, PART_KEYS, of_events};
 use crate::protocol::etag::Etag;
 use crate::protocol::types::{Epoch, Key, Record};
 use crate::protocol::value::{Base64, InJson};
@@ -78,9 +78,8 @@ pub(super) async fn watch(State(state): State<LeaderSite>, uri: Uri) -> Result<R
     let place = place.map_err(|_| ApiError::not_applied(format!("{WATCHES_MAX} watches are open already")))?;
     // What a leader that was replaced has may be older than what a client knows.
     kv::in_time(&state, &uri, begun, state.leader.still_leads()).await?;
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     let events = Events::new(state, watched, place);
-    Ok((headers, Body::from_stream(stream::unfold(events, Events::next))).into_response())
+    Ok(of_events(Body::from_stream(stream::unfold(events, Events::next))))
 }
 
 /// The events of one watch.
