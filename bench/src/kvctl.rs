@@ -201,10 +201,8 @@ fn restore(arguments: &RestoreArguments) -> Result<u8> {
         if report.is_some() && !is_place(from) {
             return Err(WrongUsage::error(format!("--report needs a place with records, and {from} is a file")));
         }
-        let under_way = match choice.backup.is_none() && is_place(from) {
-            true => backup::under_way(&client, patience).await?,
-            false => None,
-        };
+        let names_none = choice.backup.is_none() && is_place(from);
+        let under_way = if names_none { backup::under_way(&client, patience).await? } else { None };
         let source = match choice.source(from, under_way.as_deref()).await {
             Err(_) if *overwrite && under_way.is_some() => choice.source(from, None).await?,
             source => source?,

@@ -333,7 +333,7 @@ mod tests {
         );
     }
 
-    // Goal: a leader that leaves requests without an answer is told apart from one that is slow. Method: a server that reads a
+    // Goal: a leader that closes connections before the answer and one that is slow are counted apart. Method: a server that reads a
     // request and closes the connection, one that never answers, and a port where no server listens.
     #[tokio::test]
     async fn a_connection_that_ends_and_an_answer_that_is_late_differ() {

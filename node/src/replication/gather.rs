@@ -39,7 +39,7 @@ pub(super) struct Gather {
     waiting: Option<u64>,
     /// How many writes have joined the first one of a frame that waited, on average, in fractions.
     gained: u64,
-    /// How many frames have left without a wait that was not worth it, since one waited.
+    /// How many frames have not waited since the last one that did, because waiting was not worth it.
     skipped: u32,
 }
 
