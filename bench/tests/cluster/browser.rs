@@ -174,8 +174,10 @@ async fn the_page_asks_for_the_token_of_clients() {
     page.evaluate("document.getElementById('put-form').requestSubmit()").await;
     page.until(&format!("/^Committed: color has seq 1,/.test({})", text("kv-answer"))).await;
     // Settings need the other token.
-    page.evaluate("document.getElementById('max-delay').value = '7'").await;
-    page.evaluate("document.getElementById('max-delay').dispatchEvent(new Event('change'))").await;
+    // Both at once, as by hand: an update of the page between them would move the slider back.
+    let longest = "const longest = document.getElementById('max-delay'); longest.value = '7'; \
+                   longest.dispatchEvent(new Event('input')); longest.dispatchEvent(new Event('change'))";
+    page.evaluate(longest).await;
     page.until(&format!("{} === 'The leader asks for the token of the cluster.'", text("settings-answer"))).await;
     page.enter(TOKEN).await;
     page.evaluate("document.getElementById('token-form').requestSubmit()").await;
