@@ -128,7 +128,7 @@ impl Stores {
             listed: _,
             unlisted,
         } = self;
-        // Fails only when a watch was dropped, which happens at the end of the program.
+        // Fails only when a watch was dropped, which happens when this replica loses the Lease.
         tokio::join!(
             unlisted.until::<ServiceAccount>(accounts.wait_until_ready()),
             unlisted.until::<ConfigMap>(configs.wait_until_ready()),

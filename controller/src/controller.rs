@@ -36,35 +36,61 @@ use crate::settings::Settings;
 
 type Guarded = DeserializeGuard<KvCluster>;
 
-/// Runs the operator until SIGTERM or SIGINT, or until it loses its Lease.
+/// Runs the operator until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When the API server cannot be reached at the start, the CRD is missing, the port is taken, or the Lease is lost.
+/// When the API server cannot be reached at the start, the CRD is missing, or the port is taken.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(Health::new(settings.stuck_after(), metrics.clone()));
-    let (client, without_retries) = clients(&metrics).await?;
-    require_crd(&client, &settings).await?;
-    let mut server = tokio::spawn(health::serve(settings.serve_at(), health.clone(), metrics.clone()));
-    let mut stop = stop_signal()?;
+    let clients = clients(&metrics).await?;
+    require_crd(&clients.0, &settings).await?;
+    let server = tokio::spawn(health::serve(settings.serve_at(), health.clone(), metrics.clone()));
+    let stop = stop_signal()?;
+    tokio::select! {
+        ended = take_turns(clients, &settings, &metrics, &health, stop) => ended,
+        served = server => bail!("failed to serve {}: {served:?}", settings.serve_at()),
+    }
+}
+
+/// Reconciles while this replica holds the Lease, and waits for it otherwise. Ends after `stop`.
+///
+/// A replica that loses the Lease goes on waiting in the same process. Were the process to end, Kubernetes would delay its
+/// restart more and more, and after two losses in a row no replica would be there.
+///
+/// # Errors
+/// When the HTTP client cannot be made, or the watches end.
+pub(crate) async fn take_turns(
+    clients: (Client, Client),
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
+    mut stop: watch::Receiver<()>,
+) -> anyhow::Result<()> {
+    let client = &clients.0;
     let mut election = Election::new(client.clone(), &settings.pod_namespace, &settings.lease_name, &settings.pod_name);
-    tokio::select! {
-        () = election.acquire(|| health.lease_seen()) => {}
-        ended = keep_labels(&client, settings.namespace()) => return ended,
-        _ = stop.changed() => return Ok(()),
-        served = &mut server => bail!("failed to serve {}: {served:?}", settings.serve_at()),
+    loop {
+        tokio::select! {
+            () = election.acquire(|| health.lease_seen()) => {}
+            ended = keep_labels(client, settings.namespace()) => return ended,
+            _ = stop.changed() => return Ok(()),
+        }
+        health.reconciled();
+        metrics.leading.set(1);
+        let work = work(clients.clone(), settings, metrics.clone(), health.clone(), stop.clone())?;
+        let lost = tokio::select! {
+            () = work => None,
+            lost = election.keep(|| health.lease_seen()) => Some(lost),
+        };
+        let Some(lost) = lost else {
+            // Released only now: no other replica may begin while a reconciliation is under way.
+            election.release().await;
+            return Ok(());
+        };
+        // The reconciliations under way ended with `work`.
+        metrics.leads_no_more();
+        tracing::error!(error = %lost, "waiting for the lease again");
     }
-    health.reconciled();
-    metrics.leading.set(1);
-    let work = work((client, without_retries), &settings, metrics, health.clone(), stop)?;
-    tokio::select! {
-        () = work => {}
-        lost = election.keep(|| health.lease_seen()) => return Err(lost.into()),
-        served = &mut server => bail!("failed to serve {}: {served:?}", settings.serve_at()),
-    }
-    // Released only now: no other replica may begin while a reconciliation is under way.
-    election.release().await;
-    Ok(())
 }
 
 /// Keeps the labels of the pods that lead while another replica reconciles. Does not end.
@@ -356,10 +382,15 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use clap::Parser;
     use k8s_openapi::api::networking::v1::NetworkPolicy;
-    use serde_json::json;
+    use parking_lot::Mutex;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::rights::empty_api_server;
 
     fn clusters(labels: &serde_json::Value, owners: &serde_json::Value) -> Vec<String> {
         let metadata =
@@ -379,5 +410,52 @@ mod tests {
         assert_eq!(stripped, ["my", "my-demo", "my-demo-backup", "stolen"]);
         let of_others = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "my-demo", "uid": "2"}]);
         assert_eq!(clusters(&label, &of_others), ["my-demo"], "a pod's events wake its cluster alone");
+    }
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    // Goal: a replica that loses its Lease neither reconciles without it nor ends, and reconciles again once the Lease is free.
+    // Method: another replica takes the Lease, and releases it.
+    #[tokio::test]
+    async fn a_replica_that_loses_its_lease_waits_for_it_again() {
+        let lease: Arc<Mutex<Option<Value>>> = Arc::default();
+        let client = empty_api_server(lease.clone());
+        let settings = Cli::try_parse_from(["kv-controller"]).expect("settings").settings;
+        let metrics = Arc::new(Metrics::default());
+        let health = Arc::new(Health::new(Duration::from_secs(120), metrics.clone()));
+        let (stop, stopped) = watch::channel(());
+        let (counted, clients) = (metrics.clone(), (client.clone(), client));
+        let replica = tokio::spawn(async move { take_turns(clients, &settings, &counted, &health, stopped).await });
+        let held_by = |holder: &str| {
+            if let Some(lease) = lease.lock().as_mut() {
+                lease["spec"]["holderIdentity"] = json!(holder);
+                lease["spec"]["leaseDurationSeconds"] = json!(15);
+            }
+        };
+        // A renewal that is under way may overwrite it.
+        let until = async |leading: i64, holder: Option<&str>| {
+            let reached = async {
+                while metrics.leading.get() != leading {
+                    holder.into_iter().for_each(held_by);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(30), reached).await.unwrap_or_else(|_| panic!("not {leading}"));
+            assert!(!replica.is_finished());
+        };
+        until(1, None).await;
+        metrics.clusters.set(3);
+        until(0, Some("another")).await;
+        assert_eq!(metrics.clusters.get(), 0, "it does not know them now");
+        held_by("");
+        until(1, None).await;
+        drop(stop);
+        replica.await.expect("no panic").expect("it ends by itself");
+        let holder = lease.lock().as_ref().map(|lease| lease["spec"]["holderIdentity"].clone());
+        assert_eq!(holder, Some(json!("")), "the Lease is released");
     }
 }

@@ -98,7 +98,8 @@ impl Election {
                 }
                 Err(error) => tracing::warn!(%error, lease = self.name, "failed to read the lease"),
             }
-            tokio::time::sleep(RETRY_PERIOD.mul_f64(rand::rng().random_range(1.0..1.2))).await;
+            let pause = RETRY_PERIOD.mul_f64(rand::rng().random_range(1.0..1.2));
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -139,6 +139,16 @@ impl Metrics {
         }
     }
 
+    /// Drops what only the replica that holds the Lease knows.
+    pub fn leads_no_more(&self) {
+        for gauge in [&self.leading, &self.clusters, &self.rolling] {
+            gauge.set(0);
+        }
+        for family in [&self.ready, &self.followers, &self.quorums, &self.rolled_out] {
+            family.clear();
+        }
+    }
+
     /// Counts a request to the API server.
     pub fn requested(&self, method: &str, path: &str) {
         let labels = Requested { method: method.to_owned(), resource: resource(path).to_owned() };
@@ -220,6 +230,10 @@ mod tests {
             assert!(text.contains(&format!("kvcluster_operator_{line}")), "{line} is not in\n{text}");
         }
         assert!(!text.contains("name=\"other\""), "{text}");
+        metrics.leading.set(1);
+        metrics.leads_no_more();
+        let text = metrics.text();
+        assert!(text.contains("kvcluster_operator_leading 0") && !text.contains("name=\"demo\""), "{text}");
     }
 
     #[test]

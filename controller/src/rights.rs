@@ -110,8 +110,8 @@ fn texts<'a>(object: &'a Value, field: &str) -> &'a [Value] {
     object[field].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
-/// An API server with no objects, whose watches report nothing.
-fn empty_api_server() -> Client {
+/// An API server with no object but this Lease, whose watches report nothing.
+pub(crate) fn empty_api_server(lease: Arc<Mutex<Option<Value>>>) -> Client {
     let (service, mut handle) = mock::pair::<Request<Body>, Response<Body>>();
     tokio::spawn(async move {
         while let Some((request, reply)) = handle.next_request().await {
@@ -125,12 +125,12 @@ fn empty_api_server() -> Client {
                 Some("list") => {
                     json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []})
                 }
-                Some("get") if LEASE.lock().is_some() => LEASE.lock().clone().unwrap_or_default(),
+                Some("get") if lease.lock().is_some() => lease.lock().clone().unwrap_or_default(),
                 Some("get") => {
                     json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": ""})
                 }
                 Some("create" | "update") => {
-                    *LEASE.lock() = Some(body.clone());
+                    *lease.lock() = Some(body.clone());
                     body
                 }
                 _ => Value::Null,
@@ -143,8 +143,6 @@ fn empty_api_server() -> Client {
     Client::new(service, "shop")
 }
 
-static LEASE: Mutex<Option<Value>> = Mutex::new(None);
-
 #[derive(Parser)]
 struct Cli {
     #[command(flatten)]
@@ -153,7 +151,7 @@ struct Cli {
 
 /// The watches, and the Lease from the first to the last request.
 async fn watches_and_lease() {
-    let client = empty_api_server();
+    let client = empty_api_server(Arc::default());
     let settings = Cli::try_parse_from(["kv-controller"]).expect("settings").settings;
     let metrics = Arc::new(Metrics::default());
     let health = Arc::new(Health::new(Duration::from_secs(120), metrics.clone()));

@@ -161,8 +161,7 @@ async fn move_operator(demo: &Demo) {
     }
 }
 
-/// Waits until each replica of the operator runs. One that was cut off lost its Lease and ended, and Kubernetes starts it again
-/// later each time.
+/// Waits until each replica of the operator runs. A node that was cut off is ready again only some seconds later.
 async fn operator_is_whole(demo: &Demo) {
     let Some((pods, _)) = operator(demo).await else { return };
     let ours = ListParams::default().labels("app.kubernetes.io/name=kv-controller");
