@@ -23,6 +23,7 @@ macro_rules! rule {
 }
 
 mod backup;
+mod bootstrap;
 mod delay;
 mod live;
 mod pod_template;
@@ -30,6 +31,7 @@ mod service;
 mod status;
 
 pub use self::backup::{BackupFailure, BackupSettings, BackupStatus, BackupSuccess};
+pub use self::bootstrap::{BackupSource, Bootstrap, BootstrapStatus};
 pub use self::delay::{
     Constant, Delay, DelayPreset, Exponential, FollowerDelay, Law, Lognormal, MixturePart, Pareto, SharedDelay, capped,
 };
@@ -141,15 +143,19 @@ pub const NAME_LENGTH_MAX: usize = 40;
     ),
     validation = rule!(
         "self.durability == oldSelf.durability",
-        "'durability cannot change from %s to %s: the volumes of running followers are fixed; create another KvCluster'.format([oldSelf.durability, self.durability])"
+        "'durability cannot change from %s to %s: the volumes of running followers are fixed; create another KvCluster from a backup of this one (bootstrap.fromBackup)'.format([oldSelf.durability, self.durability])"
     ),
     validation = rule!(
         "!has(self.hibernated) || !self.hibernated || self.durability == 'Disk'",
         "'hibernated: true would lose all data: with durability %s the followers have it only in their pods'.format([self.durability])"
     ),
     validation = rule!(
+        "has(self.bootstrap) == has(oldSelf.bootstrap) && (!has(self.bootstrap) || self.bootstrap == oldSelf.bootstrap)",
+        "'bootstrap is for new clusters: it cannot be added, changed or removed. Create another KvCluster'"
+    ),
+    validation = rule!(
         "has(self.tls) == has(oldSelf.tls) && (!has(self.tls) || has(self.tls.secretName) == has(oldSelf.tls.secretName) && (!has(self.tls.secretName) || self.tls.secretName == oldSelf.tls.secretName))",
-        "'tls cannot change: nodes with TLS and nodes without it, or those of two CAs, refuse each other. Create another KvCluster and restore a backup there; another certificate of the same CA goes into the same Secret'"
+        "'tls cannot change: nodes with TLS and nodes without it, or those of two CAs, refuse each other. Create another KvCluster from a backup of this one (bootstrap.fromBackup); another certificate of the same CA goes into the same Secret'"
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -251,6 +257,11 @@ pub struct KvClusterSpec {
     /// Backups by a schedule. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupSettings>,
+
+    /// Where a new cluster has its first data from. It cannot be added, changed or removed later. Default: the cluster
+    /// starts empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrap>,
 }
 
 /// Where the certificate of the nodes comes from. Nodes take over a new one without a restart.
@@ -312,7 +323,7 @@ pub enum Durability {
     ),
     validation = kube::core::Rule::new(
         "has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)"
-    ).message("storage.storageClassName cannot change: the volumes of running followers are fixed")
+    ).message("storage.storageClassName cannot change: the volumes of running followers are fixed; create another KvCluster from a backup of this one (bootstrap.fromBackup)")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodTemplateSpec, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -18,6 +18,7 @@ use crate::reconcile::validate::Validated;
 
 mod additions;
 mod backup;
+mod bootstrap;
 mod budget;
 mod config_map;
 mod followers;
@@ -30,6 +31,7 @@ mod services;
 mod tls;
 
 pub use backup::{BACKUP, CONTAINER as BACKUP_CONTAINER};
+pub use bootstrap::BOOTSTRAP;
 pub(crate) use followers::ON_DELETE;
 pub use secret::{ACCEPTED_KEY, DROPPED_KEY, TOKEN_KEY, new_token};
 
@@ -51,7 +53,7 @@ pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// The label of the pod that leads, with the value `true`, in a cluster with standbys. The operator sets it.
 pub const LEADS: &str = "kvcluster.io/leads";
 
-/// The annotation of the StatefulSet and the Deployment with the hash of their pod templates.
+/// The annotation of the StatefulSet, the Deployment and the Job of a bootstrap with the hash of their pod templates.
 pub const TEMPLATE: &str = "kvcluster.io/template";
 
 /// The annotation of a hibernated cluster's StatefulSet with the number of followers that come back.
@@ -95,6 +97,10 @@ pub struct Resources {
     pub backup: Option<CronJob>,
     /// Where its pods may connect to. None when they need no more than the leader.
     pub backup_policy: Option<NetworkPolicy>,
+    /// Restores the backup with which the cluster starts. None when there is none to restore now.
+    pub bootstrap: Option<Job>,
+    /// Where its pods may connect to. None when they need no more than the leader.
+    pub bootstrap_policy: Option<NetworkPolicy>,
 }
 
 /// What the objects depend on beside the spec.
@@ -114,6 +120,8 @@ pub struct Inputs {
     pub leader_pods: i32,
     /// Whether the cluster was ever open for writes.
     pub opened: bool,
+    /// Whether the backup of the spec is to be restored now.
+    pub bootstraps: bool,
     /// Whether the Service of the leader selects the pod with the label [`LEADS`].
     pub leader_by_label: bool,
 }
@@ -138,6 +146,8 @@ pub fn build(cluster: &Validated, inputs: &Inputs) -> Resources {
         policy: network_policy::network_policy(cluster),
         backup: backup::cron_job(cluster),
         backup_policy: backup::policy(cluster),
+        bootstrap: bootstrap::job(cluster, inputs),
+        bootstrap_policy: bootstrap::policy(cluster, inputs),
     }
 }
 
@@ -202,6 +212,11 @@ pub mod names {
     #[must_use]
     pub fn backup(cluster: &str) -> String {
         format!("{cluster}-backup")
+    }
+    /// The Job that restores the backup with which a cluster starts, and the NetworkPolicy of its pods.
+    #[must_use]
+    pub fn bootstrap(cluster: &str) -> String {
+        format!("{cluster}-bootstrap")
     }
     /// The Secret with the token.
     #[must_use]

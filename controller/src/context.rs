@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -15,7 +15,7 @@ use kvcluster_api::resource::{KvCluster, KvClusterStatus};
 use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore};
 
-use crate::build::{BACKUP, Component};
+use crate::build::{BACKUP, BOOTSTRAP, Component};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::reconcile::applier::Applier;
@@ -78,6 +78,8 @@ pub struct Stores {
     pub budgets: Store<PodDisruptionBudget>,
     pub policies: Store<NetworkPolicy>,
     pub cron_jobs: Store<CronJob>,
+    /// The Jobs of backups and of bootstraps.
+    pub jobs: Store<Job>,
     pub pods: Indexed<Pod>,
     pub claims: Indexed<PersistentVolumeClaim>,
     pub listed: Arc<OnceCell<()>>,
@@ -123,6 +125,7 @@ impl Stores {
             budgets,
             policies,
             cron_jobs,
+            jobs,
             pods,
             claims,
             listed: _,
@@ -138,6 +141,7 @@ impl Stores {
             unlisted.until::<PodDisruptionBudget>(budgets.wait_until_ready()),
             unlisted.until::<NetworkPolicy>(policies.wait_until_ready()),
             unlisted.until::<CronJob>(cron_jobs.wait_until_ready()),
+            unlisted.until::<Job>(jobs.wait_until_ready()),
             unlisted.until::<Pod>(pods.store().wait_until_ready()),
             unlisted.until::<PersistentVolumeClaim>(claims.store().wait_until_ready()),
         );
@@ -153,6 +157,12 @@ impl Stores {
     #[must_use]
     pub fn backup_pods_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<Pod>> {
         self.pods.labelled(namespace, cluster, BACKUP)
+    }
+
+    /// The pods that restore the backup with which a cluster starts, by name.
+    #[must_use]
+    pub fn bootstrap_pods_of(&self, namespace: &str, cluster: &str) -> Vec<Arc<Pod>> {
+        self.pods.labelled(namespace, cluster, BOOTSTRAP)
     }
 
     /// The volume claims of a cluster's followers, by name.

@@ -190,6 +190,7 @@ pub(crate) fn work(
     let (budgets, controller) = watched(controller, &client, namespace, &memory);
     let (policies, controller) = watched(controller, &client, namespace, &memory);
     let (cron_jobs, controller) = watched(controller, &client, namespace, &memory);
+    let (jobs, controller) = watched(controller, &client, namespace, &memory);
     let (pods, changes) = cache::<Pod>(api(&client, namespace), &our_labels());
     let (pods, controller) = indexed(controller, pods, changes, &memory);
     let (claims, changes) = cache::<PersistentVolumeClaim>(api(&client, namespace), &claim_labels());
@@ -211,6 +212,7 @@ pub(crate) fn work(
             budgets,
             policies,
             cron_jobs,
+            jobs,
             pods,
             claims,
             listed: Arc::default(),

@@ -30,8 +30,8 @@ use kvcluster_api::resource::{KvCluster, Phase};
 use rand::RngExt;
 use thiserror::Error;
 
-use crate::build::{self, Inputs};
-use crate::context::{Calm, Context};
+use crate::build::{self, Inputs, names};
+use crate::context::{Calm, Context, cached};
 use crate::reconcile::applier::ApplyError;
 use crate::reconcile::apply::Applied;
 use crate::reconcile::hibernation::Stage;
@@ -42,6 +42,7 @@ use crate::reconcile::report::StepResults;
 pub mod applier;
 pub mod apply;
 pub mod backups;
+pub mod bootstrap;
 pub mod calm;
 pub mod certificates;
 pub mod client_tokens;
@@ -192,6 +193,7 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     };
     let before = context.memory.secrets(resource);
     let mut observed = observe::observe(resource, &cluster, context).await?;
+    let job = cached(&context.stores.jobs, &cluster.namespace, &names::bootstrap(&cluster.name));
     let stage = hibernation::stage(&cluster, &observed.leader_pods, Timestamp::now());
     let mut desired = build::build(
         &cluster,
@@ -200,7 +202,8 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
             asleep: stage == Stage::Asleep,
             spare_followers: disruption::spare_followers(&cluster, &observed.leader, &previous),
             leader_pods: scale::leader_pods(&cluster, &observed.leader_pods),
-            opened: previous.opened || observed.leader.open().is_some(),
+            opened: bootstrap::opened(&previous, &observed.leader),
+            bootstraps: bootstrap::runs(&cluster, &previous, &observed.leader, job.is_some()),
             leader_by_label: context.lead_labels.keep(&cluster, &observed.leader_pods, context),
             tokens: observed.tokens.clone(),
             certificates: observed.certificates.clone(),
@@ -223,7 +226,8 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     let clients = client_tokens::check(cluster.auth.as_ref(), observed.secrets.clients.as_deref());
     let applied = match cluster.paused {
         true => Ok(None),
-        false => apply::apply(desired, observed.secrets, &cluster, context).await.map(Some),
+        // On the heap: its many steps would not fit onto the stack of a thread.
+        false => Box::pin(apply::apply(desired, observed.secrets, &cluster, context)).await.map(Some),
     };
     let written = applied.as_ref().ok().and_then(|applied| Some(applied.as_ref()?.secrets.clone()));
     context.memory.secrets_seen(resource, written);
@@ -263,7 +267,7 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     let settled = cluster.paused
         || matches!(status.phase, Phase::Ready | Phase::Hibernated)
         || (status.phase == Phase::Updating && matches!(plan.rollout, Rollout::Blocked | Rollout::Queued));
-    let settled = settled && (cluster.paused || !observed.tokens.rotates());
+    let settled = settled && (cluster.paused || (!observed.tokens.rotates() && job.is_none()));
     // Everything else happens by itself: a rollout that waits for its turn has no event.
     let calm = settled && !cluster.paused && status.phase == Phase::Ready && plan.rollout == Rollout::Done;
     let answer = observed.leader.answered().filter(|_| calm);

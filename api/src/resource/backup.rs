@@ -27,6 +27,11 @@ macro_rules! field {
     };
 }
 
+/// A place for backups, as CEL.
+pub(super) const PLACE: &str = "(self.matches('^s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/[-!_.*()a-zA-Z0-9]+)*/?$') || \
+          self.matches('^pvc://[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?(/[-_.a-zA-Z0-9]+)*/?$')) && \
+          !self.matches('/[.][.]?(/|$)')";
+
 /// A schedule, as CEL.
 const SCHEDULE: &str = concat!(
     "self.matches('^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|",
@@ -76,9 +81,7 @@ pub struct BackupSettings {
     /// PersistentVolumeClaim in the namespace. Several KvClusters may share one: each keeps its own backups.
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = rule!(
-        "(self.matches('^s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/[-!_.*()a-zA-Z0-9]+)*/?$') || \
-          self.matches('^pvc://[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?(/[-_.a-zA-Z0-9]+)*/?$')) && \
-          !self.matches('/[.][.]?(/|$)')",
+        PLACE,
         "'backup.destination %s is neither s3://BUCKET/PREFIX nor pvc://CLAIM/DIRECTORY'.format([self])"
     ))]
     pub destination: String,
@@ -115,9 +118,14 @@ impl BackupSettings {
     /// The claim and the directory in it, where the destination is a volume.
     #[must_use]
     pub fn claim(&self) -> Option<(&str, &str)> {
-        let rest = self.destination.strip_prefix(CLAIM)?.trim_end_matches('/');
-        Some(rest.split_once('/').unwrap_or((rest, "")))
+        claim_of(&self.destination)
     }
+}
+
+/// The claim and the directory of a place that is a volume.
+pub(super) fn claim_of(place: &str) -> Option<(&str, &str)> {
+    let rest = place.strip_prefix(CLAIM)?.trim_end_matches('/');
+    Some(rest.split_once('/').unwrap_or((rest, "")))
 }
 
 /// How the backups of a cluster go.

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::backup::BackupStatus;
+use super::bootstrap::BootstrapStatus;
 use crate::config::LiveConfig;
 use crate::tolerance::Tolerance;
 
@@ -30,8 +31,8 @@ pub struct KvClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
 
-    /// Whether the cluster was ever open for writes. From then on an empty follower is one that lost its data, and a
-    /// leader does not open an empty cluster again.
+    /// Whether the cluster was ever open for writes, after the restore of `spec.bootstrap`. From then on an empty follower
+    /// is one that lost its data, and a leader does not open an empty cluster again.
     #[serde(default)]
     pub opened: bool,
 
@@ -75,13 +76,17 @@ pub struct KvClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupStatus>,
 
+    /// How far the restore of `spec.bootstrap` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<BootstrapStatus>,
+
     /// Ready: the cluster takes writes. Progressing: the operator is changing the cluster towards the spec.
     /// QuorumAvailable: enough followers confirm writes. ConfigApplied: quorum, delay, timeout and number of followers of
     /// the spec are in force. Degraded: the leader does not take writes, or a follower is missing. Drainable: a drain may
     /// evict followers. RolledOut: every pod has the newest template; otherwise the message says which pod waits for what.
     /// CertificateValid: the nodes have a certificate that clients and other nodes accept, where the spec asks for TLS.
     /// Paused: the operator changes nothing. Hibernated: no pods run, and the volumes keep the data. BackupSucceeded: the
-    /// last backup was verified.
+    /// last backup was verified. Bootstrapped: the backup of `spec.bootstrap` is restored.
     #[serde(default)]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

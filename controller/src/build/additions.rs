@@ -130,6 +130,7 @@ volumes: [{name: conf, configMap: {name: shipper}}]
             spare_followers: 2,
             leader_pods: 2,
             opened: true,
+            bootstraps: false,
             leader_by_label: true,
             certificates: Certificates::none(),
         };

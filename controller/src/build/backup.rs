@@ -45,7 +45,7 @@ pub(super) fn cron_job(cluster: &Validated) -> Option<CronJob> {
     let backup = cluster.backup.as_ref()?;
     Some(CronJob {
         metadata: ObjectMeta {
-            labels: Some(labels_of(cluster)),
+            labels: Some(labels_of(cluster, BACKUP)),
             ..metadata(cluster, names::backup(&cluster.name), None)
         },
         spec: Some(CronJobSpec {
@@ -58,7 +58,7 @@ pub(super) fn cron_job(cluster: &Validated) -> Option<CronJob> {
             successful_jobs_history_limit: Some(HISTORY),
             failed_jobs_history_limit: Some(HISTORY),
             job_template: JobTemplateSpec {
-                metadata: Some(ObjectMeta { labels: Some(labels_of(cluster)), ..ObjectMeta::default() }),
+                metadata: Some(ObjectMeta { labels: Some(labels_of(cluster, BACKUP)), ..ObjectMeta::default() }),
                 spec: Some(JobSpec {
                     backoff_limit: Some(RETRIES),
                     active_deadline_seconds: Some(DEADLINE_S),
@@ -73,14 +73,16 @@ pub(super) fn cron_job(cluster: &Validated) -> Option<CronJob> {
 
 /// Lets the pods of backups reach the store, wherever that is. The cluster's own policy admits them to the leader.
 pub(super) fn policy(cluster: &Validated) -> Option<NetworkPolicy> {
-    let backup = cluster.backup.as_ref()?;
-    if !cluster.network.enabled || backup.claim().is_some() {
-        return None;
-    }
+    let to_a_store = cluster.backup.as_ref().is_some_and(|backup| backup.claim().is_none());
+    to_a_store.then(|| policy_of(cluster, names::backup(&cluster.name), BACKUP))?
+}
+
+/// Lets the pods of a component connect to anything.
+pub(super) fn policy_of(cluster: &Validated, name: String, component: &str) -> Option<NetworkPolicy> {
     let mut pods = selector_labels(&cluster.name, None);
-    pods.insert(COMPONENT.to_owned(), BACKUP.to_owned());
-    Some(NetworkPolicy {
-        metadata: metadata(cluster, names::backup(&cluster.name), None),
+    pods.insert(COMPONENT.to_owned(), component.to_owned());
+    cluster.network.enabled.then(|| NetworkPolicy {
+        metadata: metadata(cluster, name, None),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(LabelSelector { match_labels: Some(pods), match_expressions: None }),
             policy_types: Some(vec!["Egress".to_owned()]),
@@ -90,14 +92,57 @@ pub(super) fn policy(cluster: &Validated) -> Option<NetworkPolicy> {
     })
 }
 
-fn labels_of(cluster: &Validated) -> BTreeMap<String, String> {
+/// The labels of the objects and pods of a component of kvctl.
+pub(super) fn labels_of(cluster: &Validated, component: &str) -> BTreeMap<String, String> {
     let mut labels = labels(&cluster.name, None);
-    labels.insert(COMPONENT.to_owned(), BACKUP.to_owned());
+    labels.insert(COMPONENT.to_owned(), component.to_owned());
     labels
 }
 
 fn template(cluster: &Validated, backup: &BackupSettings) -> PodTemplateSpec {
-    let volume = backup.claim().map(|(claim, _)| Volume {
+    let claim = backup.claim();
+    let mut args = words(["--to", &place(&backup.destination, claim), "--keep", &backup.keep.to_string()]);
+    if let Some(days) = backup.keep_days {
+        args.extend(words(["--keep-days", &days.to_string()]));
+    }
+    let secret = backup.secret_name.as_deref();
+    // A new pod for each attempt: the end of each stays to be read.
+    pod_of(
+        cluster,
+        &Run { component: BACKUP, command: "backup", args, claim, read_only: false, secret, restart: "Never" },
+    )
+}
+
+/// A run of kvctl between the leader and a place for backups.
+pub(super) struct Run<'a> {
+    /// The component of its pods.
+    pub component: &'static str,
+    /// The command of kvctl.
+    pub command: &'static str,
+    /// What it gets beside the leader and the file of its report.
+    pub args: Vec<String>,
+    /// The claim of the place, where that is a volume.
+    pub claim: Option<(&'a str, &'a str)>,
+    /// Whether it only reads there.
+    pub read_only: bool,
+    /// The Secret with the variables for S3.
+    pub secret: Option<&'a str>,
+    /// What happens after a failure.
+    pub restart: &'static str,
+}
+
+pub(super) fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).to_vec()
+}
+
+/// The place as the pod sees it.
+pub(super) fn place(named: &str, claim: Option<(&str, &str)>) -> String {
+    claim.map_or_else(|| named.to_owned(), |(_, directory)| format!("{MOUNT}/{directory}/"))
+}
+
+/// The pod of such a run.
+pub(super) fn pod_of(cluster: &Validated, run: &Run<'_>) -> PodTemplateSpec {
+    let volume = run.claim.map(|(claim, _)| Volume {
         name: VOLUME.to_owned(),
         persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
             claim_name: claim.to_owned(),
@@ -107,40 +152,35 @@ fn template(cluster: &Validated, backup: &BackupSettings) -> PodTemplateSpec {
     });
     let secrets = &cluster.image_pull_secrets;
     PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(labels_of(cluster)), ..ObjectMeta::default() }),
+        metadata: Some(ObjectMeta { labels: Some(labels_of(cluster, run.component)), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
             service_account_name: Some(cluster.name.clone()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             image_pull_secrets: Some(secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
                 .filter(|secrets: &Vec<_>| !secrets.is_empty()),
-            // A new pod for each attempt: the end of each stays to be read.
-            restart_policy: Some("Never".to_owned()),
+            restart_policy: Some(run.restart.to_owned()),
             security_context: Some(pod::security(cluster)),
-            containers: vec![container(cluster, backup)],
+            containers: vec![container(cluster, run)],
             volumes: Some(pod::administrator_volumes(cluster).into_iter().chain(volume).collect()),
             ..PodSpec::default()
         }),
     }
 }
 
-fn container(cluster: &Validated, backup: &BackupSettings) -> Container {
+fn container(cluster: &Validated, run: &Run<'_>) -> Container {
     let scheme = if cluster.tls.is_some() { "https" } else { "http" };
     let leader = format!("{scheme}://{}.{}.svc:{PORT}", names::write(&cluster.name), cluster.namespace);
     let secrets = pod::administrator_volumes(cluster);
-    let claim = backup.claim();
-    let destination = match claim {
-        Some((_, directory)) => format!("{MOUNT}/{directory}/"),
-        None => backup.destination.clone(),
-    };
-    let keep = backup.keep.to_string();
-    let mut args = ["backup", "--leader", &leader, "--to", &destination, "--keep", &keep].map(str::to_owned).to_vec();
-    if let Some(days) = backup.keep_days {
-        args.extend(["--keep-days".to_owned(), days.to_string()]);
-    }
-    args.extend(["--report", "/dev/termination-log"].map(str::to_owned));
-    let mount =
-        claim.map(|_| VolumeMount { name: VOLUME.to_owned(), mount_path: MOUNT.to_owned(), ..VolumeMount::default() });
+    let mut args = words([run.command, "--leader", &leader]);
+    args.extend(run.args.iter().cloned());
+    args.extend(words(["--report", "/dev/termination-log"]));
+    let mount = run.claim.map(|_| VolumeMount {
+        name: VOLUME.to_owned(),
+        mount_path: MOUNT.to_owned(),
+        read_only: run.read_only.then_some(true),
+        ..VolumeMount::default()
+    });
     Container {
         name: CONTAINER.to_owned(),
         image: Some(cluster.image.clone()),
@@ -148,8 +188,8 @@ fn container(cluster: &Validated, backup: &BackupSettings) -> Container {
         command: Some(vec![CONTAINER.to_owned()]),
         args: Some(args),
         env: Some(pod::administrator_env(cluster)),
-        env_from: backup.secret_name.as_ref().map(|name| {
-            let secret = SecretEnvSource { name: name.clone(), optional: None };
+        env_from: run.secret.map(|name| {
+            let secret = SecretEnvSource { name: name.to_owned(), optional: None };
             vec![EnvFromSource { secret_ref: Some(secret), ..EnvFromSource::default() }]
         }),
         // Without an error the record, otherwise the end of the log.

@@ -155,6 +155,8 @@ fn port(name: &str, number: i32) -> ContainerPort {
 fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
     let bind = cluster.platform.ipv6.then(|| env("BIND_ADDRESS", "::"));
     let clients = cluster.auth.as_ref().map(|_| token_file("CLIENT_TOKEN_FILE", CLIENTS));
+    // Also after the restore: what that leaves on the followers ends the waiting, and no pod restarts for it.
+    let waits = cluster.bootstrap.as_ref().map(|_| env("AWAIT_RESTORE", "true"));
     let common = [
         env("ROLE", component.as_str()),
         env("PORT", &PORT.to_string()),
@@ -167,7 +169,7 @@ fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
     ];
     let file = |(setting, key): &(&str, &str)| env(setting, &format!("{}/{key}", mount(TLS).mount_path));
     let tls = cluster.tls.iter().flat_map(|_| TLS_FILES.iter().map(file));
-    common.into_iter().chain(bind).chain(clients).chain(tls).collect()
+    common.into_iter().chain(bind).chain(clients).chain(waits).chain(tls).collect()
 }
 
 /// The files of the tokens that the node accepts from other nodes and from clients, and of its certificate. The kubelet

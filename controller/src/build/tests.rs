@@ -39,6 +39,7 @@ fn inputs() -> Inputs {
         spare_followers: 3,
         leader_pods: 1,
         opened: true,
+        bootstraps: false,
         leader_by_label: false,
         certificates: Certificates::none(),
     }
@@ -49,7 +50,7 @@ fn with_certificates(spec: &str) -> Resources {
     let pair = |what: &str| Pair { certificate: format!("{what} certificate"), key: format!("{what} key") };
     let issued = Some(Issued { authority: pair("CA"), node: pair("node") });
     let certificates = Certificates { issued, trusted: Some("CAs".to_owned()), ..Certificates::none() };
-    build(&validated(spec), &Inputs { certificates, ..inputs() })
+    build(&validated(spec), &Inputs { certificates, bootstraps: true, ..inputs() })
 }
 
 fn tokens(wanted: &str) -> Tokens {
@@ -95,10 +96,14 @@ fn everything_is_owned_by_the_cluster_and_has_its_labels() {
         policy,
         backup,
         backup_policy,
-    } = with_certificates(&format!("{SPEC}{BACKUP_SPEC}"));
+        bootstrap,
+        bootstrap_policy,
+    } = with_certificates(&format!("{SPEC}{BACKUP_SPEC}bootstrap: {{fromBackup: {{source: 's3://store/of/old'}}}}\n"));
     let all = [
         json_of(&backup),
         json_of(&backup_policy),
+        json_of(&bootstrap),
+        json_of(&bootstrap_policy),
         json_of(&account),
         json_of(&secret),
         json_of(&accepted),
@@ -574,4 +579,54 @@ fn the_pods_of_backups_may_reach_the_store_and_no_other_pod_may() {
     let open = format!("{BACKUP_SPEC}networkPolicy: {{enabled: false}}");
     assert_eq!(objects(&open).backup_policy, None);
     assert!(objects("{}").backup.is_none());
+}
+
+#[test]
+fn a_cluster_that_starts_from_a_backup_restores_it_by_a_job_and_its_nodes_wait_for_that() {
+    let spec = "{bootstrap: {fromBackup: {source: 's3://store/of/old', secretName: s3-keys, backup: shop.old-1, cluster: shop/old}}}";
+    let with = |spec: &str, bootstraps: bool| build(&validated(spec), &Inputs { bootstraps, ..inputs() });
+    let resources = with(spec, true);
+    let job = json_of(&resources.bootstrap);
+    assert_eq!(job["metadata"]["name"], json!("demo-bootstrap"));
+    let pod = &job["spec"]["template"];
+    assert_eq!(pod["metadata"]["labels"]["app.kubernetes.io/component"], json!("bootstrap"));
+    assert_eq!(pod["spec"]["restartPolicy"], json!("OnFailure"), "it tries again");
+    let container = &pod["spec"]["containers"][0];
+    let expected = [
+        "restore",
+        "--leader",
+        "http://demo.shop.svc:8000",
+        "--from",
+        "s3://store/of/old",
+        "--backup",
+        "shop.old-1",
+        "--cluster",
+        "shop/old",
+        "--report",
+        "/dev/termination-log",
+    ];
+    assert_eq!(container["args"], json!(expected));
+    assert_eq!(container["envFrom"], json!([{"secretRef": {"name": "s3-keys"}}]));
+    let policy = json_of(&resources.bootstrap_policy);
+    assert_eq!(policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"], json!("bootstrap"));
+
+    let waits = |object: Value| {
+        let env = object["spec"]["template"]["spec"]["containers"][0]["env"].as_array().cloned().expect("variables");
+        env.iter().any(|one| *one == json!({"name": "AWAIT_RESTORE", "value": "true"}))
+    };
+    let after = with(spec, false);
+    assert!(after.bootstrap.is_none() && after.bootstrap_policy.is_none());
+    assert_eq!(json_of(&after.leader), json_of(&resources.leader), "no pod restarts at its end");
+    assert_eq!(json_of(&after.followers), json_of(&resources.followers));
+    assert!(waits(json_of(&after.leader)) && waits(json_of(&after.followers)));
+    let without = with("{}", true);
+    assert!(without.bootstrap.is_none() && !waits(json_of(&without.leader)) && !waits(json_of(&without.followers)));
+
+    let volume = with("{bootstrap: {fromBackup: {source: 'pvc://archive/of/old'}}}", true);
+    let job = json_of(&volume.bootstrap);
+    let container = &job["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["args"][4], json!("/backups/of/old/"));
+    let mount = json!({"name": "backups", "mountPath": "/backups", "readOnly": true});
+    assert_eq!(container["volumeMounts"][1], mount);
+    assert_eq!(volume.bootstrap_policy, None, "it needs no more than the leader");
 }

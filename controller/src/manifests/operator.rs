@@ -187,7 +187,8 @@ pub fn documents(values: &Values) -> Vec<Document> {
 }
 
 /// The rights that reconciling needs. The operator deletes a NetworkPolicy, a PodDisruptionBudget and a CronJob that the spec
-/// switches off, and replaces the pods of followers during a rollout. It reads Secrets by name and never lists them.
+/// switches off and a Job that is done, and replaces the pods of followers during a rollout. It reads Secrets by name and
+/// never lists them.
 fn rules() -> Value {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
     const KEEP: [&str; 5] = ["get", "list", "watch", "create", "patch"];
@@ -201,7 +202,7 @@ fn rules() -> Value {
         rule("", &["pods"], &["list", "watch", "patch", "delete"]),
         rule("", &["pods/eviction"], &["create"]),
         rule("", &["persistentvolumeclaims"], &["list", "watch", "patch"]),
-        rule("batch", &["cronjobs"], &KEEP_OR_DELETE),
+        rule("batch", &["cronjobs", "jobs"], &KEEP_OR_DELETE),
         rule("policy", &["poddisruptionbudgets"], &KEEP_OR_DELETE),
         rule("networking.k8s.io", &["networkpolicies"], &KEEP_OR_DELETE),
         rule("events.k8s.io", &["events"], &["create"]),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::reflector::Store;
 use kube::{Api, ResourceExt};
@@ -13,7 +14,7 @@ use super::hibernation;
 use super::secrets::Secrets;
 use super::validate::Validated;
 use super::volumes;
-use crate::build::{MANAGER, ON_DELETE, Resources, names};
+use crate::build::{MANAGER, ON_DELETE, Resources, TEMPLATE, names};
 use crate::context::{Context, cached};
 
 /// The objects with pods, as the API server has them after the step.
@@ -53,6 +54,8 @@ pub async fn apply(
         policy,
         backup,
         backup_policy,
+        bootstrap,
+        bootstrap_policy,
     } = desired;
     let stores = &context.stores;
     apply_one(config, &stores.configs, context).await?;
@@ -93,6 +96,20 @@ pub async fn apply(
     match backup {
         Some(backup) => drop(apply_one(backup, &stores.cron_jobs, context).await?),
         None => remove(&names::backup(&cluster.name), &stores.cron_jobs, cluster, context).await?,
+    }
+    let name = names::bootstrap(&cluster.name);
+    match bootstrap_policy {
+        Some(policy) => drop(apply_one(policy, &stores.policies, context).await?),
+        None => remove(&name, &stores.policies, cluster, context).await?,
+    }
+    // The template of a Job cannot change: another one takes its place once it is gone. A restore that it began goes on.
+    let same_template = |job: &Job| {
+        let known = cached(&stores.jobs, &cluster.namespace, &name);
+        known.is_none_or(|known| known.annotations().get(TEMPLATE) == job.annotations().get(TEMPLATE))
+    };
+    match bootstrap.filter(same_template) {
+        Some(job) => drop(apply_one(job, &stores.jobs, context).await?),
+        None => remove(&name, &stores.jobs, cluster, context).await?,
     }
     Ok(Applied { followers, leader, secrets })
 }
@@ -141,7 +158,8 @@ async fn remove<K: Owned + 'static>(
     }
     let api: Api<K> = Api::namespaced(context.client.clone(), &cluster.namespace);
     let preconditions = Preconditions { uid: object.uid(), resource_version: None };
-    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    // Without the policy the pods of a Job would stay.
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
     match api.delete(name, &parameters).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),

@@ -16,9 +16,9 @@ const REASON_BYTES_MAX: usize = 700;
 
 /// What `kvctl backup --report` writes.
 #[derive(Deserialize)]
-struct Record {
-    name: String,
-    keys: i64,
+pub(super) struct Record {
+    pub(super) name: String,
+    pub(super) keys: i64,
     bytes: i64,
 }
 
@@ -42,31 +42,37 @@ pub fn latest(pods: &[Arc<Pod>], before: Option<&BackupStatus>) -> BackupStatus 
 
 /// None while a pod runs.
 fn outcome(pod: &Pod) -> Option<Result<BackupSuccess, BackupFailure>> {
-    let failure =
-        |time, reason: String| BackupFailure { time, pod: pod.name_any(), reason: shortened(&reason).to_owned() };
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let states = statuses.filter(|container| container.name == BACKUP_CONTAINER).filter_map(|one| one.state.as_ref());
     if let Some(ended) = states.filter_map(|state| state.terminated.as_ref()).next() {
         let time = ended.finished_at.clone()?;
         return Some(match record(ended) {
             Some(Record { name, keys, bytes }) => Ok(BackupSuccess { time, name, keys, bytes }),
-            None => Err(failure(time, words(ended))),
+            None => Err(failure(pod, time, &words(ended))),
         });
     }
-    // It is made once, and may wait for good.
+    cannot_start(pod).map(Err)
+}
+
+/// A pod that is made once, and may wait for good.
+pub(super) fn cannot_start(pod: &Pod) -> Option<BackupFailure> {
     let time = pod.metadata.creation_timestamp.clone()?;
     let problem = pods::problem(pod).filter(|_| pods::cannot_run(pod))?;
     let prefix = format!("{}: ", pod.name_any());
-    Some(Err(failure(time, format!("it cannot start: {}", problem.strip_prefix(&prefix).unwrap_or(&problem)))))
+    Some(failure(pod, time, &format!("it cannot start: {}", problem.strip_prefix(&prefix).unwrap_or(&problem))))
 }
 
-fn record(ended: &ContainerStateTerminated) -> Option<Record> {
+pub(super) fn failure(pod: &Pod, time: Time, reason: &str) -> BackupFailure {
+    BackupFailure { time, pod: pod.name_any(), reason: shortened(reason).to_owned() }
+}
+
+pub(super) fn record(ended: &ContainerStateTerminated) -> Option<Record> {
     let message = ended.message.as_deref().filter(|_| ended.exit_code == 0)?;
     serde_json::from_str(message).ok()
 }
 
 /// The last words of the log.
-fn words(ended: &ContainerStateTerminated) -> String {
+pub(super) fn words(ended: &ContainerStateTerminated) -> String {
     let log = ended.message.as_deref().unwrap_or_default().trim();
     let last = log.rfind("error: ").map_or(log, |start| &log[start + "error: ".len()..]);
     match (last, ended.reason.as_deref()) {

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
-use kvcluster_api::resource::{BackupFailure, BackupStatus, BackupSuccess, KvClusterStatus};
+use kvcluster_api::resource::{BackupFailure, BackupStatus, BackupSuccess, BootstrapStatus, KvClusterStatus};
 
 use crate::build::MANAGER;
 
@@ -54,6 +54,7 @@ pub fn between(before: &KvClusterStatus, after: &KvClusterStatus) -> Vec<Happene
         events.push(happened(false, "DelayApplied", note));
     }
     events.extend(backups(before.backup.as_ref(), after.backup.as_ref()));
+    events.extend(restore_failed(before.bootstrap.as_ref(), after.bootstrap.as_ref()));
     for condition in &after.conditions {
         let old = before.conditions.iter().find(|old| old.type_ == condition.type_);
         events.extend(transition(condition, old));
@@ -72,6 +73,13 @@ fn backups(before: Option<&BackupStatus>, after: Option<&BackupStatus>) -> Vec<H
     let failure =
         failure.map(|BackupFailure { pod, reason, .. }| happened(true, "BackupFailed", format!("{pod}: {reason}")));
     success.into_iter().chain(failure).collect()
+}
+
+/// Each attempt that fails is news.
+fn restore_failed(before: Option<&BootstrapStatus>, after: Option<&BootstrapStatus>) -> Option<Happened> {
+    let failure = after?.last_failure.as_ref()?;
+    let known = before.and_then(|before| before.last_failure.as_ref()) == Some(failure);
+    (!known).then(|| happened(true, "RestoreFailed", format!("{}: {}", failure.pod, failure.reason)))
 }
 
 fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happened> {
@@ -98,6 +106,9 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
         let news = before.is_some_and(|before| before.reason != condition.reason);
         return news.then(|| by_reason(condition)).flatten();
     }
+    if condition.type_ == "Bootstrapped" && condition.reason == "ImageTooOld" {
+        return news.then(|| happened(true, &condition.reason, &condition.message));
+    }
     if condition.type_ == "CertificateValid" {
         return news.then(|| certificate(condition, before)).flatten();
     }
@@ -112,6 +123,7 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
         ("QuorumAvailable", "True") => old.map(|_| happened(false, "QuorumReached", &condition.message)),
         ("Degraded", "True") => Some(happened(true, "Degraded", &condition.message)),
         ("Degraded", "False") => (old == Some("True")).then(|| happened(false, "Healed", &condition.message)),
+        ("Bootstrapped", "True") => Some(happened(false, "Bootstrapped", &condition.message)),
         ("ClientTokensValid", "False") => Some(happened(true, &condition.reason, &condition.message)),
         ("ClientTokensValid", "True") => {
             (old == Some("False")).then(|| happened(false, "ClientTokensValid", &condition.message))

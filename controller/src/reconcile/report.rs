@@ -57,6 +57,7 @@ pub fn status(
     let follower_pods = context.stores.pods_of(namespace, name, Component::Follower);
     let leader_pods = context.stores.pods_of(namespace, name, Component::Leader);
     let backup_pods = context.stores.backup_pods_of(namespace, name);
+    let bootstrap_pods = context.stores.bootstrap_pods_of(namespace, name);
     let seen = Seen {
         leader: results.leader,
         configured: results.configured,
@@ -65,6 +66,7 @@ pub fn status(
         follower_pods: &follower_pods,
         leader_pods: &leader_pods,
         backup_pods: &backup_pods,
+        bootstrap_pods: &bootstrap_pods,
         plan: results.plan,
         tokens: results.tokens,
         clients: results.clients,

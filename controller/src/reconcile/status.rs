@@ -17,6 +17,7 @@ use kvcluster_api::status::{FollowerState, FollowerView, LeaderState};
 use crate::build::{Component, names, selector_text};
 use crate::pods;
 use crate::reconcile::backups;
+use crate::reconcile::bootstrap as start;
 use crate::reconcile::certificates;
 use crate::reconcile::client_tokens::ClientTokens;
 use crate::reconcile::disruption;
@@ -26,6 +27,7 @@ use crate::reconcile::status::rest::{PAUSED, Rest};
 use crate::reconcile::tokens::{Stage, Tokens};
 use crate::reconcile::validate::Validated;
 
+mod bootstrap;
 mod progress;
 mod rest;
 
@@ -45,6 +47,8 @@ pub struct Seen<'a> {
     pub leader_pods: &'a [Arc<Pod>],
     /// The pods of backups.
     pub backup_pods: &'a [Arc<Pod>],
+    /// The pods that restore the backup with which the cluster starts.
+    pub bootstrap_pods: &'a [Arc<Pod>],
     /// Which pods may get a new template.
     pub plan: &'a Plan,
     /// How far a rotation of the token is.
@@ -79,7 +83,7 @@ fn finding(type_: &'static str, verdict: Verdict, reason: &'static str, message:
 /// The status of a cluster with a valid spec.
 #[must_use]
 pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus, now: Timestamp) -> KvClusterStatus {
-    let opened = previous.opened || seen.leader.open().is_some();
+    let opened = start::opened(previous, seen.leader);
     let wanted = cluster.live.followers;
     let missing = missing_followers(cluster, seen);
     let ready = wanted - u16::try_from(missing.len()).unwrap_or(wanted).min(wanted);
@@ -112,7 +116,13 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         _ if updates => Phase::Updating,
         _ => Phase::Ready,
     };
-    let message = if phase == Phase::Ready { String::new() } else { headline(&findings) };
+    let restore = start::status(cluster, seen.bootstrap_pods, seen.leader, previous.bootstrap.as_ref(), now);
+    let bootstrapped = bootstrap::bootstrapped(cluster, seen, restore.as_ref());
+    let message = match bootstrapped.as_ref().filter(|found| found.reason == bootstrap::FAILED) {
+        Some(failed) => failed.message.clone(),
+        None if phase == Phase::Ready => String::new(),
+        None => headline(&findings),
+    };
     let message = match (cluster.paused, message.as_str()) {
         (false, _) => message,
         (true, "" | PAUSED) => PAUSED.to_owned(),
@@ -120,7 +130,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
     };
     let backup = backup_status(cluster, seen, previous);
     let others = [rest::paused(cluster), rest::hibernated(rest, seen), backup_succeeded(cluster, backup.as_ref())];
-    let findings = findings.into_iter().chain(others);
+    let findings = findings.into_iter().chain(others).chain(bootstrapped);
     let mut status = KvClusterStatus {
         observed_generation: Some(cluster.generation),
         phase,
@@ -133,6 +143,7 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         selector: selector_text(&cluster.name, Component::Follower),
         conditions: conditions(findings, cluster.generation, previous, now),
         backup,
+        bootstrap: restore,
         // The values that were last in force stay reported while no leader answers: the followers still have them.
         ..previous.clone()
     };
@@ -185,7 +196,7 @@ fn ready_condition(seen: &Seen<'_>) -> Finding {
             LeaderState::Open if confirming(leader) < leader.status.config.in_force.write_quorum => {
                 not("QuorumLost", quorum_lost(leader))
             }
-            LeaderState::Open if leader.status.restore.is_some() => {
+            LeaderState::Open if leader.status.restore.is_some() || leader.status.start_pending == Some(true) => {
                 not("Restoring", leader_message(leader, "an unfinished restore keeps the leader from serving clients"))
             }
             LeaderState::Open if !leader.reached => {

@@ -95,6 +95,7 @@ pub(crate) fn scenarios() {
     a_policy_that_is_switched_off_is_deleted_unless_it_has_another_owner();
     a_budget_that_is_switched_off_is_deleted();
     a_schedule_of_backups_comes_and_goes_with_the_spec();
+    the_job_of_a_bootstrap_comes_when_the_leader_waits_and_goes_when_the_restore_is_recorded();
     the_claims_of_the_followers_are_owned_by_the_cluster_where_they_go_with_it();
     a_malformed_resource_does_not_stay_ready();
     a_refused_object_is_reported_with_the_words_of_the_api_server();
@@ -142,12 +143,17 @@ impl ScriptedLeader {
 
     /// One at this address, with an epoch of this term.
     async fn start_at(address: SocketAddr, term: u64, listed: u32, config: Value, answer: (u16, Value)) -> Self {
-        let patched: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
-        let log = patched.clone();
         let followers: Vec<Value> = (0..listed)
             .map(|n| json!({"name": format!("demo-follower-{n}"), "state": "streaming", "member": true}))
             .collect();
         let status = json!({"role": "leader", "state": "open", "epoch": {"term": term, "leader": "a"}, "config": config, "followers": followers});
+        Self::answering(address, status, answer).await
+    }
+
+    /// One with this status.
+    async fn answering(address: SocketAddr, status: Value, answer: (u16, Value)) -> Self {
+        let patched: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
+        let log = patched.clone();
         let change = move |headers: axum::http::HeaderMap, Json(body): Json<Value>| async move {
             let token =
                 headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
@@ -225,6 +231,7 @@ fn context(client: Client, leader_port: u16, pods: Vec<Pod>) -> Arc<Context> {
             budgets: store(vec![]),
             policies: store(vec![]),
             cron_jobs: store(vec![]),
+            jobs: store(vec![]),
             pods: Indexed::new(store(pods)),
             claims: Indexed::new(store(vec![])),
             listed: Arc::default(),
@@ -381,6 +388,76 @@ async fn a_schedule_of_backups_comes_and_goes_with_the_spec() {
     let deleted = api.asked().into_iter().find(|asked| asked.method == Method::DELETE).expect("it is deleted");
     assert!(deleted.path.ends_with("cronjobs/demo-backup"), "{}", deleted.path);
     assert_eq!(deleted.body["preconditions"]["uid"], json!("job"));
+}
+
+// Goal: a cluster that waits for its backup is not Ready and gets the Job, one that has it loses the Job for good, and a Job
+// with another template is replaced. Method: what the leader says, the Jobs that there are, and the status.
+#[tokio::test]
+async fn the_job_of_a_bootstrap_comes_when_the_leader_waits_and_goes_when_the_restore_is_recorded() {
+    let spec =
+        "{replicas: 3, writeQuorum: 2, bootstrap: {fromBackup: {source: 's3://store/of/old', secretName: keys}}}";
+    let start = async |start_pending: bool| {
+        let followers: Vec<Value> = (0..3)
+            .map(|n| json!({"name": format!("demo-follower-{n}"), "state": "streaming", "member": true}))
+            .collect();
+        let status = json!({"role": "leader", "state": "open", "epoch": {"term": 1, "leader": "a"},
+            "config": config(4, 2, 3), "followers": followers, "start_pending": start_pending});
+        ScriptedLeader::answering(([127, 0, 0, 1], 0).into(), status, (200, config(4, 2, 3))).await
+    };
+    let (api, client) = ApiServer::start(|_| None);
+    let leader = start(true).await;
+    reconcile(guarded(cluster(spec)), context(client, leader.port, vec![leader_pod()])).await.expect("it succeeds");
+    let job = api.applied("jobs/demo-bootstrap");
+    assert!(api.writes().iter().any(|asked| asked.path.ends_with("networkpolicies/demo-bootstrap")));
+    let status = api.applied("/status")["status"].clone();
+    assert_eq!((&status["phase"], &status["opened"]), (&json!("Creating"), &json!(false)));
+    let condition = |type_: &str| {
+        let found = status["conditions"].as_array().and_then(|all| all.iter().find(|one| one["type"] == type_));
+        found.map(|one| (one["status"].clone(), one["reason"].clone())).expect("the condition is there")
+    };
+    assert_eq!(condition("Ready"), (json!("False"), json!("Restoring")));
+    assert_eq!(condition("Bootstrapped"), (json!("False"), json!("Restoring")));
+    assert_eq!(api.applied("configmaps/demo-config")["data"]["CLUSTER_OPENED"], json!("false"));
+
+    let with_job = |client: Client, port: u16, template: &str| {
+        let mut job = job.clone();
+        job["metadata"]["uid"] = json!("job");
+        job["metadata"]["annotations"]["kvcluster.io/template"] = json!(template);
+        let mut context = context(client, port, vec![leader_pod()]);
+        let jobs = &mut Arc::get_mut(&mut context).expect("the only reference").stores.jobs;
+        *jobs = store(vec![serde_json::from_value(job).expect("a Job")]);
+        context
+    };
+    let template = job["metadata"]["annotations"]["kvcluster.io/template"].as_str().expect("a hash").to_owned();
+    let deletions = |api: &ApiServer| -> Vec<Asked> {
+        let deleted = |asked: &Asked| asked.method == Method::DELETE && asked.path.ends_with("jobs/demo-bootstrap");
+        api.asked().into_iter().filter(deleted).collect()
+    };
+    // The leader has it, and the status does not say so yet.
+    let (api, client) = ApiServer::start(|_| None);
+    let done = start(false).await;
+    reconcile(guarded(cluster(spec)), with_job(client, done.port, &template)).await.expect("it succeeds");
+    assert_eq!(deletions(&api).len(), 0);
+    let recorded = api.applied("/status")["status"].clone();
+    assert!(recorded["bootstrap"]["completed"].is_string() && recorded["opened"] == json!(true), "{recorded}");
+    // Whatever a leader says after that.
+    for leader in [&done, &leader] {
+        let (api, client) = ApiServer::start(|_| None);
+        let mut completed = cluster(spec);
+        completed.status = Some(serde_json::from_value(recorded.clone()).expect("a status"));
+        reconcile(guarded(completed), with_job(client, leader.port, &template)).await.expect("it succeeds");
+        let deleted = deletions(&api);
+        assert_eq!(deleted.len(), 1);
+        assert_eq!(
+            (&deleted[0].body["propagationPolicy"], &deleted[0].body["preconditions"]["uid"]),
+            (&json!("Background"), &json!("job"))
+        );
+        assert!(!api.writes().iter().any(|asked| asked.method == Method::PATCH && asked.path.contains("/jobs/")));
+    }
+    // The spec has another image, for example.
+    let (api, client) = ApiServer::start(|_| None);
+    reconcile(guarded(cluster(spec)), with_job(client, leader.port, "another")).await.expect("it succeeds");
+    assert_eq!(deletions(&api).len(), 1);
 }
 
 // Goal: a drain is safe by each rule that may count. Method: the stricter rule is in turn the one of the spec, the one
@@ -800,6 +877,7 @@ fn rolling(client: Client, leader_port: u16, down: &[usize], spec: &str) -> Arc<
         spare_followers: 2,
         leader_pods: 1,
         opened: true,
+        bootstraps: false,
         leader_by_label: false,
         certificates: certificates::Certificates::none(),
     };

@@ -4,8 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use kvcluster_api::config::{ConfigError, LiveConfig};
 use kvcluster_api::resource::{
-    BackupSettings, ClientAuth, DisruptionBudget, Durability, ImagePullPolicy, KvCluster, KvClusterSpec, LogLevel,
-    NAME_LENGTH_MAX, NetworkAccess, PodSettings, ServiceSettings, Spread, Storage, Tls,
+    BackupSettings, BackupSource, ClientAuth, DisruptionBudget, Durability, ImagePullPolicy, KvCluster, KvClusterSpec,
+    LogLevel, NAME_LENGTH_MAX, NetworkAccess, PodSettings, ServiceSettings, Spread, Storage, Tls,
 };
 use thiserror::Error;
 
@@ -96,6 +96,8 @@ pub struct Validated {
     pub tls: Option<Tls>,
     /// Backups by a schedule.
     pub backup: Option<BackupSettings>,
+    /// The backup with which the cluster starts.
+    pub bootstrap: Option<BackupSource>,
     /// The cluster's DNS domain, where known.
     pub domain: Option<String>,
     /// Where the operator runs.
@@ -142,6 +144,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         auth,
         tls,
         backup,
+        bootstrap,
     } = cluster.spec.clone();
     if hibernated && durability == Durability::Memory {
         let lost = "hibernated is true: with durability Memory that would lose all data".to_owned();
@@ -171,6 +174,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         auth,
         tls,
         backup,
+        bootstrap: bootstrap.map(|bootstrap| bootstrap.from_backup),
         domain: defaults.domain.clone(),
         operator_namespace: defaults.operator_namespace.clone(),
         platform: defaults.platform,

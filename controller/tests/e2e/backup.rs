@@ -83,7 +83,7 @@ async fn status(demo: &Demo) -> BackupStatus {
 }
 
 /// The values of all keys.
-async fn values(leader: &str) -> Vec<(String, Value)> {
+pub async fn values(leader: &str) -> Vec<(String, Value)> {
     let (code, dump) = ask(Method::GET, &format!("{leader}/dump"), None).await;
     assert_eq!(code, 200);
     let entries = dump["entries"].as_object().unwrap();
@@ -92,7 +92,7 @@ async fn values(leader: &str) -> Vec<(String, Value)> {
     values
 }
 
-async fn claim(demo: &Demo, name: &str) {
+pub async fn claim(demo: &Demo, name: &str) {
     let claim = json!({"metadata": {"name": name},
         "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "64Mi"}}}});
     let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();

@@ -8,6 +8,7 @@
 
 mod api_server;
 mod backup;
+mod bootstrap;
 mod check;
 mod failure;
 mod harness;

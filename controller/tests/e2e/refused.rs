@@ -132,6 +132,18 @@ async fn contradictions_are_refused_in_words() {
         ),
         (backup(json!({"keep": 0})), "backup.keep is 0: it must be 1 to 1000"),
         (backup(json!({"keepDays": 0})), "backup.keepDays is 0: it must be 1 to 3650"),
+        (
+            json!({"bootstrap": {"fromBackup": {"source": "gs://bucket/x"}}}),
+            "bootstrap.fromBackup.source gs://bucket/x is neither s3://BUCKET/PREFIX nor pvc://CLAIM/DIRECTORY",
+        ),
+        (
+            json!({"bootstrap": {"fromBackup": {"source": "pvc://claim", "secretName": "keys"}}}),
+            "bootstrap.fromBackup.secretName keys has no use: pvc://claim is a volume",
+        ),
+        (
+            json!({"bootstrap": {"fromBackup": {"source": "pvc://claim", "backup": "../x"}}}),
+            "bootstrap.fromBackup.backup ../x is not the name of a backup",
+        ),
     ];
     for (spec, message) in cases {
         let error = demo.create(spec.clone()).await.expect_err(&spec.to_string()).to_string();
@@ -150,6 +162,10 @@ async fn changes_that_running_followers_cannot_follow_are_refused_in_words() {
         (json!({"durability": "Disk"}), "durability cannot change from Memory to Disk"),
         (json!({"storage": {"size": "2Gi"}}), "storage.size cannot change from 64Mi to 2Gi"),
         (json!({"storage": {"storageClassName": "fast"}}), "storage.storageClassName cannot change"),
+        (
+            json!({"bootstrap": {"fromBackup": {"source": "pvc://claim"}}}),
+            "bootstrap is for new clusters: it cannot be added, changed or removed",
+        ),
     ];
     for (spec, message) in cases {
         let error = demo.patch(spec.clone()).await.expect_err(&spec.to_string()).to_string();
