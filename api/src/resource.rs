@@ -156,6 +156,10 @@ pub const NAME_LENGTH_MAX: usize = 40;
     validation = rule!(
         "has(self.tls) == has(oldSelf.tls) && (!has(self.tls) || has(self.tls.secretName) == has(oldSelf.tls.secretName) && (!has(self.tls.secretName) || self.tls.secretName == oldSelf.tls.secretName))",
         "'tls cannot change: nodes with TLS and nodes without it, or those of two CAs, refuse each other. Create another KvCluster from a backup of this one (bootstrap.fromBackup); another certificate of the same CA goes into the same Secret'"
+    ),
+    validation = rule!(
+        "(has(self.separatePorts) && self.separatePorts) == (has(oldSelf.separatePorts) && oldSelf.separatePorts)",
+        "'separatePorts cannot change: a leader finds no follower that listens at the other port. Create another KvCluster from a backup of this one (bootstrap.fromBackup)'"
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -229,6 +233,11 @@ pub struct KvClusterSpec {
     /// Which pods may connect to the cluster's pods.
     #[serde(default)]
     pub network_policy: NetworkAccess,
+
+    /// Whether replication and administration have ports of their own, 8001 and 8002, so that the NetworkPolicy admits clients
+    /// to neither: leaders alone replicate, and the operator and backups administer. It cannot change later. Default: false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub separate_ports: bool,
 
     /// How many followers drains and other voluntary disruptions leave.
     #[serde(default)]

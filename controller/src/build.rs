@@ -41,6 +41,15 @@ pub const PORT: i32 = 8000;
 /// The port of every node for Redis' protocol.
 pub const RESP_PORT: i32 = 6379;
 
+/// The port of a follower for replication, in a cluster with separate ports.
+pub const REPLICATION_PORT: i32 = 8001;
+
+/// The port of every node for administration, in a cluster with separate ports.
+pub const ADMIN_PORT: i32 = 8002;
+
+/// The name of that port in pods and Services.
+pub const ADMIN: &str = "admin";
+
 /// The value of `app.kubernetes.io/name` on every object.
 pub const APP: &str = "kvcluster";
 
@@ -149,6 +158,26 @@ pub fn build(cluster: &Validated, inputs: &Inputs) -> Resources {
         bootstrap: bootstrap::job(cluster, inputs),
         bootstrap_policy: bootstrap::policy(cluster, inputs),
     }
+}
+
+/// The ports of a component, by name.
+fn ports(cluster: &Validated, component: Component) -> Vec<(&'static str, i32)> {
+    let separate: &[_] = match (cluster.separate_ports, component) {
+        (false, _) => &[],
+        (true, Component::Leader) => &[(ADMIN, ADMIN_PORT)],
+        (true, Component::Follower) => &[("replication", REPLICATION_PORT), (ADMIN, ADMIN_PORT)],
+    };
+    [("http", PORT), ("redis", RESP_PORT)].into_iter().chain(separate.iter().copied()).collect()
+}
+
+/// The port at which a node is administered.
+fn admin_port(cluster: &Validated) -> i32 {
+    if cluster.separate_ports { ADMIN_PORT } else { PORT }
+}
+
+/// The port at which a leader finds its followers.
+fn replication_port(cluster: &Validated) -> i32 {
+    if cluster.separate_ports { REPLICATION_PORT } else { PORT }
 }
 
 /// The role of a pod.

@@ -2,8 +2,9 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
+use kvcluster_api::resource::NODE_CONTAINER;
 
-use crate::build::LEADS;
+use crate::build::{ADMIN, LEADS};
 
 /// The address of a running pod.
 #[must_use]
@@ -11,6 +12,15 @@ pub fn running_address(pod: &Pod) -> Option<&str> {
     let status = pod.status.as_ref()?;
     let runs = status.phase.as_deref() == Some("Running");
     status.pod_ip.as_deref().filter(|ip| runs && !ip.is_empty())
+}
+
+/// The port for administration of a node that has one of its own.
+#[must_use]
+pub fn admin_port(pod: &Pod) -> Option<u16> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let mut ports = containers.filter(|one| one.name == NODE_CONTAINER).flat_map(|one| one.ports.iter().flatten());
+    let port = ports.find(|port| port.name.as_deref() == Some(ADMIN))?;
+    u16::try_from(port.container_port).ok()
 }
 
 /// Whether the pod's files may have been written already: its containers run, or may start with them.

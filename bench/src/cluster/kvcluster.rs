@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
+use kvcluster_api::resource::KvClusterSpec;
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     RunningCluster,
     control::{Access, Control, KvClusterResource},
     running::REDIS_PORT,
-    tunnel::{self, Destination, PORT},
+    tunnel::{self, ADMIN_PORT, Destination, PORT},
 };
 use crate::client::{Credentials, NodeClient, Passage};
 
@@ -27,7 +28,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 pub async fn kube(access: &Access, resource: KvClusterResource, credentials: Credentials) -> Result<RunningCluster> {
     let followers = resource.ready().await?;
     let failed = |error| eprintln!("a forwarded connection ended: {error:#}");
-    let Way { description, leader, followers, redis, tunnels } =
+    let Way { description, leader, administration: _, followers, redis, tunnels } =
         Way::open(access, &resource, followers, failed).await?;
     let running = RunningCluster::new(&description, leader, followers, credentials);
     Ok(running.with_redis(redis).keeping(tunnels).controlled_by(Control::Resource(resource)))
@@ -40,6 +41,8 @@ pub(crate) struct Way {
     pub description: String,
     /// URL of the leader.
     pub leader: String,
+    /// URL at which the leader is administered.
+    pub administration: String,
     /// URL of each follower, by number.
     pub followers: Vec<String>,
     /// Where the leader listens for Redis' protocol, `host:port`.
@@ -56,12 +59,14 @@ impl Way {
         followers: u16,
         failed: fn(anyhow::Error),
     ) -> Result<Self> {
+        let spec = resource.get().await?.spec;
+        let admin_port = if spec.separate_ports { ADMIN_PORT } else { PORT };
         let way = if access.inside {
-            Self::inside(resource, followers)
+            Self::inside(resource, followers, admin_port)
         } else {
-            Self::outside(access, resource, followers, failed).await?
+            Self::outside(access, resource, followers, admin_port, failed).await?
         };
-        let way = match trusted(access, resource).await? {
+        let way = match trusted(access, resource, &spec).await? {
             Some(ca) => way.over_tls(&ca, resource).await?,
             None => way,
         };
@@ -70,12 +75,13 @@ impl Way {
     }
 
     /// By the names that every pod can resolve.
-    fn inside(resource: &KvClusterResource, followers: u16) -> Self {
+    fn inside(resource: &KvClusterResource, followers: u16, admin_port: u16) -> Self {
         let KvClusterResource { name, namespace, .. } = resource;
         let follower = |number| format!("http://{name}-follower-{number}.{name}-followers.{namespace}.svc:{PORT}");
         Self {
             description: format!("{resource}, from inside"),
             leader: format!("http://{name}.{namespace}.svc:{PORT}"),
+            administration: format!("http://{name}.{namespace}.svc:{admin_port}"),
             followers: (0..followers).map(follower).collect(),
             redis: format!("{name}.{namespace}.svc:{REDIS_PORT}"),
             tunnels: Vec::new(),
@@ -87,12 +93,14 @@ impl Way {
         access: &Access,
         resource: &KvClusterResource,
         count: u16,
+        admin_port: u16,
         failed: fn(anyhow::Error),
     ) -> Result<Self> {
         let pods = Api::namespaced(access.client.clone(), &resource.namespace);
         let mut tunnels = JoinSet::new();
         let to_leader = || Destination::Leader(resource.clone());
         let leader = tunnel::listen(&mut tunnels, &pods, to_leader(), PORT, failed).await?;
+        let administration = tunnel::listen(&mut tunnels, &pods, to_leader(), admin_port, failed).await?;
         let redis = tunnel::listen(&mut tunnels, &pods, to_leader(), REDIS_PORT, failed).await?;
         let mut followers = Vec::new();
         for number in 0..count {
@@ -103,6 +111,7 @@ impl Way {
         Ok(Self {
             description,
             leader: format!("http://{leader}"),
+            administration: format!("http://{administration}"),
             followers,
             redis: redis.to_string(),
             tunnels: vec![tunnels],
@@ -113,7 +122,7 @@ impl Way {
     async fn over_tls(mut self, ca: &str, resource: &KvClusterResource) -> Result<Self> {
         let name = format!("{}.{}.svc", resource.name, resource.namespace);
         let mut passage = Passage::of_pem(ca.as_bytes(), &format!("ConfigMap {}-ca", resource.name))?;
-        for url in std::iter::once(&mut self.leader).chain(&mut self.followers) {
+        for url in [&mut self.leader, &mut self.administration].into_iter().chain(&mut self.followers) {
             *url = format!("http://{}", passage.named(url.trim_start_matches("http://"), &name).await?);
         }
         self.redis = passage.named(&self.redis, &name).await?.to_string();
@@ -124,8 +133,8 @@ impl Way {
 }
 
 /// The CAs of the nodes, where they speak TLS.
-async fn trusted(access: &Access, resource: &KvClusterResource) -> Result<Option<String>> {
-    if resource.get().await?.spec.tls.is_none() {
+async fn trusted(access: &Access, resource: &KvClusterResource, spec: &KvClusterSpec) -> Result<Option<String>> {
+    if spec.tls.is_none() {
         return Ok(None);
     }
     let name = format!("{}-ca", resource.name);

@@ -15,6 +15,9 @@ use super::control::KvClusterResource;
 /// The port of every node for HTTP.
 pub(super) const PORT: u16 = 8000;
 
+/// The port of a node for administration, in a KvCluster with separate ports.
+pub(super) const ADMIN_PORT: u16 = 8002;
+
 /// Where a tunnel ends.
 #[derive(Clone)]
 pub(super) enum Destination {

@@ -91,7 +91,7 @@ impl Target {
         let way = Way::open(&self.access, &self.resource, 0, failed).await?;
         // Of several tokens the first is the one in use.
         let token = token.lines().map(str::trim).find(|line| !line.is_empty());
-        Ok(Leader { client: NodeClient::new(NodeClient::http(1)?, &way.leader, token), _way: way })
+        Ok(Leader { client: NodeClient::new(NodeClient::http(1)?, &way.administration, token), _way: way })
     }
 
     /// Asks for this quorum, and waits until it is in force.

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ObjectMeta;
 use kvcluster_api::resource::BackupSettings;
 
-use crate::build::{COMPONENT, PORT, labels, metadata, names, pod, selector_labels};
+use crate::build::{COMPONENT, admin_port, labels, metadata, names, pod, selector_labels};
 use crate::reconcile::validate::Validated;
 
 /// The value of `app.kubernetes.io/component` on the pods of backups.
@@ -170,7 +170,8 @@ pub(super) fn pod_of(cluster: &Validated, run: &Run<'_>) -> PodTemplateSpec {
 
 fn container(cluster: &Validated, run: &Run<'_>) -> Container {
     let scheme = if cluster.tls.is_some() { "https" } else { "http" };
-    let leader = format!("{scheme}://{}.{}.svc:{PORT}", names::write(&cluster.name), cluster.namespace);
+    let leader =
+        format!("{scheme}://{}.{}.svc:{}", names::write(&cluster.name), cluster.namespace, admin_port(cluster));
     let secrets = pod::administrator_volumes(cluster);
     let mut args = words([run.command, "--leader", &leader]);
     args.extend(run.args.iter().cloned());

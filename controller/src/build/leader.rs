@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy,
 use k8s_openapi::api::core::v1::{ConfigMapEnvSource, EnvFromSource, Toleration, TopologySpreadConstraint};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::build::{Component, Inputs, PORT, additions, names, pod, selector, workload_metadata};
+use crate::build::{Component, Inputs, PORT, additions, names, pod, replication_port, selector, workload_metadata};
 use crate::reconcile::certificates::server_name;
 use crate::reconcile::validate::Validated;
 
@@ -96,8 +96,9 @@ fn spread(cluster: &Validated) -> TopologySpreadConstraint {
 /// entry of the search list. Otherwise the pod's search list completes it.
 fn discovery_url(cluster: &Validated) -> String {
     let service = format!("{}.{}.svc", names::peers(&cluster.name), cluster.namespace);
+    let port = replication_port(cluster);
     match &cluster.domain {
-        Some(domain) => format!("dns://{service}.{domain}.:{PORT}"),
-        None => format!("dns://{service}:{PORT}"),
+        Some(domain) => format!("dns://{service}.{domain}.:{port}"),
+        None => format!("dns://{service}:{port}"),
     }
 }

@@ -1,4 +1,7 @@
 //! Who may connect to the pods, and what the pods may connect to: each other and DNS.
+//!
+//! A policy tells ports apart, and no paths. So clients are kept from replication and administration where these have ports of
+//! their own.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +12,10 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::build::{MANAGER, PORT, RESP_PORT, metadata, selector};
+use crate::build::{
+    ADMIN_PORT, BACKUP, BOOTSTRAP, COMPONENT, Component, MANAGER, PORT, REPLICATION_PORT, RESP_PORT, admin_port,
+    metadata, replication_port, selector, selector_labels,
+};
 use crate::reconcile::validate::Validated;
 
 pub(super) fn network_policy(cluster: &Validated) -> Option<NetworkPolicy> {
@@ -26,17 +32,48 @@ pub(super) fn network_policy(cluster: &Validated) -> Option<NetworkPolicy> {
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(selector(cluster, None)),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
-            ingress: Some(vec![NetworkPolicyIngressRule {
-                from: admitted,
-                ports: Some(vec![port("TCP", PORT), port("TCP", RESP_PORT)]),
-            }]),
+            ingress: Some(
+                std::iter::once(NetworkPolicyIngressRule {
+                    from: admitted,
+                    ports: Some(vec![port("TCP", PORT), port("TCP", RESP_PORT)]),
+                })
+                .chain(separate(cluster))
+                .collect(),
+            ),
             egress: Some(vec![
-                NetworkPolicyEgressRule { to: Some(vec![own_pods]), ports: Some(vec![port("TCP", PORT)]) },
+                NetworkPolicyEgressRule { to: Some(vec![own_pods]), ports: Some(own_ports(cluster)) },
                 // To any address: DNS may be a pod, a cache on the machine, or an external server.
                 NetworkPolicyEgressRule { to: None, ports: Some(dns_ports().collect()) },
             ]),
         }),
     })
+}
+
+/// Who may connect to the ports for replication and for administration.
+fn separate(cluster: &Validated) -> Vec<NetworkPolicyIngressRule> {
+    if !cluster.separate_ports {
+        return Vec::new();
+    }
+    let own = |component: &str| {
+        let mut labels = selector_labels(&cluster.name, None);
+        labels.insert(COMPONENT.to_owned(), component.to_owned());
+        let selector = LabelSelector { match_labels: Some(labels), match_expressions: None };
+        NetworkPolicyPeer { pod_selector: Some(selector), ..NetworkPolicyPeer::default() }
+    };
+    let rule = |from: Vec<NetworkPolicyPeer>, number| NetworkPolicyIngressRule {
+        from: Some(from),
+        ports: Some(vec![port("TCP", number)]),
+    };
+    let bootstrap = cluster.bootstrap.as_ref().map(|_| own(BOOTSTRAP));
+    let administrators = [operator(cluster), own(BACKUP)].into_iter().chain(bootstrap);
+    vec![rule(vec![own(Component::Leader.as_str())], REPLICATION_PORT), rule(administrators.collect(), ADMIN_PORT)]
+}
+
+/// Where the cluster's pods connect to each other: a leader to its followers, a backup or a restore to the leader.
+fn own_ports(cluster: &Validated) -> Vec<NetworkPolicyPort> {
+    let mut numbers = vec![replication_port(cluster), admin_port(cluster)];
+    numbers.dedup();
+    numbers.into_iter().map(|number| port("TCP", number)).collect()
 }
 
 /// The operator, which asks leaders for their status and sends them their configuration.

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 use kvcluster_api::resource::{NODE_CONTAINER, PodSettings, Resources};
 
-use crate::build::{ACCEPTED_KEY, Component, PORT, RESP_PORT, labels, names};
+use crate::build::{ACCEPTED_KEY, ADMIN_PORT, Component, PORT, REPLICATION_PORT, RESP_PORT, labels, names, ports};
 use crate::reconcile::certificates::{CA_KEY, CERTIFICATE_KEY, PRIVATE_KEY};
 use crate::reconcile::validate::Validated;
 
@@ -87,7 +87,7 @@ fn container(cluster: &Validated, component: Component, resources: Option<Resour
         image_pull_policy: Some(format!("{:?}", cluster.image_pull_policy)),
         command: Some(vec!["kv-node".to_owned()]),
         env: Some(common_env(cluster, component).into_iter().chain(env).collect()),
-        ports: Some(vec![port("http", PORT), port("redis", RESP_PORT)]),
+        ports: Some(ports(cluster, component).into_iter().map(|(name, number)| port(name, number)).collect()),
         resources: Some(requirements(resources)),
         volume_mounts: Some(volumes(cluster).iter().map(|volume| mount(&volume.name)).collect()),
         // Reading a large data directory may take long, and would begin anew after a restart.
@@ -157,6 +157,10 @@ fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
     let clients = cluster.auth.as_ref().map(|_| token_file("CLIENT_TOKEN_FILE", CLIENTS));
     // Also after the restore: what that leaves on the followers ends the waiting, and no pod restarts for it.
     let waits = cluster.bootstrap.as_ref().map(|_| env("AWAIT_RESTORE", "true"));
+    let replicates = cluster.separate_ports && component == Component::Follower;
+    let replication = replicates.then(|| env("REPLICATION_PORT", &REPLICATION_PORT.to_string()));
+    let administration = cluster.separate_ports.then(|| env("ADMIN_PORT", &ADMIN_PORT.to_string()));
+    let separate = replication.into_iter().chain(administration);
     let common = [
         env("ROLE", component.as_str()),
         env("PORT", &PORT.to_string()),
@@ -169,7 +173,7 @@ fn common_env(cluster: &Validated, component: Component) -> Vec<EnvVar> {
     ];
     let file = |(setting, key): &(&str, &str)| env(setting, &format!("{}/{key}", mount(TLS).mount_path));
     let tls = cluster.tls.iter().flat_map(|_| TLS_FILES.iter().map(file));
-    common.into_iter().chain(bind).chain(clients).chain(waits).chain(tls).collect()
+    common.into_iter().chain(separate).chain(bind).chain(clients).chain(waits).chain(tls).collect()
 }
 
 /// The files of the tokens that the node accepts from other nodes and from clients, and of its certificate. The kubelet

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kvcluster_api::resource::ServiceSettings;
 
-use crate::build::{Component, LEADS, PORT, RESP_PORT, metadata, names, selector_labels};
+use crate::build::{Component, LEADS, metadata, names, ports, selector_labels};
 use crate::reconcile::validate::Validated;
 
 /// The addresses of all followers, ready or not: a follower becomes ready only after the leader has found it and sent it
@@ -60,7 +60,7 @@ fn service(cluster: &Validated, name: String, component: Component) -> Service {
         metadata: metadata(cluster, name, Some(component)),
         spec: Some(ServiceSpec {
             selector: Some(selector),
-            ports: Some(vec![port("http", PORT), port("redis", RESP_PORT)]),
+            ports: Some(ports(cluster, component).into_iter().map(|(name, number)| port(name, number)).collect()),
             type_: Some("ClusterIP".to_owned()),
             ..ServiceSpec::default()
         }),

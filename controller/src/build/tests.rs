@@ -404,6 +404,80 @@ fn without_named_clients_every_source_may_connect() {
     assert_eq!(ingress["ports"][1]["port"], json!(6379));
 }
 
+// Goal: with separate ports every object names them, and the policy admits nobody to them but those who need it; without, no
+// object knows of them. Method: the two ports as text, and the rules of the policy.
+#[test]
+fn separate_ports_are_those_of_leaders_and_of_administrators() {
+    let plain = objects(&format!("{BACKUP_SPEC}networkPolicy: {{clients: [{{podSelector: {{}}}}]}}\n"));
+    let of_all = |one: &Resources| {
+        [json_of(&one.leader), json_of(&one.followers), json_of(&one.write), json_of(&one.policy), json_of(&one.backup)]
+    };
+    for object in of_all(&plain) {
+        let text = object.to_string();
+        assert!(!text.contains("8001") && !text.contains("8002") && !text.contains("admin"), "{text}");
+    }
+    let spec = format!("{BACKUP_SPEC}networkPolicy: {{clients: [{{podSelector: {{}}}}]}}\nseparatePorts: true\n");
+    let apart = objects(&spec);
+    let [leader, followers, write, policy, backup] = of_all(&apart);
+    let setting = |workload: &Value, name: &str| env_of(workload).get(name).map(|one| one["value"].clone());
+    for (workload, replication) in [(&leader, None), (&followers, Some(json!("8001")))] {
+        assert_eq!(setting(workload, "REPLICATION_PORT"), replication);
+        assert_eq!(setting(workload, "ADMIN_PORT"), Some(json!("8002")));
+    }
+    let found = setting(&leader, "FOLLOWERS").expect("FOLLOWERS");
+    assert!(found.as_str().is_some_and(|url| url.ends_with(":8001")), "{found}");
+    let named = |ports: &Value| -> Vec<(String, i64)> {
+        let one = |port: &Value| {
+            let number = port["containerPort"].as_i64().or(port["port"].as_i64());
+            (port["name"].as_str().unwrap_or_default().to_owned(), number.expect("a number"))
+        };
+        ports.as_array().expect("ports").iter().map(one).collect()
+    };
+    let container = |workload: &Value| named(&workload["spec"]["template"]["spec"]["containers"][0]["ports"]);
+    let expected = |names: &[(&str, i64)]| -> Vec<(String, i64)> {
+        names.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect()
+    };
+    assert_eq!(container(&leader), expected(&[("http", 8000), ("redis", 6379), ("admin", 8002)]));
+    assert_eq!(
+        container(&followers),
+        expected(&[("http", 8000), ("redis", 6379), ("replication", 8001), ("admin", 8002)])
+    );
+    assert_eq!(named(&write["spec"]["ports"]), container(&leader));
+    assert!(backup.to_string().contains("http://demo.shop.svc:8002"), "{backup}");
+    let spec = format!("{spec}bootstrap: {{fromBackup: {{source: 's3://store/of/old'}}}}\n");
+    let starting = build(&validated(&spec), &Inputs { bootstraps: true, ..inputs() });
+    let (bootstrap, of_starting) = (json_of(&starting.bootstrap), json_of(&starting.policy));
+    assert!(bootstrap.to_string().contains("http://demo.shop.svc:8002"), "{bootstrap}");
+    let restores = &of_starting["spec"]["ingress"][2]["from"][2]["podSelector"]["matchLabels"];
+    assert_eq!(restores["app.kubernetes.io/component"], json!("bootstrap"));
+    for (name, value) in restores.as_object().expect("labels") {
+        assert_eq!(&bootstrap["spec"]["template"]["metadata"]["labels"][name], value, "{name}");
+    }
+
+    let ingress = policy["spec"]["ingress"].as_array().expect("ingress");
+    let rules: Vec<(Vec<i64>, usize)> = ingress
+        .iter()
+        .map(|rule| {
+            let ports = rule["ports"].as_array().expect("ports").iter().filter_map(|port| port["port"].as_i64());
+            (ports.collect(), rule["from"].as_array().map_or(0, Vec::len))
+        })
+        .collect();
+    assert_eq!(rules, [(vec![8000, 6379], 3), (vec![8001], 1), (vec![8002], 2)]);
+    let component = |peer: &Value| peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"].clone();
+    let of_cluster = |peer: &Value| peer["podSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "demo";
+    let (leaders, backups) = (&ingress[1]["from"][0], &ingress[2]["from"][1]);
+    assert_eq!((component(leaders), of_cluster(leaders)), (json!("leader"), true));
+    assert_eq!((component(backups), of_cluster(backups)), (json!("backup"), true));
+    assert_eq!(ingress[2]["from"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "operators");
+    let egress: Vec<i64> = policy["spec"]["egress"][0]["ports"]
+        .as_array()
+        .expect("ports")
+        .iter()
+        .filter_map(|p| p["port"].as_i64())
+        .collect();
+    assert_eq!(egress, [8001, 8002]);
+}
+
 #[test]
 fn the_network_policy_admits_the_operator_whatever_clients_are_named() {
     let policy = json_of(&objects("{networkPolicy: {clients: [{podSelector: {matchLabels: {app: web}}}]}}").policy);

@@ -255,7 +255,8 @@ impl LeaderClient {
     /// # Errors
     /// When it has none, or does not answer.
     pub async fn leadership(&self, address: &str) -> Result<Incoming, LeaderError> {
-        let (head, body) = self.http.open(&format!("{}/leadership", self.url(address))).await?.into_parts();
+        let (head, body) =
+            self.http.open(&format!("{}/leadership", self.url_at(address, self.port))).await?.into_parts();
         if head.status.is_success() {
             return Ok(body);
         }
@@ -263,13 +264,18 @@ impl LeaderClient {
         Err(LeaderError::Refused { status: head.status.as_u16(), message })
     }
 
-    fn url(&self, address: &str) -> String {
+    /// Where this node is administered. Its health and its status are there too.
+    fn url(&self, pod: &Pod, address: &str) -> String {
+        self.url_at(address, pods::admin_port(pod).unwrap_or(self.port))
+    }
+
+    fn url_at(&self, address: &str, port: u16) -> String {
         let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-        format!("{}://{host}:{}", self.http.scheme(), self.port)
+        format!("{}://{host}:{port}", self.http.scheme())
     }
 
     async fn ask(&self, pod: &Pod, address: &str) -> Result<Leader, LeaderError> {
-        let url = self.url(address);
+        let url = self.url(pod, address);
         let status = read(self.http.get(&format!("{url}/status"), None).await?, "leader's status")?;
         let reached = pods::is_ready(pod) || pods::is_labelled_as_leader(pod);
         Ok(Leader { pod: pod.name_any(), url, reached, status })
@@ -282,7 +288,7 @@ impl LeaderClient {
         let Some(address) = pods::running_address(pod) else {
             return Said::Nothing(pods::problem(pod).unwrap_or_else(|| format!("{name}: does not run yet")));
         };
-        let url = format!("{}/auth", self.url(address));
+        let url = format!("{}/auth", self.url(pod, address));
         let tokens = match question {
             Question::Accepts(token) => std::slice::from_ref(token),
             Question::Refuse(tokens) => tokens,

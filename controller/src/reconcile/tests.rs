@@ -270,6 +270,20 @@ fn opened(spec: &str, replicas: i32) -> KvCluster {
     cluster
 }
 
+// Goal: a pod with a port for administration is asked there, whatever the usual port is.
+#[tokio::test]
+async fn a_node_is_asked_at_its_port_for_administration() {
+    let leader = ScriptedLeader::start(config(4, 3, 5), (200, json!({}))).await;
+    let mut pod = serde_json::to_value(leader_pod()).expect("JSON");
+    let port = json!({"name": "admin", "containerPort": leader.port});
+    pod["spec"] = json!({"containers": [{"name": "sidecar", "ports": [{"name": "admin", "containerPort": 2}]},
+        {"name": "kv-node", "ports": [{"name": "http", "containerPort": 1}, port]}]});
+    let pods = [Arc::new(serde_json::from_value(pod).expect("a pod"))];
+    let leaders = LeaderClients::on_port(1).expect("a client");
+    let seen = leaders.of("shop", "demo").observe(&pods, false).await;
+    assert!(seen.answered().is_some(), "{seen:?}");
+}
+
 #[tokio::test]
 async fn a_new_cluster_gets_every_object_by_server_side_apply() {
     let (api, client) = ApiServer::start(|_| None);

@@ -84,6 +84,8 @@ pub struct Validated {
     pub service: ServiceSettings,
     /// Which pods may connect.
     pub network: NetworkAccess,
+    /// Whether replication and administration have ports of their own.
+    pub separate_ports: bool,
     /// Whether there is a PodDisruptionBudget.
     pub disruption_budget: DisruptionBudget,
     /// Whether the operator changes nothing.
@@ -138,6 +140,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         spread,
         service,
         network_policy,
+        separate_ports,
         disruption_budget,
         paused,
         hibernated,
@@ -168,6 +171,7 @@ pub fn validate(cluster: &KvCluster, defaults: &Defaults) -> Result<Validated, I
         spread,
         service,
         network: network_policy,
+        separate_ports,
         disruption_budget,
         paused,
         hibernated,

@@ -19,6 +19,7 @@ mod lifecycle;
 mod many;
 mod plugin;
 mod pod_template;
+mod ports;
 mod quorum;
 mod refused;
 mod repair;
