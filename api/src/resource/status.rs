@@ -13,7 +13,7 @@ use crate::tolerance::Tolerance;
 #[derive(Clone, Debug, Default, PartialEq, JsonSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KvClusterStatus {
-    /// The generation of the spec that this status describes.
+    /// The generation of the spec that this status describes; -1 before the operator has seen the KvCluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
@@ -86,7 +86,8 @@ pub struct KvClusterStatus {
     /// evict followers. RolledOut: every pod has the newest template; otherwise the message says which pod waits for what.
     /// CertificateValid: the nodes have a certificate that clients and other nodes accept, where the spec asks for TLS.
     /// Paused: the operator changes nothing. Hibernated: no pods run, and the volumes keep the data. BackupSucceeded: the
-    /// last backup was verified. Bootstrapped: the backup of `spec.bootstrap` is restored.
+    /// last backup was verified. Bootstrapped: the backup of `spec.bootstrap` is restored. Reconciling: the cluster is not as
+    /// the spec asks for yet. Stalled: it stays so until a person changes something.
     #[serde(default)]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

@@ -30,6 +30,7 @@ use crate::reconcile::validate::Validated;
 mod bootstrap;
 mod progress;
 mod rest;
+mod standing;
 
 /// What the operator observed of a cluster in one reconciliation.
 pub struct Seen<'a> {
@@ -87,9 +88,11 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
     let wanted = cluster.live.followers;
     let missing = missing_followers(cluster, seen);
     let ready = wanted - u16::try_from(missing.len()).unwrap_or(wanted).min(wanted);
+    let progressing = progress::progressing(cluster, seen, opened, &missing);
+    let changes = progressing.verdict == Verdict::True;
     let findings = [
         ready_condition(seen),
-        progress::progressing(cluster, seen, opened, &missing),
+        progressing,
         progress::rolled_out(seen),
         quorum_available(seen),
         config_applied(cluster, seen),
@@ -129,8 +132,10 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         (true, other) => format!("{PAUSED}; {other}"),
     };
     let backup = backup_status(cluster, seen, previous);
+    let all: Vec<&Finding> = findings.iter().chain(&bootstrapped).collect();
+    let standing = standing::standing(cluster, seen, rest, changes, &all);
     let others = [rest::paused(cluster), rest::hibernated(rest, seen), backup_succeeded(cluster, backup.as_ref())];
-    let findings = findings.into_iter().chain(others).chain(bootstrapped);
+    let findings = findings.into_iter().chain(others).chain(bootstrapped).chain(standing);
     let mut status = KvClusterStatus {
         observed_generation: Some(cluster.generation),
         phase,
@@ -170,6 +175,8 @@ pub fn invalid(generation: Option<i64>, message: &str, previous: &KvClusterStatu
         finding("ClientTokensValid", Verdict::Unknown, "InvalidSpec", message),
         finding("CertificateValid", Verdict::Unknown, "InvalidSpec", message),
         finding("BackupSucceeded", Verdict::Unknown, "InvalidSpec", message),
+        finding("Reconciling", Verdict::False, "InvalidSpec", message),
+        finding("Stalled", Verdict::True, "InvalidSpec", message),
     ];
     KvClusterStatus {
         observed_generation: generation,

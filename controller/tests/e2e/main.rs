@@ -11,6 +11,7 @@ mod backup;
 mod bootstrap;
 mod check;
 mod failure;
+mod gitops;
 mod harness;
 mod hibernation;
 mod idle;

@@ -8,6 +8,9 @@ use crate::reconcile::validate::Validated;
 /// The reason of an attempt that failed.
 pub(super) const FAILED: &str = "RestoreFailed";
 
+/// The reason of nodes that cannot wait for a restore.
+pub(super) const IMAGE_TOO_OLD: &str = "ImageTooOld";
+
 /// Whether the backup of the spec is restored. None where the spec has none.
 pub(super) fn bootstrapped(cluster: &Validated, seen: &Seen<'_>, status: Option<&BootstrapStatus>) -> Option<Finding> {
     let source = cluster.bootstrap.as_ref()?;
@@ -28,7 +31,7 @@ pub(super) fn bootstrapped(cluster: &Validated, seen: &Seen<'_>, status: Option<
     let pending = seen.leader.open().map(|leader| leader.status.start_pending);
     if pending == Some(None) {
         let message = "the nodes have an image that cannot wait for a restore: set spec.image to a newer one";
-        return not("ImageTooOld", message.to_owned());
+        return not(IMAGE_TOO_OLD, message.to_owned());
     }
     if let Some(failure) = status.last_failure {
         let message = format!("the restore from {from} is tried again: {}: {}", failure.pod, failure.reason);

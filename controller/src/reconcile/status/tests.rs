@@ -8,6 +8,8 @@ use crate::fixtures::validated;
 use crate::reconcile::leader_client::LeaderError;
 use crate::reconcile::plan::Rollout;
 
+mod standing;
+
 const W3: &str = "{replicas: 5, writeQuorum: 3}";
 
 fn leader(state: &str, followers: &[&str], extra: Value) -> LeaderSeen {
