@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use kvcluster_api::status::Epoch;
 use parking_lot::Mutex;
@@ -153,11 +153,27 @@ impl Labeller {
 
     /// Labels the pod that leads, and takes the label from others.
     async fn label(&self, pods: &[Arc<Pod>], leader: &str, epoch: Option<&Epoch>) {
+        let wrong = changes(pods.iter().map(Arc::as_ref), leader, epoch);
+        if wrong.is_empty() {
+            return;
+        }
         let (cluster, namespace) = (&self.cluster, &self.namespace);
-        let api: &Api<Pod> = &Api::namespaced(self.client.clone(), namespace);
+        let api = Api::namespaced(self.client.clone(), namespace);
+        self.patch(&api, wrong, epoch).await;
+        // Soon after its machine was cut off, this replica may not have seen that another one labelled a pod, and the Service
+        // would send clients to both.
+        let labelled = format!("{},{LEADS}=true", build::selector_text(cluster, Component::Leader));
+        match api.list(&ListParams::default().labels(&labelled)).await {
+            Ok(labelled) => self.patch(&api, changes(&labelled.items, leader, epoch), epoch).await,
+            Err(error) => tracing::warn!(%error, cluster, namespace, "failed to list the pods with the label"),
+        }
+    }
+
+    async fn patch(&self, api: &Api<Pod>, wrong: Vec<(String, bool)>, epoch: Option<&Epoch>) {
+        let (cluster, namespace) = (&self.cluster, &self.namespace);
         let parameters = &PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         // At once: while both have the label, or none, kube-proxy may send clients to a lost pod, or refuse them.
-        let patches = changes(pods, leader, epoch).into_iter().map(|(pod, leads)| async move {
+        let patches = wrong.into_iter().map(|(pod, leads)| async move {
             let metadata = json!({
                 "labels": {LEADS: leads.then_some("true")},
                 "annotations": {DELETION_COST: leads.then_some("1"), EPOCH: epoch.filter(|_| leads).map(text)},
@@ -174,12 +190,12 @@ impl Labeller {
 }
 
 /// The pods whose label or annotation is wrong, and whether each leads.
-fn changes(pods: &[Arc<Pod>], leader: &str, epoch: Option<&Epoch>) -> Vec<(String, bool)> {
+fn changes<'a>(pods: impl IntoIterator<Item = &'a Pod>, leader: &str, epoch: Option<&Epoch>) -> Vec<(String, bool)> {
     let leads = |pod: &Pod| pod.name_any() == leader;
     let is_right = |pod: &Pod| {
         pods::is_labelled_as_leader(pod) == leads(pod) && (!leads(pod) || labelled_epoch(pod).as_ref() == epoch)
     };
-    let wrong = pods.iter().filter(|pod| !is_right(pod));
+    let wrong = pods.into_iter().filter(|pod| !is_right(pod));
     wrong.map(|pod| (pod.name_any(), leads(pod))).collect()
 }
 
@@ -216,7 +232,7 @@ mod tests {
     #[test]
     fn the_pod_that_leads_alone_has_the_label() {
         let pods = [pod("a", true), pod("b", false), pod("c", false)];
-        let changes = |leader, term| changes(&pods, leader, Some(&epoch(term)));
+        let changes = |leader, term| changes(pods.iter().map(Arc::as_ref), leader, Some(&epoch(term)));
         assert_eq!(changes("b", 5), [("a".to_owned(), false), ("b".to_owned(), true)]);
         assert_eq!(changes("a", 4), []);
         assert_eq!(changes("a", 5), [("a".to_owned(), true)], "it leads again");

@@ -55,11 +55,15 @@ async fn standbys_come_and_go_while_clients_write() {
 }
 
 #[tokio::test]
-#[ignore = "needs E2E_CABLE, as cut_off does; E2E_ROUNDS says how often each way of losing the leader is measured"]
+#[ignore = "needs E2E_CABLE, as cut_off does; E2E_ROUNDS says how often each way of losing the leader is measured, E2E_LOSS names one"]
 async fn standby_cut() {
     let rounds = std::env::var("E2E_ROUNDS").map_or(1, |rounds| rounds.parse().expect("E2E_ROUNDS is a number"));
+    let all = [Loss::Cut, Loss::CutWithOperator, Loss::ForceDelete, Loss::Delete];
+    let wanted = std::env::var("E2E_LOSS").unwrap_or_default();
+    let losses: Vec<Loss> = all.into_iter().filter(|loss| wanted.is_empty() || format!("{loss:?}") == wanted).collect();
+    assert!(!losses.is_empty(), "E2E_LOSS is one of {all:?}, not {wanted}");
     let demo = Demo::ready(five(1)).await;
-    for loss in [Loss::Cut, Loss::CutWithOperator, Loss::ForceDelete, Loss::Delete] {
+    for loss in losses {
         let mut gaps: [Vec<Duration>; 2] = Default::default();
         for _ in 0..rounds {
             let lost = lose(&demo, loss).await;

@@ -143,6 +143,25 @@ async fn the_label_stays_on_a_pod_of_a_later_epoch_that_this_replica_does_not_re
     until("the pod leads", || leads(&api, "demo-leader-x")).await;
 }
 
+// Goal: no pod keeps the label beside the one that leads, also where this replica does not know yet that another one gave it.
+// Method: the API server lists a pod with the label that the watch has not reported.
+#[tokio::test]
+async fn a_label_that_this_replica_has_not_seen_is_taken_too() {
+    let unseen = json!({"metadata": {"name": "demo-leader-z", "labels": {build::LEADS: "true"}}});
+    let (api, client) = ApiServer::start(move |asked| {
+        let lists = asked.path.ends_with("/pods") && asked.query.contains("leads%3Dtrue");
+        lists.then(|| (200, json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [unseen]})))
+    });
+    let leader = Streaming::first().await;
+    let (store, mut writer) = reflector::store();
+    writer.apply_watcher_event(&watcher::Event::Apply(standby_pod("demo-leader-x", "demo", false)));
+    let waiting = waiting(&client, leader.port, store, reflector::store().0);
+    waiting.look("shop", "demo");
+    leader.send(&event("open", 3)).await;
+    until("the pod leads", || leads(&api, "demo-leader-x")).await;
+    until("the other does not", || label(&api, "demo-leader-z").is_some_and(|(label, _)| label.is_null())).await;
+}
+
 // Goal: a connection that is lost, and so silent, does not pass for a leader that has nothing new to say.
 #[tokio::test]
 async fn a_silent_stream_is_opened_again() {
