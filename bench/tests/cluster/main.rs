@@ -17,6 +17,7 @@ mod conditions;
 mod connections;
 mod contract;
 mod half_states;
+mod http2;
 mod keys;
 mod lessons;
 mod local_cluster;

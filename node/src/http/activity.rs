@@ -58,10 +58,11 @@ pub(super) struct Activity {
 }
 
 impl Activity {
-    pub(super) fn new() -> Self {
+    /// Of a connection on which the time for the first head began at this moment.
+    pub(super) fn since(accepted: Instant) -> Self {
         let (phase, stalled) = (AtomicU64::new(HEAD), AtomicU64::new(0));
         let [unread, anything, ends] = [const { AtomicBool::new(false) }; 3];
-        Self { accepted: Instant::now(), phase, stalled, unread, anything, ends }
+        Self { accepted, phase, stalled, unread, anything, ends }
     }
 
     fn enter(&self, phase: u64) {
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn each_phase_ends_after_its_limit() {
-        let mut activity = Activity::new();
+        let mut activity = Activity::since(Instant::now());
         ends(&mut activity, Verdict::Close, 10);
         activity.answering();
         activity.answered();
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_client_that_does_not_read_its_answer_is_closed() {
-        let mut activity = Activity::new();
+        let mut activity = Activity::since(Instant::now());
         activity.answering();
         activity.stalled();
         ends(&mut activity, Verdict::Close, 30);
@@ -235,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_shorter_limit_that_begins_later_is_not_missed() {
-        let activity = Activity::new();
+        let activity = Activity::since(Instant::now());
         activity.answered();
         let Verdict::Keep(until) = activity.next(&LIMITS) else { panic!("it has just become idle") };
         assert!(until - Instant::now() <= LIMITS.linger, "the next look comes before any phase can end");

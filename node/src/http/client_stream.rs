@@ -11,7 +11,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Activity;
-use super::refusal;
+use super::{first, refusal};
 use crate::tls::Stream;
 
 /// Bytes that one read discards.
@@ -24,6 +24,8 @@ const DISCARD_BYTES: usize = 16 << 10;
 /// arrives until the client closes its side. The task of the connection bounds how long.
 pub(super) struct ClientStream {
     stream: Stream,
+    /// What was read of it before.
+    begun: Bytes,
     activity: Arc<Activity>,
     /// Whether the client closed its side.
     at_end: bool,
@@ -33,8 +35,9 @@ pub(super) struct ClientStream {
 }
 
 impl ClientStream {
-    pub(super) fn new(stream: Stream, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, at_end: false, shut_down: false, refusal: None }
+    /// `begun` was read of the stream before.
+    pub(super) fn new(stream: Stream, begun: Bytes, activity: Arc<Activity>) -> Self {
+        Self { stream, begun, activity, at_end: false, shut_down: false, refusal: None }
     }
 
     /// The connection itself, after the upgrade from HTTP.
@@ -75,7 +78,11 @@ impl ClientStream {
 impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        if self.begun.is_empty() {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        } else {
+            first::hand_over(&mut self.begun, buffer);
+        }
         if buffer.filled().len() > before {
             self.activity.received();
         } else {
@@ -150,6 +157,11 @@ impl Arriving {
     pub(super) fn new(body: Incoming, activity: &Arc<Activity>) -> Self {
         let activity = (!body.is_end_stream()).then(|| activity.clone());
         Self { body, activity }
+    }
+
+    /// A body of HTTP/2, whose end is not that of the connection.
+    pub(super) fn of_stream(body: Incoming) -> Self {
+        Self { body, activity: None }
     }
 }
 

@@ -1,21 +1,17 @@
 //! Accepts connections, bounds their number and duration, and passes their requests to a service.
 //!
-//! Hyper serves them directly, so that the hot routes do not pass a router and its layers on every call.
+//! Hyper serves them directly, so that the hot routes do not pass a router and its layers on every call: by [`http1`], or
+//! by [`http2`] for a client that begins with that version.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, Method, StatusCode, header};
-use bytes::{Bytes, BytesMut};
-use http_body_util::{Either, Full};
+use axum::http::Method;
+use bytes::BytesMut;
 use hyper::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
@@ -23,11 +19,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::activity::{Activity, TimeLimits, Verdict};
+use super::activity::TimeLimits;
 use super::answer::Answer;
-use super::client_stream::{Arriving, ClientStream, Leaving};
+use super::client_stream::{Arriving, ClientStream};
 use super::error::ApiError;
-use super::{guard, listen};
+use super::first::{self, Version};
+use super::{guard, http1, http2, listen};
 use crate::tls::{self, Greeting, Stream, Tls};
 
 /// Connections beyond the limit that the node still reads, to answer 503 or to serve operations:
@@ -66,6 +63,17 @@ pub(crate) struct ConnectionLimits {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct IsNode;
 
+/// What is known of a connection, whichever version of HTTP it speaks.
+pub(super) struct Client<S> {
+    is_node: bool,
+    /// Whether the connection is beyond the limit, and has one request.
+    pub(super) is_spare: bool,
+    /// When the time for its first head began.
+    pub(super) opened: Instant,
+    pub(super) times: TimeLimits,
+    service: S,
+}
+
 /// Answers the requests of every connection.
 pub(crate) trait Service: Clone + Send + Sync + 'static {
     /// Answers one request.
@@ -83,10 +91,7 @@ pub(crate) async fn serve(
     closed: impl Future<Output = ()>,
 ) {
     let ConnectionLimits { places: clients, spare, .. } = limits.clone();
-    let mut http = http1::Builder::new();
-    // `Activity` enforces the time limits. A client that closes its sending half still gets its
-    // answer.
-    http.header_read_timeout(None::<Duration>).half_close(true).max_buf_size(READ_AHEAD_BYTES);
+    let http = http1::builder();
     let connections = watch::Sender::new(());
     let mut closed = pin!(closed);
     let admit = |stream: TcpStream| {
@@ -98,13 +103,21 @@ pub(crate) async fn serve(
             },
         };
         let (http, tls, service) = (http.clone(), limits.tls.clone(), service.clone());
-        let (mut times, last_request) = (limits.times, connections.subscribe());
+        let (mut times, mut last_request) = (limits.times, connections.subscribe());
         if is_spare {
             times.head = times.head.min(SPARE_HEAD_MAX);
         }
         tokio::spawn(async move {
             if let Some(stream) = open(stream, tls.as_deref(), &times, PLAIN_HTTP).await {
-                keep(http, stream, is_spare, times, service, last_request).await;
+                let (is_node, opened) = (stream.is_authenticated(), Instant::now());
+                let client = Client { is_node, is_spare, opened, times, service };
+                match first::read(stream, &client, &mut last_request).await {
+                    Some((stream, begun, Version::Http1)) => {
+                        http1::serve(http, stream, begun, client, last_request).await;
+                    }
+                    Some((stream, begun, Version::Http2)) => http2::serve(stream, begun, client, last_request).await,
+                    None => {}
+                }
             }
             drop(place);
         });
@@ -121,97 +134,18 @@ pub(crate) async fn serve(
     connections.closed().await;
 }
 
-/// Serves one connection to its end.
-async fn keep(
-    http: http1::Builder,
-    stream: Stream,
-    is_spare: bool,
-    limits: TimeLimits,
-    service: impl Service,
-    mut last_request: watch::Receiver<()>,
-) {
-    let activity = Arc::new(Activity::new());
-    let (service, activity) = (&service, &activity);
-    let is_node = stream.is_authenticated();
-    let answer = service_fn(move |request: Request<Incoming>| {
-        activity.answering();
-        let mut request = request.map(|body| Arriving::new(body, activity));
+impl<S: Service> Client<S> {
+    /// Answers one request.
+    pub(super) async fn answer(&self, mut request: Request<Arriving>) -> Answer {
         // Every other route ignores it, and an extension is an allocation.
-        if is_node && guard::needs_certificate(request.uri().path()) {
+        if self.is_node && guard::needs_certificate(request.uri().path()) {
             request.extensions_mut().insert(IsNode);
         }
-        async move {
-            let mut answer =
-                if is_spare { answer_spare(service, request).await } else { service.answer(request).await };
-            if activity.ends() {
-                close_after(&mut answer);
-            }
-            Ok::<_, Infallible>(leave(answer, activity))
+        if !self.is_spare || is_operation(request.method(), request.uri().path()) {
+            return self.service.answer(request).await;
         }
-    });
-    let stream = TokioIo::new(ClientStream::new(stream, activity.clone()));
-    let mut connection = pin!(http.serve_connection(stream, answer).with_upgrades());
-    let mut check = pin!(tokio::time::sleep(Duration::ZERO));
-    let (mut finishing, mut ends) = (false, false);
-    loop {
-        tokio::select! {
-            biased;
-            // An error only reports how the client ended its connection.
-            _ = connection.as_mut() => return,
-            () = check.as_mut() => {
-                let verdict = activity.next(&limits);
-                match verdict {
-                    Verdict::Keep(until) => check.as_mut().reset(until),
-                    Verdict::Finish if !finishing => {}
-                    Verdict::Finish | Verdict::Close => return,
-                }
-                if !finishing && (ends || verdict == Verdict::Finish) {
-                    finishing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-            }
-            _ = last_request.changed(), if !ends => {
-                ends = true;
-                activity.end();
-                // Hyper would close it at once.
-                let wait = if activity.awaits_request() { limits.last } else { Duration::ZERO };
-                check.as_mut().reset(Instant::now() + wait);
-            }
-        }
-    }
-}
-
-/// Records the end of an answer: immediately if it is complete in memory, otherwise when its body
-/// ends.
-fn leave(answer: Answer, activity: &Arc<Activity>) -> hyper::Response<Either<Full<Bytes>, Leaving>> {
-    answer.map(|body| match body {
-        Either::Left(whole) => {
-            activity.answered();
-            Either::Left(whole)
-        }
-        Either::Right(parts) => {
-            activity.sends_anything();
-            Either::Right(Leaving::new(parts, activity.clone()))
-        }
-    })
-}
-
-/// Answers the one request of a connection beyond the limit.
-async fn answer_spare(service: &impl Service, request: Request<Arriving>) -> Answer {
-    let mut answer = if is_operation(request.method(), request.uri().path()) {
-        service.answer(request).await
-    } else {
         let error = "too many connections";
-        Answer::from(ApiError::not_applied(error).with("error", error))
-    };
-    close_after(&mut answer);
-    answer
-}
-
-/// Announces that the connection is closed after this answer.
-fn close_after(answer: &mut Answer) {
-    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        ApiError::not_applied(error).with("error", error).into()
     }
 }
 
@@ -292,6 +226,8 @@ mod tests {
     use std::net::SocketAddr;
 
     use axum::response::IntoResponse;
+    use bytes::Bytes;
+    use http_body_util::{Either, Full};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
     use tokio::task::{JoinHandle, yield_now};
@@ -309,14 +245,23 @@ mod tests {
 
     /// A server, what ends it, and its task. Once it ends, it waits for the last request for so long.
     async fn server(last: Duration) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+        server_of(Answering, last, 100).await
+    }
+
+    /// The same with so many places, and spare ones.
+    async fn server_of(
+        service: impl Service,
+        last: Duration,
+        connections: usize,
+    ) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
         let long = Duration::from_secs(600);
         let times = TimeLimits { head: long, idle: long, stall: long, linger: long, last };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (end, ended) = oneshot::channel();
         let places = |count| Arc::new(Semaphore::new(count));
-        let limits = ConnectionLimits { places: places(100), spare: places(0), times, tls: None };
-        let task = tokio::spawn(serve(listener, limits, Answering, async {
+        let limits = ConnectionLimits { places: places(connections), spare: places(10), times, tls: None };
+        let task = tokio::spawn(serve(listener, limits, service, async {
             let _ = ended.await;
         }));
         (address, end, task)
@@ -372,6 +317,64 @@ mod tests {
         end.send(()).expect("it runs");
         assert_eq!(answer(&mut client).await, "");
         task.await.expect("it ends");
+    }
+
+    /// Counts requests, and answers each once it may.
+    #[derive(Clone)]
+    struct Waiting {
+        arrived: Arc<Semaphore>,
+        may_answer: Arc<Semaphore>,
+    }
+
+    impl Service for Waiting {
+        async fn answer(&self, _: Request<Arriving>) -> Answer {
+            self.arrived.add_permits(1);
+            self.may_answer.acquire().await.expect("open").forget();
+            "here".into_response().map(Either::Right)
+        }
+    }
+
+    /// A connection of HTTP/2 whose requests are under way when the node ends, and one without any.
+    #[tokio::test]
+    async fn requests_of_http2_that_are_under_way_are_answered_before_the_connection_closes() {
+        let [arrived, may_answer] = [(); 2].map(|()| Arc::new(Semaphore::new(0)));
+        let service = Waiting { arrived: arrived.clone(), may_answer: may_answer.clone() };
+        let (address, end, task) = server_of(service, Duration::from_millis(5), 100).await;
+        let (mut busy, busy_connection) = http2_client(address).await;
+        let (_idle, idle_connection) = http2_client(address).await;
+        let answers: Vec<_> = (0..3).map(|_| busy.send_request(get())).collect();
+        let answers = tokio::spawn(futures::future::join_all(answers));
+        arrived.acquire_many(3).await.expect("open").forget();
+        end.send(()).expect("it runs");
+        idle_connection.await.expect("no panic").expect("closed in order");
+        assert!(!task.is_finished() && !busy_connection.is_finished());
+        may_answer.add_permits(3);
+        for answer in answers.await.expect("no panic") {
+            assert_eq!(answer.expect("an answer").status(), 200);
+        }
+        task.await.expect("it ends");
+    }
+
+    /// A connection beyond the limit has one request, whichever version of HTTP it speaks.
+    #[tokio::test]
+    async fn a_connection_of_http2_beyond_the_limit_has_one_request() {
+        let (address, _end, _task) = server_of(Answering, Duration::from_secs(600), 0).await;
+        let (mut client, connection) = http2_client(address).await;
+        assert_eq!(client.send_request(get()).await.expect("an answer").status(), 503);
+        connection.await.expect("no panic").expect("closed in order");
+    }
+
+    fn get() -> Request<Full<Bytes>> {
+        Request::get("http://node/").body(Full::default()).expect("a request")
+    }
+
+    type Http2 = hyper::client::conn::http2::SendRequest<Full<Bytes>>;
+
+    async fn http2_client(address: SocketAddr) -> (Http2, JoinHandle<hyper::Result<()>>) {
+        let stream = TokioIo::new(TcpStream::connect(address).await.expect("connected"));
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (requests, connection) = hyper::client::conn::http2::handshake(executor, stream).await.expect("HTTP/2");
+        (requests, tokio::spawn(connection))
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVeri
 use rustls::{CertificateError, ClientConfig, Error, InconsistentKeys, RootCertStore, ServerConfig};
 
 use super::{Contents, TlsError, TlsFiles};
+use crate::http::{HTTP1, HTTP2};
 
 /// A certificate with its key and its CA.
 pub(super) struct Identity {
@@ -59,6 +60,7 @@ impl Identity {
         // A session that is resumed would not have its certificate checked again.
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
+        server.alpn_protocols = [HTTP2, HTTP1].map(<[u8]>::to_vec).to_vec();
         let client = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| of_ca(&error))?

@@ -5,6 +5,8 @@
 mod certificates;
 mod node;
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -95,6 +97,27 @@ async fn every_port_speaks_tls_alone() {
     assert!(ready && words.contains(r#""ok":true"#), "{words}");
     let (ready, words) = healthcheck(leader.port, &[]);
     assert!(!ready && words.contains("this port speaks TLS"), "{words}");
+}
+
+/// A session of a client that speaks HTTP/2 too uses it, as any browser's does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_names_http2_gets_it() {
+    let cluster = Cluster::start().await;
+    let mut both = Arc::unwrap_or_clone(client(&cluster.authority.file, None));
+    both.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let stream = session(cluster.leader.port, &Arc::new(both.clone())).await.expect("a session");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let stream = hyper_util::rt::TokioIo::new(stream);
+    let (mut requests, connection) = hyper::client::conn::http2::handshake(executor, stream).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let url = format!("{}/put", cluster.leader.url("https"));
+    let request = hyper::Request::post(url).body(r#"{"key":"k","value":"v2"}"#.to_owned()).expect("a request");
+    assert_eq!(requests.send_request(request).await.expect("an answer").status(), 200);
+
+    both.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let mut older = session(cluster.leader.port, &Arc::new(both)).await.expect("a session");
+    assert_eq!(exchange(&mut older, "GET /get?key=k").await.expect("an answer").0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
