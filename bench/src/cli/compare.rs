@@ -94,6 +94,10 @@ async fn run(arguments: &CompareArguments) -> Result<u8> {
     let places: Vec<Place> = alone.chain(together).collect();
     let most = places.iter().map(|place| place.connections).max().unwrap_or_default();
     raise_file_limit(most as u64)?;
+    let data = tempfile::Builder::new()
+        .prefix("compare-")
+        .tempdir_in(out)
+        .with_context(|| format!("failed to create a data directory in {}", out.display()))?;
     let options = CompareOptions {
         places,
         duration: Duration::from_secs_f64(arguments.seconds),
@@ -101,12 +105,9 @@ async fn run(arguments: &CompareArguments) -> Result<u8> {
         rounds: arguments.rounds,
         keys: arguments.keys,
         value_size_bytes: arguments.value_size_bytes as usize,
+        disk: data.path().to_owned(),
     };
     let mut progress = LoadProgress::on_stderr(interrupt.clone());
-    let data = tempfile::Builder::new()
-        .prefix("compare-")
-        .tempdir_in(out)
-        .with_context(|| format!("failed to create a data directory in {}", out.display()))?;
     let started = tokio::select! {
         started = contenders(arguments.node_program.as_deref(), out, data.path(), &progress, &interrupt) => started,
         () = interrupt.requested() => return Ok(EXIT_INTERRUPTED),

@@ -9,9 +9,14 @@ mod process;
 mod readback;
 mod redis;
 mod report;
+mod sync;
 mod system;
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -123,6 +128,8 @@ pub struct CompareOptions {
     pub keys: u64,
     /// Size of each value.
     pub value_size_bytes: usize,
+    /// A directory on the disk of all systems.
+    pub disk: PathBuf,
 }
 
 /// Puts all contenders under load in turn. An interruption ends it with what was measured until then.
@@ -139,6 +146,12 @@ pub fn run(
     // What each system acknowledged last, by key: every run writes a value of its own.
     let mut acknowledged = vec![BTreeMap::new(); contenders.len()];
     for round in 0..options.rounds {
+        if observer.is_stopped() {
+            report.interrupted = true;
+            return Ok(report);
+        }
+        let syncs = sync::measure(&options.disk);
+        report.add_syncs(&syncs.with_context(|| format!("failed to sync a file in {}", options.disk.display()))?);
         for (index, &place) in options.places.iter().enumerate() {
             let seed = (round * options.places.len() + index) as u64;
             let load_options = load_options(options, place, seed);

@@ -48,6 +48,8 @@ async fn what_is_not_installed_is_told_and_left_out() {
     }
     let report: Value =
         serde_json::from_slice(&fs::read(out.path().join("compare.json")).expect("written")).expect("valid JSON");
+    let syncs: Vec<f64> = serde_json::from_value(report["bare_sync_ms"].clone()).expect("numbers");
+    assert!(syncs.len() == 2 && syncs.iter().all(|sync| *sync > 0.0), "one for each round: {syncs:?}");
     let systems = report["systems"].as_array().expect("a list");
     assert_eq!(systems.len(), 4, "in memory and on disk, each over HTTP and Redis' protocol");
     for system in systems {

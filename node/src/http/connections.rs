@@ -361,7 +361,8 @@ mod tests {
         let (address, _end, _task) = server_of(Answering, Duration::from_secs(600), 0).await;
         let (mut client, connection) = http2_client(address).await;
         assert_eq!(client.send_request(get()).await.expect("an answer").status(), 503);
-        connection.await.expect("no panic").expect("closed in order");
+        let closed = timeout(Duration::from_secs(60), connection).await.expect("the node closes it");
+        closed.expect("no panic").expect("closed in order");
     }
 
     fn get() -> Request<Full<Bytes>> {

@@ -1,8 +1,10 @@
 //! What a comparison found: every round's figures, their medians, and the ratios.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
-use super::{CompareOptions, Contender, Peer, Place, ReadBack};
+use super::{CompareOptions, Contender, Peer, Place, ReadBack, sync::WRITE_BYTES};
 use crate::load::{LoadReport, align};
 
 /// Everything about a comparison; `compare.json` is this, field by field.
@@ -20,6 +22,8 @@ pub struct CompareReport {
     pub value_size_bytes: usize,
     /// Clients and pipelines, in the order of measuring.
     pub places: Vec<Place>,
+    /// The median duration of one write and its sync by themselves, in each round, in ms.
+    pub bare_sync_ms: Vec<f64>,
     /// What was compared.
     pub systems: Vec<SystemReport>,
     /// What could not be compared, and why.
@@ -91,6 +95,7 @@ impl CompareReport {
             keys: options.keys,
             value_size_bytes: options.value_size_bytes,
             places: options.places.clone(),
+            bare_sync_ms: Vec::new(),
             systems: contenders.iter().map(system).collect(),
             missing,
             interrupted: false,
@@ -110,6 +115,12 @@ impl CompareReport {
             point.servers_us.push(servers);
             point.load_us.push(cpu.load.total_us());
         }
+    }
+
+    /// Of a round, in order of their length.
+    pub(super) fn add_syncs(&mut self, syncs: &[Duration]) {
+        let in_ms: Vec<f64> = syncs.iter().map(|sync| sync.as_secs_f64() * 1e3).collect();
+        self.bare_sync_ms.extend(median(&in_ms));
     }
 
     pub(super) fn read_back(&mut self, system: usize, found: ReadBack) {
@@ -239,6 +250,12 @@ fn remarks(report: &CompareReport) -> Vec<String> {
             lines.push(format!("warning: {failures} writes of {} failed", system.name));
         }
     }
+    if let Some(bare) = median(&report.bare_sync_ms) {
+        let kib = WRITE_BYTES >> 10;
+        lines.push(format!(
+            "one write of {kib} KiB and its sync by themselves: {bare:.2} ms (p50) on the disk of all systems"
+        ));
+    }
     let complete: Vec<_> = report.systems.iter().filter_map(|system| system.read_back.as_ref()).collect();
     if !complete.is_empty() && complete.iter().all(|found| found.is_complete()) {
         let keys: usize = complete.iter().map(|found| found.keys).sum();
@@ -326,6 +343,7 @@ mod tests {
             keys: 10_000,
             value_size_bytes: 64,
             places: vec![Place { connections: 1, pipeline: 1 }, Place { connections: 16, pipeline: 64 }],
+            bare_sync_ms: Vec::new(),
             systems: vec![
                 system("kvcluster, in memory", false, false, &[100.0, 50.0, 200.0]),
                 system("kvcluster, on disk", false, true, &[10.0, 5.0, 20.0]),
@@ -371,7 +389,10 @@ mod tests {
         assert!(ratio.contains("× 2.00"), "{ratio}");
         assert!(text.contains("not compared: another is not installed"), "{text}");
         assert!(text.contains("read back afterwards: 500 keys of 5 systems, each as it was"), "{text}");
+        report.add_syncs(&[1, 2, 30].map(Duration::from_millis));
+        report.add_syncs(&[4, 5, 60].map(Duration::from_millis));
         let markdown = markdown(&report);
+        assert!(markdown.contains("- one write of 4 KiB and its sync by themselves: 3.50 ms (p50)"), "{markdown}");
         assert!(markdown.contains("(× pipeline) | 1 | 16 × 64 |"), "{markdown}");
         assert!(markdown.contains("| Redis; kvcluster, in memory | × 2.00 | - |"), "{markdown}");
         assert!(markdown.contains("| kvcluster, on disk | 10 (100.00, 500.00) | - |"), "{markdown}");
