@@ -260,14 +260,12 @@ async fn kv_bench_measures_for_how_long_writes_stop() {
             assert!(text.contains(words), "{words}: {text}");
         }
         if loss == "hand-over" {
-            for clean in [
-                "0 answered in another way",
-                "0 connections refused",
-                "0 ended before the answer",
-                "0 of unknown outcome",
-            ] {
+            for clean in ["0 answered in another way", "0 ended before the answer", "0 of unknown outcome"] {
                 assert!(text.contains(&format!(" {clean}")), "{clean}: {text}");
             }
+            // A client that was not answered in time tries the other process, which may just have ended.
+            let clean = [" 0 connections refused", " 0 requests without an answer"].map(|words| text.contains(words));
+            assert!(clean[0] || !clean[1], "{text}");
         }
     }
 }
