@@ -1,7 +1,9 @@
-// Judges objects as GitOps programs do: by kstatus, which Flux asks, and by the health check for Argo CD, in the interpreter that
-// Argo CD has.
+// Judges objects as GitOps programs do: by kstatus, which Flux asks, by the expressions for Flux, and by the health check for
+// Argo CD, in the interpreter that Argo CD has.
 //
-//	gitops SCRIPT <OBJECT    prints {"kstatus":"Current","argocd":"Healthy","message":"…"}
+//	gitops ROOT <OBJECT    prints {"kstatus":"Current","flux":"Current","argocd":"Healthy","message":"…"}
+//
+// ROOT is the directory of the repository, which has the expressions and the check in deploy.
 package main
 
 import (
@@ -9,15 +11,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	lua "github.com/yuin/gopher-lua"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 )
 
-// Judgement is what both say of an object.
+// Judgement is what they say of an object.
 type Judgement struct {
 	Kstatus string `json:"kstatus"`
+	Flux    string `json:"flux"`
 	ArgoCD  string `json:"argocd"`
 	Message string `json:"message"`
 }
@@ -31,24 +35,20 @@ func main() {
 
 func run() error {
 	if len(os.Args) != 2 {
-		return fmt.Errorf("usage: gitops SCRIPT <OBJECT")
-	}
-	script, err := os.ReadFile(os.Args[1])
-	if err != nil {
-		return err
+		return fmt.Errorf("usage: gitops ROOT <OBJECT")
 	}
 	object, err := io.ReadAll(os.Stdin)
 	if err != nil {
 		return err
 	}
-	judgement, err := judge(string(script), object)
+	judgement, err := judge(os.Args[1], object)
 	if err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(judgement)
 }
 
-func judge(script string, object []byte) (Judgement, error) {
+func judge(root string, object []byte) (Judgement, error) {
 	var parsed unstructured.Unstructured
 	if err := parsed.UnmarshalJSON(object); err != nil {
 		return Judgement{}, fmt.Errorf("failed to read the object: %w", err)
@@ -57,8 +57,16 @@ func judge(script string, object []byte) (Judgement, error) {
 	if err != nil {
 		return Judgement{}, fmt.Errorf("failed to compute kstatus: %w", err)
 	}
-	health, message, err := argocd(script, parsed.Object)
-	return Judgement{Kstatus: result.Status.String(), ArgoCD: health, Message: message}, err
+	expressed, err := flux(filepath.Join(root, "deploy/flux-health.yaml"), &parsed)
+	if err != nil {
+		return Judgement{}, err
+	}
+	script, err := os.ReadFile(filepath.Join(root, "deploy/argocd-health.lua"))
+	if err != nil {
+		return Judgement{}, err
+	}
+	health, message, err := argocd(string(script), parsed.Object)
+	return Judgement{Kstatus: result.Status.String(), Flux: expressed, ArgoCD: health, Message: message}, err
 }
 
 // argocd runs a health check as Argo CD does: the object is the global obj, the script returns a table, and of Lua's libraries

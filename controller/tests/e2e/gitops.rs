@@ -1,6 +1,6 @@
 //! Goal: programs that apply manifests from a repository judge a KvCluster rightly, and nothing fights with them over a field.
-//! Method: kstatus and the health check for Argo CD judge real objects by the program of tests/gitops, which E2E_GITOPS names;
-//! `kubectl wait` follows a change; two managers apply the same manifest.
+//! Method: kstatus, the expressions for Flux and the health check for Argo CD judge real objects by the program of tests/gitops,
+//! which E2E_GITOPS names; `kubectl wait` follows a change; two managers apply the same manifest.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{Demo, condition, is_true};
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/argocd-health.lua");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 fn manifest() -> Value {
     let spec = json!({"replicas": 3, "writeQuorum": 2, "durability": "Memory", "delay": {"maxMs": 5},
@@ -30,19 +30,19 @@ fn untyped(demo: &Demo) -> Api<DynamicObject> {
     Api::namespaced_with(demo.client.clone(), &demo.namespace, &ApiResource::erase::<KvCluster>(&()))
 }
 
-/// What kstatus and Argo CD say of an object. True without the program that judges.
+/// What kstatus, Flux and Argo CD say of an object. True without the program that judges.
 fn is_judged(object: &DynamicObject, kstatus: &str, argocd: &str) -> bool {
     let Some(program) = std::env::var("E2E_GITOPS").ok().filter(|program| !program.is_empty()) else {
         println!("E2E_GITOPS names no program: not judged to be {kstatus} and {argocd}");
         return true;
     };
     let mut judge =
-        Command::new(program).arg(SCRIPT).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("E2E_GITOPS");
+        Command::new(program).arg(ROOT).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("E2E_GITOPS");
     judge.stdin.take().unwrap().write_all(&serde_json::to_vec(object).unwrap()).unwrap();
     let output = judge.wait_with_output().unwrap();
     let found: Value = serde_json::from_slice(&output.stdout).expect("a judgement");
     println!("judged: {found}");
-    found["kstatus"] == kstatus && found["argocd"] == argocd
+    found["kstatus"] == kstatus && found["flux"] == kstatus && found["argocd"] == argocd
 }
 
 async fn assert_judged(demo: &Demo, kstatus: &str, argocd: &str) {
