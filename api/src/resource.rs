@@ -323,12 +323,12 @@ pub enum Durability {
     Memory,
 }
 
-/// The volume of each follower. Its size and class cannot change once the cluster exists.
+/// The volume of each follower. Once the cluster exists its class cannot change, and its size only grows.
 #[derive(Clone, Debug, PartialEq, KubeSchema, Serialize, Deserialize)]
 #[x_kube(
     validation = rule!(
-        "self.size == oldSelf.size",
-        "'storage.size cannot change from %s to %s: the volumes of running followers are fixed'.format([oldSelf.size, self.size])"
+        "!isQuantity(self.size) || !isQuantity(oldSelf.size) || !quantity(self.size).isLessThan(quantity(oldSelf.size))",
+        "'storage.size cannot shrink from %s to %s: a volume only grows; create another KvCluster from a backup of this one (bootstrap.fromBackup)'.format([oldSelf.size, self.size])"
     ),
     validation = kube::core::Rule::new(
         "has(self.storageClassName) == has(oldSelf.storageClassName) && (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)"
@@ -337,7 +337,7 @@ pub enum Durability {
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
     /// The size of each follower's volume, such as 1Gi; at least 64Mi. A follower's log needs up to 2 1/3 times the size
-    /// of its newest records, and about 50Mi more.
+    /// of its newest records, and about 50Mi more. It may grow later, without a restart, where the StorageClass allows it.
     #[serde(default = "defaults::storage_size")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(

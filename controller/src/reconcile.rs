@@ -49,6 +49,7 @@ pub mod client_tokens;
 pub mod configure;
 pub mod disruption;
 pub mod events;
+pub mod growth;
 pub mod hibernation;
 pub mod lead;
 pub mod leader_client;
@@ -262,14 +263,15 @@ async fn reconcile_valid(resource: &KvCluster, context: &Context) -> Result<Acti
     };
     let status = report::status(&cluster, &results, &previous, context);
     report::write(resource, &previous, &status, context).await?;
-    applied?;
+    let refused = applied?.is_some_and(|applied| applied.refused.is_some());
     // A rollout that is blocked continues once a pod or the leader changes.
     let settled = cluster.paused
         || matches!(status.phase, Phase::Ready | Phase::Hibernated)
         || (status.phase == Phase::Updating && matches!(plan.rollout, Rollout::Blocked | Rollout::Queued));
     let settled = settled && (cluster.paused || (!observed.tokens.rotates() && job.is_none()));
     // Everything else happens by itself: a rollout that waits for its turn has no event.
-    let calm = settled && !cluster.paused && status.phase == Phase::Ready && plan.rollout == Rollout::Done;
+    // Nor has a volume that may not grow: its StorageClass may allow it one day.
+    let calm = settled && !cluster.paused && status.phase == Phase::Ready && plan.rollout == Rollout::Done && !refused;
     let answer = observed.leader.answered().filter(|_| calm);
     context.memory.calm_seen(resource, answer.map(|leader| Calm { leader: leader.essence(), times: 0 }));
     context.metrics.cluster(namespace, &cluster.name, &status);

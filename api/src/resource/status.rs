@@ -86,8 +86,9 @@ pub struct KvClusterStatus {
     /// evict followers. RolledOut: every pod has the newest template; otherwise the message says which pod waits for what.
     /// CertificateValid: the nodes have a certificate that clients and other nodes accept, where the spec asks for TLS.
     /// Paused: the operator changes nothing. Hibernated: no pods run, and the volumes keep the data. BackupSucceeded: the
-    /// last backup was verified. Bootstrapped: the backup of `spec.bootstrap` is restored. Reconciling: the cluster is not as
-    /// the spec asks for yet. Stalled: it stays so until a person changes something.
+    /// last backup was verified. Bootstrapped: the backup of `spec.bootstrap` is restored. VolumesGrown: the followers'
+    /// volumes have the size of the spec. Reconciling: the cluster is not as the spec asks for yet. Stalled: it stays so until
+    /// a person changes something.
     #[serde(default)]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,

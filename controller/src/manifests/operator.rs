@@ -187,8 +187,8 @@ pub fn documents(values: &Values) -> Vec<Document> {
 }
 
 /// The rights that reconciling needs. The operator deletes a NetworkPolicy, a PodDisruptionBudget and a CronJob that the spec
-/// switches off and a Job that is done, and replaces the pods of followers during a rollout. It reads Secrets by name and
-/// never lists them.
+/// switches off and a Job that is done, replaces a StatefulSet whose volumes grow, and the pods of followers during a rollout.
+/// It reads Secrets by name and never lists them.
 fn rules() -> Value {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
     const KEEP: [&str; 5] = ["get", "list", "watch", "create", "patch"];
@@ -196,7 +196,8 @@ fn rules() -> Value {
     json!([
         rule("kvcluster.io", &["kvclusters"], &["get", "list", "watch"]),
         rule("kvcluster.io", &["kvclusters/status"], &["patch"]),
-        rule("apps", &["deployments", "statefulsets"], &KEEP),
+        rule("apps", &["deployments"], &KEEP),
+        rule("apps", &["statefulsets"], &KEEP_OR_DELETE),
         rule("", &["configmaps", "serviceaccounts", "services"], &KEEP),
         rule("", &["secrets"], &["get", "create", "patch"]),
         rule("", &["pods"], &["list", "watch", "patch", "delete"]),

@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use super::applier::{ApplyError, Owned};
+use super::growth::{self, Fit};
 use super::hibernation;
 use super::secrets::Secrets;
 use super::validate::Validated;
@@ -25,6 +26,8 @@ pub struct Applied {
     pub leader: Arc<Deployment>,
     /// The Secrets.
     pub secrets: Secrets,
+    /// Why a volume cannot grow, where the API server refused that.
+    pub refused: Option<String>,
 }
 
 /// Applies the objects that differ, those that pods need before the pods. `secrets` are those as they were read.
@@ -82,8 +85,12 @@ pub async fn apply(
     apply_one(read, &stores.services, context).await?;
     let follower_pods = hibernation::followers_of(&followers).unwrap_or_default();
     volumes::own(cluster, follower_pods, context).await?;
+    let refused = growth::grow(cluster, follower_pods, context).await?;
     stop_rolling_updates(cluster, context).await?;
-    let followers = apply_one(followers, &stores.stateful_sets, context).await?;
+    let followers = match growth::fit(followers, refused.is_none(), cluster, context).await? {
+        Fit::Applies(followers) => apply_one(*followers, &stores.stateful_sets, context).await?,
+        Fit::Goes(live) => live,
+    };
     let leader = apply_one(leader, &stores.deployments, context).await?;
     match budget {
         Some(budget) => drop(apply_one(budget, &stores.budgets, context).await?),
@@ -111,7 +118,7 @@ pub async fn apply(
         Some(job) => drop(apply_one(job, &stores.jobs, context).await?),
         None => remove(&name, &stores.jobs, cluster, context).await?,
     }
-    Ok(Applied { followers, leader, secrets })
+    Ok(Applied { followers, leader, secrets, refused })
 }
 
 /// Gives a StatefulSet of an earlier operator, or one edited by hand, the update strategy that leaves rollouts to the

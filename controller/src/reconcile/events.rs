@@ -109,6 +109,10 @@ fn transition(condition: &Condition, before: Option<&Condition>) -> Option<Happe
     if condition.type_ == "Bootstrapped" && condition.reason == "ImageTooOld" {
         return news.then(|| happened(true, &condition.reason, &condition.message));
     }
+    if condition.type_ == "VolumesGrown" {
+        // A new cluster has them from the start.
+        return before.filter(|_| news).and_then(|_| volumes(condition));
+    }
     if condition.type_ == "CertificateValid" {
         return news.then(|| certificate(condition, before)).flatten();
     }
@@ -141,6 +145,15 @@ fn certificate(condition: &Condition, before: Option<&Condition>) -> Option<Happ
         ("True", "ExpiresSoon") => Some(happened(true, "CertificateExpiresSoon", &condition.message)),
         // A new cluster has one from the start.
         ("True", "Valid") => before.map(|_| happened(false, "CertificateValid", &condition.message)),
+        _ => None,
+    }
+}
+
+fn volumes(condition: &Condition) -> Option<Happened> {
+    match condition.reason.as_str() {
+        "Refused" => Some(happened(true, "VolumesRefused", &condition.message)),
+        "Growing" => Some(happened(false, "VolumesGrow", &condition.message)),
+        "AsAsked" => Some(happened(false, "VolumesGrown", &condition.message)),
         _ => None,
     }
 }

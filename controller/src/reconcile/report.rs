@@ -58,6 +58,7 @@ pub fn status(
     let leader_pods = context.stores.pods_of(namespace, name, Component::Leader);
     let backup_pods = context.stores.backup_pods_of(namespace, name);
     let bootstrap_pods = context.stores.bootstrap_pods_of(namespace, name);
+    let claims = context.stores.claims_of(namespace, name);
     let seen = Seen {
         leader: results.leader,
         configured: results.configured,
@@ -67,6 +68,8 @@ pub fn status(
         leader_pods: &leader_pods,
         backup_pods: &backup_pods,
         bootstrap_pods: &bootstrap_pods,
+        claims: &claims,
+        claim_refused: applied.and_then(|applied| applied.refused.as_deref()),
         plan: results.plan,
         tokens: results.tokens,
         clients: results.clients,

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kvcluster_api::config::LiveConfig;
-use kvcluster_api::resource::{BackupStatus, BackupSuccess, KvClusterStatus, Phase};
+use kvcluster_api::resource::{BackupStatus, BackupSuccess, Durability, KvClusterStatus, Phase};
 use kvcluster_api::status::{FollowerState, FollowerView, LeaderState};
 
 use crate::build::{Component, names, selector_text};
@@ -21,6 +21,7 @@ use crate::reconcile::bootstrap as start;
 use crate::reconcile::certificates;
 use crate::reconcile::client_tokens::ClientTokens;
 use crate::reconcile::disruption;
+use crate::reconcile::growth;
 use crate::reconcile::leader_client::{Configured, Leader, LeaderSeen};
 use crate::reconcile::plan::Plan;
 use crate::reconcile::status::rest::{PAUSED, Rest};
@@ -50,6 +51,10 @@ pub struct Seen<'a> {
     pub backup_pods: &'a [Arc<Pod>],
     /// The pods that restore the backup with which the cluster starts.
     pub bootstrap_pods: &'a [Arc<Pod>],
+    /// The volume claims of followers.
+    pub claims: &'a [Arc<PersistentVolumeClaim>],
+    /// Why one of them cannot grow.
+    pub claim_refused: Option<&'a str>,
     /// Which pods may get a new template.
     pub plan: &'a Plan,
     /// How far a rotation of the token is.
@@ -132,9 +137,11 @@ pub fn compute(cluster: &Validated, seen: &Seen<'_>, previous: &KvClusterStatus,
         (true, other) => format!("{PAUSED}; {other}"),
     };
     let backup = backup_status(cluster, seen, previous);
-    let all: Vec<&Finding> = findings.iter().chain(&bootstrapped).collect();
+    let grown = volumes_grown(cluster, seen);
+    let all: Vec<&Finding> = findings.iter().chain(&bootstrapped).chain([&grown]).collect();
     let standing = standing::standing(cluster, seen, rest, changes, &all);
-    let others = [rest::paused(cluster), rest::hibernated(rest, seen), backup_succeeded(cluster, backup.as_ref())];
+    let others =
+        [rest::paused(cluster), rest::hibernated(rest, seen), backup_succeeded(cluster, backup.as_ref()), grown];
     let findings = findings.into_iter().chain(others).chain(bootstrapped).chain(standing);
     let mut status = KvClusterStatus {
         observed_generation: Some(cluster.generation),
@@ -376,6 +383,20 @@ fn backup_succeeded(cluster: &Validated, status: Option<&BackupStatus>) -> Findi
             let message = format!("no backup has ended yet: the schedule is {}", backup.schedule);
             with(Verdict::Unknown, "NoneYet", message)
         }
+    }
+}
+
+/// Whether the volumes of the followers have the size of the spec.
+fn volumes_grown(cluster: &Validated, seen: &Seen<'_>) -> Finding {
+    let with = |verdict, reason, message: String| finding("VolumesGrown", verdict, reason, message);
+    if cluster.durability == Durability::Memory {
+        return with(Verdict::True, "NotNeeded", "the followers keep their data in memory".to_owned());
+    }
+    let size = &cluster.storage.size;
+    match (seen.claim_refused, growth::growing(cluster, seen.claims)) {
+        (Some(refused), _) => with(Verdict::False, "Refused", refused.to_owned()),
+        (None, growing) if growing.is_empty() => with(Verdict::True, "AsAsked", format!("the volumes have {size}")),
+        (None, growing) => with(Verdict::False, "Growing", growing.join("; ")),
     }
 }
 

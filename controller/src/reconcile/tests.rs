@@ -97,6 +97,7 @@ pub(crate) fn scenarios() {
     a_schedule_of_backups_comes_and_goes_with_the_spec();
     the_job_of_a_bootstrap_comes_when_the_leader_waits_and_goes_when_the_restore_is_recorded();
     the_claims_of_the_followers_are_owned_by_the_cluster_where_they_go_with_it();
+    growth::volumes_grow_and_the_stateful_set_is_replaced_without_its_pods();
     a_malformed_resource_does_not_stay_ready();
     a_refused_object_is_reported_with_the_words_of_the_api_server();
     the_label_is_on_the_open_leader_with_the_highest_epoch();
@@ -1173,6 +1174,7 @@ fn failures_in_a_row_wait_longer_up_to_a_minute() {
     assert_eq!(waits, [500, 1000, 2000, 32_000, 60_000, 60_000]);
 }
 
+mod growth;
 mod lead;
 mod many;
 mod tls;

@@ -41,7 +41,8 @@ fn is_to_be_owned(cluster: &Validated, ordinal: i32, follower_pods: i32, owned: 
         && (ordinal < follower_pods || (owned && storage.on_scale_down == VolumePolicy::Retain))
 }
 
-fn ordinal(cluster: &Validated, claim: &PersistentVolumeClaim) -> Option<i32> {
+/// Which follower has the claim.
+pub(super) fn ordinal(cluster: &Validated, claim: &PersistentVolumeClaim) -> Option<i32> {
     claim.name_any().strip_prefix(&names::claim_prefix(&cluster.name))?.parse().ok()
 }
 

@@ -158,9 +158,13 @@ async fn changes_that_running_followers_cannot_follow_are_refused_in_words() {
     // The smallest that is taken.
     let smallest = json!({"replicas": 2, "writeQuorum": 2, "durability": "Memory", "storage": {"size": "64Mi"}});
     demo.create(smallest).await.unwrap();
+    demo.patch(json!({"storage": {"size": "65Mi"}})).await.expect("it may grow");
     let cases = [
         (json!({"durability": "Disk"}), "durability cannot change from Memory to Disk"),
-        (json!({"storage": {"size": "2Gi"}}), "storage.size cannot change from 64Mi to 2Gi"),
+        (
+            json!({"storage": {"size": "66000Ki"}}),
+            "storage.size cannot shrink from 65Mi to 66000Ki: a volume only grows",
+        ),
         (json!({"storage": {"storageClassName": "fast"}}), "storage.storageClassName cannot change"),
         (
             json!({"bootstrap": {"fromBackup": {"source": "pvc://claim"}}}),

@@ -49,10 +49,13 @@ pub fn situation(
 }
 
 /// Whether the StatefulSet has the template, and its controller has made a revision of it. A change of its size alone
-/// makes no revision: then the status still says that every pod has the newest template.
+/// makes no revision: then the status still says that every pod has the newest template. A StatefulSet that has just been
+/// made adopts the pods of the one before, and nothing is known of its revision yet.
 fn is_recorded(set: &StatefulSet, desired: &StatefulSet, previous: &KvClusterStatus) -> bool {
     let observed = set.status.as_ref().and_then(|status| status.observed_generation);
-    set.annotations().get(TEMPLATE) == desired.annotations().get(TEMPLATE)
+    let has_revision = set.status.as_ref().is_some_and(|status| status.update_revision.is_some());
+    has_revision
+        && set.annotations().get(TEMPLATE) == desired.annotations().get(TEMPLATE)
         && (observed == set.metadata.generation || is_rolled_out(previous))
 }
 

@@ -44,7 +44,8 @@ fn stuck(cluster: &Validated, seen: &Seen<'_>, changes: bool, findings: &[&Findi
     if let Configured::Failed(error @ LeaderError::Refused { status: 400, .. }) = seen.configured {
         return Some(("ConfigRefused", error.to_string()));
     }
-    let outdated = of("RolledOut").is_some_and(|found| found.verdict == Verdict::False);
+    let outdated =
+        ["RolledOut", "VolumesGrown"].into_iter().filter_map(of).any(|found| found.verdict == Verdict::False);
     (cluster.paused && (changes || outdated)).then(|| ("Paused", PAUSED.to_owned()))
 }
 
@@ -53,7 +54,7 @@ fn is_unsettled(found: &Finding) -> bool {
         "Progressing" => found.verdict == Verdict::True || found.reason == "ApplyFailed",
         "Degraded" => found.verdict != Verdict::False,
         // Others do not say whether the cluster is as the spec asks for: a drain and a rotation of tokens are no part of it.
-        "Ready" | "RolledOut" | "ConfigApplied" | "ClientTokensValid" | "CertificateValid" => {
+        "Ready" | "RolledOut" | "ConfigApplied" | "VolumesGrown" | "ClientTokensValid" | "CertificateValid" => {
             found.verdict != Verdict::True
         }
         _ => false,

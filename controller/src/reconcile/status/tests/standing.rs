@@ -13,6 +13,8 @@ struct Case {
     certificates: certificates::State,
     problem: Option<(&'static str, String)>,
     pods: Vec<Arc<Pod>>,
+    claims: Vec<Arc<PersistentVolumeClaim>>,
+    claim_refused: Option<&'static str>,
 }
 
 impl Case {
@@ -26,6 +28,8 @@ impl Case {
             certificates: certificates::State::NotNeeded,
             problem: None,
             pods: pods(),
+            claims: vec![],
+            claim_refused: None,
         }
     }
 
@@ -41,6 +45,8 @@ impl Case {
             leader_pods: &[],
             backup_pods: &[],
             bootstrap_pods: &[],
+            claims: &self.claims,
+            claim_refused: self.claim_refused,
             plan: &self.plan,
             tokens: &tokens(Stage::Applied),
             clients: &self.clients,
@@ -89,6 +95,12 @@ fn pending() -> LeaderSeen {
     )
 }
 
+/// A volume of a follower that has half of what the spec asks for.
+fn half() -> Vec<Arc<PersistentVolumeClaim>> {
+    let claim = json!({"metadata": {"name": "data-demo-follower-2"}, "status": {"phase": "Bound", "capacity": {"storage": "512Mi"}}});
+    vec![Arc::new(serde_json::from_value(claim).expect("a claim"))]
+}
+
 fn plan(rollout: Rollout) -> Plan {
     Plan { rollout, message: "why".to_owned(), ..done() }
 }
@@ -123,6 +135,8 @@ fn what_heals_or_proceeds_by_itself_is_reconciling() {
         (Case { plan: plan(Rollout::Queued), ..settled() }, "RolloutQueued"),
         (Case { plan: plan(Rollout::Blocked), ..settled() }, "RolloutBlocked"),
         (Case { problem: Some(("ApplyFailed", "quota".to_owned())), ..settled() }, "ApplyFailed"),
+        (Case { claims: half(), ..settled() }, "Growing"),
+        (Case { claims: half(), claim_refused: Some("no"), ..settled() }, "Refused"),
         (Case { clients: tokens, ..settled() }, "SecretMissing"),
         (Case { certificates: certificate, ..settled() }, "Expired"),
     ] {
@@ -145,6 +159,7 @@ fn what_a_person_has_to_change_is_stalled() {
         (Case { spec: FROM_BACKUP, ..settled() }, "ImageTooOld"),
         (Case { spec: PAUSED, plan: plan(Rollout::Paused), ..settled() }, "Paused"),
         (Case { spec: PAUSED, leader: pending(), ..settled() }, "Paused"),
+        (Case { spec: PAUSED, claims: half(), ..settled() }, "Paused"),
     ] {
         assert_eq!(case.standing(&opened()), stalled(reason));
     }
