@@ -74,7 +74,9 @@ pub(super) fn record(ended: &ContainerStateTerminated) -> Option<Record> {
 /// The last words of the log.
 pub(super) fn words(ended: &ContainerStateTerminated) -> String {
     let log = ended.message.as_deref().unwrap_or_default().trim();
-    let last = log.rfind("error: ").map_or(log, |start| &log[start + "error: ".len()..]);
+    // At the start of a line: libraries have errors that name themselves, such as `Generic S3 error: …`.
+    let last =
+        log.rsplit_once("\nerror: ").map(|(_, last)| last).or_else(|| log.strip_prefix("error: ")).unwrap_or(log);
     match (last, ended.reason.as_deref()) {
         ("", Some(reason)) => format!("ended with code {} ({reason})", ended.exit_code),
         ("", None) => format!("ended with code {}", ended.exit_code),
@@ -123,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_newest_success_and_the_newest_failure_stay_when_their_pods_are_gone() {
-        let failed = "some line\nerror: failed to list s3://b: NoSuchBucket\n";
+        let failed = "some line\nerror: failed to list s3://b: Generic S3 error: NoSuchBucket\n";
         let pods =
             [pod("a", ended(0, 31, RECORD)), pod("b", ended(1, 33, failed)), pod("c", ended(1, 32, "error: earlier"))];
         let status = latest(&pods, None);
@@ -131,7 +133,10 @@ mod tests {
         assert_eq!((success.name.as_str(), success.keys, success.bytes), ("shop.demo-20261127T023000Z-04f2", 41, 7007));
         assert_eq!(success.time.0.to_string(), "2026-11-27T02:31:00Z");
         let failure = status.last_failure.as_ref().expect("one");
-        assert_eq!((failure.pod.as_str(), failure.reason.as_str()), ("b", "failed to list s3://b: NoSuchBucket"));
+        assert_eq!(
+            (failure.pod.as_str(), failure.reason.as_str()),
+            ("b", "failed to list s3://b: Generic S3 error: NoSuchBucket")
+        );
         assert_eq!(last_attempt(&status).map(|(succeeded, _)| succeeded), Some(false));
         assert_eq!(latest(&[], Some(&status)), status);
         assert_eq!(latest(&pods[..1], Some(&status)), status, "an older pod changes nothing");
