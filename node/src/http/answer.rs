@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use serde::Serialize;
 
-use super::budget::{Budget, Counted};
+use super::budget::Budget;
 use super::error::ApiError;
 use crate::protocol::etag::Etag;
 use crate::protocol::value::Value;
@@ -22,12 +22,19 @@ pub(super) fn written(body: &impl Serialize, etag: Option<Etag>) -> Answer {
     ok(serialize(body), etag)
 }
 
-/// Returns 200 with the answer to a read as JSON and the version of its key, if it has one.
+/// Returns 200 with the answer to a read as JSON and the version of its key, if it has one. The answer has `value_bytes`
+/// or more.
 ///
 /// # Errors
 /// 503 when long answers that other clients have not read use up the budget.
-pub(super) fn read(budget: &Budget, body: &impl Serialize, etag: Option<Etag>) -> Result<Answer, ApiError> {
-    let text = counted(budget, serialize(body))?;
+pub(super) async fn read(
+    budget: &Budget,
+    value_bytes: usize,
+    body: &impl Serialize,
+    etag: Option<Etag>,
+) -> Result<Answer, ApiError> {
+    let text = budget.in_turn(value_bytes, || budget.count(serialize(body))).await;
+    let text = text.map_err(|error| ApiError::read(StatusCode::SERVICE_UNAVAILABLE, error))?;
     if text.is_long() {
         return Ok(with_head(Bytes::from_owner(text), etag.and_then(header_of)));
     }
@@ -42,7 +49,8 @@ pub(super) fn read(budget: &Budget, body: &impl Serialize, etag: Option<Etag>) -
 /// # Errors
 /// 503 when long answers that other clients have not read use up the budget.
 pub(super) fn raw(budget: &Budget, value: Value, etag: Option<Etag>) -> Result<Answer, ApiError> {
-    let body = Body::from(Bytes::from_owner(counted(budget, value)?));
+    let counted = budget.count(value).map_err(|error| ApiError::read(StatusCode::SERVICE_UNAVAILABLE, error))?;
+    let body = Body::from(Bytes::from_owner(counted));
     let mut answer = hyper::Response::new(Either::Right(body));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -50,11 +58,6 @@ pub(super) fn raw(budget: &Budget, value: Value, etag: Option<Etag>) -> Result<A
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.extend(etag.and_then(header_of).map(|etag| (header::ETAG, etag)));
     Ok(answer)
-}
-
-/// Counts the bytes of an answer.
-fn counted<T: AsRef<[u8]>>(budget: &Budget, bytes: T) -> Result<Counted<T>, ApiError> {
-    budget.count(bytes).map_err(|error| ApiError::read(StatusCode::SERVICE_UNAVAILABLE, error))
 }
 
 fn serialize(body: &impl Serialize) -> Vec<u8> {
@@ -109,14 +112,15 @@ mod tests {
         let budget = Budget::new(250_000);
         let value = "x".repeat(100_000);
         let etag = Some(Etag::new(1, Some(value.as_bytes())));
-        let first = read(&budget, &value, etag).expect("there is room");
-        let second = read(&budget, &value, etag).expect("there is room");
-        let refused = [read(&budget, &value, etag), raw(&budget, value.as_str().into(), etag)];
+        let read_value = async || read(&budget, value.len(), &value, etag).await;
+        let first = read_value().await.expect("there is room");
+        let second = read_value().await.expect("there is room");
+        let refused = [read_value().await, raw(&budget, value.as_str().into(), etag)];
         for refused in refused.map(|refused| refused.expect_err("too much").into_response()) {
             assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
             assert!(refused.headers().contains_key(header::RETRY_AFTER));
         }
-        assert!(read(&budget, &"short", etag).is_ok(), "a short answer takes nothing");
+        assert!(read(&budget, 5, &"short", etag).await.is_ok(), "a short answer takes nothing");
         drop(first);
         let sent = second.into_body().collect().await.expect("a body").to_bytes();
         assert_eq!(sent.len(), 100_002);

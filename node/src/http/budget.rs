@@ -12,12 +12,15 @@ const COUNTED_BYTES: usize = 64 << 10;
 pub struct Budget {
     bytes: usize,
     free: Arc<Semaphore>,
+    /// One permit: who has it makes a long answer.
+    turn: Arc<Semaphore>,
 }
 
 impl Budget {
     /// A budget of so many bytes.
     pub fn new(bytes: usize) -> Self {
-        Self { bytes, free: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))) }
+        let free = Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)));
+        Self { bytes, free, turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// The size of the budget, in bytes.
@@ -38,10 +41,34 @@ impl Budget {
         let length = bytes.as_ref().len();
         let permit = if length > COUNTED_BYTES { self.take(length) } else { None };
         if length > COUNTED_BYTES && permit.is_none() {
-            let limit = self.bytes;
-            return Err(format!("answers that other clients have not read use the limit of {limit} bytes"));
+            return Err(self.used_up());
         }
         Ok(Counted { bytes, permit })
+    }
+
+    /// Makes an answer of so many bytes or more. Making a long one takes milliseconds, so they are made one at a time, and
+    /// between two of them the node does everything else that is ready: many at once hold up nobody. Without room in the
+    /// budget none is made.
+    ///
+    /// # Errors
+    /// In words, when answers that other clients have not read use up the budget; or those of `make`.
+    pub(crate) async fn in_turn<T>(&self, bytes: usize, make: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+        if bytes <= COUNTED_BYTES {
+            return make();
+        }
+        // Nobody closes it.
+        let _turn = self.turn.acquire().await;
+        if self.free.available_permits() < bytes {
+            return Err(self.used_up());
+        }
+        let made = make();
+        // Returns once the runtime has looked at its sockets and at all tasks that are ready.
+        tokio::task::yield_now().await;
+        made
+    }
+
+    fn used_up(&self) -> String {
+        format!("answers that other clients have not read use the limit of {} bytes", self.bytes)
     }
 
     #[cfg(test)]
@@ -72,5 +99,49 @@ impl<T> Counted<T> {
 impl<T: AsRef<[u8]>> AsRef<[u8]> for Counted<T> {
     fn as_ref(&self) -> &[u8] {
         self.bytes.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const LONG: usize = COUNTED_BYTES + 1;
+
+    // Goal: clients that ask for many long answers at once hold up nobody else. Method: on one thread, as a node's, a task that
+    // needs the sockets many times while a hundred long answers are asked for.
+    #[tokio::test]
+    async fn between_two_long_answers_everything_else_that_is_ready_is_done() {
+        let (budget, made) = (Budget::new(100 * LONG), Cell::new(0));
+        let answer = async || {
+            let made = budget.in_turn(LONG, || {
+                made.set(made.get() + 1);
+                budget.count(vec![0; LONG])
+            });
+            made.await.expect("there is room")
+        };
+        let other = async {
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            made.get()
+        };
+        let all = futures::future::join_all((0..100).map(|_| answer()));
+        let (answers, before) = tokio::join!(all, other);
+        assert_eq!(answers.len(), 100);
+        assert!(before <= 21, "{before} were made while the other task waited 20 times");
+    }
+
+    #[tokio::test]
+    async fn without_room_no_long_answer_is_made() {
+        let budget = Budget::new(2 * LONG);
+        let taken = [budget.count(vec![0; LONG]), budget.count(vec![0; LONG])];
+        let refused = budget.in_turn(LONG, || -> Result<(), String> { panic!("it costs time") }).await;
+        assert!(refused.expect_err("no room").contains("use the limit of"));
+        assert!(budget.in_turn(1, || Ok(())).await.is_ok(), "a short one takes nothing");
+        drop(taken);
+        assert!(budget.in_turn(LONG, || budget.count(vec![0; LONG])).await.is_ok());
     }
 }

@@ -81,8 +81,10 @@ struct Unmet<'a> {
 ///
 /// # Errors
 /// 503 when long answers that other clients have not read use up their memory.
-pub(super) fn unmet(state: &LeaderSite, key: &str, found: Option<&Record>) -> Result<Answer, ApiError> {
-    let value = found.and_then(|record| record.value.as_deref()).map(InJson::from);
+pub(super) async fn unmet(state: &LeaderSite, key: &str, found: Option<&Record>) -> Result<Answer, ApiError> {
+    let value = found.and_then(|record| record.value.as_deref());
+    let value_bytes = value.map_or(0, <[u8]>::len);
+    let value = value.map(InJson::from);
     let value_base64 = value.and_then(|value| value.base64);
     let body = Unmet {
         ok: false,
@@ -93,7 +95,8 @@ pub(super) fn unmet(state: &LeaderSite, key: &str, found: Option<&Record>) -> Re
         value_base64,
         seq: found.map(|record| record.version.seq),
     };
-    let mut answer = answer::read(&state.site.answers, &body, found.map(Etag::of))
+    let mut answer = answer::read(&state.site.answers, value_bytes, &body, found.map(Etag::of))
+        .await
         .map_err(|_| ApiError::not_applied("other clients have not read their answers, which use up the memory"))?;
     *answer.status_mut() = StatusCode::PRECONDITION_FAILED;
     Ok(answer)

@@ -94,11 +94,12 @@ impl Page {
         }
     }
 
-    fn answer(&self, site: &Site, of: Of) -> Result<Answer, ApiError> {
+    async fn answer(&self, site: &Site, of: Of) -> Result<Answer, ApiError> {
         let listed = |(key, etag): (&Key, &Etag)| Listed { key: key.to_string(), seq: etag.seq, etag: Shown(*etag) };
         let keys: Vec<Listed> = self.found.iter().map(listed).collect();
         let next = self.end.as_ref().and_then(|_| self.found.last_key_value()).map(|(key, _)| &**key);
-        answer::read(&site.answers, &Body { keys, next, snapshot: false, of }, None)
+        // A page is short.
+        answer::read(&site.answers, 0, &Body { keys, next, snapshot: false, of }, None).await
     }
 }
 
@@ -170,7 +171,7 @@ pub(super) async fn of_leader(State(state): State<LeaderSite>, uri: Uri) -> Resu
         tokio::task::yield_now().await;
     }
     kv::in_time(&state, &uri, begun, leader.still_leads()).await?;
-    page.answer(&state.site, Of::Linearizable { epoch: Shown(epoch) })
+    page.answer(&state.site, Of::Linearizable { epoch: Shown(epoch) }).await
 }
 
 /// `GET /keys` at a follower: what it has.
@@ -191,7 +192,7 @@ pub(super) async fn of_follower(State(state): State<FollowerSite>, uri: Uri) -> 
         tokio::task::yield_now().await;
     }
     let staleness_ms = staleness.map(|staleness| (staleness + begun.elapsed()).as_secs_f64() * 1e3);
-    page.answer(&state.site, Of::Local { staleness_ms })
+    page.answer(&state.site, Of::Local { staleness_ms }).await
 }
 
 #[cfg(test)]

@@ -279,7 +279,7 @@ impl BegunWrite {
                 let etag = version.at(written.seq);
                 Ok(answer::written(&written, Some(etag)))
             }
-            Settled::Unmet(found) => conditions::unmet(state, &key, found.as_deref()),
+            Settled::Unmet(found) => conditions::unmet(state, &key, found.as_deref()).await,
         }
     }
 }
@@ -458,11 +458,11 @@ pub(super) async fn get(state: &LeaderSite, uri: &Uri) -> Result<Answer, ApiErro
         }
         Consistency::Linearizable => (in_time(state, uri, Instant::now(), leader.read(&key)).await?, None),
     };
-    got(state, &key, raw, record.as_ref(), committed)
+    got(state, &key, raw, record.as_ref(), committed).await
 }
 
 /// The answer to a read that found this record.
-fn got(
+async fn got(
     state: &LeaderSite,
     key: &str,
     raw: bool,
@@ -478,7 +478,7 @@ fn got(
         return answer::raw(&state.site.answers, value.clone(), etag);
     }
     let got = Got { epoch: Some(Shown(version.epoch)), committed, ..Got::new(key, value, version.seq) };
-    answer::read(&state.site.answers, &got, etag)
+    answer::read(&state.site.answers, value.len(), &got, etag).await
 }
 
 /// A read in the order of requests, see [`Coordinator::read_in_order`](crate::replication::coordinator::Coordinator::read_in_order).
@@ -513,6 +513,6 @@ impl Read {
             }
         };
         let found = in_time(state, uri, begun, read).await?;
-        got(state, &key, false, found.as_deref(), None)
+        got(state, &key, false, found.as_deref(), None).await
     }
 }

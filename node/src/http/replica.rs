@@ -114,7 +114,7 @@ pub(super) async fn no_route(State(state): State<FollowerSite>, uri: Uri) -> Api
 }
 
 /// `GET /get`: the value at this follower, and how stale it may be.
-pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
+pub(super) async fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
     let GetQuery { key, raw, .. } = the_key(uri)?;
     let Found { shown, staleness, restoring } = state.replica.get(&key);
     let staleness_ms = Some(staleness.map(|staleness| staleness.as_secs_f64() * 1e3));
@@ -130,5 +130,5 @@ pub(super) fn get(state: &FollowerSite, uri: &Uri) -> Result<Answer, ApiError> {
         return answer::raw(&state.site.answers, found.value, etag);
     }
     let got = Got { epoch: found.epoch.map(Shown), staleness_ms, ..Got::new(&key, &found.value, found.seq) };
-    answer::read(&state.site.answers, &got, etag)
+    answer::read(&state.site.answers, found.value.len(), &got, etag).await
 }

@@ -212,7 +212,7 @@ impl FollowerService {
         }
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/get") => {
-                replica::get(&self.state, request.uri()).unwrap_or_else(Answer::from)
+                replica::get(&self.state, request.uri()).await.unwrap_or_else(Answer::from)
             }
             _ => route(&self.others, request).await,
         }
