@@ -31,6 +31,9 @@ const ARGUMENTS: [&str; 9] = [
     "--remote-debugging-pipe",
 ];
 
+/// A name that the browser takes for one of this machine.
+pub(crate) const FOREIGN_NAME: &str = "foreign.example";
+
 /// Where Chromium is installed: `CHROMIUM`, or the first of its names in `PATH`.
 pub(crate) fn installed() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("CHROMIUM") {
@@ -72,6 +75,7 @@ impl Chromium {
             .args(["-c", r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#, "sh"])
             .arg(program)
             .args(ARGUMENTS)
+            .arg(format!("--host-resolver-rules=MAP {FOREIGN_NAME} 127.0.0.1"))
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

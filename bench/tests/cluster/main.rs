@@ -16,6 +16,7 @@ mod compare;
 mod conditions;
 mod connections;
 mod contract;
+mod foreign_page;
 mod half_states;
 mod http2;
 mod keys;
