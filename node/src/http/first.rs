@@ -14,8 +14,8 @@ use crate::tls::Stream;
 /// What every client of HTTP/2 sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Memory for the first bytes.
-const FIRST_BYTES: usize = 4 << 10;
+/// Memory for the first bytes: as much as hyper reads first, so that it goes on as if it had read them itself.
+const FIRST_BYTES: usize = 8 << 10;
 
 /// A version of HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
