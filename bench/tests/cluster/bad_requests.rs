@@ -1,6 +1,8 @@
 //! Goal: a request that is wrong, or that a browser sends for a foreign page, is refused in words and changes nothing.
 //! Method: tables of requests as bytes on a socket to real nodes, each with its status and the words of its error.
 
+use std::{fs, path::PathBuf};
+
 use kv_bench::cluster::LocalCluster;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -345,6 +347,23 @@ fn check(what: &str, answer: &Answer, status: u16, words: &str) {
     assert!(error.contains(words), "{what}: {body}");
 }
 
+/// Of the process of a node.
+fn threads_and_memory_kib(url: &str) -> (u64, u64) {
+    let setting = format!("PORT={}", url.rsplit(':').next().expect("a port")).into_bytes();
+    let is_it = |process: &PathBuf| {
+        let settings = fs::read(process.join("environ")).unwrap_or_default();
+        settings.split(|byte| *byte == 0).any(|other| other == setting)
+    };
+    let processes = fs::read_dir("/proc").expect("a list").filter_map(|entry| Some(entry.ok()?.path()));
+    let process = processes.into_iter().find(is_it).expect("the node runs");
+    let status = fs::read_to_string(process.join("status")).expect("its status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
+        line.split_whitespace().next().expect("a value").parse().expect("a number")
+    };
+    (field("Threads:"), field("VmRSS:"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_bad_request_is_refused_in_words() {
     let logs = TempDir::new().expect("a directory");
@@ -353,12 +372,20 @@ async fn every_bad_request_is_refused_in_words() {
     let of_data = [of_queries(), of_bodies(), of_other_operations()].concat();
     let table = [of_browsers(), of_ambiguous_heads(), of_data, of_heads(), of_routes()].concat();
     assert!(table.len() >= 120, "{} requests", table.len());
-    for (what, request, status, words) in table {
-        let answer = send(&leader, &request).await;
-        check(what, &answer, status, words);
-        if status == 405 {
-            assert!(answer.header("allow").is_some(), "{what}: {}", answer.head);
+    let mut first = None;
+    for _ in 0..4 {
+        for (what, request, status, words) in &table {
+            let answer = send(&leader, request).await;
+            check(what, &answer, *status, words);
+            if *status == 405 {
+                assert!(answer.header("allow").is_some(), "{what}: {}", answer.head);
+            }
         }
+        // What the first round used is used again.
+        let (threads, memory_kib) = threads_and_memory_kib(&leader);
+        let (threads_before, memory_before_kib) = *first.get_or_insert((threads, memory_kib));
+        assert!(threads <= threads_before, "{threads_before} threads, and now {threads}");
+        assert!(memory_kib < memory_before_kib + (16 << 10), "{memory_before_kib} KiB, and now {memory_kib} KiB");
     }
     let found = send(&leader, &get("key=k")).await;
     assert_eq!(found.status, 404, "a refused write is not applied: {}", found.body);
