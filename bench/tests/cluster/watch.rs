@@ -171,7 +171,12 @@ async fn a_watch_begins_again_at_the_next_leader() {
     let (_, standby) = cluster.start_rival().await.expect("the standby starts");
     let url = cluster.leader_url();
     post(&url, "/put", json!({"key": "k", "value": "1"})).await;
-    // The client follows the redirect of the standby.
+    // The client follows the redirect of the standby, which has to hear the leader first.
+    crate::support::eventually("the standby knows the leader", async || {
+        let answer = Client::new().get(format!("{standby}/get?key=k")).send().await.ok()?;
+        (answer.status() == StatusCode::OK).then_some(())
+    })
+    .await;
     let mut watch = Watch::open(&standby, "key=k").await;
     assert_eq!(watch.until_current().await.len(), 1);
     cluster.kill_leader().expect("killed");
